@@ -1,0 +1,208 @@
+//! The JetStream stream: its name, its settings, and what every message on it carries.
+//!
+//! The stream is the relay's own checkpoint and the source every view can be rebuilt from, so it
+//! keeps everything: no limits, discard new, no delete, no purge. Both services check this.
+
+use std::str::FromStr;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, stream};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::events::Payload;
+
+/// Names everything one deployment has on a broker; `microblog` unless set.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Names {
+    prefix: String,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("1 to 32 of a-z, 0-9 and _")]
+pub struct InvalidPrefix;
+
+impl FromStr for Names {
+    type Err = InvalidPrefix;
+
+    fn from_str(prefix: &str) -> Result<Self, InvalidPrefix> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if prefix.is_empty() || prefix.len() > 32 || !prefix.bytes().all(allowed) {
+            return Err(InvalidPrefix);
+        }
+        Ok(Self {
+            prefix: prefix.to_owned(),
+        })
+    }
+}
+
+impl Names {
+    /// The stream: `MICROBLOG`.
+    pub fn stream(&self) -> String {
+        self.prefix.to_uppercase()
+    }
+
+    /// All subjects of the stream: `microblog.events.>`.
+    pub fn all_events(&self) -> String {
+        format!("{}.events.>", self.prefix)
+    }
+
+    /// `microblog.events.<aggregate>.<type>`.
+    pub fn event(&self, payload: &Payload) -> String {
+        format!("{}.events.{}", self.prefix, payload.kind())
+    }
+
+    /// The relay's own message, which carries a fresh resume token while the log is idle.
+    pub fn tick(&self) -> String {
+        format!("{}.events.relay.tick", self.prefix)
+    }
+
+    /// What the fold tells read replicas, on core NATS.
+    pub fn notices(&self) -> String {
+        format!("{}.notices", self.prefix)
+    }
+}
+
+/// The message's resume token: where its successor is read from. `scan:` says that a recovery
+/// scan was under way, so that whoever resumes here must scan again.
+pub const RESUME_TOKEN: &str = "Microblog-Resume";
+/// [`ChainHash`] up to and with this message, in hex.
+pub const CHAIN: &str = "Microblog-Chain";
+/// The id of the event, as `ce-id` of the CloudEvents NATS binding.
+pub const EVENT_ID: &str = "ce-id";
+
+/// A hash over the ids of all events up to a message: two readers with the same chain have read
+/// the same past. Messages that are no events (ticks) count as id 0.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ChainHash(u128);
+
+impl ChainHash {
+    /// Before the first message.
+    pub const START: Self = Self(0);
+
+    #[must_use]
+    pub fn then(self, event_id: i64) -> Self {
+        let mut bytes = [0; 24];
+        bytes[..16].copy_from_slice(&self.0.to_be_bytes());
+        bytes[16..].copy_from_slice(&event_id.to_be_bytes());
+        Self(xxh3_128(&bytes))
+    }
+
+    pub fn to_hex(self) -> String {
+        format!("{:032x}", self.0)
+    }
+
+    pub fn from_hex(text: &str) -> Option<Self> {
+        (text.len() == 32).then_some(())?;
+        u128::from_str_radix(text, 16).ok().map(Self)
+    }
+
+    /// The chain that a message says it ends; `None` if the relay did not write it.
+    pub fn of(headers: Option<&HeaderMap>) -> Option<Self> {
+        Self::from_hex(headers?.get(CHAIN)?.as_str())
+    }
+}
+
+/// The event id a message says it carries: 0 for a tick, `None` if the relay did not write it.
+pub fn event_id_of(headers: Option<&HeaderMap>) -> Option<i64> {
+    headers?.get(EVENT_ID)?.as_str().parse().ok()
+}
+
+/// Why the stream cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    #[error("create the stream {0}")]
+    Create(String, #[source] jetstream::context::CreateStreamError),
+    #[error("look up the stream {0}")]
+    Lookup(String, #[source] jetstream::context::GetStreamError),
+    #[error("the stream {0} must keep everything, but its setting `{1}` is not as required")]
+    Settings(String, &'static str),
+    #[error("the stream {0} begins at sequence {1}: messages before it are gone")]
+    Truncated(String, u64),
+}
+
+/// The settings the stream is made with, and must have.
+pub fn config(names: &Names, replicas: usize) -> stream::Config {
+    stream::Config {
+        name: names.stream(),
+        subjects: vec![names.all_events()],
+        retention: stream::RetentionPolicy::Limits,
+        discard: stream::DiscardPolicy::New,
+        storage: stream::StorageType::File,
+        max_messages: -1,
+        max_bytes: -1,
+        max_messages_per_subject: -1,
+        num_replicas: replicas,
+        deny_delete: true,
+        deny_purge: true,
+        allow_direct: true,
+        allow_atomic_publish: true,
+        ..stream::Config::default()
+    }
+}
+
+/// Makes the stream if it is missing, and checks that it keeps everything.
+pub async fn ensure(
+    jetstream: &jetstream::Context,
+    names: &Names,
+    replicas: usize,
+) -> Result<stream::Stream, StreamError> {
+    let name = names.stream();
+    // An existing stream is taken as it is; `check` says whether it will do.
+    let stream = jetstream
+        .get_or_create_stream(config(names, replicas))
+        .await
+        .map_err(|error| StreamError::Create(name, error))?;
+    check(names, stream.cached_info())?;
+    Ok(stream)
+}
+
+/// Checks that the stream keeps everything, from its first message on.
+pub fn check(names: &Names, info: &stream::Info) -> Result<(), StreamError> {
+    let (name, config) = (names.stream(), &info.config);
+    let required = [
+        (
+            "retention limits",
+            config.retention == stream::RetentionPolicy::Limits,
+        ),
+        ("discard new", config.discard == stream::DiscardPolicy::New),
+        ("max_msgs -1", config.max_messages <= 0),
+        ("max_bytes -1", config.max_bytes <= 0),
+        (
+            "max_msgs_per_subject -1",
+            config.max_messages_per_subject <= 0,
+        ),
+        ("max_age 0", config.max_age.is_zero()),
+        ("deny_delete", config.deny_delete),
+        ("deny_purge", config.deny_purge),
+        ("allow_atomic", config.allow_atomic_publish),
+        ("subjects", config.subjects.contains(&names.all_events())),
+    ];
+    if let Some((setting, _)) = required.iter().find(|(_, holds)| !holds) {
+        return Err(StreamError::Settings(name, setting));
+    }
+    let state = &info.state;
+    if state.messages > 0 && state.first_sequence != 1 {
+        return Err(StreamError::Truncated(name, state.first_sequence));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_tells_two_pasts_apart() {
+        let one = ChainHash::START.then(1).then(2);
+        assert_eq!(ChainHash::from_hex(&one.to_hex()), Some(one));
+        assert_ne!(one, ChainHash::START.then(2).then(1));
+        assert_ne!(one, one.then(0));
+    }
+
+    #[test]
+    fn a_stream_that_forgets_is_refused() {
+        assert!("Microblog".parse::<Names>().is_err());
+        let names: Names = "microblog".parse().unwrap();
+        assert_eq!(names.stream(), "MICROBLOG");
+    }
+}

@@ -1,0 +1,203 @@
+//! What every request of either service passes through: a request id, metrics by route, headers
+//! that harden answers, and error bodies for all that frameworks answer in plain text.
+
+use std::time::Instant;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
+use actix_web::http::header::{ALLOW, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpRequest, HttpResponse, Resource, ResponseError, Route, web};
+use metrics::{Label, counter, histogram};
+use tracing::Instrument;
+
+use crate::problem::{Code, Problem};
+
+/// The largest request body, in bytes.
+pub const MAX_BODY: usize = 16 * 1024;
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The route label of a request that no route matches: one series, whatever the path.
+const UNMATCHED: &str = "unmatched";
+
+tokio::task_local! {
+    static REQUEST: String;
+}
+
+/// The id of the request that this task is serving; empty outside one.
+pub fn current_request_id() -> String {
+    REQUEST.try_with(Clone::clone).unwrap_or_default()
+}
+
+/// A caller's id if it is short and plain, else a new one.
+fn request_id(request: &ServiceRequest) -> String {
+    let plain = |id: &&str| {
+        (1..=64).contains(&id.len())
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let given = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|id| id.to_str().ok());
+    given
+        .filter(plain)
+        .map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned)
+}
+
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// The outermost middleware. Labels: `route` (the pattern), `method`, `status`: closed sets.
+pub async fn observe(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let started = Instant::now();
+    let id = request_id(&request);
+    let route = request
+        .match_pattern()
+        .unwrap_or_else(|| UNMATCHED.to_owned());
+    let method = method_label(request.method());
+    let span =
+        tracing::info_span!("request", request.id = %id, http.method = method, http.route = %route);
+    // Handlers' errors are answers by now; what is left are faults of other middleware.
+    let served = REQUEST.scope(id.clone(), next.call(request));
+    let mut response = served.instrument(span).await?;
+    let labels = vec![
+        Label::new("route", route),
+        Label::new("method", method),
+        Label::new("status", response.status().as_u16().to_string()),
+    ];
+    counter!("http_requests_total", labels.clone()).increment(1);
+    histogram!("http_request_duration_seconds", labels).record(started.elapsed().as_secs_f64());
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+        (
+            "content-security-policy",
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
+    ] {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+    if !headers.contains_key("cache-control") {
+        let value = HeaderValue::from_static("no-store");
+        headers.insert(HeaderName::from_static("cache-control"), value);
+    }
+    Ok(response)
+}
+
+/// A resource that answers any other method with 405 and `Allow`.
+pub fn resource<const N: usize>(path: &str, routes: [(Method, Route); N]) -> Resource {
+    let allow = routes
+        .iter()
+        .map(|(method, _)| method.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
+    let mut resource = web::resource(path);
+    for (method, route) in routes {
+        resource = resource.route(route.method(method));
+    }
+    resource.default_service(web::to(move || {
+        let allow = allow.clone();
+        async move {
+            let detail = format!("this path answers {allow}");
+            let mut response = Problem::new(Code::MethodNotAllowed, detail).error_response();
+            if let Ok(value) = HeaderValue::from_str(&allow) {
+                response.headers_mut().insert(ALLOW, value);
+            }
+            response
+        }
+    }))
+}
+
+/// Answers for paths that no resource has.
+pub async fn no_such_path() -> HttpResponse {
+    Problem::new(Code::NotFound, "no such path").error_response()
+}
+
+/// JSON bodies: bounded, of the right media type, faults as problems.
+pub fn json_config() -> web::JsonConfig {
+    web::JsonConfig::default()
+        .limit(MAX_BODY)
+        .error_handler(|error, _| {
+            #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
+            let problem = match &error {
+                JsonPayloadError::OverflowKnownLength { .. }
+                | JsonPayloadError::Overflow { .. } => Problem::new(
+                    Code::BodyTooLarge,
+                    format!("a body has at most {MAX_BODY} bytes"),
+                ),
+                JsonPayloadError::ContentType => Problem::new(
+                    Code::UnsupportedMediaType,
+                    "send content-type: application/json",
+                ),
+                // serde names the field or the position, and may quote what the caller sent.
+                JsonPayloadError::Deserialize(fault) => {
+                    Problem::new(Code::MalformedBody, fault.to_string())
+                }
+                JsonPayloadError::Payload(_) => {
+                    Problem::new(Code::MalformedBody, "the body ended early")
+                }
+                _ => Problem::new(Code::MalformedBody, "the body cannot be read"),
+            };
+            problem.into()
+        })
+}
+
+/// Path segments that are not what the route wants name nothing that exists.
+pub fn path_config() -> web::PathConfig {
+    web::PathConfig::default().error_handler(|error, _| {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
+        let detail = match error {
+            PathError::Deserialize(fault) => format!("the path is not valid: {fault}"),
+            _ => "the path is not valid".to_owned(),
+        };
+        Problem::new(Code::Invalid, detail).into()
+    })
+}
+
+/// Query strings.
+pub fn query_config() -> web::QueryConfig {
+    web::QueryConfig::default().error_handler(|error, _| {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
+        let detail = match error {
+            QueryPayloadError::Deserialize(fault) => format!("the query is not valid: {fault}"),
+            _ => "the query is not valid".to_owned(),
+        };
+        Problem::new(Code::Invalid, detail).into()
+    })
+}
+
+/// The bearer token of a request, if it has one.
+pub fn bearer(request: &HttpRequest) -> Option<&str> {
+    let value = request.headers().get("authorization")?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Whether an answer says that somebody should look: metrics and logs count these.
+pub fn is_fault(status: StatusCode) -> bool {
+    status.is_server_error()
+}

@@ -1,0 +1,129 @@
+//! Leases with epochs, by the database's clock.
+//!
+//! A lease makes one holder *active*; it is never what makes work *correct*: a holder may be
+//! paused past its lease and wake up. Whatever it then writes must be refused by the epoch or by
+//! sequences (the relay's fence, the checkpoint's guard).
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::Collection;
+use mongodb::error::{ErrorKind, WriteFailure};
+use mongodb::options::ReturnDocument;
+
+/// One name to be held by at most one holder at a time.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    leases: Collection<Document>,
+    name: String,
+    holder: String,
+    length: Duration,
+}
+
+/// A lease that was held when the database answered. Epochs grow with every new holder.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Held {
+    pub epoch: i64,
+}
+
+impl Lease {
+    pub fn new(
+        leases: Collection<Document>,
+        name: impl Into<String>,
+        holder: impl Into<String>,
+        length: Duration,
+    ) -> Self {
+        Self {
+            leases,
+            name: name.into(),
+            holder: holder.into(),
+            length,
+        }
+    }
+
+    /// Takes the lease if it is free, expired or ours; `None` if another holds it.
+    pub async fn acquire(&self) -> mongodb::error::Result<Option<Held>> {
+        self.create_if_missing().await?;
+        let ours = doc! { "$eq": ["$holder", self.holder.as_str()] };
+        let free = doc! { "$or": [
+            { "holder": self.holder.as_str() },
+            { "$expr": { "$lte": ["$expires_at", "$$NOW"] } },
+        ] };
+        // A new holder gets a new epoch; one that comes back keeps its own.
+        let take = doc! { "$set": {
+            "epoch": { "$cond": [ours, "$epoch", { "$add": ["$epoch", 1_i64] }] },
+            "holder": self.holder.as_str(),
+            "expires_at": self.expiry(),
+        } };
+        self.update(free, take).await
+    }
+
+    /// Extends a lease held at `epoch`; `None` if it was lost.
+    pub async fn renew(&self, held: Held) -> mongodb::error::Result<Option<Held>> {
+        let still = doc! { "holder": self.holder.as_str(), "epoch": held.epoch };
+        self.update(still, doc! { "$set": { "expires_at": self.expiry() } })
+            .await
+    }
+
+    /// Gives the lease up, so that another need not wait for its end.
+    pub async fn release(&self, held: Held) -> mongodb::error::Result<()> {
+        let ours = doc! { "_id": &self.name, "holder": &self.holder, "epoch": held.epoch };
+        let free = doc! { "$set": { "holder": "", "expires_at": bson::DateTime::MIN } };
+        self.leases.update_one(ours, free).await.map(|_| ())
+    }
+
+    pub fn length(&self) -> Duration {
+        self.length
+    }
+
+    fn expiry(&self) -> Document {
+        let millis = i64::try_from(self.length.as_millis()).unwrap_or(i64::MAX);
+        doc! { "$dateAdd": { "startDate": "$$NOW", "unit": "millisecond", "amount": millis } }
+    }
+
+    async fn update(
+        &self,
+        mut filter: Document,
+        change: Document,
+    ) -> mongodb::error::Result<Option<Held>> {
+        filter.insert("_id", &self.name);
+        let row = self
+            .leases
+            .find_one_and_update(filter, vec![change])
+            .return_document(ReturnDocument::After)
+            .await?;
+        Ok(row
+            .and_then(|row| row.get_i64("epoch").ok())
+            .map(|epoch| Held { epoch }))
+    }
+
+    async fn create_if_missing(&self) -> mongodb::error::Result<()> {
+        if self
+            .leases
+            .find_one(doc! { "_id": &self.name })
+            .await?
+            .is_some()
+        {
+            return Ok(());
+        }
+        let free = doc! { "_id": &self.name, "holder": "", "epoch": 0_i64, "expires_at": bson::DateTime::MIN };
+        match self.leases.insert_one(free).await {
+            Err(error) if !is_duplicate_key(&error) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether a single write was refused by a unique index.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's enum is non-exhaustive"
+)]
+pub fn is_duplicate_key(error: &mongodb::error::Error) -> bool {
+    const DUPLICATE_KEY: i32 = 11_000;
+    match error.kind.as_ref() {
+        ErrorKind::Write(WriteFailure::WriteError(write)) => write.code == DUPLICATE_KEY,
+        ErrorKind::Command(command) => command.code == DUPLICATE_KEY,
+        _ => false,
+    }
+}

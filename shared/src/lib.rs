@@ -1,0 +1,35 @@
+//! What both services agree on, and nothing that only one of them needs.
+//!
+//! Rooms, in reading order:
+//! * [`ids`], [`time`]: causal 64-bit ids and the clock that makes them.
+//! * [`events`]: the event contract: what the log holds and the stream carries.
+//! * [`log`]: how the log stores an event.
+//! * [`event_stream`]: the JetStream stream's name, settings, headers and chain.
+//! * [`partition`]: which partition owns a user.
+//! * [`consistency`]: the token that lets a reader see an earlier write.
+//! * [`problem`], [`http`]: error bodies (RFC 9457) and what every request passes through.
+//! * [`token`]: verification of access tokens.
+//! * [`settings`], [`telemetry`], [`ops`], [`tasks`], [`resilience`], [`error_chain`]: the
+//!   ground every process stands on.
+//! * [`engines`], [`lease`]: connections to MongoDB and NATS, and leases with epochs.
+//!
+//! Nothing here knows a service crate.
+
+pub mod consistency;
+pub mod engines;
+pub mod error_chain;
+pub mod event_stream;
+pub mod events;
+pub mod http;
+pub mod ids;
+pub mod lease;
+pub mod log;
+pub mod ops;
+pub mod partition;
+pub mod problem;
+pub mod resilience;
+pub mod settings;
+pub mod tasks;
+pub mod telemetry;
+pub mod time;
+pub mod token;

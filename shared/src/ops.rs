@@ -1,0 +1,91 @@
+//! The operator's port: `/livez`, `/readyz`, `/metrics`. Nothing internal is on the public one.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use actix_web::dev::Server;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use serde_json::json;
+
+use crate::telemetry;
+
+/// Why a process is not ready yet: every condition must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Mutex<BTreeMap<String, Result<(), String>>>>);
+
+impl Readiness {
+    fn conditions(&self) -> MutexGuard<'_, BTreeMap<String, Result<(), String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names a condition that does not hold yet.
+    pub fn expect(&self, condition: impl Into<String>) {
+        self.conditions()
+            .insert(condition.into(), Err("not yet".to_owned()));
+    }
+
+    pub fn set(&self, condition: impl Into<String>, state: Result<(), String>) {
+        self.conditions().insert(condition.into(), state);
+    }
+
+    /// The process is going: it is not ready from here on.
+    pub fn withdraw(&self) {
+        self.set("running", Err("shutting down".to_owned()));
+    }
+
+    /// The conditions that do not hold, with the reason.
+    pub fn missing(&self) -> BTreeMap<String, String> {
+        let conditions = self.conditions();
+        let missing = conditions
+            .iter()
+            .filter_map(|(name, state)| Some((name, state.as_ref().err()?)));
+        missing
+            .map(|(name, why)| (name.clone(), why.clone()))
+            .collect()
+    }
+}
+
+/// Binds the operator's port; port 0 takes a free one.
+pub fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(addr)
+}
+
+/// Serves it with one worker: probes must answer when the data path is saturated.
+pub fn serve(listener: TcpListener, readiness: Readiness) -> std::io::Result<Server> {
+    let metrics = telemetry::init_metrics();
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(web::Data::new(readiness.clone()))
+            .app_data(web::Data::new(metrics.clone()))
+            .route(
+                "/livez",
+                web::get().to(async || HttpResponse::Ok().json(json!({ "status": "live" }))),
+            )
+            .route("/readyz", web::get().to(ready))
+            .route("/metrics", web::get().to(render))
+            .default_service(web::to(crate::http::no_such_path))
+    });
+    Ok(server
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen(listener)?
+        .run())
+}
+
+async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
+    let missing = readiness.missing();
+    if missing.is_empty() {
+        HttpResponse::Ok().json(json!({ "status": "ready" }))
+    } else {
+        HttpResponse::ServiceUnavailable()
+            .json(json!({ "status": "not ready", "missing": missing }))
+    }
+}
+
+async fn render(metrics: web::Data<metrics_exporter_prometheus::PrometheusHandle>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(metrics.render())
+}

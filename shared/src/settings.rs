@@ -1,0 +1,515 @@
+//! The settings of `docs/api.md`, read once from the environment.
+//!
+//! All faults are told together. A fault names its variable and what it wants, never the value:
+//! a value may be a secret in the wrong place.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::event_stream::Names;
+use crate::partition::Partitions;
+
+/// A value that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    Json,
+    Pretty,
+}
+
+/// Which origins may call from a browser.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CorsOrigins {
+    None,
+    Any,
+    List(Vec<String>),
+}
+
+/// An address block whose `X-Forwarded-For` is believed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Network {
+    pub base: std::net::IpAddr,
+    pub prefix: u8,
+}
+
+/// Everything either service can be told from outside.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub mongodb_uri: Secret,
+    /// Where the views are, if not beside the log.
+    pub views_mongodb_uri: Option<Secret>,
+    pub nats_url: Secret,
+    /// Names the stream and the subjects on a broker that several deployments share.
+    pub names: Names,
+    pub stream_replicas: usize,
+    pub command_addr: SocketAddr,
+    pub query_addr: SocketAddr,
+    pub command_ops_addr: SocketAddr,
+    pub query_ops_addr: SocketAddr,
+    pub partitions: Partitions,
+    pub celebrity_threshold: u64,
+    pub post_quota: u32,
+    pub post_quota_window_secs: u32,
+    pub ip_rate_per_second: u32,
+    pub jwt_private_key_file: PathBuf,
+    pub jwks_url: String,
+    pub trusted_proxies: Vec<Network>,
+    pub cors_origins: CorsOrigins,
+    /// 0: nobody is ever idle.
+    pub idle_days: u32,
+    pub log_format: LogFormat,
+    pub log_filter: String,
+    pub otlp_endpoint: Option<String>,
+}
+
+/// Every fault of the environment, a line each.
+#[derive(Debug, Eq, PartialEq)]
+pub struct SettingsError(pub Vec<String>);
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+/// What the environment says, unchecked. All texts: envy prints values in its own errors, so it
+/// is given nothing it could refuse.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Given {
+    mongodb_uri: Option<String>,
+    views_mongodb_uri: Option<String>,
+    nats_url: Option<String>,
+    nats_prefix: Option<String>,
+    stream_replicas: Option<String>,
+    command_addr: Option<String>,
+    query_addr: Option<String>,
+    command_ops_addr: Option<String>,
+    query_ops_addr: Option<String>,
+    partitions: Option<String>,
+    celebrity_threshold: Option<String>,
+    post_quota: Option<String>,
+    post_quota_window_secs: Option<String>,
+    ip_rate_per_second: Option<String>,
+    jwt_private_key_file: Option<String>,
+    jwks_url: Option<String>,
+    trusted_proxies: Option<String>,
+    cors_origins: Option<String>,
+    idle_days: Option<String>,
+    log_format: Option<String>,
+    rust_log: Option<String>,
+    otel_exporter_otlp_endpoint: Option<String>,
+}
+
+/// Every variable that [`Settings::from_vars`] reads.
+pub const VARIABLES: [&str; 22] = [
+    "MONGODB_URI",
+    "VIEWS_MONGODB_URI",
+    "NATS_URL",
+    "NATS_PREFIX",
+    "STREAM_REPLICAS",
+    "COMMAND_ADDR",
+    "QUERY_ADDR",
+    "COMMAND_OPS_ADDR",
+    "QUERY_OPS_ADDR",
+    "PARTITIONS",
+    "CELEBRITY_THRESHOLD",
+    "POST_QUOTA",
+    "POST_QUOTA_WINDOW_SECS",
+    "IP_RATE_PER_SECOND",
+    "JWT_PRIVATE_KEY_FILE",
+    "JWKS_URL",
+    "TRUSTED_PROXIES",
+    "CORS_ORIGINS",
+    "IDLE_DAYS",
+    "LOG_FORMAT",
+    "RUST_LOG",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+
+impl Settings {
+    /// Reads the settings from a process's environment.
+    pub fn from_vars(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
+        let mut faults = Faults::default();
+        let mut texts = Vec::new();
+        for (name, value) in vars {
+            let Some(name) = name.to_str().filter(|name| VARIABLES.contains(name)) else {
+                continue;
+            };
+            match value.into_string() {
+                Ok(value) => texts.push((name.to_owned(), value)),
+                Err(_) => faults.say(name, "text in UTF-8"),
+            }
+        }
+        let given: Given = envy::from_iter(texts).unwrap_or_default();
+        let settings = Self::check(given, &mut faults);
+        if faults.0.is_empty() {
+            Ok(settings)
+        } else {
+            Err(SettingsError(faults.0))
+        }
+    }
+
+    fn check(given: Given, faults: &mut Faults) -> Self {
+        const MONGO: &str = "a URI that begins with mongodb:// or mongodb+srv://";
+        const NATS: &str = "one or more URLs that begin with nats://, tls:// or ws://";
+        const ADDRESS: &str = "an address and a port, as in 127.0.0.1:8081";
+        let mongo = |text: &str| {
+            let known = text.starts_with("mongodb://") || text.starts_with("mongodb+srv://");
+            known.then(|| Secret::new(text))
+        };
+        let nats = |text: &str| {
+            let known = |url: &str| {
+                ["nats://", "tls://", "ws://", "wss://"]
+                    .iter()
+                    .any(|scheme| url.trim().starts_with(scheme))
+            };
+            text.split(',').all(known).then(|| Secret::new(text))
+        };
+        let url = |text: &str| {
+            let known = text.starts_with("http://") || text.starts_with("https://");
+            (known && text.len() > 8).then(|| text.to_owned())
+        };
+        fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+            text.bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then(|| text.parse().ok())
+                .flatten()
+        }
+        let address = |text: &str| text.parse::<SocketAddr>().ok();
+        let command_addr = faults.read(
+            "COMMAND_ADDR",
+            given.command_addr,
+            "127.0.0.1:8081",
+            ADDRESS,
+            address,
+        );
+        let jwks_host = if command_addr.ip().is_unspecified() {
+            format!("127.0.0.1:{}", command_addr.port())
+        } else {
+            command_addr.to_string()
+        };
+        let own_jwks = format!("http://{jwks_host}/.well-known/jwks.json");
+        Self {
+            mongodb_uri: faults.read(
+                "MONGODB_URI",
+                given.mongodb_uri,
+                "mongodb://127.0.0.1:27017",
+                MONGO,
+                mongo,
+            ),
+            views_mongodb_uri: given.views_mongodb_uri.map(|text| {
+                faults.read(
+                    "VIEWS_MONGODB_URI",
+                    Some(text),
+                    "mongodb://127.0.0.1",
+                    MONGO,
+                    mongo,
+                )
+            }),
+            nats_url: faults.read(
+                "NATS_URL",
+                given.nats_url,
+                "nats://127.0.0.1:4222",
+                NATS,
+                nats,
+            ),
+            names: faults.read(
+                "NATS_PREFIX",
+                given.nats_prefix,
+                "microblog",
+                "1 to 32 of a-z, 0-9 and _",
+                |text| text.parse().ok(),
+            ),
+            stream_replicas: faults.read(
+                "STREAM_REPLICAS",
+                given.stream_replicas,
+                "1",
+                "1, 3 or 5",
+                |text| number(text).filter(|n| [1, 3, 5].contains(n)),
+            ),
+            command_addr,
+            query_addr: faults.read(
+                "QUERY_ADDR",
+                given.query_addr,
+                "127.0.0.1:8082",
+                ADDRESS,
+                address,
+            ),
+            command_ops_addr: faults.read(
+                "COMMAND_OPS_ADDR",
+                given.command_ops_addr,
+                "127.0.0.1:9081",
+                ADDRESS,
+                address,
+            ),
+            query_ops_addr: faults.read(
+                "QUERY_OPS_ADDR",
+                given.query_ops_addr,
+                "127.0.0.1:9082",
+                ADDRESS,
+                address,
+            ),
+            partitions: faults.read(
+                "PARTITIONS",
+                given.partitions,
+                "4",
+                "a number from 1 to 256",
+                |text| number(text).and_then(Partitions::new),
+            ),
+            celebrity_threshold: faults.read(
+                "CELEBRITY_THRESHOLD",
+                given.celebrity_threshold,
+                "100000",
+                "a number of followers, 1 or more",
+                |text| number(text).filter(|n| *n >= 1),
+            ),
+            post_quota: faults.read(
+                "POST_QUOTA",
+                given.post_quota,
+                "300",
+                "a number of posts, 1 or more",
+                |text| number(text).filter(|n| *n >= 1),
+            ),
+            post_quota_window_secs: faults.read(
+                "POST_QUOTA_WINDOW_SECS",
+                given.post_quota_window_secs,
+                "10800",
+                "a number of seconds, 1 or more",
+                |text| number(text).filter(|n| *n >= 1),
+            ),
+            ip_rate_per_second: faults.read(
+                "IP_RATE_PER_SECOND",
+                given.ip_rate_per_second,
+                "200",
+                "a number of requests, 0 for no limit",
+                number,
+            ),
+            jwt_private_key_file: faults.read(
+                "JWT_PRIVATE_KEY_FILE",
+                given.jwt_private_key_file,
+                ".data/jwt.pem",
+                "the path of a file",
+                |text| (!text.is_empty()).then(|| PathBuf::from(text)),
+            ),
+            jwks_url: faults.read(
+                "JWKS_URL",
+                given.jwks_url,
+                &own_jwks,
+                "a URL that begins with http:// or https://",
+                url,
+            ),
+            trusted_proxies: faults.read(
+                "TRUSTED_PROXIES",
+                given.trusted_proxies,
+                "",
+                "addresses or networks, as in 10.0.0.0/8, with commas between them",
+                networks,
+            ),
+            cors_origins: faults.read(
+                "CORS_ORIGINS",
+                given.cors_origins,
+                "",
+                "*, or origins as in https://example.org with commas between them",
+                origins,
+            ),
+            idle_days: faults.read(
+                "IDLE_DAYS",
+                given.idle_days,
+                "30",
+                "a number of days, 0 for never",
+                number,
+            ),
+            log_format: faults.read(
+                "LOG_FORMAT",
+                given.log_format,
+                "json",
+                "json or pretty",
+                |text| match text {
+                    "json" => Some(LogFormat::Json),
+                    "pretty" => Some(LogFormat::Pretty),
+                    _ => None,
+                },
+            ),
+            log_filter: faults.read(
+                "RUST_LOG",
+                given.rust_log,
+                "info",
+                "a filter as in info,command_service=debug",
+                |text| {
+                    tracing_subscriber::EnvFilter::try_new(text)
+                        .ok()
+                        .map(|_| text.to_owned())
+                },
+            ),
+            otlp_endpoint: given.otel_exporter_otlp_endpoint.map(|text| {
+                faults.read(
+                    "OTEL_EXPORTER_OTLP_ENDPOINT",
+                    Some(text),
+                    "http://localhost:4317",
+                    "a URL that begins with http:// or https://",
+                    url,
+                )
+            }),
+        }
+    }
+}
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+fn networks(text: &str) -> Option<Vec<Network>> {
+    let network = |item: &str| {
+        let (base, prefix) = item
+            .split_once('/')
+            .map_or((item, None), |(base, prefix)| (base, Some(prefix)));
+        let base: std::net::IpAddr = base.parse().ok()?;
+        let most = if base.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().ok().filter(|prefix| *prefix <= most)?,
+            None => most,
+        };
+        Some(Network { base, prefix })
+    };
+    list(text).map(network).collect()
+}
+
+fn origins(text: &str) -> Option<CorsOrigins> {
+    match text.trim() {
+        "" => Some(CorsOrigins::None),
+        "*" => Some(CorsOrigins::Any),
+        _ => {
+            let origin = |item: &str| {
+                let known = item.starts_with("http://") || item.starts_with("https://");
+                (known && !item.ends_with('/')).then(|| item.to_owned())
+            };
+            list(text)
+                .map(origin)
+                .collect::<Option<_>>()
+                .map(CorsOrigins::List)
+        }
+    }
+}
+
+/// Gathers what is wrong, so that all of it can be told at once.
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Faults {
+    fn say(&mut self, name: &str, wants: &str) {
+        self.0.push(format!("{name} must be {wants}"));
+    }
+
+    fn read<T>(
+        &mut self,
+        name: &str,
+        given: Option<String>,
+        default: &str,
+        wants: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> T {
+        let parsed = given.as_deref().map(|text| parse(text.trim()));
+        if let Some(Some(value)) = parsed {
+            return value;
+        }
+        if parsed.is_some() {
+            self.say(name, wants);
+        }
+        parse(default).unwrap_or_else(|| unreachable!("the default of {name} is valid"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        Settings::from_vars(vars.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    #[test]
+    fn an_empty_environment_gives_the_documented_defaults() {
+        let settings = read(&[("PATH", "/bin")]).unwrap();
+        assert_eq!(settings.partitions.count(), 4);
+        assert_eq!(
+            settings.jwks_url,
+            "http://127.0.0.1:8081/.well-known/jwks.json"
+        );
+        assert_eq!(settings.cors_origins, CorsOrigins::None);
+    }
+
+    #[test]
+    fn every_bad_value_is_named_at_once_and_never_printed() {
+        const CANARY: &str = "canary secret!";
+        let bad: Vec<_> = VARIABLES
+            .iter()
+            .filter(|name| !["JWT_PRIVATE_KEY_FILE", "RUST_LOG"].contains(name))
+            .map(|name| (*name, CANARY))
+            .chain([("JWT_PRIVATE_KEY_FILE", ""), ("RUST_LOG", "==canary==[")])
+            .collect();
+        let SettingsError(faults) = read(&bad).unwrap_err();
+        for name in VARIABLES {
+            assert!(
+                faults
+                    .iter()
+                    .any(|fault| fault.starts_with(&format!("{name} must be "))),
+                "{name}"
+            );
+        }
+        assert!(!faults.join("\n").contains("canary"));
+    }
+
+    #[test]
+    fn a_value_that_is_not_utf_8_is_named_and_another_program_s_is_ignored() {
+        use std::os::unix::ffi::OsStringExt;
+        let bytes = || OsString::from_vec(vec![0xff]);
+        let vars = vec![
+            (OsString::from("OTHER"), bytes()),
+            (OsString::from("PARTITIONS"), bytes()),
+        ];
+        let SettingsError(faults) = Settings::from_vars(vars).unwrap_err();
+        assert_eq!(faults, ["PARTITIONS must be text in UTF-8"]);
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let settings = read(&[("MONGODB_URI", "mongodb://me:canary@localhost")]).unwrap();
+        assert!(!format!("{settings:?}").contains("canary"));
+    }
+
+    #[test]
+    fn networks_are_read_with_and_without_a_prefix() {
+        let settings = read(&[("TRUSTED_PROXIES", "10.0.0.0/8, ::1,")]).unwrap();
+        assert_eq!(settings.trusted_proxies.len(), 2);
+        assert!(read(&[("TRUSTED_PROXIES", "10.0.0.0/33")]).is_err());
+    }
+}

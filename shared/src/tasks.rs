@@ -1,0 +1,67 @@
+//! Background tasks with owners: spawned through one door, stopped together, waited for.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, warn};
+
+/// The tasks of one process. Cloning gives another handle on the same tasks.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    failed: CancellationToken,
+}
+
+impl Tasks {
+    /// Tells tasks to come to an end; they look at it between two steps.
+    pub fn stop_signal(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Fires when a task ended that should have gone on, so that the process may end too.
+    pub fn failure(&self) -> CancellationToken {
+        self.failed.clone()
+    }
+
+    /// Spawns a task that runs until the stop signal. One that panics brings the process down:
+    /// a service without its relay or its fold is worse than one that restarts.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (stop, failed) = (self.stop.clone(), self.failed.clone());
+        let inner = tokio::spawn(task);
+        self.tracker.spawn(async move {
+            match inner.await {
+                Err(panic) => error!(task.name = name, error = %panic, "task {name} panicked"),
+                Ok(()) if stop.is_cancelled() => return,
+                Ok(()) => error!(task.name = name, "task {name} ended before it was stopped"),
+            }
+            failed.cancel();
+        });
+    }
+
+    /// Runs a piece of work to its end even if the caller goes away; shutdown waits for it.
+    pub fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.tracker.spawn(work)
+    }
+
+    /// Stops all tasks and waits for them, at most `grace`.
+    pub async fn stop_and_join(&self, grace: Duration) {
+        self.stop.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(grace, self.tracker.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                tasks.left = self.tracker.len(),
+                "background tasks did not finish in {grace:?}"
+            );
+        }
+    }
+}
