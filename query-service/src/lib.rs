@@ -1,1 +1,14 @@
+//! Query side: folds the stream into views, and serves them.
+//!
+//! Rooms, in reading order:
+//! * [`projection`]: partition leases, the ordered reader, one file per family of events, jobs.
+//! * [`read_model`]: the only reader and writer of the views.
+//! * [`http`]: extracts, makes one call into [`read_model`], maps.
+//! * [`verify`]: recomputes from the log what readers should see, and compares.
+//! * [`startup`]: the only file that sees every room.
 
+pub mod http;
+pub mod projection;
+pub mod read_model;
+pub mod startup;
+pub mod verify;

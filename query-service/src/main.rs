@@ -1,1 +1,82 @@
-fn main() {}
+//! `query-service`: folds the event stream into views, and serves them.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use query_service::startup::{Application, Role};
+use query_service::verify;
+use shared::error_chain::Chain;
+use shared::settings::Settings;
+use shared::telemetry;
+use tokio_util::sync::CancellationToken;
+
+/// Folds the event stream into timelines and serves them. Settings come from the environment:
+/// see docs/api.md.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// What this process runs.
+    #[arg(long, value_enum, default_value = "all")]
+    role: RoleArgument,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RoleArgument {
+    /// The API and the projector.
+    All,
+    /// The HTTP API alone.
+    Api,
+    /// The fold alone.
+    Projector,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Recomputes from the log what every reader should see, and compares. Exits with 1 on any
+    /// difference.
+    Verify(verify::Arguments),
+}
+
+/// Bad settings: EX_USAGE of sysexits.h.
+const USAGE: u8 = 64;
+
+#[actix_web::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let settings = match Settings::from_vars(std::env::vars_os()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    telemetry::init_logs(settings.log_format, &settings.log_filter);
+    let stop = shared::tasks::stop_on_signals();
+    let outcome = match arguments.command {
+        None => serve(settings, arguments.role, stop).await,
+        Some(Command::Verify(arguments)) => return verify::main(&settings, &arguments).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("query-service: {}", Chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(
+    settings: Settings,
+    role: RoleArgument,
+    stop: CancellationToken,
+) -> Result<(), query_service::startup::StartupError> {
+    telemetry::init_metrics();
+    let role = match role {
+        RoleArgument::All => Role::All,
+        RoleArgument::Api => Role::Api,
+        RoleArgument::Projector => Role::Projector,
+    };
+    Application::build(settings, role)?.run_until(stop).await
+}

@@ -33,7 +33,7 @@ pub type PostId = Id<PostKind>;
 pub type UserId = Id<UserKind>;
 
 /// Bits below the millisecond.
-const SEQUENCE_BITS: u32 = 16;
+pub const SEQUENCE_BITS: u32 = 16;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("an id is a positive decimal number of at most 19 digits")]

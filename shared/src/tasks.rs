@@ -65,3 +65,31 @@ impl Tasks {
         }
     }
 }
+
+/// Fires on SIGTERM or SIGINT, so that the process can drain. A second signal ends it at once.
+pub fn stop_on_signals() -> CancellationToken {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let fired = stop.clone();
+    tokio::spawn(async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) else {
+            error!("signals cannot be caught");
+            return;
+        };
+        for first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = interrupt.recv() => (),
+            }
+            if !first {
+                // 128 + SIGINT, as shells report it.
+                std::process::exit(130);
+            }
+            fired.cancel();
+        }
+    });
+    stop
+}

@@ -1,0 +1,247 @@
+//! The routes: each extracts, makes one call into the read model, and maps.
+
+mod answers;
+mod extract;
+
+use actix_web::HttpRequest;
+use actix_web::http::Method;
+use actix_web::web::{self, Data, Path, Query, ServiceConfig};
+use serde::Deserialize;
+use shared::http::{no_such_path, path_config, query_config, resource};
+use shared::ids::{PostId, UserId};
+use shared::problem::{Code, Problem};
+
+use crate::read_model::Views;
+use answers::{Answer, detached, page, single};
+use extract::{Caller, Consistency, Limit, MaybeCaller};
+
+/// Base of every route.
+pub const BASE: &str = "/api/v1";
+
+/// Every route of this service, as method and pattern below [`BASE`]; tests and the Postman
+/// collection are checked against it.
+pub const ROUTES: [(&str, &str); 10] = [
+    ("GET", "/timeline"),
+    ("GET", "/posts/{id}"),
+    ("GET", "/posts/{id}/replies"),
+    ("GET", "/users/by-username/{name}"),
+    ("GET", "/users/{id}"),
+    ("GET", "/users/{id}/posts"),
+    ("GET", "/users/{id}/followers"),
+    ("GET", "/users/{id}/following"),
+    ("GET", "/users/{id}/mutuals"),
+    ("GET", "/users/{id}/relationship"),
+];
+
+pub fn configure(config: &mut ServiceConfig) {
+    config.app_data(path_config()).app_data(query_config());
+    config.service(
+        web::scope(BASE)
+            .service(resource("/timeline", [(Method::GET, web::to(timeline))]))
+            .service(resource("/posts/{id}", [(Method::GET, web::to(post))]))
+            .service(resource(
+                "/posts/{id}/replies",
+                [(Method::GET, web::to(replies))],
+            ))
+            .service(resource(
+                "/users/by-username/{name}",
+                [(Method::GET, web::to(user_by_name))],
+            ))
+            .service(resource("/users/{id}", [(Method::GET, web::to(user))]))
+            .service(resource(
+                "/users/{id}/posts",
+                [(Method::GET, web::to(posts_of))],
+            ))
+            .service(resource(
+                "/users/{id}/followers",
+                [(Method::GET, web::to(followers))],
+            ))
+            .service(resource(
+                "/users/{id}/following",
+                [(Method::GET, web::to(following))],
+            ))
+            .service(resource(
+                "/users/{id}/mutuals",
+                [(Method::GET, web::to(mutuals))],
+            ))
+            .service(resource(
+                "/users/{id}/relationship",
+                [(Method::GET, web::to(relationship))],
+            ))
+            .default_service(web::to(no_such_path)),
+    );
+    config.default_service(web::to(no_such_path));
+}
+
+#[derive(Deserialize)]
+struct PageQuery {
+    #[serde(default)]
+    limit: Limit,
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct TimelineQuery {
+    #[serde(default)]
+    limit: Limit,
+    cursor: Option<String>,
+    user_id: Option<UserId>,
+}
+
+async fn timeline(
+    views: Data<Views>,
+    Caller(caller): Caller,
+    after: Consistency,
+    query: Query<TimelineQuery>,
+    request: HttpRequest,
+) -> Answer {
+    let TimelineQuery {
+        limit,
+        cursor,
+        user_id,
+    } = query.into_inner();
+    if user_id.is_some_and(|user| user != caller) {
+        return Err(Problem::new(
+            Code::Forbidden,
+            "a home timeline is shown to its reader alone",
+        ));
+    }
+    let read = detached(after, &views, move |views| async move {
+        views
+            .home(caller, limit.get(), cursor.as_deref())
+            .await
+            .map(Some)
+    });
+    page(&request, "posts", read.await?)
+}
+
+async fn post(
+    views: Data<Views>,
+    MaybeCaller(caller): MaybeCaller,
+    after: Consistency,
+    id: Path<PostId>,
+    request: HttpRequest,
+) -> Answer {
+    let read = detached(after, &views, move |views| async move {
+        views.post(*id, caller).await
+    });
+    single(&request, read.await?)
+}
+
+async fn replies(
+    views: Data<Views>,
+    MaybeCaller(caller): MaybeCaller,
+    after: Consistency,
+    id: Path<PostId>,
+    query: Query<PageQuery>,
+    request: HttpRequest,
+) -> Answer {
+    let PageQuery { limit, cursor } = query.into_inner();
+    let read = detached(after, &views, move |views| async move {
+        views
+            .replies_to(*id, caller, limit.get(), cursor.as_deref())
+            .await
+    });
+    page(&request, "posts", read.await?)
+}
+
+async fn user(
+    views: Data<Views>,
+    MaybeCaller(caller): MaybeCaller,
+    after: Consistency,
+    id: Path<UserId>,
+    request: HttpRequest,
+) -> Answer {
+    let read = detached(after, &views, move |views| async move {
+        views.user(*id, caller).await
+    });
+    single(&request, read.await?)
+}
+
+async fn user_by_name(
+    views: Data<Views>,
+    MaybeCaller(caller): MaybeCaller,
+    after: Consistency,
+    name: Path<String>,
+    request: HttpRequest,
+) -> Answer {
+    let read = detached(after, &views, move |views| async move {
+        views.user_by_name(&name, caller).await
+    });
+    single(&request, read.await?)
+}
+
+async fn posts_of(
+    views: Data<Views>,
+    MaybeCaller(caller): MaybeCaller,
+    after: Consistency,
+    id: Path<UserId>,
+    query: Query<PageQuery>,
+    request: HttpRequest,
+) -> Answer {
+    let PageQuery { limit, cursor } = query.into_inner();
+    let read = detached(after, &views, move |views| async move {
+        views
+            .posts_of(*id, caller, limit.get(), cursor.as_deref())
+            .await
+    });
+    page(&request, "posts", read.await?)
+}
+
+async fn followers(
+    views: Data<Views>,
+    _caller: MaybeCaller,
+    after: Consistency,
+    id: Path<UserId>,
+    query: Query<PageQuery>,
+    request: HttpRequest,
+) -> Answer {
+    let PageQuery { limit, cursor } = query.into_inner();
+    let read = detached(after, &views, move |views| async move {
+        views.followers(*id, limit.get(), cursor.as_deref()).await
+    });
+    page(&request, "users", read.await?)
+}
+
+async fn following(
+    views: Data<Views>,
+    _caller: MaybeCaller,
+    after: Consistency,
+    id: Path<UserId>,
+    query: Query<PageQuery>,
+    request: HttpRequest,
+) -> Answer {
+    let PageQuery { limit, cursor } = query.into_inner();
+    let read = detached(after, &views, move |views| async move {
+        views.following(*id, limit.get(), cursor.as_deref()).await
+    });
+    page(&request, "users", read.await?)
+}
+
+async fn mutuals(
+    views: Data<Views>,
+    _caller: MaybeCaller,
+    after: Consistency,
+    id: Path<UserId>,
+    query: Query<PageQuery>,
+    request: HttpRequest,
+) -> Answer {
+    let PageQuery { limit, cursor } = query.into_inner();
+    let read = detached(after, &views, move |views| async move {
+        views.mutuals(*id, limit.get(), cursor.as_deref()).await
+    });
+    page(&request, "users", read.await?)
+}
+
+async fn relationship(
+    views: Data<Views>,
+    Caller(caller): Caller,
+    after: Consistency,
+    id: Path<UserId>,
+    request: HttpRequest,
+) -> Answer {
+    let read = detached(after, &views, move |views| async move {
+        views.relationship(caller, *id).await
+    });
+    single(&request, read.await?)
+}

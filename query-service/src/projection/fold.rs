@@ -1,0 +1,173 @@
+//! The fold of one partition: events in, changes of rows and new entries out.
+//!
+//! A pure, ordered fold but for what it must look up: followers and their counts, kept in memory
+//! while the partition is held. The families of events are in `users`, `follows` and `posts`.
+
+mod follows;
+mod posts;
+mod users;
+
+use std::collections::{BTreeMap, HashMap};
+
+use shared::events::{Event, Payload};
+use shared::ids::UserId;
+use shared::partition::Partition;
+
+use crate::read_model::changes::Changes;
+use crate::read_model::rows::{FanOutRow, FollowersRow};
+use crate::read_model::write::Entry;
+use crate::read_model::{ViewError, Views};
+
+/// Followers in one batch of a fan-out: past this it becomes a durable job.
+pub const FAN_OUT_BATCH: usize = 1_000;
+/// Follower ids kept in memory per partition: 8 MB.
+const MOST_CACHED: usize = 1_000_000;
+
+/// What a partition's fold knows beside the views; all of it can be loaded again.
+pub struct Fold {
+    views: Views,
+    partition: Partition,
+    /// Followers in this partition past which an author is hot here.
+    hot_above: i64,
+    followers: HashMap<UserId, Vec<UserId>>,
+    cached: usize,
+    counts: HashMap<UserId, FollowersRow>,
+    /// Followed edges whose older entries are still to be inserted, with the follow's sequence.
+    pub pending: BTreeMap<(UserId, UserId), u64>,
+    /// Fan-outs under way, oldest first.
+    pub fan_outs: BTreeMap<(i64, i64), FanOutRow>,
+}
+
+/// What one batch of events amounts to.
+#[derive(Default)]
+pub struct Batch {
+    pub changes: Changes,
+    pub entries: Vec<Entry>,
+    /// Edges of this batch by followee: on top of what the views hold.
+    edges: HashMap<UserId, BTreeMap<UserId, bool>>,
+}
+
+impl Fold {
+    /// Loads what is unfinished.
+    pub async fn load(
+        views: Views,
+        partition: Partition,
+        celebrity_threshold: u64,
+    ) -> Result<Self, ViewError> {
+        let share = celebrity_threshold / u64::from(views.partitions().count());
+        let mut fold = Self {
+            partition,
+            hot_above: i64::try_from(share).unwrap_or(i64::MAX),
+            followers: HashMap::new(),
+            cached: 0,
+            counts: HashMap::new(),
+            pending: BTreeMap::new(),
+            fan_outs: BTreeMap::new(),
+            views,
+        };
+        fold.pending = fold
+            .views
+            .pending_in(partition)
+            .await?
+            .into_iter()
+            .map(|(follower, followee, seq)| ((follower, followee), seq))
+            .collect();
+        let jobs = fold.views.fan_outs(partition).await?;
+        fold.fan_outs = jobs
+            .into_iter()
+            .map(|job| ((job.entry.get(), job.author.get()), job))
+            .collect();
+        Ok(fold)
+    }
+
+    /// Takes one event's share of this partition into the batch.
+    pub async fn apply(
+        &mut self,
+        batch: &mut Batch,
+        seq: u64,
+        event: &Event,
+    ) -> Result<(), ViewError> {
+        match &event.payload {
+            Payload::UserRegistered(user) => self.registered(batch, seq, event, user),
+            Payload::ProfileEdited(profile) => self.profile_edited(batch, seq, event, profile),
+            Payload::UserDeactivated(_) => self.standing_changed(batch, seq, event, "deactivated"),
+            Payload::UserSuspended(_) => self.standing_changed(batch, seq, event, "suspended"),
+            Payload::UserUnsuspended(_) => self.standing_changed(batch, seq, event, "active"),
+            Payload::UserVerified(_) => self.verified(batch, seq, event),
+            Payload::Followed(edge) => self.followed(batch, seq, event, edge).await?,
+            Payload::Unfollowed(edge) => self.unfollowed(batch, seq, event, edge).await?,
+            Payload::PostCreated(post) => self.post_created(batch, seq, event, post).await?,
+            Payload::PostDeleted(post) => self.post_deleted(batch, seq, event, post),
+            Payload::Liked(post) => self.reacted(batch, seq, event, posts::LIKES, post, 1),
+            Payload::Unliked(post) => self.reacted(batch, seq, event, posts::LIKES, post, -1),
+            Payload::Reposted(post) => self.reposted(batch, seq, event, post).await?,
+            Payload::Unreposted(repost) => self.unreposted(batch, seq, event, repost),
+        }
+        Ok(())
+    }
+
+    fn is_ours(&self, user: UserId) -> bool {
+        self.views.partitions().of(user) == self.partition
+    }
+
+    /// How many followers an author has here, with this batch.
+    async fn count(&mut self, author: UserId) -> Result<&mut FollowersRow, ViewError> {
+        if !self.counts.contains_key(&author) {
+            if self.counts.len() >= MOST_CACHED {
+                self.counts.clear();
+            }
+            let row = self.views.follower_count(author, self.partition).await?;
+            self.counts.insert(author, row);
+        }
+        Ok(self.counts.entry(author).or_default())
+    }
+
+    /// An author's followers here, with this batch. For authors who are fanned out at once.
+    async fn followers(&mut self, batch: &Batch, author: UserId) -> Result<&[UserId], ViewError> {
+        if !self.followers.contains_key(&author) {
+            let mut followers = self
+                .views
+                .followers_in(author, self.partition, 0, FAN_OUT_BATCH + 1)
+                .await?;
+            for (follower, on) in batch.edges.get(&author).into_iter().flatten() {
+                set(&mut followers, *follower, *on);
+            }
+            if self.cached + followers.len() > MOST_CACHED {
+                self.followers.clear();
+                self.cached = 0;
+            }
+            self.cached += followers.len();
+            self.followers.insert(author, followers);
+        }
+        Ok(&self.followers[&author])
+    }
+
+    /// Remembers an edge of this batch.
+    fn edge(&mut self, batch: &mut Batch, follower: UserId, followee: UserId, on: bool) {
+        batch
+            .edges
+            .entry(followee)
+            .or_default()
+            .insert(follower, on);
+        if let Some(followers) = self.followers.get_mut(&followee) {
+            set(followers, follower, on);
+            self.cached += usize::from(on);
+        }
+    }
+}
+
+/// Adds or removes an id of a sorted list.
+fn set(ids: &mut Vec<UserId>, id: UserId, on: bool) {
+    match (ids.binary_search(&id), on) {
+        (Err(at), true) => ids.insert(at, id),
+        (Ok(at), false) => {
+            ids.remove(at);
+        }
+        (Ok(_), true) | (Err(_), false) => (),
+    }
+}
+
+/// A stream sequence as the views store it.
+fn stored(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}

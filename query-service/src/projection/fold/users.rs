@@ -1,0 +1,63 @@
+//! Users: owned by their own partition.
+
+use bson::doc;
+use shared::events::{Event, ProfileEdited, UserRegistered};
+
+use super::{Batch, Fold, stored};
+use crate::read_model::generation::View;
+use crate::read_model::keys::Key;
+
+impl Fold {
+    pub(super) fn registered(
+        &self,
+        batch: &mut Batch,
+        seq: u64,
+        event: &Event,
+        user: &UserRegistered,
+    ) {
+        if !self.is_ours(event.actor) {
+            return;
+        }
+        let row = doc! {
+            "username": &user.username, "email": &user.email,
+            "display_name": &user.display_name, "bio": &user.bio,
+            "at": bson::DateTime::from_millis(event.at.millis()),
+            "verified": false, "standing": "active",
+            "following": 0_i64, "posts": 0_i64, "outbox": 0_i64,
+            "v": event.version, "s": stored(seq),
+        };
+        batch.changes.insert(View::Users, Key::id(event.actor), row);
+    }
+
+    pub(super) fn profile_edited(
+        &self,
+        batch: &mut Batch,
+        seq: u64,
+        event: &Event,
+        profile: &ProfileEdited,
+    ) {
+        let fields = doc! { "display_name": &profile.display_name, "bio": &profile.bio };
+        self.user_changed(batch, seq, event, fields);
+    }
+
+    pub(super) fn standing_changed(
+        &self,
+        batch: &mut Batch,
+        seq: u64,
+        event: &Event,
+        standing: &str,
+    ) {
+        self.user_changed(batch, seq, event, doc! { "standing": standing });
+    }
+
+    pub(super) fn verified(&self, batch: &mut Batch, seq: u64, event: &Event) {
+        self.user_changed(batch, seq, event, doc! { "verified": true });
+    }
+
+    fn user_changed(&self, batch: &mut Batch, seq: u64, event: &Event, mut fields: bson::Document) {
+        if self.is_ours(event.actor) {
+            fields.extend(doc! { "v": event.version, "s": stored(seq) });
+            batch.changes.set(View::Users, Key::id(event.actor), fields);
+        }
+    }
+}

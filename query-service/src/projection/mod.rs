@@ -1,0 +1,272 @@
+//! Folds the stream into the views.
+//!
+//! Every partition is one task: it holds a lease, reads the whole stream, applies its share and
+//! moves its checkpoint with the same transaction. A holder that was paused past its lease finds
+//! its commits refused by the checkpoint's epoch.
+
+pub mod fold;
+pub mod jobs;
+pub mod monitor;
+pub mod stream_reader;
+
+use std::time::Duration;
+
+use shared::engines::{self, Nats};
+use shared::error_chain::Chain;
+use shared::event_stream::Names;
+use shared::lease::{Held, Lease};
+use shared::partition::Partition;
+use shared::resilience;
+use shared::settings::Secret;
+use shared::tasks::Tasks;
+use shared::time::{Clock, SystemClock};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::read_model::rows::DeadLetterRow;
+use crate::read_model::write::{Checkpoint, CommitError};
+use crate::read_model::{ViewError, Views};
+use fold::{Batch, Fold};
+use jobs::Sizes;
+use stream_reader::{Content, Message, StreamFault, StreamReader};
+
+/// How long a partition is held without being renewed.
+const LEASE: Duration = Duration::from_secs(3);
+const RENEW: Duration = Duration::from_secs(1);
+/// How long to wait for messages while jobs wait for other partitions.
+const WHILE_PENDING: Duration = Duration::from_millis(20);
+
+/// What every partition needs.
+#[derive(Clone)]
+pub struct Projector {
+    pub views: Views,
+    pub nats_url: Secret,
+    pub names: Names,
+    pub stream_replicas: usize,
+    pub celebrity_threshold: u64,
+    /// Names this process among the holders of leases.
+    pub holder: String,
+}
+
+/// Why a partition was let go.
+enum Ended {
+    Stopped,
+    LeaseLost,
+}
+
+impl Projector {
+    /// Folds every partition that this process can hold, until the tasks are stopped.
+    pub fn spawn(&self, tasks: &Tasks) {
+        for partition in self.views.partitions().all() {
+            let (projector, stop) = (self.clone(), tasks.stop_signal());
+            tasks.spawn(
+                "projector",
+                async move { projector.run(partition, stop).await },
+            );
+        }
+    }
+
+    /// Takes the partition whenever it is free, and folds it while the lease lasts.
+    async fn run(&self, partition: Partition, stop: CancellationToken) {
+        let lease = Lease::new(
+            self.views.generation().leases(),
+            format!("partition-{}", partition.0),
+            self.holder.clone(),
+            LEASE,
+        );
+        let mut backoff = resilience::background();
+        // One connection per partition: they read several times faster than through one.
+        let nats = loop {
+            match engines::nats(
+                &self.nats_url,
+                &format!("query-service partition {}", partition.0),
+            )
+            .await
+            {
+                Ok(nats) => break nats,
+                Err(error) => {
+                    warn!(error = %Chain(&error), "partition {} cannot connect", partition.0)
+                }
+            }
+            if stopped_while(&stop, backoff.wait()).await {
+                return;
+            }
+        };
+        while !stop.is_cancelled() {
+            match lease.acquire().await {
+                Ok(Some(held)) => {
+                    info!(
+                        partition = partition.0,
+                        epoch = held.epoch,
+                        "partition {} taken",
+                        partition.0
+                    );
+                    match self.hold(partition, &lease, held, &nats, &stop).await {
+                        Ok(Ended::Stopped) => {
+                            if let Err(error) = lease.release(held).await {
+                                warn!(error = %Chain(&error), "partition {} not released: it is free in {LEASE:?}", partition.0);
+                            }
+                            return;
+                        }
+                        Ok(Ended::LeaseLost) => warn!(
+                            partition = partition.0,
+                            "partition {} was taken over", partition.0
+                        ),
+                        Err(error) => {
+                            warn!(partition = partition.0, error = %Chain(&error), "partition {} starts again from its checkpoint", partition.0)
+                        }
+                    }
+                }
+                Ok(None) => (),
+                Err(error) => {
+                    warn!(partition = partition.0, error = %Chain(&error), "the lease of partition {} cannot be asked for", partition.0)
+                }
+            }
+            if stopped_while(&stop, backoff.wait()).await {
+                return;
+            }
+        }
+    }
+
+    /// Folds from the checkpoint on while the lease is held.
+    async fn hold(
+        &self,
+        partition: Partition,
+        lease: &Lease,
+        held: Held,
+        nats: &Nats,
+        stop: &CancellationToken,
+    ) -> Result<Ended, ViewError> {
+        let Some(mut at) = self.views.take_over(partition, held.epoch).await? else {
+            return Ok(Ended::LeaseLost);
+        };
+        let mut fold = Fold::load(self.views.clone(), partition, self.celebrity_threshold).await?;
+        let mut reader = StreamReader::new(
+            nats.clone(),
+            self.names.clone(),
+            self.stream_replicas,
+            at.seq,
+            at.chain,
+        );
+        let mut sizes = Sizes::default();
+        let mut renewed = Instant::now();
+        let mut backoff = resilience::background();
+        let mut job_done = true;
+        while !stop.is_cancelled() {
+            if renewed.elapsed() >= RENEW {
+                if lease.renew(held).await?.is_none() {
+                    return Ok(Ended::LeaseLost);
+                }
+                renewed = Instant::now();
+            }
+            let waiting = !fold.pending.is_empty() || !fold.fan_outs.is_empty();
+            let patience = match (job_done, waiting) {
+                (true, true) => Duration::ZERO,
+                (false, true) => WHILE_PENDING,
+                (_, false) => RENEW,
+            };
+            let read = tokio::select! {
+                read = reader.next_batch(Instant::now() + patience) => read,
+                () = stop.cancelled() => break,
+            };
+            let step = match read {
+                Ok(messages) => {
+                    backoff.reset();
+                    self.step(partition, &mut fold, &mut sizes, &mut at, messages)
+                        .await
+                }
+                Err(fault) => {
+                    stream_reader::report(partition.0, &fault);
+                    if !matches!(fault, StreamFault::Disconnected)
+                        && stopped_while(stop, backoff.wait()).await
+                    {
+                        break;
+                    }
+                    continue;
+                }
+            };
+            match step {
+                Ok(done) => job_done = done,
+                Err(CommitError::Fenced) => return Ok(Ended::LeaseLost),
+                Err(CommitError::View(error)) => return Err(error),
+            }
+        }
+        Ok(Ended::Stopped)
+    }
+
+    /// Folds a batch, then does a slice of each kind of job. Says whether any job was done.
+    async fn step(
+        &self,
+        partition: Partition,
+        fold: &mut Fold,
+        sizes: &mut Sizes,
+        at: &mut Checkpoint,
+        messages: Vec<Message>,
+    ) -> Result<bool, CommitError> {
+        if let Some(last) = messages.last() {
+            let to = Checkpoint {
+                seq: last.seq,
+                chain: last.chain,
+                epoch: at.epoch,
+            };
+            let mut batch = Batch::default();
+            for message in &messages {
+                self.fold_message(partition, fold, &mut batch, message)
+                    .await?;
+            }
+            // Entries first: once the checkpoint has passed, they must be there.
+            self.views.insert_entries(&batch.entries).await?;
+            self.views
+                .commit(partition, &batch.changes, at, &to)
+                .await?;
+            *at = to;
+            metrics::gauge!("query_service_checkpoint_sequence", "partition" => partition.0.to_string()).set(to.seq as f64);
+            metrics::counter!("query_service_messages_total", "partition" => partition.0.to_string()).increment(messages.len() as u64);
+            sizes.grow(&batch.entries);
+        }
+        let fanned = jobs::fan_out(fold, &self.views, partition, at, sizes).await?;
+        let filled = jobs::backfill(fold, &self.views, partition, at, sizes).await?;
+        let trimmed = sizes.trim_next(&self.views).await?;
+        Ok(fanned || filled || trimmed)
+    }
+
+    async fn fold_message(
+        &self,
+        partition: Partition,
+        fold: &mut Fold,
+        batch: &mut Batch,
+        message: &Message,
+    ) -> Result<(), ViewError> {
+        let reason = match &message.content {
+            Content::Event(event) => return fold.apply(batch, message.seq, event).await,
+            Content::Tick => return Ok(()),
+            Content::Foreign => "not written by the relay".to_owned(),
+            Content::Unreadable(error) => Chain(error).to_string(),
+        };
+        // Every partition reads it; one of them keeps it.
+        if partition == Partition(0) {
+            error!(
+                seq = message.seq,
+                reason, "message {} is kept as a dead letter", message.seq
+            );
+            metrics::counter!("query_service_dead_letters_total").increment(1);
+            let letter = DeadLetterRow {
+                seq: i64::try_from(message.seq).unwrap_or(i64::MAX),
+                subject: message.subject.clone(),
+                reason,
+                at: SystemClock.now(),
+            };
+            self.views.dead_letter(letter).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits, unless it is time to stop.
+async fn stopped_while(stop: &CancellationToken, wait: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        () = wait => false,
+        () = stop.cancelled() => true,
+    }
+}

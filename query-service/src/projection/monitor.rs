@@ -1,0 +1,77 @@
+//! How far the fold is behind the stream: for readiness and for metrics.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use shared::engines::Nats;
+use shared::event_stream::Names;
+use shared::ops::Readiness;
+use tokio_util::sync::CancellationToken;
+
+use crate::read_model::Views;
+
+const EVERY: Duration = Duration::from_millis(250);
+/// A start is ready when the fold is at most this far behind.
+const NEAR: Duration = Duration::from_secs(5);
+
+pub const CAUGHT_UP: &str = "the fold has caught up";
+
+/// Compares checkpoints with the stream's end. Once caught up, a later lag is for the metrics:
+/// timelines that are seconds old beat none.
+pub async fn run(
+    views: Views,
+    nats: Nats,
+    names: Names,
+    readiness: Readiness,
+    stop: CancellationToken,
+) {
+    let mut ends: VecDeque<(Instant, u64)> = VecDeque::new();
+    let mut caught_up = false;
+    let mut lagging_since: Vec<Option<Instant>> =
+        vec![None; usize::from(views.partitions().count())];
+    loop {
+        if let Some(end) = stream_end(&nats, &names).await
+            && let Ok(checkpoints) = views.checkpoints().await
+        {
+            ends.push_back((Instant::now(), end));
+            while ends.front().is_some_and(|(at, _)| at.elapsed() > NEAR) && ends.len() > 1 {
+                ends.pop_front();
+            }
+            let near = ends.front().map_or(end, |(_, end)| *end);
+            let mut all_near = true;
+            for partition in views.partitions().all() {
+                let seq = checkpoints
+                    .iter()
+                    .find(|(at, _)| *at == partition)
+                    .map_or(0, |(_, at)| at.seq);
+                all_near &= seq >= near;
+                let since = &mut lagging_since[usize::from(partition.0)];
+                *since = if seq >= end {
+                    None
+                } else {
+                    since.or(Some(Instant::now()))
+                };
+                let label = partition.0.to_string();
+                metrics::gauge!("query_service_fold_lag_messages", "partition" => label.clone())
+                    .set(end.saturating_sub(seq) as f64);
+                metrics::gauge!("query_service_fold_lag_seconds", "partition" => label)
+                    .set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+            }
+            if all_near && !caught_up {
+                caught_up = true;
+                readiness.set(CAUGHT_UP, Ok(()));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => (),
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn stream_end(nats: &Nats, names: &Names) -> Option<u64> {
+    let jetstream = jetstream::new(nats.client.clone());
+    let stream = jetstream.get_stream(names.stream()).await.ok()?;
+    Some(stream.cached_info().state.last_sequence)
+}

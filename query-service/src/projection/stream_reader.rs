@@ -1,0 +1,252 @@
+//! Reads the stream for one partition, and owns its position.
+//!
+//! Nothing is acknowledged: the checkpoint in the views says where to go on. Only the next
+//! sequence that extends the chain is handed on; whatever was seen before is dropped, and a gap,
+//! an error or a lost connection reopens at the position.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::{self, stream};
+use futures_util::StreamExt;
+use shared::engines::Nats;
+use shared::error_chain::Chain;
+use shared::event_stream::{self, ChainHash, Names};
+use shared::events::{DecodeError, Event};
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+/// Messages in one batch of the fold.
+pub const BATCH: usize = 500;
+/// How long a batch waits for more after its first message.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// Why nothing can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamFault {
+    #[error(
+        "the stream ends at {last}, before the checkpoint {checkpoint}: waiting for the relay to publish the rest again"
+    )]
+    Shorter { last: u64, checkpoint: u64 },
+    #[error(
+        "the stream is not the one that was folded up to {at}: rebuild the views with `query-service rebuild`"
+    )]
+    Diverged { at: u64 },
+    #[error("the broker cannot be read")]
+    Broker(#[source] async_nats::Error),
+    #[error(transparent)]
+    Stream(#[from] event_stream::StreamError),
+    #[error("the connection to the broker changed")]
+    Disconnected,
+}
+
+/// One message of the stream, as far as it is understood.
+#[derive(Debug)]
+pub struct Message {
+    pub seq: u64,
+    /// The chain up to and with this message.
+    pub chain: ChainHash,
+    pub subject: String,
+    pub content: Content,
+}
+
+#[derive(Debug)]
+pub enum Content {
+    Event(Box<Event>),
+    /// The relay's own, for its position.
+    Tick,
+    /// Not from the relay: no part of the chain.
+    Foreign,
+    Unreadable(DecodeError),
+}
+
+/// Where a partition reads from.
+pub struct StreamReader {
+    nats: Nats,
+    names: Names,
+    replicas: usize,
+    last: u64,
+    chain: ChainHash,
+    messages: Option<pull::Stream>,
+}
+
+impl StreamReader {
+    /// A reader that goes on after `last`, the end of `chain`.
+    pub fn new(nats: Nats, names: Names, replicas: usize, last: u64, chain: ChainHash) -> Self {
+        Self {
+            nats,
+            names,
+            replicas,
+            last,
+            chain,
+            messages: None,
+        }
+    }
+
+    /// The next messages, in order: up to [`BATCH`], none if nothing comes until `deadline`.
+    ///
+    /// An error leaves the reader where it was; the next call opens the stream again.
+    pub async fn next_batch(&mut self, deadline: Instant) -> Result<Vec<Message>, StreamFault> {
+        let outcome = self.read(deadline).await;
+        if outcome.is_err() {
+            self.messages = None;
+        }
+        outcome
+    }
+
+    async fn read(&mut self, deadline: Instant) -> Result<Vec<Message>, StreamFault> {
+        let mut messages = match self.messages.take() {
+            Some(messages) => messages,
+            None => self.open().await?,
+        };
+        let changed = self.nats.changed();
+        let mut batch = Vec::new();
+        let mut until = deadline;
+        while batch.len() < BATCH {
+            let next = tokio::select! {
+                next = timeout_at(until, messages.next()) => next,
+                () = changed.notified() => return self.keep(batch, StreamFault::Disconnected),
+            };
+            let message = match next {
+                Err(_elapsed) => break,
+                Ok(Some(Ok(message))) => message,
+                Ok(Some(Err(error))) => return self.keep(batch, StreamFault::Broker(error.into())),
+                Ok(None) => return self.keep(batch, StreamFault::Disconnected),
+            };
+            let seq = message.info().map_err(StreamFault::Broker)?.stream_sequence;
+            if seq <= self.last {
+                continue;
+            }
+            if seq > self.last + 1 {
+                return self.keep(batch, StreamFault::Disconnected);
+            }
+            match self.understand(seq, &message) {
+                Ok(message) => {
+                    (self.last, self.chain) = (seq, message.chain);
+                    batch.push(message);
+                }
+                Err(fault) => return self.keep(batch, fault),
+            }
+            until = deadline.min(Instant::now() + LINGER);
+        }
+        self.messages = Some(messages);
+        Ok(batch)
+    }
+
+    /// What was read before a fault is handed on; the fault comes again if it lasts.
+    fn keep(&self, batch: Vec<Message>, fault: StreamFault) -> Result<Vec<Message>, StreamFault> {
+        if batch.is_empty() {
+            Err(fault)
+        } else {
+            Ok(batch)
+        }
+    }
+
+    fn understand(&self, seq: u64, message: &jetstream::Message) -> Result<Message, StreamFault> {
+        let headers = message.headers.as_ref();
+        let subject = message.subject.to_string();
+        let (Some(said), Some(id)) = (ChainHash::of(headers), event_stream::event_id_of(headers))
+        else {
+            return Ok(Message {
+                seq,
+                chain: self.chain,
+                subject,
+                content: Content::Foreign,
+            });
+        };
+        let chain = self.chain.then(id);
+        if said != chain {
+            return Err(StreamFault::Diverged { at: self.last });
+        }
+        let content = match id {
+            0 => Content::Tick,
+            _ => Event::decode(&message.payload)
+                .map_or_else(Content::Unreadable, |event| Content::Event(Box::new(event))),
+        };
+        Ok(Message {
+            seq,
+            chain,
+            subject,
+            content,
+        })
+    }
+
+    /// Checks that the stream continues what was folded, and reads on from there.
+    async fn open(&self) -> Result<pull::Stream, StreamFault> {
+        let mut jetstream = jetstream::new(self.nats.client.clone());
+        jetstream.set_timeout(Duration::from_secs(5));
+        let stream = event_stream::ensure(&jetstream, &self.names, self.replicas).await?;
+        let info = stream
+            .get_info()
+            .await
+            .map_err(|error| StreamFault::Broker(error.into()))?;
+        let last = info.state.last_sequence;
+        if last < self.last {
+            return Err(StreamFault::Shorter {
+                last,
+                checkpoint: self.last,
+            });
+        }
+        self.check_past(&stream).await?;
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: self.last + 1,
+            },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: Duration::from_secs(30),
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let consumer = stream
+            .create_consumer(config)
+            .await
+            .map_err(|error| StreamFault::Broker(error.into()))?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(BATCH)
+            .expires(Duration::from_secs(20))
+            .heartbeat(Duration::from_secs(3))
+            .messages()
+            .await
+            .map_err(|error| StreamFault::Broker(error.into()))?;
+        Ok(messages)
+    }
+
+    /// The message at the checkpoint, or the nearest of the relay's before it, ends our chain.
+    async fn check_past(&self, stream: &stream::Stream) -> Result<(), StreamFault> {
+        let mut at = self.last;
+        while at > 0 {
+            let message = stream
+                .get_raw_message(at)
+                .await
+                .map_err(|error| StreamFault::Broker(error.into()))?;
+            if let Some(chain) = ChainHash::of(Some(&message.headers)) {
+                return if chain == self.chain {
+                    Ok(())
+                } else {
+                    Err(StreamFault::Diverged { at: self.last })
+                };
+            }
+            at -= 1;
+        }
+        if self.chain == ChainHash::START {
+            Ok(())
+        } else {
+            Err(StreamFault::Diverged { at: self.last })
+        }
+    }
+}
+
+/// Says what a fault means, once per kind of severity.
+pub fn report(partition: u16, fault: &StreamFault) {
+    match fault {
+        StreamFault::Disconnected => {
+            info!(partition, "partition {partition} opens the stream again")
+        }
+        StreamFault::Diverged { .. } => tracing::error!(partition, "{fault}"),
+        StreamFault::Shorter { .. } | StreamFault::Broker(_) | StreamFault::Stream(_) => {
+            warn!(partition, error = %Chain(fault), "partition {partition} cannot read the stream");
+        }
+    }
+}

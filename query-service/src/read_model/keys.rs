@@ -1,0 +1,80 @@
+//! Keys of view rows: ids big-endian, one after the other, so that a prefix is a range.
+
+use bson::spec::BinarySubtype;
+use bson::{Binary, Bson};
+use shared::ids::Id;
+use shared::partition::Partition;
+
+/// The `_id` of a view row.
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub enum Key {
+    Number(i64),
+    Bytes(Vec<u8>),
+}
+
+impl Key {
+    pub fn id<K>(id: Id<K>) -> Self {
+        Self::Number(id.get())
+    }
+
+    /// `first ‖ second`, 16 bytes.
+    pub fn pair<A, B>(first: Id<A>, second: Id<B>) -> Self {
+        Self::Bytes([first.to_key(), second.to_key()].concat())
+    }
+
+    /// `user ‖ partition`, 10 bytes.
+    pub fn user_in<K>(user: Id<K>, partition: Partition) -> Self {
+        let mut bytes = user.to_key().to_vec();
+        bytes.extend(partition.0.to_be_bytes());
+        Self::Bytes(bytes)
+    }
+
+    /// `followee ‖ partition ‖ follower`, 18 bytes.
+    pub fn follower<A, B>(followee: Id<A>, partition: Partition, follower: Id<B>) -> Self {
+        let Self::Bytes(mut bytes) = Self::user_in(followee, partition) else {
+            unreachable!("user_in makes bytes")
+        };
+        bytes.extend(follower.to_key());
+        Self::Bytes(bytes)
+    }
+
+    /// `partition ‖ user`, 10 bytes: all users of a partition in one range.
+    pub fn in_partition<K>(partition: Partition, user: Id<K>) -> Self {
+        let mut bytes = partition.0.to_be_bytes().to_vec();
+        bytes.extend(user.to_key());
+        Self::Bytes(bytes)
+    }
+
+    pub fn bson(&self) -> Bson {
+        match self {
+            Self::Number(number) => Bson::Int64(*number),
+            Self::Bytes(bytes) => binary(bytes.clone()),
+        }
+    }
+}
+
+pub fn binary(bytes: Vec<u8>) -> Bson {
+    Bson::Binary(Binary {
+        subtype: BinarySubtype::Generic,
+        bytes,
+    })
+}
+
+/// The keys `prefix ‖ low` to `prefix ‖ high`, as a filter on `_id`: above `low`, below `high`.
+pub fn between(prefix: &[u8], low: i64, high: i64) -> bson::Document {
+    let bound = |id: i64| binary([prefix, &id.to_be_bytes()].concat());
+    bson::doc! { "_id": { "$gt": bound(low), "$lt": bound(high) } }
+}
+
+/// The last id of a key.
+pub fn last_id<K>(key: &Binary) -> Option<Id<K>> {
+    let start = key.bytes.len().checked_sub(8)?;
+    let bytes: [u8; 8] = key.bytes[start..].try_into().ok()?;
+    Id::new(i64::from_be_bytes(bytes))
+}
+
+/// The first id of a key.
+pub fn first_id<K>(key: &Binary) -> Option<Id<K>> {
+    let bytes: [u8; 8] = key.bytes.get(..8)?.try_into().ok()?;
+    Id::new(i64::from_be_bytes(bytes))
+}

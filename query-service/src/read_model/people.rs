@@ -1,0 +1,245 @@
+//! Users, their followers and followees, and how two of them stand.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use bson::{Document, doc};
+use shared::ids::UserId;
+
+use super::cursor::CursorKind;
+use super::generation::View;
+use super::keys::{Key, between, last_id};
+use super::rows::{EdgeRow, KeyRow, Standing, UserRow};
+use super::view::{Page, Relationship, UserView};
+use super::{ViewError, Views};
+
+impl Views {
+    /// An active (or suspended) user. `viewer` sees their own e-mail.
+    pub async fn user(
+        &self,
+        user: UserId,
+        viewer: Option<UserId>,
+    ) -> Result<Option<UserView>, ViewError> {
+        Ok(self.user_views(&[user], viewer).await?.pop())
+    }
+
+    pub async fn user_by_name(
+        &self,
+        name: &str,
+        viewer: Option<UserId>,
+    ) -> Result<Option<UserView>, ViewError> {
+        let filter = doc! { "username": name.to_lowercase() };
+        let row = self
+            .rows::<Document>(View::Users)
+            .find_one(filter)
+            .projection(doc! { "_id": 1 })
+            .await?;
+        match row.and_then(|row| UserId::new(row.get_i64("_id").ok()?)) {
+            Some(user) => self.user(user, viewer).await,
+            None => Ok(None),
+        }
+    }
+
+    /// How `viewer` and `user` stand; `None` if there is no such user.
+    pub async fn relationship(
+        &self,
+        viewer: UserId,
+        user: UserId,
+    ) -> Result<Option<Relationship>, ViewError> {
+        if self.user(user, None).await?.is_none() {
+            return Ok(None);
+        }
+        let (there, back) = (
+            Key::pair(viewer, user).bson(),
+            Key::pair(user, viewer).bson(),
+        );
+        let filter = doc! { "_id": { "$in": [there, back] }, "on": true };
+        let rows: Vec<EdgeRow> = self.all(View::Following, filter).await?;
+        let stands = |followee: UserId| rows.iter().any(|row| last_id(&row.id) == Some(followee));
+        Ok(Some(Relationship {
+            following: stands(user),
+            followed_by: stands(viewer),
+        }))
+    }
+
+    /// Whom a user follows, newest account first; `None` if there is no such user.
+    pub async fn following(
+        &self,
+        user: UserId,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Option<Page<UserView>>, ViewError> {
+        self.people(CursorKind::Following, user, limit, cursor)
+            .await
+    }
+
+    /// Who follows a user, newest account first; `None` if there is no such user.
+    pub async fn followers(
+        &self,
+        user: UserId,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Option<Page<UserView>>, ViewError> {
+        self.people(CursorKind::Followers, user, limit, cursor)
+            .await
+    }
+
+    /// Who follows a user and is followed back; `None` if there is no such user.
+    pub async fn mutuals(
+        &self,
+        user: UserId,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Option<Page<UserView>>, ViewError> {
+        self.people(CursorKind::Mutuals, user, limit, cursor).await
+    }
+
+    async fn people(
+        &self,
+        kind: CursorKind,
+        user: UserId,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Option<Page<UserView>>, ViewError> {
+        let mut before = self.position(kind, user.get(), cursor)?;
+        if self.user(user, None).await?.is_none() {
+            return Ok(None);
+        }
+        let (mut items, mut examined) = (Vec::new(), 0);
+        loop {
+            let want = limit + 1;
+            let ids = match kind {
+                CursorKind::Followers => self.followers_before(user, before, want).await?,
+                _ => self.followees_before(user, before, want).await?,
+            };
+            let last = ids.len() < want;
+            let mut shown: HashMap<UserId, UserView> = self
+                .user_views(&ids, None)
+                .await?
+                .into_iter()
+                .map(|view| (view.user_id, view))
+                .collect();
+            if kind == CursorKind::Mutuals {
+                let back = self.followed_back(user, &ids).await?;
+                shown.retain(|id, _| back.contains(id));
+            }
+            for id in &ids {
+                let Some(view) = shown.remove(id) else {
+                    examined += 1;
+                    before = id.get();
+                    continue;
+                };
+                if items.len() == limit || examined >= super::posts::MOST_EXAMINED {
+                    return Ok(Some(self.page(kind, user.get(), items, Some(before))?));
+                }
+                items.push(view);
+                examined += 1;
+                before = id.get();
+            }
+            if last {
+                return Ok(Some(self.page(kind, user.get(), items, None)?));
+            }
+        }
+    }
+
+    async fn followees_before(
+        &self,
+        user: UserId,
+        before: i64,
+        want: usize,
+    ) -> Result<Vec<UserId>, ViewError> {
+        let mut range = between(&user.to_key(), 0, before);
+        range.insert("on", true);
+        let rows: Vec<KeyRow> = self.newest(View::Following, range, want).await?;
+        Ok(rows.iter().filter_map(|row| last_id(&row.id)).collect())
+    }
+
+    async fn followers_before(
+        &self,
+        user: UserId,
+        before: i64,
+        want: usize,
+    ) -> Result<Vec<UserId>, ViewError> {
+        let mut all = BTreeSet::new();
+        for partition in self.partitions().all() {
+            let Key::Bytes(prefix) = Key::user_in(user, partition) else {
+                unreachable!("user_in makes bytes")
+            };
+            let range = between(&prefix, 0, before);
+            let rows: Vec<KeyRow> = self.newest(View::Followers, range, want).await?;
+            all.extend(
+                rows.iter()
+                    .filter_map(|row| last_id::<shared::ids::UserKind>(&row.id)),
+            );
+        }
+        Ok(all.into_iter().rev().take(want).collect())
+    }
+
+    async fn followed_back(
+        &self,
+        user: UserId,
+        ids: &[UserId],
+    ) -> Result<HashSet<UserId>, ViewError> {
+        let keys: Vec<_> = ids.iter().map(|id| Key::pair(*id, user).bson()).collect();
+        let filter = doc! { "_id": { "$in": keys }, "on": true };
+        let rows: Vec<EdgeRow> = self.all(View::Following, filter).await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| super::keys::first_id(&row.id))
+            .collect())
+    }
+
+    /// The users among these who are not deactivated, in this order.
+    async fn user_views(
+        &self,
+        ids: &[UserId],
+        viewer: Option<UserId>,
+    ) -> Result<Vec<UserView>, ViewError> {
+        let set: HashSet<UserId> = ids.iter().copied().collect();
+        let (mut rows, followers) =
+            tokio::try_join!(self.users_by_id(&set), self.followers_counts(ids))?;
+        let views = ids.iter().filter_map(|id| {
+            let row: UserRow = rows
+                .remove(id)
+                .filter(|row| row.standing != Standing::Deactivated)?;
+            Some(UserView {
+                user_id: row.id,
+                username: row.username,
+                display_name: row.display_name,
+                bio: row.bio,
+                verified: row.verified,
+                created_at: row.at,
+                followers_count: followers.get(id).copied().unwrap_or(0),
+                following_count: row.following,
+                posts_count: row.posts,
+                email: (viewer == Some(*id)).then_some(row.email),
+            })
+        });
+        Ok(views.collect())
+    }
+
+    /// Followers of each user, over all partitions.
+    async fn followers_counts(&self, users: &[UserId]) -> Result<HashMap<UserId, i64>, ViewError> {
+        let keys: Vec<_> = users
+            .iter()
+            .flat_map(|user| {
+                self.partitions()
+                    .all()
+                    .map(|partition| Key::user_in(*user, partition).bson())
+            })
+            .collect();
+        let rows: Vec<Document> = self
+            .all(View::FollowerCounts, doc! { "_id": { "$in": keys } })
+            .await?;
+        let mut counts = HashMap::new();
+        for row in &rows {
+            let user = row.get("_id").and_then(|id| match id {
+                bson::Bson::Binary(key) => super::keys::first_id(key),
+                _ => None,
+            });
+            if let Some(user) = user {
+                *counts.entry(user).or_default() += row.get_i64("n").unwrap_or(0);
+            }
+        }
+        Ok(counts)
+    }
+}

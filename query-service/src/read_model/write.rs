@@ -1,0 +1,483 @@
+//! Writing the views: entries first, then all rows and the checkpoint in one transaction.
+
+use bson::{Document, doc};
+use mongodb::error::{ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
+use mongodb::{ClientSession, Collection};
+use shared::event_stream::ChainHash;
+use shared::ids::{EntryId, UserId};
+use shared::partition::Partition;
+use tracing::warn;
+
+use super::changes::Changes;
+use super::generation::View;
+use super::keys::{Key, binary, first_id, last_id};
+use super::rows::{
+    CheckpointRow, DeadLetterRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PendingRow,
+    ReaderRow,
+};
+use super::{ViewError, Views};
+
+/// Entries in one `insert_many`: more is no faster, and holds other writers up.
+const ENTRIES_PER_INSERT: usize = 1_000;
+/// Statements in one `update` command.
+const UPDATES_PER_COMMAND: usize = 500;
+
+/// Unfinished fan-outs loaded at a time; more are found at the next take-over.
+const MOST_FAN_OUTS: usize = 100_000;
+/// Entries looked at when a timeline is trimmed: more than a reader ever has between two trims.
+const MOST_STORED: usize = 10_000;
+
+/// How far a partition has folded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Checkpoint {
+    pub seq: u64,
+    pub chain: ChainHash,
+    pub epoch: i64,
+}
+
+/// Why a batch was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Another holder of the partition's lease has gone on: stop, and look again.
+    #[error("the partition was taken over")]
+    Fenced,
+    /// Nothing was written, or all was: the checkpoint tells.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// An entry to be written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Entry {
+    pub reader: UserId,
+    pub entry: EntryId,
+    pub post: shared::ids::PostId,
+    pub by: UserId,
+    pub seq: u64,
+}
+
+impl Entry {
+    fn row(&self) -> EntryRow {
+        let Key::Bytes(bytes) = Key::pair(self.reader, self.entry) else {
+            unreachable!("a pair is bytes")
+        };
+        EntryRow {
+            id: bson::Binary {
+                subtype: bson::spec::BinarySubtype::Generic,
+                bytes,
+            },
+            post: self.post,
+            by: self.by,
+            s: i64::try_from(self.seq).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+impl Views {
+    /// Inserts entries; those that are there already stay as they are.
+    pub async fn insert_entries(&self, entries: &[Entry]) -> Result<(), ViewError> {
+        let timeline = self.rows::<EntryRow>(View::Timeline);
+        for chunk in entries.chunks(ENTRIES_PER_INSERT) {
+            insert_new(&timeline, chunk.iter().map(Entry::row)).await?;
+        }
+        metrics::counter!("query_service_timeline_entries_total").increment(entries.len() as u64);
+        Ok(())
+    }
+
+    /// Writes a batch's changes and moves the checkpoint from `from` to `to`, both or neither.
+    pub async fn commit(
+        &self,
+        partition: Partition,
+        changes: &Changes,
+        from: &Checkpoint,
+        to: &Checkpoint,
+    ) -> Result<(), CommitError> {
+        let guard =
+            doc! { "_id": i32::from(partition.0), "seq": signed(from.seq), "epoch": from.epoch };
+        let moved = doc! { "$set": { "seq": signed(to.seq), "chain": to.chain.to_hex() } };
+        if changes.is_empty() {
+            let checkpoints = self.rows::<Document>(View::Checkpoints);
+            let outcome = checkpoints
+                .update_one(guard, moved)
+                .await
+                .map_err(ViewError::from)?;
+            return if outcome.matched_count == 1 {
+                Ok(())
+            } else {
+                Err(CommitError::Fenced)
+            };
+        }
+        let mut session = self
+            .client()
+            .start_session()
+            .await
+            .map_err(ViewError::from)?;
+        let mut careful = false;
+        loop {
+            session.start_transaction().await.map_err(ViewError::from)?;
+            match self
+                .write_all(&mut session, changes, &guard, &moved, careful)
+                .await
+            {
+                Ok(()) => {
+                    return commit_transaction(&mut session)
+                        .await
+                        .map_err(CommitError::from);
+                }
+                Err(error) => {
+                    // A failed abort leaves a transaction that the server ends by itself.
+                    let _ = session.abort_transaction().await;
+                    match error {
+                        CommitError::View(ViewError::Database(fault))
+                            if is_duplicate(&fault) && !careful =>
+                        {
+                            warn!(
+                                partition = partition.0,
+                                "rows to be inserted are there already: writing over them"
+                            );
+                            careful = true;
+                        }
+                        CommitError::View(ViewError::Database(fault))
+                            if fault.contains_label(TRANSIENT_TRANSACTION_ERROR)
+                                && !is_network(&fault) =>
+                        {
+                            ()
+                        }
+                        error => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write_all(
+        &self,
+        session: &mut ClientSession,
+        changes: &Changes,
+        guard: &Document,
+        moved: &Document,
+        careful: bool,
+    ) -> Result<(), CommitError> {
+        // The guard first: whoever lost the partition learns it before writing anything.
+        let checkpoints = self.rows::<Document>(View::Checkpoints);
+        let outcome = checkpoints
+            .update_one(guard.clone(), moved.clone())
+            .session(&mut *session)
+            .await
+            .map_err(ViewError::from)?;
+        if outcome.matched_count != 1 {
+            return Err(CommitError::Fenced);
+        }
+        for (view, keys) in &changes.deletes {
+            let ids: Vec<_> = keys.iter().map(Key::bson).collect();
+            for chunk in ids.chunks(ENTRIES_PER_INSERT) {
+                let filter = doc! { "_id": { "$in": chunk.to_vec() } };
+                self.rows::<Document>(*view)
+                    .delete_many(filter)
+                    .session(&mut *session)
+                    .await
+                    .map_err(ViewError::from)?;
+            }
+        }
+        for (view, rows) in &changes.inserts {
+            if careful {
+                for (key, row) in rows {
+                    let filter = doc! { "_id": key.bson() };
+                    self.rows::<Document>(*view)
+                        .replace_one(filter, row)
+                        .upsert(true)
+                        .session(&mut *session)
+                        .await
+                        .map_err(ViewError::from)?;
+                }
+                continue;
+            }
+            let rows: Vec<_> = rows.values().collect();
+            for chunk in rows.chunks(ENTRIES_PER_INSERT) {
+                self.rows::<Document>(*view)
+                    .insert_many(chunk.iter().copied())
+                    .session(&mut *session)
+                    .await
+                    .map_err(ViewError::from)?;
+            }
+        }
+        for (view, updates) in &changes.updates {
+            let statements: Vec<_> = updates
+                .iter()
+                .filter_map(|(key, update)| update.statement(*view, key))
+                .collect();
+            for chunk in statements.chunks(UPDATES_PER_COMMAND) {
+                let command =
+                    doc! { "update": self.name(*view), "updates": chunk.to_vec(), "ordered": true };
+                let answer = self
+                    .database()
+                    .run_command(command)
+                    .session(&mut *session)
+                    .await
+                    .map_err(ViewError::from)?;
+                if answer
+                    .get_array("writeErrors")
+                    .is_ok_and(|errors| !errors.is_empty())
+                {
+                    return Err(ViewError::Refused(
+                        answer
+                            .get_array("writeErrors")
+                            .map(|errors| format!("{:?}", errors.first()))
+                            .unwrap_or_default(),
+                    )
+                    .into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a partition over: from here on only commits of `epoch` fit. Returns where it stands.
+    pub async fn take_over(
+        &self,
+        partition: Partition,
+        epoch: i64,
+    ) -> Result<Option<Checkpoint>, ViewError> {
+        let checkpoints = self.rows::<CheckpointRow>(View::Checkpoints);
+        let first = CheckpointRow {
+            p: i32::from(partition.0),
+            seq: 0,
+            chain: ChainHash::START.to_hex(),
+            epoch: 0,
+        };
+        match checkpoints.insert_one(first).await {
+            Err(error) if !is_duplicate(&error) => return Err(error.into()),
+            Ok(_) | Err(_) => (),
+        }
+        let ours = doc! { "_id": i32::from(partition.0), "epoch": { "$lte": epoch } };
+        let row = checkpoints
+            .find_one_and_update(ours, doc! { "$set": { "epoch": epoch } })
+            .return_document(mongodb::options::ReturnDocument::After)
+            .await?;
+        row.map(|row| checkpoint(&row)).transpose()
+    }
+
+    /// Where every partition stands, by partition; none where it was never taken.
+    pub async fn checkpoints(&self) -> Result<Vec<(Partition, Checkpoint)>, ViewError> {
+        let rows: Vec<CheckpointRow> = self.all(View::Checkpoints, doc! {}).await?;
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            let partition = u16::try_from(row.p).map_err(|_| ViewError::Corrupt("a checkpoint"))?;
+            all.push((Partition(partition), checkpoint(&row)?));
+        }
+        Ok(all)
+    }
+
+    /// Keeps a message that could not be understood, once.
+    pub async fn dead_letter(&self, letter: DeadLetterRow) -> Result<(), ViewError> {
+        match self.rows(View::DeadLetters).insert_one(letter).await {
+            Err(error) if !is_duplicate(&error) => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// An author's followers in a partition, from the one after `after`, at most `limit`.
+    pub async fn followers_in(
+        &self,
+        author: UserId,
+        partition: Partition,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<UserId>, ViewError> {
+        let Key::Bytes(prefix) = Key::user_in(author, partition) else {
+            unreachable!("user_in makes bytes")
+        };
+        let range = super::keys::between(&prefix, after, i64::MAX);
+        let rows: Vec<KeyRow> = self.oldest(View::Followers, range, limit).await?;
+        Ok(rows.iter().filter_map(|row| last_id(&row.id)).collect())
+    }
+
+    pub async fn follower_count(
+        &self,
+        author: UserId,
+        partition: Partition,
+    ) -> Result<FollowersRow, ViewError> {
+        let key = Key::user_in(author, partition).bson();
+        Ok(self
+            .rows(View::FollowerCounts)
+            .find_one(doc! { "_id": key })
+            .await?
+            .unwrap_or_default())
+    }
+
+    /// Unfinished fan-outs of a partition, oldest first.
+    pub async fn fan_outs(&self, partition: Partition) -> Result<Vec<FanOutRow>, ViewError> {
+        let range = super::keys::between(&partition.0.to_be_bytes(), 0, i64::MAX);
+        self.oldest(View::FanOuts, range, MOST_FAN_OUTS).await
+    }
+
+    /// Edges of a partition whose older entries are still to be inserted: follower, followee, and
+    /// the sequence of the follow.
+    pub async fn pending_in(
+        &self,
+        partition: Partition,
+    ) -> Result<Vec<(UserId, UserId, u64)>, ViewError> {
+        let rows: Vec<PendingRow> = self
+            .all(View::Pending, doc! { "p": i32::from(partition.0) })
+            .await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                Some((
+                    first_id(&row.id)?,
+                    last_id(&row.id)?,
+                    u64::try_from(row.s).ok()?,
+                ))
+            })
+            .collect())
+    }
+
+    /// Which of these users have ever had an outbox row.
+    pub async fn with_outbox(&self, users: &[UserId]) -> Result<Vec<UserId>, ViewError> {
+        let ids: Vec<i64> = users.iter().map(|user| user.get()).collect();
+        let filter = doc! { "_id": { "$in": ids }, "outbox": { "$gt": 0 } };
+        let rows: Vec<Document> = self.all(View::Users, filter).await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| UserId::new(row.get_i64("_id").ok()?))
+            .collect())
+    }
+
+    /// The newest rows of an author's outbox above `low`, at most `limit`, newest first.
+    pub async fn outbox_above(
+        &self,
+        author: UserId,
+        low: i64,
+        limit: usize,
+    ) -> Result<Vec<(EntryId, OutboxRow)>, ViewError> {
+        let range = super::keys::between(&author.to_key(), low, i64::MAX);
+        let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, limit).await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| Some((last_id(&row.id)?, row)))
+            .collect())
+    }
+
+    /// The horizons of readers; 0 where none is recorded.
+    pub async fn horizons(
+        &self,
+        readers: &[UserId],
+    ) -> Result<std::collections::HashMap<UserId, i64>, ViewError> {
+        let ids: Vec<i64> = readers.iter().map(|reader| reader.get()).collect();
+        let rows: Vec<Document> = self
+            .all(View::Readers, doc! { "_id": { "$in": ids } })
+            .await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                Some((
+                    UserId::new(row.get_i64("_id").ok()?)?,
+                    row.get_i64("horizon").ok()?,
+                ))
+            })
+            .collect())
+    }
+
+    /// Promises nothing below `horizon` any more. It only rises.
+    pub async fn raise_horizon(&self, reader: UserId, horizon: i64) -> Result<(), ViewError> {
+        let change = doc! { "$max": { "horizon": horizon } };
+        self.rows::<ReaderRow>(View::Readers)
+            .update_one(doc! { "_id": reader.get() }, change)
+            .upsert(true)
+            .await?;
+        Ok(())
+    }
+
+    /// Trims a reader's entries to the newest `keep`, if there are more: the horizon rises first.
+    /// Returns how many are left.
+    pub async fn trim(&self, reader: UserId, keep: usize) -> Result<usize, ViewError> {
+        let prefix = reader.to_key();
+        let all = super::keys::between(&prefix, 0, i64::MAX);
+        let rows: Vec<KeyRow> = self.newest(View::Timeline, all, MOST_STORED).await?;
+        let Some(first_gone) = rows
+            .get(keep)
+            .and_then(|row| last_id::<shared::ids::EntryKind>(&row.id))
+        else {
+            return Ok(rows.len());
+        };
+        self.raise_horizon(reader, first_gone.get()).await?;
+        let gone = doc! { "_id": { "$gte": binary([prefix, [0; 8]].concat()), "$lte": Key::pair(reader, first_gone).bson() } };
+        self.rows::<KeyRow>(View::Timeline)
+            .delete_many(gone)
+            .await?;
+        metrics::counter!("query_service_trims_total").increment(1);
+        Ok(keep)
+    }
+}
+
+fn checkpoint(row: &CheckpointRow) -> Result<Checkpoint, ViewError> {
+    let seq = u64::try_from(row.seq).map_err(|_| ViewError::Corrupt("a checkpoint"))?;
+    let chain = ChainHash::from_hex(&row.chain).ok_or(ViewError::Corrupt("a checkpoint"))?;
+    Ok(Checkpoint {
+        seq,
+        chain,
+        epoch: row.epoch,
+    })
+}
+
+pub(super) fn signed(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+/// Commits; an unknown outcome is asked for again, since the server remembers the answer.
+async fn commit_transaction(session: &mut ClientSession) -> Result<(), ViewError> {
+    const TRIES: usize = 3;
+    let mut outcome = session.commit_transaction().await;
+    for _ in 1..TRIES {
+        match &outcome {
+            Err(error) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => {
+                outcome = session.commit_transaction().await;
+            }
+            Ok(()) | Err(_) => break,
+        }
+    }
+    outcome.map_err(ViewError::from)
+}
+
+/// Inserts rows without order; a row that is there already is no error.
+async fn insert_new<T: serde::Serialize + Send + Sync>(
+    collection: &Collection<T>,
+    rows: impl Iterator<Item = T>,
+) -> Result<(), ViewError> {
+    let rows: Vec<T> = rows.collect();
+    match collection.insert_many(&rows).ordered(false).await {
+        Err(error) if !is_duplicate(&error) => Err(error.into()),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether an error is nothing but rows that are there already.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's enum is non-exhaustive"
+)]
+fn is_duplicate(error: &mongodb::error::Error) -> bool {
+    const DUPLICATE_KEY: i32 = 11_000;
+    match error.kind.as_ref() {
+        ErrorKind::InsertMany(faults) => {
+            faults.write_concern_error.is_none()
+                && faults.write_errors.as_ref().is_some_and(|errors| {
+                    !errors.is_empty() && errors.iter().all(|error| error.code == DUPLICATE_KEY)
+                })
+        }
+        _ => shared::lease::is_duplicate_key(error),
+    }
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's enum is non-exhaustive"
+)]
+fn is_network(error: &mongodb::error::Error) -> bool {
+    matches!(
+        error.kind.as_ref(),
+        ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::ServerSelection { .. }
+    )
+}

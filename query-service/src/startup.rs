@@ -1,0 +1,285 @@
+//! Builds the service and runs it: the only file that sees every room.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use shared::engines;
+use shared::error_chain::Chain;
+use shared::ops::{self, Readiness};
+use shared::resilience;
+use shared::settings::Settings;
+use shared::tasks::Tasks;
+use shared::token::TokenVerifier;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::http;
+use crate::projection::{Projector, monitor};
+use crate::read_model::{ViewError, Views};
+
+/// Which half of the service a process runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    All,
+    Api,
+    Projector,
+}
+
+impl Role {
+    fn serves(self) -> bool {
+        self != Self::Projector
+    }
+
+    fn folds(self) -> bool {
+        self != Self::Api
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartupError {
+    #[error("listen on {0}: is the port taken?")]
+    Bind(SocketAddr, #[source] std::io::Error),
+    #[error(transparent)]
+    Connect(#[from] engines::ConnectError),
+    #[error("prepare a client for the key set")]
+    Keys(#[source] reqwest::Error),
+    #[error("open the views")]
+    Views(#[source] ViewError),
+    #[error("start the server")]
+    Serve(#[source] std::io::Error),
+    #[error("a background task failed")]
+    TaskFailed,
+}
+
+/// A service that has its ports and its connections, and serves nothing yet.
+pub struct Application {
+    settings: Settings,
+    role: Role,
+    api: TcpListener,
+    ops: TcpListener,
+}
+
+const API_READY: &str = "the views are open";
+const DATABASE: &str = "MongoDB answers";
+const BROKER: &str = "NATS is connected";
+const KEYS: &str = "the key set is known";
+/// Requests in flight, streams and the fold have this long to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl Application {
+    /// Binds both ports.
+    pub fn build(settings: Settings, role: Role) -> Result<Self, StartupError> {
+        let bind = |addr| ops::bind(addr).map_err(|error| StartupError::Bind(addr, error));
+        let (api, ops) = (bind(settings.query_addr)?, bind(settings.query_ops_addr)?);
+        Ok(Self {
+            settings,
+            role,
+            api,
+            ops,
+        })
+    }
+
+    pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.api.local_addr()?, self.ops.local_addr()?))
+    }
+
+    /// Serves until `stop`, then drains. Probes answer from the start; everything else begins
+    /// once the engines can be reached, however long that takes.
+    pub async fn run_until(self, stop: CancellationToken) -> Result<(), StartupError> {
+        let readiness = Readiness::default();
+        for condition in [API_READY, DATABASE, BROKER, KEYS] {
+            readiness.expect(condition);
+        }
+        if self.role.folds() {
+            readiness.expect(monitor::CAUGHT_UP);
+        }
+        let ops = ops::serve(self.ops, readiness.clone()).map_err(StartupError::Serve)?;
+        let ops_handle = ops.handle();
+        tokio::spawn(ops);
+        let tasks = Tasks::default();
+        let started = serve(
+            &self.settings,
+            self.role,
+            self.api,
+            &readiness,
+            &tasks,
+            &stop,
+        )
+        .await;
+        let outcome = match started {
+            Ok(server) => {
+                let failure = tasks.failure();
+                tokio::select! {
+                    () = stop.cancelled() => Ok(server),
+                    () = failure.cancelled() => Err((Some(server), StartupError::TaskFailed)),
+                }
+            }
+            Err(error) => Err((None, error)),
+        };
+        readiness.withdraw();
+        let (server, outcome) = match outcome {
+            Ok(server) => (server, Ok(())),
+            Err((server, error)) => (server.flatten(), Err(error)),
+        };
+        info!("shutting down");
+        if let Some(server) = server {
+            server.stop(true).await;
+        }
+        tasks.stop_and_join(GRACE).await;
+        ops_handle.stop(false).await;
+        outcome
+    }
+}
+
+/// Opens the views and starts serving and folding; `None` if it is told to stop before.
+async fn serve(
+    settings: &Settings,
+    role: Role,
+    api: TcpListener,
+    readiness: &Readiness,
+    tasks: &Tasks,
+    stop: &CancellationToken,
+) -> Result<Option<ServerHandle>, StartupError> {
+    const POOL: u32 = 32;
+    let uri = settings
+        .views_mongodb_uri
+        .as_ref()
+        .unwrap_or(&settings.mongodb_uri);
+    let log = engines::mongo(uri, "query-service", POOL).await?;
+    let database = log.client().database(&views_database(log.name()));
+    let nats = engines::nats(&settings.nats_url, "query-service").await?;
+    let verifier =
+        Data::new(TokenVerifier::with_url(settings.jwks_url.clone()).map_err(StartupError::Keys)?);
+    let Some(views) = open_views(&database, settings, readiness, stop).await? else {
+        return Ok(None);
+    };
+    readiness.set(API_READY, Ok(()));
+    if role.folds() {
+        let projector = Projector {
+            views: views.clone(),
+            nats_url: settings.nats_url.clone(),
+            names: settings.names.clone(),
+            stream_replicas: settings.stream_replicas,
+            celebrity_threshold: settings.celebrity_threshold,
+            holder: format!("{:016x}", rand::random::<u64>()),
+        };
+        projector.spawn(tasks);
+    }
+    let watch = monitor::run(
+        views.clone(),
+        nats.clone(),
+        settings.names.clone(),
+        readiness.clone(),
+        tasks.stop_signal(),
+    );
+    tasks.spawn("monitor", watch);
+    tasks.spawn(
+        "probe",
+        probe(
+            views.clone(),
+            nats,
+            verifier.clone(),
+            readiness.clone(),
+            tasks.stop_signal(),
+        ),
+    );
+    let handle = if role.serves() {
+        let server = http_server(api, views, verifier).map_err(StartupError::Serve)?;
+        let handle = server.handle();
+        tokio::spawn(server);
+        Some(handle)
+    } else {
+        None
+    };
+    info!(role = ?role, "query-service runs");
+    Ok(handle)
+}
+
+/// The views of a log in database `log` are beside it.
+pub fn views_database(log: &str) -> String {
+    format!("{log}_views")
+}
+
+async fn open_views(
+    database: &mongodb::Database,
+    settings: &Settings,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> Result<Option<Views>, StartupError> {
+    let mut backoff = resilience::background();
+    loop {
+        match Views::open(database, settings.partitions).await {
+            Ok(views) => return Ok(Some(views)),
+            Err(ViewError::Database(error)) => {
+                warn!(error = %Chain(&error), "the views cannot be opened yet");
+                readiness.set(API_READY, Err("MongoDB does not answer".to_owned()));
+            }
+            Err(error) => return Err(StartupError::Views(error)),
+        }
+        tokio::select! {
+            () = backoff.wait() => (),
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn http_server(
+    listener: TcpListener,
+    views: Views,
+    verifier: Data<TokenVerifier>,
+) -> std::io::Result<Server> {
+    let views = Data::new(views);
+    let server = HttpServer::new(move || {
+        App::new()
+            .wrap(from_fn(shared::http::observe))
+            .app_data(views.clone())
+            .app_data(verifier.clone())
+            .configure(http::configure)
+    });
+    let server = server
+        .disable_signals()
+        .shutdown_timeout(GRACE.as_secs())
+        .max_connections(10_000)
+        .client_request_timeout(Duration::from_secs(5))
+        .keep_alive(Duration::from_secs(30));
+    Ok(server.listen(listener)?.run())
+}
+
+/// Looks each second whether the dependencies answer.
+async fn probe(
+    views: Views,
+    nats: engines::Nats,
+    verifier: Data<TokenVerifier>,
+    readiness: Readiness,
+    stop: CancellationToken,
+) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = every.tick() => (),
+            () = stop.cancelled() => return,
+        }
+        let database = views
+            .ping()
+            .await
+            .map_err(|_| "it does not answer".to_owned());
+        readiness.set(DATABASE, database);
+        let broker = if nats.is_connected() {
+            Ok(())
+        } else {
+            Err("it is not connected".to_owned())
+        };
+        readiness.set(BROKER, broker);
+        let keys = if verifier.is_ready().await {
+            Ok(())
+        } else {
+            Err("it cannot be fetched".to_owned())
+        };
+        readiness.set(KEYS, keys);
+    }
+}

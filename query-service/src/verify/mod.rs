@@ -1,0 +1,366 @@
+//! `query-service verify`: does every reader see what the log says?
+//!
+//! Recomputes all users, lists and timelines from the log, reads them as clients do, page by
+//! page, and compares. While others write, the views lag the log for a moment; so a difference
+//! counts only if it is still there once the fold has passed all that the log held.
+
+pub mod model;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use bson::doc;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use shared::engines;
+use shared::error_chain::Chain;
+use shared::events::Event;
+use shared::ids::UserId;
+use shared::log::LogDocument;
+use shared::settings::Settings;
+use tokio::time::Instant;
+
+use crate::read_model::view::{Page, PostView};
+use crate::read_model::{ViewError, Views};
+use crate::startup::views_database;
+use model::Model;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// How long the views may take to catch up with the log, in seconds.
+    #[arg(long, default_value_t = 60)]
+    patience: u64,
+}
+
+/// Why nothing could be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error(transparent)]
+    Connect(#[from] engines::ConnectError),
+    #[error("read the log")]
+    Log(#[from] mongodb::error::Error),
+    #[error("the log is corrupt")]
+    Corrupt(#[from] shared::log::CorruptLog),
+    #[error("event {0} is not of the stream it is in")]
+    Misplaced(shared::ids::EventId),
+    #[error("read the views")]
+    Views(#[from] ViewError),
+    #[error("ask NATS for the stream's end")]
+    Nats(#[source] async_nats::Error),
+    #[error("the fold has not caught up within {0:?}: is a query-service running?")]
+    NotCaughtUp(Duration),
+}
+
+/// What was compared, and what differs.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub users: usize,
+    pub posts: usize,
+    pub follows: usize,
+    pub entries: usize,
+    /// A line per difference, by user.
+    pub differences: BTreeMap<UserId, Vec<String>>,
+}
+
+const COULD_NOT: u8 = 2;
+/// Differences printed at the most.
+const SHOWN: usize = 100;
+const PAGE: usize = 100;
+const AT_ONCE: usize = 8;
+/// Looks at what differs again, each time with a newer copy of the log.
+const ROUNDS: usize = 5;
+
+/// Runs the command.
+pub async fn main(settings: &Settings, arguments: &Arguments) -> ExitCode {
+    match verify(settings, Duration::from_secs(arguments.patience)).await {
+        Ok(report) => {
+            let lines: Vec<&String> = report.differences.values().flatten().collect();
+            for line in lines.iter().take(SHOWN) {
+                println!("{line}");
+            }
+            if lines.len() > SHOWN {
+                println!("… and {} more", lines.len() - SHOWN);
+            }
+            println!(
+                "verify: {} users, {} posts, {} follows, {} timeline entries: {} differences",
+                report.users,
+                report.posts,
+                report.follows,
+                report.entries,
+                lines.len()
+            );
+            if lines.is_empty() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("query-service verify: {}", Chain(&error));
+            ExitCode::from(COULD_NOT)
+        }
+    }
+}
+
+/// Compares all that readers can see with the log.
+pub async fn verify(settings: &Settings, patience: Duration) -> Result<Report, VerifyError> {
+    const POOL: u32 = 16;
+    let log = engines::mongo(&settings.mongodb_uri, "query-service verify", POOL).await?;
+    let uri = settings
+        .views_mongodb_uri
+        .as_ref()
+        .unwrap_or(&settings.mongodb_uri);
+    let database = engines::mongo(uri, "query-service verify", POOL)
+        .await?
+        .client()
+        .database(&views_database(log.name()));
+    let views = Views::open(&database, settings.partitions).await?;
+    let nats = engines::nats(&settings.nats_url, "query-service verify").await?;
+    let jetstream = jetstream::new(nats.client.clone());
+    let stream = settings.names.stream();
+    let caught_up = || catch_up(&jetstream, &stream, &views, patience);
+
+    let mut report = Report::default();
+    for round in 0..ROUNDS {
+        let model = read_log(&log).await?;
+        caught_up().await?;
+        let suspects: Vec<UserId> = if round == 0 {
+            model.users().collect()
+        } else {
+            report.differences.keys().copied().collect()
+        };
+        let entries = report.entries;
+        report = compare(&model, &views, &suspects).await?;
+        report.entries = report.entries.max(entries);
+        if report.differences.is_empty() {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+async fn read_log(log: &mongodb::Database) -> Result<Model, VerifyError> {
+    let collection = log.collection::<LogDocument>(shared::log::COLLECTION);
+    let bar = progress(
+        "reading the log",
+        collection.estimated_document_count().await?,
+    );
+    let mut documents = collection.find(doc! {}).batch_size(5_000).await?;
+    let mut events: Vec<Event> = Vec::new();
+    while let Some(document) = documents.try_next().await? {
+        let event = document.to_event()?;
+        if !model::is_consistent(&event) {
+            return Err(VerifyError::Misplaced(event.id));
+        }
+        events.push(event);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(Model::of(events))
+}
+
+/// Waits until every partition has passed what the stream holds now. The relay may still have
+/// something to publish; the rounds of [`verify`] cover that.
+async fn catch_up(
+    jetstream: &jetstream::Context,
+    stream: &str,
+    views: &Views,
+    patience: Duration,
+) -> Result<(), VerifyError> {
+    let mut stream = jetstream
+        .get_stream(stream)
+        .await
+        .map_err(|error| VerifyError::Nats(error.into()))?;
+    let mut last_end = 0;
+    let give_up = Instant::now() + patience;
+    loop {
+        let end = stream
+            .info()
+            .await
+            .map_err(|error| VerifyError::Nats(error.into()))?
+            .state
+            .last_sequence;
+        let checkpoints = views.checkpoints().await?;
+        let behind = |partition| {
+            checkpoints
+                .iter()
+                .find(|(at, _)| *at == partition)
+                .is_none_or(|(_, at)| at.seq < end)
+        };
+        let settled = end == last_end && !views.partitions().all().any(behind);
+        if settled {
+            return Ok(());
+        }
+        if Instant::now() > give_up {
+            return Err(VerifyError::NotCaughtUp(patience));
+        }
+        last_end = end;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn compare(model: &Model, views: &Views, users: &[UserId]) -> Result<Report, VerifyError> {
+    let bar = progress("comparing users", users.len() as u64);
+    let mut report = Report {
+        users: users.len(),
+        posts: model.posts_len(),
+        follows: model.follows_len(),
+        ..Report::default()
+    };
+    let mut compared = stream::iter(users.iter().copied())
+        .map(|user| async move {
+            compare_user(model, views, user)
+                .await
+                .map(|found| (user, found))
+        })
+        .buffer_unordered(AT_ONCE);
+    while let Some((user, (entries, differences))) = compared.try_next().await? {
+        report.entries += entries;
+        if !differences.is_empty() {
+            report.differences.insert(user, differences);
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+/// Everything that one user sees and shows: how many entries, and what differs.
+async fn compare_user(
+    model: &Model,
+    views: &Views,
+    user: UserId,
+) -> Result<(usize, Vec<String>), VerifyError> {
+    let mut differences = Vec::new();
+    let (expected, shown) = (
+        model.user(user, Some(user)),
+        views.user(user, Some(user)).await?,
+    );
+    if expected != shown {
+        differences.push(format!(
+            "user {user}: profile: expected {expected:?}, shown {shown:?}"
+        ));
+    }
+    if expected.is_none() {
+        return Ok((0, differences));
+    }
+    let followers = scroll(|cursor| async move {
+        views
+            .followers(user, PAGE, cursor.as_deref())
+            .await
+            .map(Option::unwrap_or_default)
+    })
+    .await?;
+    let following = scroll(|cursor| async move {
+        views
+            .following(user, PAGE, cursor.as_deref())
+            .await
+            .map(Option::unwrap_or_default)
+    })
+    .await?;
+    for (list, expected, shown) in [
+        ("followers", model.followers(user), followers),
+        ("following", model.followees(user), following),
+    ] {
+        let shown: Vec<UserId> = shown
+            .into_iter()
+            .flatten()
+            .map(|user| user.user_id)
+            .collect();
+        if expected != shown {
+            differences.push(format!(
+                "user {user}: {list}: expected {expected:?}, shown {shown:?}"
+            ));
+        }
+    }
+    let home =
+        scroll(|cursor| async move { views.home(user, PAGE, cursor.as_deref()).await }).await?;
+    let posts = scroll(|cursor| async move {
+        views
+            .posts_of(user, None, PAGE, cursor.as_deref())
+            .await
+            .map(Option::unwrap_or_default)
+    })
+    .await?;
+    let entries = home.iter().map(Vec::len).sum();
+    for (list, expected, shown) in [
+        ("timeline", model.home(user), home),
+        ("posts", model.posts_of(user), posts),
+    ] {
+        differences.extend(compare_pages(
+            user,
+            list,
+            &model::pages(&expected, PAGE),
+            &shown,
+        ));
+    }
+    Ok((entries, differences))
+}
+
+fn compare_pages(
+    user: UserId,
+    list: &str,
+    expected: &[Vec<PostView>],
+    shown: &[Vec<PostView>],
+) -> Vec<String> {
+    let mut differences = Vec::new();
+    for page in 0..expected.len().max(shown.len()) {
+        let none = Vec::new();
+        let (expected, shown) = (
+            expected.get(page).unwrap_or(&none),
+            shown.get(page).unwrap_or(&none),
+        );
+        for at in 0..expected.len().max(shown.len()) {
+            let (expected, shown) = (expected.get(at), shown.get(at));
+            if expected != shown {
+                differences.push(format!("user {user}: {list}: page {page}, line {at}: expected {expected:?}, shown {shown:?}"));
+                // What follows has moved: the first difference of a page says enough.
+                break;
+            }
+        }
+    }
+    differences
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            next_cursor: None,
+        }
+    }
+}
+
+/// All pages, as a client reads them.
+async fn scroll<T, F>(mut page: impl FnMut(Option<String>) -> F) -> Result<Vec<Vec<T>>, ViewError>
+where
+    F: Future<Output = Result<Page<T>, ViewError>>,
+{
+    let (mut pages, mut cursor) = (Vec::new(), None);
+    loop {
+        let Page { items, next_cursor } = page(cursor).await?;
+        pages.push(items);
+        if next_cursor.is_none() {
+            return Ok(pages);
+        }
+        cursor = next_cursor;
+    }
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+fn progress(what: &'static str, len: u64) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style = ProgressStyle::with_template("{msg} [{bar:40}] {human_pos}/{human_len} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(len), target)
+        .with_style(style)
+        .with_message(what)
+}
