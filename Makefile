@@ -1,0 +1,48 @@
+# Everything a developer or CI does has a target here; the work itself is in scripts/.
+
+PYTHON ?= python3
+DEV := $(PYTHON) scripts/dev.py
+
+.DEFAULT_GOAL := help
+.PHONY: help run test chaos check format clippy doc dependencies shell architecture fmt engines clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+run: ## get, build and start everything; Ctrl-C stops it, the data stays in DATA (.data)
+	@exec $(DEV) run
+
+test: ## all tests, on engines of their own
+	@exec $(DEV) test
+
+chaos: ## the long crash and fault tests, optimised build
+	@MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests -- --nocapture
+
+check: format clippy doc dependencies shell architecture ## formatting, lints, documentation, dependencies, rooms
+
+format: ## is everything formatted?
+	cargo fmt --all --check
+
+clippy: ## lints, warnings are errors
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+doc: ## does the documentation build without a warning?
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+dependencies: ## licences, sources and banned crates, by deny.toml
+	@exec $(PYTHON) scripts/check_dependencies.py
+
+shell: ## shellcheck on the shell scripts
+	@exec $(DEV) shellcheck
+
+architecture: ## the rooms and what they must not mention
+	cargo test --quiet -p system-tests --test architecture
+
+fmt: ## format everything
+	cargo fmt --all
+
+engines: ## install MongoDB and NATS where they are missing, and print their paths
+	@exec $(DEV) engines
+
+clean: ## remove what was built; data and the cached engines stay
+	cargo clean

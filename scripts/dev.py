@@ -1,0 +1,339 @@
+#!/usr/bin/env python3
+"""Runs and tests Microblog on this machine. `make help` lists the usual ways in."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import http.client
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.dont_write_bytecode = True  # nothing of ours stays in the clone
+
+from engines import MongoDB, Nats, free_ports, need, need_cargo, note, shellcheck  # noqa: E402
+from supervisor import Failed, Process, Stopped, Supervisor, say  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The services' own defaults, needed here to check the ports and to print the addresses.
+ADDRESSES = {
+    "COMMAND_ADDR": "127.0.0.1:8081",
+    "COMMAND_OPS_ADDR": "127.0.0.1:9081",
+    "QUERY_ADDR": "127.0.0.1:8082",
+    "QUERY_OPS_ADDR": "127.0.0.1:9082",
+}
+STILL_WAITING_SECONDS = 15
+
+
+# --- run --------------------------------------------------------------------------------------------------------
+
+def run(supervisor: Supervisor, _arguments: argparse.Namespace) -> int:
+    """start engines and services, show the logs, stop everything on Ctrl-C; data stays in DATA (.data)"""
+    data = (ROOT / (os.environ.get("DATA") or ".data")).resolve()
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)  # the signing key lives there
+    with exclusive(data):
+        return run_with(supervisor, data)
+
+
+def run_with(supervisor: Supervisor, data: Path) -> int:
+    environment = {**ADDRESSES, **{name: value for name, value in os.environ.items() if value}}
+    own_mongodb, own_nats = "MONGODB_URI" not in environment, "NATS_URL" not in environment
+    ports = {name: split_address(name, environment[name]) for name in ADDRESSES}
+    if own_mongodb:
+        ports["MONGODB_PORT"] = ("127.0.0.1", port_from(environment, "MONGODB_PORT", 27017))
+    if own_nats:
+        ports["NATS_PORT"] = ("127.0.0.1", port_from(environment, "NATS_PORT", 4222))
+    check_ports_are_free(ports)
+    need_cargo()
+    need("cc", "install a C compiler (Debian, Ubuntu: apt install build-essential)")
+
+    mongodb = find_mongodb_for(supervisor, data) if own_mongodb else None
+    nats = Nats.find(supervisor) if own_nats else None
+    say("Building the services")
+    build(supervisor, "--release", "--bin", "command-service", "--bin", "query-service")
+    binaries = target_directory() / "release"
+
+    logs = data / "logs"
+    logs.mkdir(exist_ok=True)
+    if mongodb:
+        say(f"Starting MongoDB ({mongodb.kind}) on port {ports['MONGODB_PORT'][1]}")
+        mongodb.start(supervisor, data, logs, ports["MONGODB_PORT"][1])
+        environment["MONGODB_URI"] = mongodb.uri(ports["MONGODB_PORT"][1])
+    if nats:
+        say(f"Starting NATS on port {ports['NATS_PORT'][1]}")
+        nats.start(supervisor, data, logs, ports["NATS_PORT"][1])
+        environment["NATS_URL"] = nats.uri(ports["NATS_PORT"][1])
+
+    command_url, query_url = (f"http://{url_host(*ports[name])}" for name in ("COMMAND_ADDR", "QUERY_ADDR"))
+    environment.setdefault("JWKS_URL", f"{command_url}/.well-known/jwks.json")
+    environment.setdefault("LOG_FORMAT", "pretty")
+    # Only the one that signs needs the key; it makes one where there is none.
+    signing = {"JWT_PRIVATE_KEY_FILE": str(data / "jwt.pem"), **environment}
+    services = [
+        supervisor.start(name, [str(binaries / name)], env=variables, cwd=ROOT, label=label)
+        for name, variables, label in (
+            ("command-service", signing, "command"),
+            ("query-service", environment, "query  "),
+        )
+    ]
+    try:
+        for service, ops in zip(services, ("COMMAND_OPS_ADDR", "QUERY_OPS_ADDR")):
+            wait_until_ready(supervisor, service, *ports[ops])
+        print_welcome(command_url, query_url, data)
+        while True:
+            supervisor.check_alive()
+            supervisor.pause()
+    finally:
+        # Those who ask before those who answer; the engines, which both need, come last.
+        supervisor.stop(*reversed(services))
+
+
+@contextlib.contextmanager
+def exclusive(data: Path):
+    """One run at a time in a data folder."""
+    with (data / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failed(f"another `make run` uses {data}: stop it, or name another folder in DATA") from None
+        yield
+
+
+def find_mongodb_for(supervisor: Supervisor, data: Path) -> MongoDB:
+    """The server that wrote the data; on a first run the best there is, which is then remembered."""
+    written_by = data / "mongodb.kind"
+    mongodb = MongoDB.find(supervisor, written_by.read_text().strip() if written_by.exists() else None)
+    written_by.write_text(f"{mongodb.kind}\n")
+    return mongodb
+
+
+def split_address(name: str, address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    try:
+        return host.strip("[]"), port_number(port)
+    except ValueError:
+        raise Failed(f"{name} wants host:port, with a port from 1 to 65535") from None
+
+
+def port_from(environment: dict[str, str], name: str, default: int) -> int:
+    try:
+        return port_number(environment.get(name, str(default)))
+    except ValueError:
+        raise Failed(f"{name} wants a port from 1 to 65535") from None
+
+
+def port_number(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise ValueError
+    return port
+
+
+def check_ports_are_free(ports: dict[str, tuple[str, int]]) -> None:
+    """Takes all of them at once, so that two settings with the same port are found as well."""
+    with contextlib.ExitStack() as taken:
+        for name, (host, port) in ports.items():
+            try:
+                family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+                listener = taken.enter_context(socket.socket(family, kind))
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+                listener.listen()
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    change = f"{name}={host}:PORT" if name.endswith("ADDR") else f"{name}=PORT"
+                    raise Failed(f"port {port} is in use: stop what listens there, "
+                                 f"or choose another with `make run {change}`") from None
+                raise Failed(f"{name}: {host}:{port} cannot be listened on: {error.strerror}") from None
+
+
+def url_host(host: str, port: int) -> str:
+    """How to reach what listens there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def wait_until_ready(supervisor: Supervisor, service: Process, host: str, port: int) -> None:
+    waited = 0
+    while True:
+        for _ in range(STILL_WAITING_SECONDS * 5):
+            supervisor.check_alive()
+            answer = ask_readiness(url_host(host, port))
+            if answer == 200:
+                return
+            supervisor.pause(0.2)
+        waited += STILL_WAITING_SECONDS
+        what = f"/readyz answers {answer}" if answer else "nothing answers on its operations port"
+        say(f"{service.name} is not ready after {waited} s: {what}")
+
+
+def ask_readiness(address: str) -> int | None:
+    connection = http.client.HTTPConnection(address, timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def print_welcome(command_url: str, query_url: str, data: Path) -> None:
+    as_json = "-H 'content-type: application/json'"
+    token_of = """sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
+    say(f"""
+Microblog is ready.
+
+  commands (POST, PUT, PATCH, DELETE)  {command_url}/api/v1
+  queries (GET)                        {query_url}/api/v1
+  data, keys and the engines' logs     {data}
+
+Try these in another terminal, one after the other:
+
+curl -sw '\\n' {command_url}/api/v1/users {as_json} -d '{{"username":"ada","email":"ada@example.com","password":"correct horse"}}'
+
+TOKEN=$(curl -s {command_url}/api/v1/auth/login {as_json} -d '{{"username":"ada","password":"correct horse"}}' | {token_of}) && curl -sw '\\n' {command_url}/api/v1/posts {as_json} -H "authorization: Bearer $TOKEN" -d '{{"content":"Hello, world"}}'
+
+curl -sw '\\n' {query_url}/api/v1/timeline -H "authorization: Bearer $TOKEN"
+
+Ctrl-C stops everything; the next `make run` continues with the data.
+""")
+
+
+# --- test, up, engines, shellcheck ------------------------------------------------------------------------------
+
+def test(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
+    """run the tests on fresh engines of their own; arguments after -- go to cargo test"""
+    need_cargo()
+    profile = ["--release"] if arguments.release else []
+    environment = start_temporary_engines(supervisor)
+    build(supervisor, *profile, "--workspace", "--bins")
+    environment["MICROBLOG_BIN_DIR"] = str(target_directory() / ("release" if arguments.release else "debug"))
+    command = ["cargo", "test", *profile, *(arguments.rest or ["--workspace"])]
+    return run_beside_engines(supervisor, command, environment)
+
+
+def up(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
+    """run a command beside fresh engines: up -- COMMAND [ARGUMENTS]"""
+    if not arguments.rest:
+        raise Failed("name a command: dev.py up -- COMMAND [ARGUMENTS]")
+    environment = start_temporary_engines(supervisor)
+    return run_beside_engines(supervisor, arguments.rest, environment)
+
+
+def start_temporary_engines(supervisor: Supervisor) -> dict[str, str]:
+    """Fresh engines on free ports, and the environment that leads to them."""
+    mongodb, nats = MongoDB.find(supervisor), Nats.find(supervisor)
+    folder = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-")))
+    mongodb_port, nats_port = free_ports(2)
+    mongodb.start(supervisor, folder, folder, mongodb_port)
+    nats.start(supervisor, folder, folder, nats_port)
+    return {
+        **os.environ,
+        "MONGODB_URI": mongodb.uri(mongodb_port),
+        "NATS_URL": nats.uri(nats_port),
+        # For tests that start engines of their own, to kill them.
+        "MICROBLOG_MONGODB_KIND": mongodb.kind,
+        "MICROBLOG_MONGODB_BIN": str(mongodb.program),
+        "MICROBLOG_NATS_BIN": str(nats.program),
+    }
+
+
+def run_beside_engines(supervisor: Supervisor, command: list[str], environment: dict[str, str]) -> int:
+    code = supervisor.run(command[0], command, env=environment)
+    if code:
+        supervisor.check_alive()  # a dead engine explains the failure, so it is reported instead
+    return code
+
+
+def engines(supervisor: Supervisor, _arguments: argparse.Namespace) -> int:
+    """install what engines are missing and print their paths"""
+    mongodb, nats = MongoDB.find(supervisor), Nats.find(supervisor)
+    say(f"{mongodb.kind} {mongodb.program}")
+    say(f"nats-server {nats.program}")
+    return 0
+
+
+def lint_shell(supervisor: Supervisor, _arguments: argparse.Namespace) -> int:
+    """check the shell scripts with shellcheck"""
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+                            cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        raise Failed(f"the list of files could not be had from git: {listed.stderr.strip()}")
+    scripts = [name for name in listed.stdout.splitlines() if is_shell(ROOT / name)]
+    return supervisor.run("shellcheck", [str(shellcheck(supervisor)), *scripts], cwd=ROOT)
+
+
+def is_shell(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            first_line = file.readline(80)
+    except OSError:
+        return False  # a link to nowhere, or deleted but not yet in the index
+    return path.suffix in (".sh", ".bash") or first_line.startswith(b"#!") and first_line.rstrip().endswith(b"sh")
+
+
+# --- cargo ------------------------------------------------------------------------------------------------------
+
+def build(supervisor: Supervisor, *arguments: str) -> None:
+    if supervisor.run("cargo build", ["cargo", "build", *arguments], cwd=ROOT):
+        raise Failed("the services could not be built; the compiler's message is above")
+
+
+def target_directory() -> Path:
+    """Where cargo builds, whatever the environment or a configuration says."""
+    metadata = subprocess.run(["cargo", "metadata", "--no-deps", "--format-version", "1"], cwd=ROOT,
+                              capture_output=True, text=True)
+    if metadata.returncode:
+        raise Failed(f"cargo metadata: {metadata.stderr.strip()}")
+    return Path(json.loads(metadata.stdout)["target_directory"])
+
+
+# --- the command line -------------------------------------------------------------------------------------------
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    ours, rest = argv, []
+    if "--" in argv:
+        at = argv.index("--")
+        ours, rest = argv[:at], argv[at + 1:]
+    parser = argparse.ArgumentParser(description=__doc__, prog="dev.py")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, work in (("run", run), ("test", test), ("up", up), ("engines", engines), ("shellcheck", lint_shell)):
+        command = commands.add_parser(name, help=work.__doc__, description=work.__doc__)
+        command.set_defaults(work=work, rest=rest)
+        if name == "test":
+            command.add_argument("--release", action="store_true", help="optimised, as in production")
+    arguments = parser.parse_args(ours)
+    if rest and arguments.work not in (test, up):
+        parser.error(f"unexpected: {shlex.join(rest)}")
+    return arguments
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse(argv)
+    supervisor = Supervisor()
+    try:
+        code, message = arguments.work(supervisor, arguments), ""
+    except Stopped:
+        # For `run` that is how it ends; anything else was cut short.
+        code, message = (0, "Stopped.") if arguments.work is run else (130, "")
+    except Failed as failure:
+        code, message = 1, f"error: {failure}"
+    finally:
+        supervisor.close()
+    if message:
+        (note if code else say)(message)
+    return 128 - code if code < 0 else code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

