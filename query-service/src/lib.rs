@@ -4,10 +4,12 @@
 //! * [`projection`]: partition leases, the ordered reader, one file per family of events, jobs.
 //! * [`read_model`]: the only reader and writer of the views.
 //! * [`http`]: extracts, makes one call into [`read_model`], maps.
+//! * [`live`]: follows the notices of the fold, wakes live streams.
 //! * [`verify`]: recomputes from the log what readers should see, and compares.
 //! * [`startup`]: the only file that sees every room.
 
 pub mod http;
+pub mod live;
 pub mod projection;
 pub mod read_model;
 pub mod startup;

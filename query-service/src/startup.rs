@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::http;
+use crate::live::Live;
 use crate::projection::{Projector, monitor};
 use crate::read_model::{ViewError, Views};
 
@@ -181,14 +182,19 @@ async fn serve(
         "probe",
         probe(
             views.clone(),
-            nats,
+            nats.clone(),
             verifier.clone(),
             readiness.clone(),
             tasks.stop_signal(),
         ),
     );
     let handle = if role.serves() {
-        let server = http_server(api, views, verifier).map_err(StartupError::Serve)?;
+        let live = Live::new(views.generation().number, views.partitions(), stop.clone());
+        tasks.spawn(
+            "live",
+            live.clone().follow(nats.clone(), settings.names.clone()),
+        );
+        let server = http_server(api, views, verifier, live).map_err(StartupError::Serve)?;
         let handle = server.handle();
         tokio::spawn(server);
         Some(handle)
@@ -231,13 +237,16 @@ fn http_server(
     listener: TcpListener,
     views: Views,
     verifier: Data<TokenVerifier>,
+    live: Live,
 ) -> std::io::Result<Server> {
+    let live = Data::new(live);
     let views = Data::new(views);
     let server = HttpServer::new(move || {
         App::new()
             .wrap(from_fn(shared::http::observe))
             .app_data(views.clone())
             .app_data(verifier.clone())
+            .app_data(live.clone())
             .configure(http::configure)
     });
     let server = server

@@ -2,6 +2,7 @@
 
 mod answers;
 mod extract;
+mod live;
 
 use actix_web::HttpRequest;
 use actix_web::http::Method;
@@ -20,8 +21,9 @@ pub const BASE: &str = "/api/v1";
 
 /// Every route of this service, as method and pattern below [`BASE`]; tests and the Postman
 /// collection are checked against it.
-pub const ROUTES: [(&str, &str); 10] = [
+pub const ROUTES: [(&str, &str); 11] = [
     ("GET", "/timeline"),
+    ("GET", "/timeline/stream"),
     ("GET", "/posts/{id}"),
     ("GET", "/posts/{id}/replies"),
     ("GET", "/users/by-username/{name}"),
@@ -38,6 +40,10 @@ pub fn configure(config: &mut ServiceConfig) {
     config.service(
         web::scope(BASE)
             .service(resource("/timeline", [(Method::GET, web::to(timeline))]))
+            .service(resource(
+                "/timeline/stream",
+                [(Method::GET, web::to(live::stream))],
+            ))
             .service(resource("/posts/{id}", [(Method::GET, web::to(post))]))
             .service(resource(
                 "/posts/{id}/replies",

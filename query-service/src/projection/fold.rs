@@ -43,6 +43,8 @@ pub struct Fold {
 pub struct Batch {
     pub changes: Changes,
     pub entries: Vec<Entry>,
+    /// Authors with something new whom readers here pull, and its sequence.
+    pub pulled: Vec<(UserId, u64)>,
     /// Edges of this batch by followee: on top of what the views hold.
     edges: HashMap<UserId, BTreeMap<UserId, bool>>,
 }
@@ -104,6 +106,11 @@ impl Fold {
             Payload::Unreposted(repost) => self.unreposted(batch, seq, event, repost),
         }
         Ok(())
+    }
+
+    /// The generation of views that is folded.
+    pub fn generation(&self) -> i64 {
+        self.views.generation().number
     }
 
     fn is_ours(&self, user: UserId) -> bool {

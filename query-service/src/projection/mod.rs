@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::live::notice::Notice;
 use crate::read_model::rows::DeadLetterRow;
 use crate::read_model::write::{Checkpoint, CommitError};
 use crate::read_model::{ViewError, Views};
@@ -173,7 +174,7 @@ impl Projector {
             let step = match read {
                 Ok(messages) => {
                     backoff.reset();
-                    self.step(partition, &mut fold, &mut sizes, &mut at, messages)
+                    self.step(partition, nats, &mut fold, &mut sizes, &mut at, messages)
                         .await
                 }
                 Err(fault) => {
@@ -199,6 +200,7 @@ impl Projector {
     async fn step(
         &self,
         partition: Partition,
+        nats: &Nats,
         fold: &mut Fold,
         sizes: &mut Sizes,
         at: &mut Checkpoint,
@@ -220,6 +222,8 @@ impl Projector {
             self.views
                 .commit(partition, &batch.changes, at, &to)
                 .await?;
+            self.notify(partition, nats, fold, &batch, at.seq, to.seq)
+                .await;
             *at = to;
             metrics::gauge!("query_service_checkpoint_sequence", "partition" => partition.0.to_string()).set(to.seq as f64);
             metrics::counter!("query_service_messages_total", "partition" => partition.0.to_string()).increment(messages.len() as u64);
@@ -229,6 +233,39 @@ impl Projector {
         let filled = jobs::backfill(fold, &self.views, partition, at, sizes).await?;
         let trimmed = sizes.trim_next(&self.views).await?;
         Ok(fanned || filled || trimmed)
+    }
+
+    /// Tells the read replicas what the batch was about. Lost notices are healed by heartbeats.
+    async fn notify(
+        &self,
+        partition: Partition,
+        nats: &Nats,
+        fold: &Fold,
+        batch: &Batch,
+        from: u64,
+        to: u64,
+    ) {
+        let mut readers: std::collections::HashMap<_, u64> = std::collections::HashMap::new();
+        for entry in &batch.entries {
+            let seq = readers.entry(entry.reader).or_default();
+            *seq = entry.seq.max(*seq);
+        }
+        let notice = Notice {
+            g: fold.generation(),
+            p: partition.0,
+            from,
+            to,
+            all: false,
+            readers: readers.into_iter().collect(),
+            pulled: batch.pulled.clone(),
+        };
+        // Publishing only hands the notice to the connection: it does not wait for the broker.
+        if nats.is_connected() {
+            let _ = nats
+                .client
+                .publish(self.names.notices(), notice.encode().into())
+                .await;
+        }
     }
 
     async fn fold_message(

@@ -75,6 +75,11 @@ pub fn last_id<K>(key: &Binary) -> Option<Id<K>> {
 
 /// The first id of a key.
 pub fn first_id<K>(key: &Binary) -> Option<Id<K>> {
-    let bytes: [u8; 8] = key.bytes.get(..8)?.try_into().ok()?;
+    first_of(&key.bytes)
+}
+
+/// The first id of a key's bytes.
+pub fn first_of<K>(bytes: &[u8]) -> Option<Id<K>> {
+    let bytes: [u8; 8] = bytes.get(..8)?.try_into().ok()?;
     Id::new(i64::from_be_bytes(bytes))
 }

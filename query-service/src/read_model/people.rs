@@ -109,7 +109,11 @@ impl Views {
             let want = limit + 1;
             let ids = match kind {
                 CursorKind::Followers => self.followers_before(user, before, want).await?,
-                _ => self.followees_before(user, before, want).await?,
+                CursorKind::Home
+                | CursorKind::Posts
+                | CursorKind::Replies
+                | CursorKind::Following
+                | CursorKind::Mutuals => self.followees_before(user, before, want).await?,
             };
             let last = ids.len() < want;
             let mut shown: HashMap<UserId, UserView> = self
@@ -232,10 +236,10 @@ impl Views {
             .await?;
         let mut counts = HashMap::new();
         for row in &rows {
-            let user = row.get("_id").and_then(|id| match id {
-                bson::Bson::Binary(key) => super::keys::first_id(key),
-                _ => None,
-            });
+            let user = row
+                .get_binary_generic("_id")
+                .ok()
+                .and_then(|key| super::keys::first_of(key));
             if let Some(user) = user {
                 *counts.entry(user).or_default() += row.get_i64("n").unwrap_or(0);
             }

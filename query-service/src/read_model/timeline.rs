@@ -35,6 +35,8 @@ struct Span {
 /// The first span to look at for a reader we know nothing of, in milliseconds.
 const FIRST_WINDOW: i64 = 60 * 60 * 1_000;
 const WIDER: i64 = 8;
+/// Entries of a live stream sent at a time: who is further behind reads the timeline.
+const MOST_NEWER: usize = 800;
 /// Outboxes read at a time: more than this is no faster on one connection pool.
 const PULLS_AT_ONCE: usize = 8;
 
@@ -77,6 +79,79 @@ impl Views {
             // Short: look further back at once.
             window = window.saturating_mul(WIDER);
         }
+    }
+
+    /// The lowest sequence that all partitions have applied.
+    pub async fn position_now(&self) -> Result<u64, ViewError> {
+        let checkpoints = self.checkpoints().await?;
+        let of = |partition| {
+            checkpoints
+                .iter()
+                .find(|(at, _)| *at == partition)
+                .map_or(0, |(_, at)| at.seq)
+        };
+        Ok(self.partitions().all().map(of).min().unwrap_or(0))
+    }
+
+    /// What has become visible to a reader after `seq`, up to the sequence that all partitions
+    /// have applied, which comes with it. Rising sequences; at most [`MOST_NEWER`].
+    pub async fn newer_than(
+        &self,
+        reader: UserId,
+        seq: u64,
+    ) -> Result<(u64, Vec<(u64, PostView)>), ViewError> {
+        let now = self.position_now().await?;
+        if now <= seq {
+            return Ok((now, Vec::new()));
+        }
+        let state = self.reader(reader).await?;
+        let newer = doc! { "$gt": super::write::signed(seq), "$lte": super::write::signed(now) };
+        let mut found = BTreeMap::new();
+        let mut range = between(&reader.to_key(), 0, i64::MAX);
+        range.insert("s", newer.clone());
+        for row in self
+            .newest::<EntryRow>(View::Timeline, range, MOST_NEWER)
+            .await?
+        {
+            if let Some(entry) = last_id(&row.id).filter(|_| state.may_see(row.by)) {
+                found.insert(
+                    row.s,
+                    Candidate {
+                        entry,
+                        post: row.post,
+                        by: row.by,
+                        proven: false,
+                    },
+                );
+            }
+        }
+        for author in state.pulled {
+            let mut range = between(&author.to_key(), 0, i64::MAX);
+            range.insert("s", newer.clone());
+            for row in self
+                .newest::<OutboxRow>(View::Outbox, range, MOST_NEWER)
+                .await?
+            {
+                if let Some(entry) = last_id(&row.id) {
+                    found.insert(
+                        row.s,
+                        Candidate {
+                            entry,
+                            post: row.post,
+                            by: author,
+                            proven: true,
+                        },
+                    );
+                }
+            }
+        }
+        let candidates: Vec<Candidate> = found.values().copied().collect();
+        let shown = self.show(&candidates, Some(reader)).await?;
+        let numbered = found.into_keys().zip(shown);
+        let posts = numbered
+            .filter_map(|(seq, post)| Some((u64::try_from(seq).ok()?, post?)))
+            .collect();
+        Ok((now, posts))
     }
 
     fn finish(

@@ -127,23 +127,19 @@ impl Views {
                 Err(error) => {
                     // A failed abort leaves a transaction that the server ends by itself.
                     let _ = session.abort_transaction().await;
-                    match error {
-                        CommitError::View(ViewError::Database(fault))
-                            if is_duplicate(&fault) && !careful =>
-                        {
-                            warn!(
-                                partition = partition.0,
-                                "rows to be inserted are there already: writing over them"
-                            );
-                            careful = true;
-                        }
-                        CommitError::View(ViewError::Database(fault))
-                            if fault.contains_label(TRANSIENT_TRANSACTION_ERROR)
-                                && !is_network(&fault) =>
-                        {
-                            ()
-                        }
-                        error => return Err(error),
+                    let CommitError::View(ViewError::Database(fault)) = &error else {
+                        return Err(error);
+                    };
+                    if is_duplicate(fault) && !careful {
+                        warn!(
+                            partition = partition.0,
+                            "rows to be inserted are there already: writing over them"
+                        );
+                        careful = true;
+                    } else if !fault.contains_label(TRANSIENT_TRANSACTION_ERROR)
+                        || is_network(fault)
+                    {
+                        return Err(error);
                     }
                 }
             }
@@ -469,10 +465,6 @@ fn is_duplicate(error: &mongodb::error::Error) -> bool {
     }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the driver's enum is non-exhaustive"
-)]
 fn is_network(error: &mongodb::error::Error) -> bool {
     matches!(
         error.kind.as_ref(),

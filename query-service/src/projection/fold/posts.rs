@@ -175,7 +175,11 @@ impl Fold {
             batch.entries.push(for_reader(by));
         }
         let count = self.count(by).await?;
-        if count.hot || count.n == 0 {
+        if count.n == 0 && !count.hot {
+            return Ok(());
+        }
+        if count.hot {
+            batch.pulled.push((by, seq));
             return Ok(());
         }
         if usize::try_from(count.n).is_ok_and(|n| n <= FAN_OUT_BATCH) {
@@ -209,6 +213,7 @@ impl Fold {
             "jobs",
             1,
         );
+        batch.pulled.push((by, seq));
         self.fan_outs.insert((entry.get(), by.get()), job);
         Ok(())
     }
