@@ -6,11 +6,13 @@
 //! * [`http`]: extracts, makes one call into [`read_model`], maps.
 //! * [`live`]: follows the notices of the fold, wakes live streams.
 //! * [`verify`]: recomputes from the log what readers should see, and compares.
+//! * [`rebuild`]: a second generation of views beside the live one.
 //! * [`startup`]: the only file that sees every room.
 
 pub mod http;
 pub mod live;
 pub mod projection;
 pub mod read_model;
+pub mod rebuild;
 pub mod startup;
 pub mod verify;

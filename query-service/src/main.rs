@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use query_service::startup::{Application, Role};
-use query_service::verify;
+use query_service::{rebuild, verify};
 use shared::error_chain::Chain;
 use shared::settings::Settings;
 use shared::telemetry;
@@ -37,6 +37,8 @@ enum Command {
     /// Recomputes from the log what every reader should see, and compares. Exits with 1 on any
     /// difference.
     Verify(verify::Arguments),
+    /// Folds new views beside the live ones, compares, and switches readers to them.
+    Rebuild(rebuild::Arguments),
 }
 
 /// Bad settings: EX_USAGE of sysexits.h.
@@ -57,6 +59,9 @@ async fn main() -> ExitCode {
     let outcome = match arguments.command {
         None => serve(settings, arguments.role, stop).await,
         Some(Command::Verify(arguments)) => return verify::main(&settings, &arguments).await,
+        Some(Command::Rebuild(arguments)) => {
+            return rebuild::main(&settings, &arguments, stop).await;
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,8 +19,10 @@ use tracing::{info, warn};
 
 use crate::http;
 use crate::live::Live;
-use crate::projection::{Projector, monitor};
-use crate::read_model::{ViewError, Views};
+use crate::projection::generations::{FoldSettings, Generations};
+use crate::projection::monitor;
+use crate::read_model::generation::Catalog;
+use crate::read_model::{CurrentViews, ViewError, Views};
 
 /// Which half of the service a process runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -159,19 +161,16 @@ async fn serve(
         return Ok(None);
     };
     readiness.set(API_READY, Ok(()));
-    if role.folds() {
-        let projector = Projector {
-            views: views.clone(),
-            nats_url: settings.nats_url.clone(),
-            names: settings.names.clone(),
-            stream_replicas: settings.stream_replicas,
-            celebrity_threshold: settings.celebrity_threshold,
-            holder: format!("{:016x}", rand::random::<u64>()),
-        };
-        projector.spawn(tasks);
-    }
+    let (switch, current) = tokio::sync::watch::channel(views);
+    let generations = Generations {
+        catalog: Catalog::new(&database),
+        switch,
+        folds: role.folds().then(|| FoldSettings::of(settings)),
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("generations", generations.run());
     let watch = monitor::run(
-        views.clone(),
+        current.clone(),
         nats.clone(),
         settings.names.clone(),
         readiness.clone(),
@@ -181,7 +180,7 @@ async fn serve(
     tasks.spawn(
         "probe",
         probe(
-            views.clone(),
+            current.clone(),
             nats.clone(),
             verifier.clone(),
             readiness.clone(),
@@ -189,12 +188,9 @@ async fn serve(
         ),
     );
     let handle = if role.serves() {
-        let live = Live::new(views.generation().number, views.partitions(), stop.clone());
-        tasks.spawn(
-            "live",
-            live.clone().follow(nats.clone(), settings.names.clone()),
-        );
-        let server = http_server(api, views, verifier, live).map_err(StartupError::Serve)?;
+        let live = Live::new(current.clone(), stop.clone());
+        tasks.spawn("live", live.clone().follow(nats, settings.names.clone()));
+        let server = http_server(api, current, verifier, live).map_err(StartupError::Serve)?;
         let handle = server.handle();
         tokio::spawn(server);
         Some(handle)
@@ -235,7 +231,7 @@ async fn open_views(
 
 fn http_server(
     listener: TcpListener,
-    views: Views,
+    views: CurrentViews,
     verifier: Data<TokenVerifier>,
     live: Live,
 ) -> std::io::Result<Server> {
@@ -260,7 +256,7 @@ fn http_server(
 
 /// Looks each second whether the dependencies answer.
 async fn probe(
-    views: Views,
+    views: CurrentViews,
     nats: engines::Nats,
     verifier: Data<TokenVerifier>,
     readiness: Readiness,
@@ -273,7 +269,8 @@ async fn probe(
             _ = every.tick() => (),
             () = stop.cancelled() => return,
         }
-        let database = views
+        let open = views.borrow().clone();
+        let database = open
             .ping()
             .await
             .map_err(|_| "it does not answer".to_owned());

@@ -3,6 +3,7 @@
 mod common;
 
 use common::World;
+use query_service::read_model::generation::Catalog;
 
 /// Seeds per shape: a few in `make test`, many in `make chaos`.
 fn seeds() -> u64 {
@@ -86,6 +87,47 @@ async fn a_scroll_past_the_horizon_shows_every_entry_once() {
     }
     // 1,760 entries, 800 kept: most of the scroll merges outboxes.
     world.assert_equal_to_the_model("past the horizon").await;
+    fold.stop().await;
+    world.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_with_other_partitions_shows_the_same_and_can_be_reverted() {
+    let mut world = World::new("rebuild", 2, 5, 11).await;
+    let people = (0..10).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let events = (0..200).map(|_| world.history.act()).collect();
+    world.publish(events).await;
+    let fold = world.fold().await;
+    world.assert_equal_to_the_model("before").await;
+    let shape = |world: &World| {
+        let views = world
+            .log
+            .client()
+            .database(&query_service::startup::views_database(world.log.name()));
+        async move {
+            Catalog::new(&views)
+                .current()
+                .await
+                .unwrap()
+                .map(|now| (now.number, now.partitions.count()))
+                .unwrap()
+        }
+    };
+    assert_eq!(shape(&world).await, (1, 2));
+    for (partitions, arguments, expected) in [
+        ("3", vec![], (2, 3)),
+        ("3", vec!["--revert"], (1, 2)),
+        ("3", vec!["--revert"], (2, 3)),
+        ("3", vec!["--drop"], (2, 3)),
+    ] {
+        let output = world
+            .query_service(partitions, &[vec!["rebuild"], arguments].concat())
+            .await;
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(shape(&world).await, expected);
+        world.assert_equal_to_the_model("after").await;
+    }
     fold.stop().await;
     world.clean_up().await;
 }

@@ -8,6 +8,7 @@
 //! * [`partition`]: which partition owns a user.
 //! * [`consistency`]: the token that lets a reader see an earlier write.
 //! * [`problem`], [`http`]: error bodies (RFC 9457) and what every request passes through.
+//! * [`address`], [`cors`]: where requests come from: how many, and from which pages.
 //! * [`token`]: verification of access tokens.
 //! * [`settings`], [`telemetry`], [`ops`], [`tasks`], [`resilience`], [`error_chain`]: the
 //!   ground every process stands on.
@@ -15,7 +16,9 @@
 //!
 //! Nothing here knows a service crate.
 
+pub mod address;
 pub mod consistency;
+pub mod cors;
 pub mod engines;
 pub mod error_chain;
 pub mod event_stream;

@@ -30,7 +30,17 @@ impl Tasks {
     /// Spawns a task that runs until the stop signal. One that panics brings the process down:
     /// a service without its relay or its fold is worse than one that restarts.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let (stop, failed) = (self.stop.clone(), self.failed.clone());
+        self.spawn_until(self.stop.clone(), name, task);
+    }
+
+    /// Spawns a task that runs until `stop`, a child of the stop signal.
+    pub fn spawn_until(
+        &self,
+        stop: CancellationToken,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let failed = self.failed.clone();
         let inner = tokio::spawn(task);
         self.tracker.spawn(async move {
             match inner.await {

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::extract::Consistency;
 use crate::read_model::view::Page;
-use crate::read_model::{ViewError, Views};
+use crate::read_model::{CurrentViews, ViewError, Views};
 
 pub type Answer = Result<HttpResponse, Problem>;
 
@@ -22,14 +22,14 @@ pub type Answer = Result<HttpResponse, Problem>;
 /// the connection it runs on.
 pub async fn detached<T, F>(
     after: Consistency,
-    views: &Data<Views>,
+    views: &Data<CurrentViews>,
     read: impl FnOnce(Views) -> F + Send + 'static,
 ) -> Result<Option<T>, Problem>
 where
     T: Send + 'static,
     F: Future<Output = Result<Option<T>, ViewError>> + Send,
 {
-    let views = views.get_ref().clone();
+    let views = views.borrow().clone();
     let work = tokio::spawn(async move {
         if let Some(token) = after.0 {
             views.wait_for(&token).await?;

@@ -18,7 +18,7 @@ use tracing::debug;
 use super::answers::Answer;
 use super::extract::{Caller, Consistency};
 use crate::live::{Live, Subscription};
-use crate::read_model::{ViewError, Views};
+use crate::read_model::{CurrentViews, ViewError};
 
 /// A comment is sent at least this often: proxies close what is silent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -46,7 +46,7 @@ fn last_event_id(request: &HttpRequest) -> Result<Option<u64>, Problem> {
 }
 
 pub async fn stream(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     live: Data<Live>,
     Caller(reader): Caller,
     after: Consistency,
@@ -84,7 +84,7 @@ pub async fn stream(
 }
 
 struct LiveStream {
-    views: Views,
+    views: CurrentViews,
     live: Live,
     subscription: Subscription,
     reader: UserId,
@@ -128,7 +128,9 @@ impl LiveStream {
 
     /// Sends what has become visible; false if the client is gone or too slow.
     async fn send_new(&mut self) -> Result<bool, ViewError> {
-        let (now, posts) = self.views.newer_than(self.reader, self.at).await?;
+        // Whatever readers are shown now: a rebuild may have switched.
+        let views = self.views.borrow().clone();
+        let (now, posts) = views.newer_than(self.reader, self.at).await?;
         for (seq, post) in posts {
             let Ok(json) = serde_json::to_string(&post) else {
                 continue;

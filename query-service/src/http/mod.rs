@@ -12,7 +12,7 @@ use shared::http::{no_such_path, path_config, query_config, resource};
 use shared::ids::{PostId, UserId};
 use shared::problem::{Code, Problem};
 
-use crate::read_model::Views;
+use crate::read_model::CurrentViews;
 use answers::{Answer, detached, page, single};
 use extract::{Caller, Consistency, Limit, MaybeCaller};
 
@@ -95,7 +95,7 @@ struct TimelineQuery {
 }
 
 async fn timeline(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     Caller(caller): Caller,
     after: Consistency,
     query: Query<TimelineQuery>,
@@ -122,7 +122,7 @@ async fn timeline(
 }
 
 async fn post(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     MaybeCaller(caller): MaybeCaller,
     after: Consistency,
     id: Path<PostId>,
@@ -135,7 +135,7 @@ async fn post(
 }
 
 async fn replies(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     MaybeCaller(caller): MaybeCaller,
     after: Consistency,
     id: Path<PostId>,
@@ -152,7 +152,7 @@ async fn replies(
 }
 
 async fn user(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     MaybeCaller(caller): MaybeCaller,
     after: Consistency,
     id: Path<UserId>,
@@ -165,7 +165,7 @@ async fn user(
 }
 
 async fn user_by_name(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     MaybeCaller(caller): MaybeCaller,
     after: Consistency,
     name: Path<String>,
@@ -178,7 +178,7 @@ async fn user_by_name(
 }
 
 async fn posts_of(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     MaybeCaller(caller): MaybeCaller,
     after: Consistency,
     id: Path<UserId>,
@@ -195,7 +195,7 @@ async fn posts_of(
 }
 
 async fn followers(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     _caller: MaybeCaller,
     after: Consistency,
     id: Path<UserId>,
@@ -210,7 +210,7 @@ async fn followers(
 }
 
 async fn following(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     _caller: MaybeCaller,
     after: Consistency,
     id: Path<UserId>,
@@ -225,7 +225,7 @@ async fn following(
 }
 
 async fn mutuals(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     _caller: MaybeCaller,
     after: Consistency,
     id: Path<UserId>,
@@ -240,7 +240,7 @@ async fn mutuals(
 }
 
 async fn relationship(
-    views: Data<Views>,
+    views: Data<CurrentViews>,
     Caller(caller): Caller,
     after: Consistency,
     id: Path<UserId>,

@@ -14,6 +14,8 @@ use shared::engines::Nats;
 use shared::event_stream::Names;
 use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
+
+use crate::read_model::CurrentViews;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -27,14 +29,15 @@ const MOST_STREAMS: usize = 10_000;
 #[derive(Clone)]
 pub struct Live {
     state: Arc<Mutex<State>>,
-    partitions: Partitions,
-    generation: i64,
+    views: CurrentViews,
     places: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 #[derive(Default)]
 struct State {
+    /// The generation of views that the rest speaks of.
+    generation: i64,
     applied: HashMap<Partition, u64>,
     streams: HashMap<u64, Listener>,
     next: u64,
@@ -42,7 +45,6 @@ struct State {
 
 struct Listener {
     reader: UserId,
-    partition: Partition,
     /// Wake when all partitions have applied this; 0: nothing to wait for.
     wanted: u64,
     wake: Arc<Notify>,
@@ -57,11 +59,10 @@ pub struct Subscription {
 }
 
 impl Live {
-    pub fn new(generation: i64, partitions: Partitions, stop: CancellationToken) -> Self {
+    pub fn new(views: CurrentViews, stop: CancellationToken) -> Self {
         Self {
             state: Arc::default(),
-            partitions,
-            generation,
+            views,
             places: Arc::new(Semaphore::new(MOST_STREAMS)),
             stop,
         }
@@ -77,7 +78,6 @@ impl Live {
         let wake = Arc::new(Notify::new());
         let listener = Listener {
             reader,
-            partition: self.partitions.of(reader),
             wanted: 0,
             wake: wake.clone(),
         };
@@ -127,29 +127,39 @@ impl Live {
     }
 
     fn take(&self, notice: &Notice) {
-        if notice.g != self.generation {
-            return;
+        let (generation, partitions) = {
+            let views = self.views.borrow();
+            (views.generation().number, views.partitions())
+        };
+        if notice.g == generation {
+            self.state().take(generation, partitions, notice);
         }
-        let mut state = self.state();
+    }
+}
+
+impl State {
+    fn take(&mut self, generation: i64, partitions: Partitions, notice: &Notice) {
+        let switched = self.generation != generation;
+        if switched {
+            self.generation = generation;
+            self.applied.clear();
+        }
         let partition = Partition(notice.p);
-        let before = state.applied.insert(partition, notice.to);
+        let before = self.applied.insert(partition, notice.to);
         // A lost notice may have concerned anybody here.
         let all = notice.all || before.is_some_and(|before| before < notice.from);
         let readers: HashMap<UserId, u64> = notice.readers.iter().copied().collect();
         let pulled = notice.pulled.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
-        let all_at = self
-            .partitions
-            .all()
-            .map(|p| state.applied.get(&p).copied().unwrap_or(0))
-            .min()
-            .unwrap_or(0);
-        for listener in state.streams.values_mut() {
-            if listener.partition == partition {
+        let applied = |partition| self.applied.get(&partition).copied().unwrap_or(0);
+        let applied_by_all = partitions.all().map(applied).min().unwrap_or(0);
+        for listener in self.streams.values_mut() {
+            if partitions.of(listener.reader) == partition {
                 let named = readers.get(&listener.reader).copied().unwrap_or(0);
                 let any = if all { notice.to } else { 0 };
                 listener.wanted = listener.wanted.max(named).max(pulled).max(any);
             }
-            if listener.wanted > 0 && listener.wanted <= all_at {
+            let ripe = listener.wanted > 0 && listener.wanted <= applied_by_all;
+            if ripe || switched {
                 listener.wanted = 0;
                 listener.wake.notify_one();
             }
@@ -178,14 +188,10 @@ mod tests {
     use futures_util::FutureExt;
     use shared::ids::Id;
 
-    fn live() -> Live {
-        Live::new(1, Partitions::new(2).unwrap(), CancellationToken::new())
-    }
-
-    fn notice(p: u16, from: u64, to: u64, readers: Vec<(UserId, u64)>) -> Notice {
+    fn notice(p: Partition, from: u64, to: u64, readers: Vec<(UserId, u64)>) -> Notice {
         Notice {
             g: 1,
-            p,
+            p: p.0,
             from,
             to,
             readers,
@@ -195,22 +201,32 @@ mod tests {
 
     #[test]
     fn a_stream_is_woken_once_all_partitions_have_applied_its_entry() {
-        let live = live();
+        let two = Partitions::new(2).unwrap();
         let reader = Id::new(1).unwrap();
-        let (own, other) = match live.partitions.of(reader) {
-            Partition(0) => (0, 1),
-            Partition(_) => (1, 0),
+        let own = two.of(reader);
+        let other = Partition(1 - own.0);
+        let wake = Arc::new(Notify::new());
+        let mut state = State {
+            generation: 1,
+            ..State::default()
         };
-        let stream = live.subscribe(reader).unwrap();
-        live.take(&notice(own, 0, 5, vec![(reader, 4)]));
-        assert!(stream.woken().now_or_never().is_none());
-        live.take(&notice(other, 0, 3, vec![]));
-        assert!(stream.woken().now_or_never().is_none());
-        live.take(&notice(other, 3, 4, vec![]));
-        assert!(stream.woken().now_or_never().is_some());
+        state.streams.insert(
+            0,
+            Listener {
+                reader,
+                wanted: 0,
+                wake: wake.clone(),
+            },
+        );
+        let mut woken_by = |notice| {
+            state.take(1, two, &notice);
+            wake.notified().now_or_never().is_some()
+        };
+        assert!(!woken_by(notice(own, 0, 5, vec![(reader, 4)])));
+        assert!(!woken_by(notice(other, 0, 3, vec![])));
+        assert!(woken_by(notice(other, 3, 4, vec![])));
         // A gap may have hidden anything.
-        live.take(&notice(own, 7, 8, vec![]));
-        live.take(&notice(other, 4, 8, vec![]));
-        assert!(stream.woken().now_or_never().is_some());
+        assert!(!woken_by(notice(own, 7, 8, vec![])));
+        assert!(woken_by(notice(other, 4, 8, vec![])));
     }
 }

@@ -5,6 +5,7 @@
 //! its commits refused by the checkpoint's epoch.
 
 pub mod fold;
+pub mod generations;
 pub mod jobs;
 pub mod monitor;
 pub mod stream_reader;
@@ -13,11 +14,9 @@ use std::time::Duration;
 
 use shared::engines::{self, Nats};
 use shared::error_chain::Chain;
-use shared::event_stream::Names;
 use shared::lease::{Held, Lease};
 use shared::partition::Partition;
 use shared::resilience;
-use shared::settings::Secret;
 use shared::tasks::Tasks;
 use shared::time::{Clock, SystemClock};
 use tokio::time::Instant;
@@ -27,8 +26,9 @@ use tracing::{error, info, warn};
 use crate::live::notice::Notice;
 use crate::read_model::rows::DeadLetterRow;
 use crate::read_model::write::{Checkpoint, CommitError};
-use crate::read_model::{ViewError, Views};
+use crate::read_model::{CurrentViews, ViewError, Views};
 use fold::{Batch, Fold};
+use generations::FoldSettings;
 use jobs::Sizes;
 use stream_reader::{Content, Message, StreamFault, StreamReader};
 
@@ -42,12 +42,9 @@ const WHILE_PENDING: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct Projector {
     pub views: Views,
-    pub nats_url: Secret,
-    pub names: Names,
-    pub stream_replicas: usize,
-    pub celebrity_threshold: u64,
-    /// Names this process among the holders of leases.
-    pub holder: String,
+    /// What readers are shown: only its fold sends notices.
+    pub current: CurrentViews,
+    pub settings: FoldSettings,
 }
 
 /// Why a partition was let go.
@@ -57,14 +54,13 @@ enum Ended {
 }
 
 impl Projector {
-    /// Folds every partition that this process can hold, until the tasks are stopped.
-    pub fn spawn(&self, tasks: &Tasks) {
+    /// Folds every partition that this process can hold, until `stop`.
+    pub fn spawn(&self, tasks: &Tasks, stop: &CancellationToken) {
         for partition in self.views.partitions().all() {
-            let (projector, stop) = (self.clone(), tasks.stop_signal());
-            tasks.spawn(
-                "projector",
-                async move { projector.run(partition, stop).await },
-            );
+            let (projector, until) = (self.clone(), stop.clone());
+            tasks.spawn_until(stop.clone(), "projector", async move {
+                projector.run(partition, until).await;
+            });
         }
     }
 
@@ -73,14 +69,14 @@ impl Projector {
         let lease = Lease::new(
             self.views.generation().leases(),
             format!("partition-{}", partition.0),
-            self.holder.clone(),
+            self.settings.holder.clone(),
             LEASE,
         );
         let mut backoff = resilience::background();
         // One connection per partition: they read several times faster than through one.
         let nats = loop {
             match engines::nats(
-                &self.nats_url,
+                &self.settings.nats_url,
                 &format!("query-service partition {}", partition.0),
             )
             .await
@@ -142,11 +138,16 @@ impl Projector {
         let Some(mut at) = self.views.take_over(partition, held.epoch).await? else {
             return Ok(Ended::LeaseLost);
         };
-        let mut fold = Fold::load(self.views.clone(), partition, self.celebrity_threshold).await?;
+        let mut fold = Fold::load(
+            self.views.clone(),
+            partition,
+            self.settings.celebrity_threshold,
+        )
+        .await?;
         let mut reader = StreamReader::new(
             nats.clone(),
-            self.names.clone(),
-            self.stream_replicas,
+            self.settings.names.clone(),
+            self.settings.stream_replicas,
             at.seq,
             at.chain,
         );
@@ -260,10 +261,11 @@ impl Projector {
             pulled: batch.pulled.clone(),
         };
         // Publishing only hands the notice to the connection: it does not wait for the broker.
-        if nats.is_connected() {
+        let is_current = self.current.borrow().generation().number == fold.generation();
+        if is_current && nats.is_connected() {
             let _ = nats
                 .client
-                .publish(self.names.notices(), notice.encode().into())
+                .publish(self.settings.names.notices(), notice.encode().into())
                 .await;
         }
     }

@@ -1,15 +1,16 @@
 //! How far the fold is behind the stream: for readiness and for metrics.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use shared::engines::Nats;
 use shared::event_stream::Names;
 use shared::ops::Readiness;
+use shared::partition::Partition;
 use tokio_util::sync::CancellationToken;
 
-use crate::read_model::Views;
+use crate::read_model::CurrentViews;
 
 const EVERY: Duration = Duration::from_millis(250);
 /// A start is ready when the fold is at most this far behind.
@@ -20,7 +21,7 @@ pub const CAUGHT_UP: &str = "the fold has caught up";
 /// Compares checkpoints with the stream's end. Once caught up, a later lag is for the metrics:
 /// timelines that are seconds old beat none.
 pub async fn run(
-    views: Views,
+    views: CurrentViews,
     nats: Nats,
     names: Names,
     readiness: Readiness,
@@ -28,9 +29,9 @@ pub async fn run(
 ) {
     let mut ends: VecDeque<(Instant, u64)> = VecDeque::new();
     let mut caught_up = false;
-    let mut lagging_since: Vec<Option<Instant>> =
-        vec![None; usize::from(views.partitions().count())];
+    let mut lagging_since: HashMap<Partition, Instant> = HashMap::new();
     loop {
+        let views = views.borrow().clone();
         if let Some(end) = stream_end(&nats, &names).await
             && let Ok(checkpoints) = views.checkpoints().await
         {
@@ -46,17 +47,18 @@ pub async fn run(
                     .find(|(at, _)| *at == partition)
                     .map_or(0, |(_, at)| at.seq);
                 all_near &= seq >= near;
-                let since = &mut lagging_since[usize::from(partition.0)];
-                *since = if seq >= end {
-                    None
+                if seq >= end {
+                    lagging_since.remove(&partition);
                 } else {
-                    since.or(Some(Instant::now()))
-                };
+                    lagging_since.entry(partition).or_insert_with(Instant::now);
+                }
+                let lag = lagging_since
+                    .get(&partition)
+                    .map_or(0.0, |since| since.elapsed().as_secs_f64());
                 let label = partition.0.to_string();
                 metrics::gauge!("query_service_fold_lag_messages", "partition" => label.clone())
                     .set(end.saturating_sub(seq) as f64);
-                metrics::gauge!("query_service_fold_lag_seconds", "partition" => label)
-                    .set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+                metrics::gauge!("query_service_fold_lag_seconds", "partition" => label).set(lag);
             }
             if all_near && !caught_up {
                 caught_up = true;

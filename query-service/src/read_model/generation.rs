@@ -70,7 +70,7 @@ impl View {
     }
 }
 
-/// Which generation of views this process works on.
+/// One generation of views.
 #[derive(Clone, Debug)]
 pub struct Generation {
     db: Database,
@@ -78,50 +78,151 @@ pub struct Generation {
     pub partitions: Partitions,
 }
 
-const POINTERS: &str = "generations";
+/// The generations there are, and which of them readers are shown.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    db: Database,
+}
 
-impl Generation {
-    /// The generation that readers are shown; made with `partitions` when there is none.
-    pub async fn current(db: &Database, partitions: Partitions) -> Result<Self, ViewError> {
-        let pointers = db.collection::<Document>(POINTERS);
-        let pointer = pointers.find_one(doc! { "_id": "current" }).await?;
-        let Some(pointer) = pointer else {
-            Self::record(&pointers, 1, partitions).await?;
-            let first = doc! { "_id": "current", "generation": 1_i64 };
-            insert_if_missing(&pointers, first).await?;
-            return Box::pin(Self::current(db, partitions)).await;
-        };
-        let number = pointer
-            .get_i64("generation")
-            .map_err(|_| ViewError::Corrupt("the pointer to the current generation"))?;
-        let row = pointers.find_one(doc! { "_id": number }).await?;
-        let recorded = row
-            .and_then(|row| row.get_i32("partitions").ok())
-            .and_then(|count| u16::try_from(count).ok())
-            .and_then(Partitions::new)
-            .ok_or(ViewError::Corrupt("the record of a generation"))?;
-        if recorded != partitions {
+/// The document that points at the generation readers are shown.
+const CURRENT: &str = "current";
+
+impl Catalog {
+    pub fn new(db: &Database) -> Self {
+        Self { db: db.clone() }
+    }
+
+    fn rows(&self) -> Collection<Document> {
+        self.db.collection("generations")
+    }
+
+    /// The generation that readers are shown; `None` if there is none yet.
+    pub async fn current(&self) -> Result<Option<Generation>, ViewError> {
+        match self.pointer().await? {
+            Some((current, _)) => self.generation(current).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The generation that readers are shown, made with `partitions` when there is none.
+    ///
+    /// # Errors
+    /// `OtherPartitions` if it has another number of partitions: it cannot be changed in place.
+    pub async fn current_with(&self, partitions: Partitions) -> Result<Generation, ViewError> {
+        if self.pointer().await?.is_none() {
+            self.record(1, partitions).await?;
+            let first = doc! { "_id": CURRENT, "generation": 1_i64 };
+            insert_if_missing(&self.rows(), first).await?;
+        }
+        let current = self
+            .current()
+            .await?
+            .ok_or(ViewError::Corrupt("the pointer to the current generation"))?;
+        if current.partitions != partitions {
             return Err(ViewError::OtherPartitions {
-                recorded: recorded.count(),
+                recorded: current.partitions.count(),
                 wanted: partitions.count(),
             });
         }
-        Ok(Self {
-            db: db.clone(),
+        Ok(current)
+    }
+
+    /// The current generation's number, and the one that was current before it.
+    pub async fn pointer(&self) -> Result<Option<(i64, Option<i64>)>, ViewError> {
+        let Some(pointer) = self.rows().find_one(doc! { "_id": CURRENT }).await? else {
+            return Ok(None);
+        };
+        let current = pointer
+            .get_i64("generation")
+            .map_err(|_| ViewError::Corrupt("the pointer to the current generation"))?;
+        Ok(Some((current, pointer.get_i64("previous").ok())))
+    }
+
+    /// Every generation that is folded, oldest first.
+    pub async fn all(&self) -> Result<Vec<Generation>, ViewError> {
+        use futures_util::TryStreamExt;
+        let rows: Vec<Document> = self
+            .rows()
+            .find(doc! { "partitions": { "$exists": true } })
+            .sort(doc! { "_id": 1 })
+            .await?
+            .try_collect()
+            .await?;
+        rows.iter().map(|row| self.read(row)).collect()
+    }
+
+    /// A new generation beside the others, to be folded from the first message on.
+    pub async fn create(&self, partitions: Partitions) -> Result<Generation, ViewError> {
+        let number = self
+            .all()
+            .await?
+            .iter()
+            .map(|generation| generation.number)
+            .max()
+            .unwrap_or(0)
+            + 1;
+        self.record(number, partitions).await?;
+        let made = self
+            .generation(number)
+            .await?
+            .ok_or(ViewError::Corrupt("the record of a generation"))?;
+        made.prepare().await?;
+        Ok(made)
+    }
+
+    /// Shows readers another generation from now on, if they are still shown `from`.
+    pub async fn switch(&self, from: i64, to: i64) -> Result<bool, ViewError> {
+        let pointer = doc! { "_id": CURRENT, "generation": from };
+        let change = doc! { "$set": { "generation": to, "previous": from } };
+        Ok(self.rows().update_one(pointer, change).await?.matched_count == 1)
+    }
+
+    /// Takes a generation off the catalog: those who fold it stop when they look next.
+    pub async fn retire(&self, generation: &Generation) -> Result<(), ViewError> {
+        self.rows()
+            .delete_one(doc! { "_id": generation.number })
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes the views of a generation that nobody folds any more.
+    pub async fn drop_views(&self, generation: &Generation) -> Result<(), ViewError> {
+        for view in View::ALL {
+            generation.collection::<Document>(view).drop().await?;
+        }
+        generation.leases().drop().await?;
+        Ok(())
+    }
+
+    async fn generation(&self, number: i64) -> Result<Option<Generation>, ViewError> {
+        let row = self.rows().find_one(doc! { "_id": number }).await?;
+        row.map(|row| self.read(&row)).transpose()
+    }
+
+    fn read(&self, row: &Document) -> Result<Generation, ViewError> {
+        let corrupt = ViewError::Corrupt("the record of a generation");
+        let count = row
+            .get_i32("partitions")
+            .ok()
+            .and_then(|count| u16::try_from(count).ok());
+        let (Ok(number), Some(partitions)) = (row.get_i64("_id"), count.and_then(Partitions::new))
+        else {
+            return Err(corrupt);
+        };
+        Ok(Generation {
+            db: self.db.clone(),
             number,
             partitions,
         })
     }
 
-    async fn record(
-        pointers: &Collection<Document>,
-        number: i64,
-        partitions: Partitions,
-    ) -> Result<(), ViewError> {
+    async fn record(&self, number: i64, partitions: Partitions) -> Result<(), ViewError> {
         let row = doc! { "_id": number, "partitions": i32::from(partitions.count()) };
-        insert_if_missing(pointers, row).await
+        insert_if_missing(&self.rows(), row).await
     }
+}
 
+impl Generation {
     pub fn database(&self) -> &Database {
         &self.db
     }

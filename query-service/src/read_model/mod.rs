@@ -33,7 +33,7 @@ use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
 
 use cursor::CursorKey;
-use generation::{Generation, View};
+use generation::{Catalog, Generation, View};
 use keys::Key;
 
 /// Why the views could not be read or written.
@@ -55,6 +55,9 @@ pub enum ViewError {
     OtherPartitions { recorded: u16, wanted: u16 },
 }
 
+/// The views that readers are shown at the moment: a rebuild may switch them.
+pub type CurrentViews = tokio::sync::watch::Receiver<Views>;
+
 /// The views of one generation. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Views(Arc<Inner>);
@@ -69,9 +72,14 @@ struct Inner {
 impl Views {
     /// Opens the current generation, and makes it if there is none.
     pub async fn open(db: &Database, partitions: Partitions) -> Result<Self, ViewError> {
-        let generation = Generation::current(db, partitions).await?;
+        let generation = Catalog::new(db).current_with(partitions).await?;
+        Self::of(generation).await
+    }
+
+    /// Opens one generation.
+    pub async fn of(generation: Generation) -> Result<Self, ViewError> {
         generation.prepare().await?;
-        let cursors = cursor_key(db).await?;
+        let cursors = cursor_key(generation.database()).await?;
         let windows = moka::sync::Cache::builder().max_capacity(100_000).build();
         Ok(Self(Arc::new(Inner {
             generation,

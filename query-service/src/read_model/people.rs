@@ -39,6 +39,18 @@ impl Views {
         }
     }
 
+    /// Every user there is, for comparing generations.
+    pub async fn all_users(&self) -> Result<Vec<UserId>, ViewError> {
+        use futures_util::TryStreamExt;
+        let rows = self.rows::<Document>(View::Users);
+        let mut found = rows.find(doc! {}).projection(doc! { "_id": 1 }).await?;
+        let mut users = Vec::new();
+        while let Some(row) = found.try_next().await? {
+            users.extend(row.get_i64("_id").ok().and_then(UserId::new));
+        }
+        Ok(users)
+    }
+
     /// How `viewer` and `user` stand; `None` if there is no such user.
     pub async fn relationship(
         &self,

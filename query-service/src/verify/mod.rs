@@ -24,7 +24,8 @@ use shared::log::LogDocument;
 use shared::settings::Settings;
 use tokio::time::Instant;
 
-use crate::read_model::view::{Page, PostView};
+use crate::read_model::generation::Catalog;
+use crate::read_model::view::{Page, PostView, UserView};
 use crate::read_model::{ViewError, Views};
 use crate::startup::views_database;
 use model::Model;
@@ -49,6 +50,8 @@ pub enum VerifyError {
     Misplaced(shared::ids::EventId),
     #[error("read the views")]
     Views(#[from] ViewError),
+    #[error("there are no views yet: start a query-service")]
+    NoViews,
     #[error("ask NATS for the stream's end")]
     Nats(#[source] async_nats::Error),
     #[error("the fold has not caught up within {0:?}: is a query-service running?")]
@@ -70,9 +73,9 @@ const COULD_NOT: u8 = 2;
 /// Differences printed at the most.
 const SHOWN: usize = 100;
 const PAGE: usize = 100;
-const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 8;
 /// Looks at what differs again, each time with a newer copy of the log.
-const ROUNDS: usize = 5;
+pub const ROUNDS: usize = 5;
 
 /// Runs the command.
 pub async fn main(settings: &Settings, arguments: &Arguments) -> ExitCode {
@@ -118,7 +121,11 @@ pub async fn verify(settings: &Settings, patience: Duration) -> Result<Report, V
         .await?
         .client()
         .database(&views_database(log.name()));
-    let views = Views::open(&database, settings.partitions).await?;
+    let current = Catalog::new(&database)
+        .current()
+        .await?
+        .ok_or(VerifyError::NoViews)?;
+    let views = Views::of(current).await?;
     let nats = engines::nats(&settings.nats_url, "query-service verify").await?;
     let jetstream = jetstream::new(nats.client.clone());
     let stream = settings.names.stream();
@@ -165,7 +172,7 @@ async fn read_log(log: &mongodb::Database) -> Result<Model, VerifyError> {
 
 /// Waits until every partition has passed what the stream holds now. The relay may still have
 /// something to publish; the rounds of [`verify`] cover that.
-async fn catch_up(
+pub async fn catch_up(
     jetstream: &jetstream::Context,
     stream: &str,
     views: &Views,
@@ -234,71 +241,99 @@ async fn compare_user(
     model: &Model,
     views: &Views,
     user: UserId,
-) -> Result<(usize, Vec<String>), VerifyError> {
-    let mut differences = Vec::new();
-    let (expected, shown) = (
-        model.user(user, Some(user)),
-        views.user(user, Some(user)).await?,
-    );
-    if expected != shown {
-        differences.push(format!(
-            "user {user}: profile: expected {expected:?}, shown {shown:?}"
-        ));
+) -> Result<(usize, Vec<String>), ViewError> {
+    let shown = Visible::of(views, user).await?;
+    Ok((
+        shown.entries(),
+        model.visible(user).differences(user, &shown),
+    ))
+}
+
+/// All that one user sees and shows.
+#[derive(Debug, Default, PartialEq)]
+pub struct Visible {
+    pub profile: Option<UserView>,
+    pub followers: Vec<UserId>,
+    pub following: Vec<UserId>,
+    pub home: Vec<Vec<PostView>>,
+    pub posts: Vec<Vec<PostView>>,
+}
+
+impl Visible {
+    /// Reads it page by page, as a client does.
+    pub async fn of(views: &Views, user: UserId) -> Result<Self, ViewError> {
+        let profile = views.user(user, Some(user)).await?;
+        if profile.is_none() {
+            return Ok(Self::default());
+        }
+        let followers = scroll(|cursor| async move {
+            views
+                .followers(user, PAGE, cursor.as_deref())
+                .await
+                .map(Option::unwrap_or_default)
+        })
+        .await?;
+        let following = scroll(|cursor| async move {
+            views
+                .following(user, PAGE, cursor.as_deref())
+                .await
+                .map(Option::unwrap_or_default)
+        })
+        .await?;
+        let ids = |pages: Vec<Vec<UserView>>| {
+            pages
+                .into_iter()
+                .flatten()
+                .map(|user| user.user_id)
+                .collect()
+        };
+        Ok(Self {
+            profile,
+            followers: ids(followers),
+            following: ids(following),
+            home: scroll(|cursor| async move { views.home(user, PAGE, cursor.as_deref()).await })
+                .await?,
+            posts: scroll(|cursor| async move {
+                views
+                    .posts_of(user, None, PAGE, cursor.as_deref())
+                    .await
+                    .map(Option::unwrap_or_default)
+            })
+            .await?,
+        })
     }
-    if expected.is_none() {
-        return Ok((0, differences));
+
+    pub fn entries(&self) -> usize {
+        self.home.iter().map(Vec::len).sum()
     }
-    let followers = scroll(|cursor| async move {
-        views
-            .followers(user, PAGE, cursor.as_deref())
-            .await
-            .map(Option::unwrap_or_default)
-    })
-    .await?;
-    let following = scroll(|cursor| async move {
-        views
-            .following(user, PAGE, cursor.as_deref())
-            .await
-            .map(Option::unwrap_or_default)
-    })
-    .await?;
-    for (list, expected, shown) in [
-        ("followers", model.followers(user), followers),
-        ("following", model.followees(user), following),
-    ] {
-        let shown: Vec<UserId> = shown
-            .into_iter()
-            .flatten()
-            .map(|user| user.user_id)
-            .collect();
-        if expected != shown {
+
+    /// A line for each thing that is shown otherwise than expected.
+    pub fn differences(&self, user: UserId, shown: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.profile != shown.profile {
             differences.push(format!(
-                "user {user}: {list}: expected {expected:?}, shown {shown:?}"
+                "user {user}: profile: expected {:?}, shown {:?}",
+                self.profile, shown.profile
             ));
         }
+        for (list, expected, shown) in [
+            ("followers", &self.followers, &shown.followers),
+            ("following", &self.following, &shown.following),
+        ] {
+            if expected != shown {
+                differences.push(format!(
+                    "user {user}: {list}: expected {expected:?}, shown {shown:?}"
+                ));
+            }
+        }
+        for (list, expected, shown) in [
+            ("timeline", &self.home, &shown.home),
+            ("posts", &self.posts, &shown.posts),
+        ] {
+            differences.extend(compare_pages(user, list, expected, shown));
+        }
+        differences
     }
-    let home =
-        scroll(|cursor| async move { views.home(user, PAGE, cursor.as_deref()).await }).await?;
-    let posts = scroll(|cursor| async move {
-        views
-            .posts_of(user, None, PAGE, cursor.as_deref())
-            .await
-            .map(Option::unwrap_or_default)
-    })
-    .await?;
-    let entries = home.iter().map(Vec::len).sum();
-    for (list, expected, shown) in [
-        ("timeline", model.home(user), home),
-        ("posts", model.posts_of(user), posts),
-    ] {
-        differences.extend(compare_pages(
-            user,
-            list,
-            &model::pages(&expected, PAGE),
-            &shown,
-        ));
-    }
-    Ok((entries, differences))
 }
 
 fn compare_pages(
@@ -352,7 +387,7 @@ where
 }
 
 /// A progress bar on a terminal, nothing elsewhere.
-fn progress(what: &'static str, len: u64) -> ProgressBar {
+pub fn progress(what: &'static str, len: u64) -> ProgressBar {
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
     } else {

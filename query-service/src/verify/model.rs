@@ -9,6 +9,7 @@ use shared::events::{Event, LogStream, Payload, PostRef};
 use shared::ids::{EntryId, PostId, UserId};
 use shared::time::Timestamp;
 
+use super::Visible;
 use crate::read_model::view::{PostView, Reposter, UserView};
 
 #[derive(Debug)]
@@ -172,6 +173,20 @@ impl Model {
 
     fn active(&self, id: UserId) -> Option<&User> {
         self.users.get(&id).filter(|user| user.active)
+    }
+
+    /// All that one user sees and shows, in pages of [`super::PAGE`].
+    pub fn visible(&self, id: UserId) -> Visible {
+        if self.active(id).is_none() {
+            return Visible::default();
+        }
+        Visible {
+            profile: self.user(id, Some(id)),
+            followers: self.followers(id),
+            following: self.followees(id),
+            home: pages(&self.home(id), super::PAGE),
+            posts: pages(&self.posts_of(id), super::PAGE),
+        }
     }
 
     /// The profile that others see; `None` for a deactivated user.

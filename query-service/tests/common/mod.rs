@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use query_service::projection::Projector;
+use query_service::projection::generations::FoldSettings;
 use query_service::read_model::Views;
 use query_service::startup::views_database;
 use query_service::verify::{self, Report};
@@ -80,15 +81,14 @@ impl World {
     /// Starts a fold of all partitions; drop the tasks' stop signal to kill it.
     pub async fn fold(&self) -> Fold {
         let tasks = Tasks::default();
+        let views = self.views().await;
+        let (_, current) = tokio::sync::watch::channel(views.clone());
         let projector = Projector {
-            views: self.views().await,
-            nats_url: self.settings.nats_url.clone(),
-            names: self.settings.names.clone(),
-            stream_replicas: 1,
-            celebrity_threshold: self.settings.celebrity_threshold,
-            holder: format!("{:08x}", rand::random::<u32>()),
+            views,
+            current,
+            settings: FoldSettings::of(&self.settings),
         };
-        projector.spawn(&tasks);
+        projector.spawn(&tasks, &tasks.stop_signal());
         Fold { tasks }
     }
 
@@ -123,6 +123,28 @@ impl World {
         for ack in acks {
             ack.await.expect("acknowledged");
         }
+    }
+
+    /// Runs a command of the program itself.
+    pub async fn query_service(
+        &self,
+        partitions: &str,
+        arguments: &[&str],
+    ) -> std::process::Output {
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_query-service"))
+            .args(arguments)
+            .env("MONGODB_URI", self.settings.mongodb_uri.expose())
+            .env("NATS_URL", self.settings.nats_url.expose())
+            .env("NATS_PREFIX", self.settings.names.stream().to_lowercase())
+            .env("PARTITIONS", partitions)
+            .env(
+                "CELEBRITY_THRESHOLD",
+                self.settings.celebrity_threshold.to_string(),
+            )
+            .kill_on_drop(true)
+            .output()
+            .await
+            .expect("the program runs")
     }
 
     /// Publishes something that is no event.

@@ -1,0 +1,206 @@
+//! Where a request comes from, and how many may come from there.
+//!
+//! One token bucket per address and replica: `IP_RATE_PER_SECOND` fill it, two seconds' worth is
+//! the most it holds. An IPv6 customer has a /64 at least, so that is what is counted.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::HeaderMap;
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpRequest, ResponseError};
+
+use crate::problem::{Code, Problem};
+use crate::settings::{Network, Settings};
+
+const BURST_SECS: f64 = 2.0;
+/// Buckets remembered; one that is forgotten is a full one.
+const REMEMBERED: u64 = 100_000;
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+
+/// Which forwarded addresses are believed, and how much one address may ask.
+pub struct Addresses {
+    trusted: Vec<Network>,
+    per_second: u32,
+    buckets: moka::sync::Cache<IpAddr, Arc<Mutex<Bucket>>>,
+}
+
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Addresses {
+    pub fn new(settings: &Settings) -> Self {
+        Self::with(
+            settings.trusted_proxies.clone(),
+            settings.ip_rate_per_second,
+        )
+    }
+
+    fn with(trusted: Vec<Network>, per_second: u32) -> Self {
+        Self {
+            trusted,
+            per_second,
+            buckets: moka::sync::Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_idle(FORGOTTEN_AFTER)
+                .build(),
+        }
+    }
+
+    /// Who asks: the peer, or whoever a trusted proxy says it speaks for.
+    pub fn of(&self, request: &HttpRequest) -> Option<IpAddr> {
+        let peer = request.peer_addr()?.ip();
+        Some(self.client(peer, request.headers()))
+    }
+
+    /// From the right, the first address that is not a trusted proxy's. Whatever stands left of
+    /// it, anybody may have written.
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let mut client = peer.to_canonical();
+        let lines: Vec<&str> = headers
+            .get_all("x-forwarded-for")
+            .filter_map(|line| line.to_str().ok())
+            .collect();
+        for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+            if !self.trusted.iter().any(|network| network.contains(client)) {
+                break;
+            }
+            let Ok(hop) = hop.trim().parse::<IpAddr>() else {
+                break;
+            };
+            client = hop.to_canonical();
+        }
+        client
+    }
+
+    /// Takes one request from the address's bucket, or says how long to wait.
+    fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+        let rate = f64::from(self.per_second);
+        let full = || Bucket {
+            tokens: rate * BURST_SECS,
+            filled: now,
+        };
+        let bucket = self
+            .buckets
+            .get_with(customer(address), || Arc::new(Mutex::new(full())));
+        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
+        bucket.tokens = (bucket.tokens + passed * rate).min(rate * BURST_SECS);
+        bucket.filled = now;
+        if bucket.tokens < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / rate));
+        }
+        bucket.tokens -= 1.0;
+        Ok(())
+    }
+}
+
+/// What one customer has: an IPv4 address, an IPv6 /64.
+fn customer(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let prefix = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(prefix))
+        }
+    }
+}
+
+impl Network {
+    /// Whether the address is in this block.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        fn same(a: u128, b: u128, width: u32, prefix: u8) -> bool {
+            let host_bits = width.saturating_sub(u32::from(prefix));
+            a.checked_shr(host_bits) == b.checked_shr(host_bits)
+        }
+        match (self.base, address) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => {
+                let (base, address) = (u32::from(base), u32::from(address));
+                same(base.into(), address.into(), 32, self.prefix)
+            }
+            (IpAddr::V6(base), IpAddr::V6(address)) => {
+                same(base.into(), address.into(), 128, self.prefix)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+/// Middleware: `.wrap(from_fn(limit_address))` with `Data<Addresses>` as application data.
+pub async fn limit_address(
+    addresses: Data<Addresses>,
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
+    let address = (addresses.per_second > 0).then(|| addresses.of(request.request()));
+    if let Some(Some(address)) = address
+        && let Err(wait) = addresses.take(address, Instant::now())
+    {
+        let rate = addresses.per_second;
+        let detail = format!("one address sends at most {rate} requests per second");
+        let mut problem = Problem::new(Code::TooManyRequests, detail);
+        problem.retry_after = Some(wait.as_secs() + 1);
+        let response = problem.error_response();
+        return Ok(request.into_response(response).map_into_right_body());
+    }
+    Ok(next.call(request).await?.map_into_left_body())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    fn client(trusted: &str, peer: &str, forwarded: &[&'static str]) -> String {
+        let vars = [("TRUSTED_PROXIES".into(), trusted.into())];
+        let addresses = Addresses::new(&Settings::from_vars(vars).unwrap());
+        let mut headers = HeaderMap::new();
+        for line in forwarded {
+            let name = HeaderName::from_static("x-forwarded-for");
+            headers.append(name, HeaderValue::from_static(line));
+        }
+        addresses
+            .client(peer.parse().unwrap(), &headers)
+            .to_string()
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_is_believed() {
+        assert_eq!(client("", "10.0.0.1", &["1.2.3.4"]), "10.0.0.1");
+        assert_eq!(client("10.0.0.0/8", "10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
+        assert_eq!(client("10.0.0.0/8", "11.0.0.1", &["1.2.3.4"]), "11.0.0.1");
+        assert_eq!(client("::1", "::1", &["1.2.3.4"]), "1.2.3.4");
+    }
+
+    #[test]
+    fn what_callers_write_in_front_is_not_believed() {
+        let forwarded = ["6.6.6.6, 1.2.3.4", "10.0.0.9"];
+        assert_eq!(client("10.0.0.0/8", "10.0.0.1", &forwarded), "1.2.3.4");
+        assert_eq!(client("0.0.0.0/0", "10.0.0.1", &["junk"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_bucket_empties_and_fills_with_time() {
+        let (addresses, start) = (Addresses::with(Vec::new(), 10), Instant::now());
+        let address: IpAddr = "2001:db8::1".parse().unwrap();
+        let neighbour: IpAddr = "2001:db8::2".parse().unwrap();
+        for _ in 0..20 {
+            addresses.take(address, start).unwrap();
+        }
+        assert!(
+            addresses.take(neighbour, start).is_err(),
+            "one /64 is one customer"
+        );
+        let later = start + Duration::from_millis(150);
+        assert!(addresses.take(address, later).is_ok());
+        assert!(addresses.take(address, later).is_err());
+        let other: IpAddr = "2001:db8:0:1::1".parse().unwrap();
+        assert!(addresses.take(other, start).is_ok());
+    }
+}
