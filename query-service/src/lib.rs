@@ -7,8 +7,10 @@
 //! * [`live`]: follows the notices of the fold, wakes live streams.
 //! * [`verify`]: recomputes from the log what readers should see, and compares.
 //! * [`rebuild`]: a second generation of views beside the live one.
+//! * [`dead_letters`]: messages that could not be understood.
 //! * [`startup`]: the only file that sees every room.
 
+pub mod dead_letters;
 pub mod http;
 pub mod live;
 pub mod projection;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use query_service::startup::{Application, Role};
-use query_service::{rebuild, verify};
+use query_service::{dead_letters, rebuild, verify};
 use shared::error_chain::Chain;
 use shared::settings::Settings;
 use shared::telemetry;
@@ -39,6 +39,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Folds new views beside the live ones, compares, and switches readers to them.
     Rebuild(rebuild::Arguments),
+    /// Messages that the fold could not understand.
+    DeadLetters(dead_letters::Arguments),
 }
 
 /// Bad settings: EX_USAGE of sysexits.h.
@@ -59,6 +61,9 @@ async fn main() -> ExitCode {
     let outcome = match arguments.command {
         None => serve(settings, arguments.role, stop).await,
         Some(Command::Verify(arguments)) => return verify::main(&settings, &arguments).await,
+        Some(Command::DeadLetters(arguments)) => {
+            return dead_letters::main(&settings, &arguments, stop).await;
+        }
         Some(Command::Rebuild(arguments)) => {
             return rebuild::main(&settings, &arguments, stop).await;
         }

@@ -26,7 +26,7 @@ use crate::startup::views_database;
 use crate::verify::{AT_ONCE, ROUNDS, Visible, progress};
 
 /// Rebuilds the views with PARTITIONS partitions from the stream's first message on.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
     /// Show readers the generation before the last switch again.
     #[arg(long, conflicts_with = "drop")]
@@ -34,6 +34,19 @@ pub struct Arguments {
     /// Drop every generation that readers are not shown.
     #[arg(long)]
     drop: bool,
+    /// Switch even if users see something else: after a replay of dead letters, or a mended bug.
+    #[arg(long)]
+    accept: bool,
+}
+
+impl Arguments {
+    /// A rebuild that is meant to change what users see.
+    pub fn accepting() -> Self {
+        Self {
+            accept: true,
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +65,9 @@ pub enum RebuildError {
     Nats(#[source] async_nats::Error),
     #[error("interrupted: run it again to go on")]
     Interrupted,
-    #[error("{0} users see something else in the new generation; readers stay with the old one")]
+    #[error(
+        "{0} users see something else in the new generation; readers stay with the old one, unless you `rebuild --accept`"
+    )]
     Differs(usize),
 }
 
@@ -66,7 +81,7 @@ pub async fn main(settings: &Settings, arguments: &Arguments, stop: Cancellation
         match arguments {
             Arguments { revert: true, .. } => rebuild.revert().await,
             Arguments { drop: true, .. } => rebuild.drop_others().await,
-            Arguments { .. } => rebuild.run(settings, stop).await,
+            Arguments { accept, .. } => rebuild.run(settings, *accept, stop).await,
         }
     };
     match outcome.await {
@@ -153,6 +168,7 @@ impl Rebuild {
     async fn run(
         &self,
         settings: &Settings,
+        accept: bool,
         stop: CancellationToken,
     ) -> Result<String, RebuildError> {
         let new = Views::of(self.new_generation(settings).await?).await?;
@@ -175,7 +191,9 @@ impl Rebuild {
                 for line in differing.values().flatten().take(20) {
                     println!("{line}");
                 }
-                return Err(RebuildError::Differs(differing.len()));
+                if !accept {
+                    return Err(RebuildError::Differs(differing.len()));
+                }
             }
             self.switch(new.generation()).await
         };

@@ -131,3 +131,48 @@ async fn a_rebuild_with_other_partitions_shows_the_same_and_can_be_reverted() {
     fold.stop().await;
     world.clean_up().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_who_are_parked_and_return_see_everything() {
+    let mut world = World::new("idle", 2, 100_000, 21).await;
+    // Whoever has not read for two seconds is parked: most are, most of the time.
+    world.idle_after = Some(std::time::Duration::from_secs(2));
+    let people = (0..10).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let fold = world.fold().await;
+    for round in 0..4 {
+        let events = (0..80).map(|_| world.history.act()).collect();
+        world.publish(events).await;
+        // Reading re-activates whoever was parked.
+        world
+            .assert_equal_to_the_model(&format!("round {round}"))
+            .await;
+    }
+    let views = world.views().await;
+    let parked = async || {
+        let mut parked = 0;
+        for partition in views.partitions().all() {
+            parked += views.parked_in(partition).await.unwrap().len();
+        }
+        parked
+    };
+    common::eventually("everybody who stays away is parked", async || {
+        parked().await >= world.history.users().len()
+    })
+    .await;
+    let events = (0..80).map(|_| world.history.act()).collect();
+    world.publish(events).await;
+    world.assert_equal_to_the_model("after being parked").await;
+    let reader = world.history.users()[0];
+    let own = views.partitions().of(reader);
+    world.views().await.home(reader, 20, None).await.unwrap();
+    common::eventually("whoever reads is fanned out to again", async || {
+        !views.parked_in(own).await.unwrap().contains(&reader)
+    })
+    .await;
+    let events = (0..80).map(|_| world.history.act()).collect();
+    world.publish(events).await;
+    world.assert_equal_to_the_model("after coming back").await;
+    fold.stop().await;
+    world.clean_up().await;
+}

@@ -8,11 +8,13 @@ mod posts;
 mod users;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use shared::events::{Event, Payload};
 use shared::ids::UserId;
 use shared::partition::Partition;
 
+use super::idle::Idle;
 use crate::read_model::changes::Changes;
 use crate::read_model::rows::{FanOutRow, FollowersRow};
 use crate::read_model::write::Entry;
@@ -32,6 +34,7 @@ pub struct Fold {
     followers: HashMap<UserId, Vec<UserId>>,
     cached: usize,
     counts: HashMap<UserId, FollowersRow>,
+    pub idle: Idle,
     /// Followed edges whose older entries are still to be inserted, with the follow's sequence.
     pub pending: BTreeMap<(UserId, UserId), u64>,
     /// Fan-outs under way, oldest first.
@@ -55,6 +58,7 @@ impl Fold {
         views: Views,
         partition: Partition,
         celebrity_threshold: u64,
+        idle_after: Option<Duration>,
     ) -> Result<Self, ViewError> {
         let share = celebrity_threshold / u64::from(views.partitions().count());
         let mut fold = Self {
@@ -63,6 +67,7 @@ impl Fold {
             followers: HashMap::new(),
             cached: 0,
             counts: HashMap::new(),
+            idle: Idle::load(&views, partition, idle_after).await?,
             pending: BTreeMap::new(),
             fan_outs: BTreeMap::new(),
             views,

@@ -21,6 +21,8 @@ use crate::read_model::{ViewError, Views};
 /// How soon a new, a switched or a dropped generation is noticed.
 pub const EVERY: Duration = Duration::from_secs(1);
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What folding needs to know, whatever the generation.
 #[derive(Clone)]
 pub struct FoldSettings {
@@ -28,6 +30,8 @@ pub struct FoldSettings {
     pub names: Names,
     pub stream_replicas: usize,
     pub celebrity_threshold: u64,
+    /// Readers who have not read for this long are parked; `None`: never.
+    pub idle_after: Option<Duration>,
     /// Names this process among the holders of leases.
     pub holder: String,
 }
@@ -39,6 +43,7 @@ impl FoldSettings {
             names: settings.names.clone(),
             stream_replicas: settings.stream_replicas,
             celebrity_threshold: settings.celebrity_threshold,
+            idle_after: (settings.idle_days > 0).then(|| DAY * settings.idle_days),
             holder: format!("{:016x}", rand::random::<u64>()),
         }
     }

@@ -51,6 +51,7 @@ pub async fn fan_out(
     let seq = u64::try_from(s).unwrap_or(0);
     let entries: Vec<Entry> = followers
         .iter()
+        .filter(|reader| !fold.idle.is_parked(**reader))
         .map(|reader| Entry {
             reader: *reader,
             entry,

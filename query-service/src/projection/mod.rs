@@ -6,6 +6,7 @@
 
 pub mod fold;
 pub mod generations;
+pub mod idle;
 pub mod jobs;
 pub mod monitor;
 pub mod stream_reader;
@@ -142,6 +143,7 @@ impl Projector {
             self.views.clone(),
             partition,
             self.settings.celebrity_threshold,
+            self.settings.idle_after,
         )
         .await?;
         let mut reader = StreamReader::new(
@@ -212,6 +214,12 @@ impl Projector {
                 seq: last.seq,
                 chain: last.chain,
                 epoch: at.epoch,
+                top: messages
+                    .iter()
+                    .map(Message::event_id)
+                    .max()
+                    .unwrap_or(0)
+                    .max(at.top),
             };
             let mut batch = Batch::default();
             for message in &messages {
@@ -233,7 +241,8 @@ impl Projector {
         let fanned = jobs::fan_out(fold, &self.views, partition, at, sizes).await?;
         let filled = jobs::backfill(fold, &self.views, partition, at, sizes).await?;
         let trimmed = sizes.trim_next(&self.views).await?;
-        Ok(fanned || filled || trimmed)
+        let idle = fold.idle.look(&self.views, partition, at).await?;
+        Ok(fanned || filled || trimmed || idle)
     }
 
     /// Tells the read replicas what the batch was about. Lost notices are healed by heartbeats.

@@ -50,6 +50,16 @@ pub struct Message {
     pub content: Content,
 }
 
+impl Message {
+    /// The event's id; 0 for what is no event.
+    pub fn event_id(&self) -> i64 {
+        match &self.content {
+            Content::Event(event) => event.id.get(),
+            Content::Tick | Content::Foreign | Content::Unreadable(_) => 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub enum Content {
     Event(Box<Event>),

@@ -271,6 +271,12 @@ impl Generation {
         self.collection::<Document>(View::Users)
             .create_index(by_name)
             .await?;
+        let by_absence = IndexModel::builder()
+            .keys(doc! { "p": 1, "seen": 1 })
+            .build();
+        self.collection::<Document>(View::Readers)
+            .create_index(by_absence)
+            .await?;
         let by_partition = IndexModel::builder().keys(doc! { "p": 1 }).build();
         self.collection::<Document>(View::Pending)
             .create_index(by_partition)

@@ -62,11 +62,16 @@ pub type CurrentViews = tokio::sync::watch::Receiver<Views>;
 #[derive(Clone)]
 pub struct Views(Arc<Inner>);
 
+/// Reading is noted once in this time: days matter.
+const SEEN_AGAIN: Duration = Duration::from_secs(600);
+
 struct Inner {
     generation: Generation,
     cursors: CursorKey,
     /// How far back a reader's last page reached, in milliseconds.
     windows: moka::sync::Cache<UserId, i64>,
+    /// Readers noted as seen a little while ago.
+    seen: moka::sync::Cache<UserId, ()>,
 }
 
 impl Views {
@@ -85,6 +90,10 @@ impl Views {
             generation,
             cursors,
             windows,
+            seen: moka::sync::Cache::builder()
+                .max_capacity(100_000)
+                .time_to_live(SEEN_AGAIN)
+                .build(),
         })))
     }
 

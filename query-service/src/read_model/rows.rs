@@ -73,6 +73,9 @@ pub struct ReaderRow {
     pub horizon: i64,
 }
 
+/// The horizon of a reader to whom nothing is fanned out: above every entry.
+pub const PARKED: i64 = i64::MAX - 1;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PostRow {
     #[serde(rename = "_id")]
@@ -158,6 +161,9 @@ pub struct CheckpointRow {
     pub seq: i64,
     pub chain: String,
     pub epoch: i64,
+    /// The greatest event id applied.
+    #[serde(default)]
+    pub top: i64,
 }
 
 /// A message that could not be understood.

@@ -11,7 +11,7 @@ use super::cursor::CursorKind;
 use super::generation::View;
 use super::keys::{between, last_id};
 use super::posts::Filling;
-use super::rows::{EntryRow, KeyRow, OutboxRow, ReaderRow};
+use super::rows::{EntryRow, KeyRow, OutboxRow, PARKED, ReaderRow};
 use super::view::{Page, PostView};
 use super::visibility::Candidate;
 use super::{ViewError, Views};
@@ -49,6 +49,7 @@ impl Views {
         cursor: Option<&str>,
     ) -> Result<Page<PostView>, ViewError> {
         let mut before = self.position(CursorKind::Home, reader.get(), cursor)?;
+        self.note_seen(reader).await?;
         let state = self.reader(reader).await?;
         let mut filling = Filling::new(limit);
         let mut window = self.0.windows.get(&reader).unwrap_or(FIRST_WINDOW);
@@ -104,7 +105,11 @@ impl Views {
         if now <= seq {
             return Ok((now, Vec::new()));
         }
-        let state = self.reader(reader).await?;
+        self.note_seen(reader).await?;
+        let mut state = self.reader(reader).await?;
+        if self.horizon(reader).await? == PARKED {
+            state.pulled = state.following.iter().copied().chain([reader]).collect();
+        }
         let newer = doc! { "$gt": super::write::signed(seq), "$lte": super::write::signed(now) };
         let mut found = BTreeMap::new();
         let mut range = between(&reader.to_key(), 0, i64::MAX);
@@ -162,6 +167,25 @@ impl Views {
         self.page(CursorKind::Home, reader.get(), items, next)
     }
 
+    async fn horizon(&self, reader: UserId) -> Result<i64, ViewError> {
+        let row: Option<ReaderRow> = self
+            .rows(View::Readers)
+            .find_one(doc! { "_id": reader.get() })
+            .await?;
+        Ok(row.unwrap_or_default().horizon)
+    }
+
+    /// Readers who are seen are fanned out to. Noted before anything is read: who is parked now
+    /// is merged, and soon re-activated.
+    async fn note_seen(&self, reader: UserId) -> Result<(), ViewError> {
+        if self.0.seen.contains_key(&reader) {
+            return Ok(());
+        }
+        self.seen(reader, now_id() >> 16).await?;
+        self.0.seen.insert(reader, ());
+        Ok(())
+    }
+
     /// Edges first, then what is pulled, then entries, the horizon last: an edge that is seen was
     /// pending before, so its older entries are pulled or inserted by the time they are read.
     async fn reader(&self, id: UserId) -> Result<Reader, ViewError> {
@@ -206,11 +230,7 @@ impl Views {
         let range = between(&reader.id.to_key(), low, before);
         let entries: Vec<EntryRow> = self.newest(View::Timeline, range, want).await?;
         // The horizon after the entries: what was trimmed in between is below it by now.
-        let row: Option<ReaderRow> = self
-            .rows(View::Readers)
-            .find_one(doc! { "_id": reader.id.get() })
-            .await?;
-        let horizon = row.unwrap_or_default().horizon;
+        let horizon = self.horizon(reader.id).await?;
         if before <= horizon + 1 {
             return self.span_below_horizon(reader, low, before, want).await;
         }

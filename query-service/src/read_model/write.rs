@@ -12,8 +12,8 @@ use super::changes::Changes;
 use super::generation::View;
 use super::keys::{Key, binary, first_id, last_id};
 use super::rows::{
-    CheckpointRow, DeadLetterRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PendingRow,
-    ReaderRow,
+    CheckpointRow, DeadLetterRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PARKED,
+    PendingRow, ReaderRow,
 };
 use super::{ViewError, Views};
 
@@ -33,6 +33,8 @@ pub struct Checkpoint {
     pub seq: u64,
     pub chain: ChainHash,
     pub epoch: i64,
+    /// The greatest event id applied.
+    pub top: i64,
 }
 
 /// Why a batch was not written.
@@ -94,7 +96,8 @@ impl Views {
     ) -> Result<(), CommitError> {
         let guard =
             doc! { "_id": i32::from(partition.0), "seq": signed(from.seq), "epoch": from.epoch };
-        let moved = doc! { "$set": { "seq": signed(to.seq), "chain": to.chain.to_hex() } };
+        let moved =
+            doc! { "$set": { "seq": signed(to.seq), "chain": to.chain.to_hex(), "top": to.top } };
         if changes.is_empty() {
             let checkpoints = self.rows::<Document>(View::Checkpoints);
             let outcome = checkpoints
@@ -240,6 +243,7 @@ impl Views {
             seq: 0,
             chain: ChainHash::START.to_hex(),
             epoch: 0,
+            top: 0,
         };
         match checkpoints.insert_one(first).await {
             Err(error) if !is_duplicate(&error) => return Err(error.into()),
@@ -270,6 +274,21 @@ impl Views {
             Err(error) if !is_duplicate(&error) => Err(error.into()),
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+
+    /// The messages that could not be understood, oldest first.
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLetterRow>, ViewError> {
+        const MOST: usize = 10_000;
+        self.oldest(View::DeadLetters, doc! {}, MOST).await
+    }
+
+    /// Forgets dead letters.
+    pub async fn drop_dead_letters(&self, sequences: &[u64]) -> Result<(), ViewError> {
+        let ids: Vec<i64> = sequences.iter().map(|seq| signed(*seq)).collect();
+        self.rows::<DeadLetterRow>(View::DeadLetters)
+            .delete_many(doc! { "_id": { "$in": ids } })
+            .await?;
+        Ok(())
     }
 
     /// An author's followers in a partition, from the one after `after`, at most `limit`.
@@ -384,6 +403,71 @@ impl Views {
         Ok(())
     }
 
+    /// The parked readers of a partition.
+    pub async fn parked_in(&self, partition: Partition) -> Result<Vec<UserId>, ViewError> {
+        let parked = doc! { "p": i32::from(partition.0), "horizon": PARKED };
+        Ok(user_ids(
+            &self.all::<Document>(View::Readers, parked).await?,
+        ))
+    }
+
+    /// Parked readers who have read since `since`, in Unix milliseconds.
+    pub async fn parked_and_seen(
+        &self,
+        partition: Partition,
+        since: i64,
+        limit: usize,
+    ) -> Result<Vec<UserId>, ViewError> {
+        let filter =
+            doc! { "p": i32::from(partition.0), "seen": { "$gte": since }, "horizon": PARKED };
+        Ok(user_ids(
+            &self
+                .oldest::<Document>(View::Readers, filter, limit)
+                .await?,
+        ))
+    }
+
+    /// Readers who are not parked and have not read since `since`, in Unix milliseconds.
+    pub async fn unparked_and_unseen(
+        &self,
+        partition: Partition,
+        since: i64,
+        limit: usize,
+    ) -> Result<Vec<UserId>, ViewError> {
+        let filter = doc! { "p": i32::from(partition.0), "seen": { "$lt": since }, "horizon": { "$ne": PARKED } };
+        Ok(user_ids(
+            &self
+                .oldest::<Document>(View::Readers, filter, limit)
+                .await?,
+        ))
+    }
+
+    /// Fans out to a reader again: everything above `horizon` will be there.
+    pub fn reactivate(changes: &mut Changes, reader: UserId, horizon: i64) {
+        changes.set(View::Readers, Key::id(reader), doc! { "horizon": horizon });
+    }
+
+    /// Promises a reader nothing: their timeline is merged.
+    pub fn park(changes: &mut Changes, reader: UserId) {
+        changes.set(View::Readers, Key::id(reader), doc! { "horizon": PARKED });
+    }
+
+    /// Deletes all entries of a parked reader.
+    pub async fn delete_entries(&self, reader: UserId) -> Result<(), ViewError> {
+        let all = super::keys::between(&reader.to_key(), 0, i64::MAX);
+        self.rows::<KeyRow>(View::Timeline).delete_many(all).await?;
+        Ok(())
+    }
+
+    /// Notes that a reader has read their timeline.
+    pub(super) async fn seen(&self, reader: UserId, now: i64) -> Result<(), ViewError> {
+        let change = doc! { "$max": { "seen": now } };
+        self.rows::<ReaderRow>(View::Readers)
+            .update_one(doc! { "_id": reader.get() }, change)
+            .await?;
+        Ok(())
+    }
+
     /// Trims a reader's entries to the newest `keep`, if there are more: the horizon rises first.
     /// Returns how many are left.
     pub async fn trim(&self, reader: UserId, keep: usize) -> Result<usize, ViewError> {
@@ -406,6 +490,12 @@ impl Views {
     }
 }
 
+fn user_ids(rows: &[Document]) -> Vec<UserId> {
+    rows.iter()
+        .filter_map(|row| UserId::new(row.get_i64("_id").ok()?))
+        .collect()
+}
+
 fn checkpoint(row: &CheckpointRow) -> Result<Checkpoint, ViewError> {
     let seq = u64::try_from(row.seq).map_err(|_| ViewError::Corrupt("a checkpoint"))?;
     let chain = ChainHash::from_hex(&row.chain).ok_or(ViewError::Corrupt("a checkpoint"))?;
@@ -413,6 +503,7 @@ fn checkpoint(row: &CheckpointRow) -> Result<Checkpoint, ViewError> {
         seq,
         chain,
         epoch: row.epoch,
+        top: row.top,
     })
 }
 

@@ -29,6 +29,7 @@ pub struct World {
     pub log: mongodb::Database,
     pub nats: Nats,
     pub history: History,
+    pub idle_after: Option<std::time::Duration>,
     chain: ChainHash,
 }
 
@@ -67,6 +68,7 @@ impl World {
             log,
             nats,
             history: History::new(seed),
+            idle_after: None,
             chain: ChainHash::START,
         }
     }
@@ -86,7 +88,10 @@ impl World {
         let projector = Projector {
             views,
             current,
-            settings: FoldSettings::of(&self.settings),
+            settings: FoldSettings {
+                idle_after: self.idle_after,
+                ..FoldSettings::of(&self.settings)
+            },
         };
         projector.spawn(&tasks, &tasks.stop_signal());
         Fold { tasks }
@@ -178,6 +183,18 @@ impl World {
         let _ = self.log.drop().await;
         let jetstream = jetstream::new(self.nats.client.clone());
         let _ = jetstream.delete_stream(self.settings.names.stream()).await;
+    }
+}
+
+/// Waits until something holds; fails after half a minute.
+pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let give_up = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !holds().await {
+        assert!(
+            tokio::time::Instant::now() < give_up,
+            "not within 30 s: {what}"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }
 

@@ -172,7 +172,9 @@ impl Fold {
                 .changes
                 .insert(View::Outbox, Key::pair(by, entry), row);
             batch.changes.add(View::Users, Key::id(by), "outbox", 1);
-            batch.entries.push(for_reader(by));
+            if !self.idle.is_parked(by) {
+                batch.entries.push(for_reader(by));
+            }
         }
         let count = self.count(by).await?;
         if count.n == 0 && !count.hot {
@@ -183,9 +185,10 @@ impl Fold {
             return Ok(());
         }
         if usize::try_from(count.n).is_ok_and(|n| n <= FAN_OUT_BATCH) {
-            let followers = self.followers(batch, by).await?;
-            let entries: Vec<Entry> = followers.iter().map(|reader| for_reader(*reader)).collect();
-            batch.entries.extend(entries);
+            self.followers(batch, by).await?;
+            let followers = self.followers.get(&by).into_iter().flatten();
+            let read = followers.filter(|reader| !self.idle.is_parked(**reader));
+            batch.entries.extend(read.map(|reader| for_reader(*reader)));
             return Ok(());
         }
         let key = Key::in_partition(self.partition, entry);

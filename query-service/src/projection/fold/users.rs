@@ -27,6 +27,12 @@ impl Fold {
             "v": event.version, "s": stored(seq),
         };
         batch.changes.insert(View::Users, Key::id(event.actor), row);
+        // Who registers is taken to read; away is counted from here.
+        let reader =
+            doc! { "p": i32::from(self.partition.0), "horizon": 0_i64, "seen": event.at.millis() };
+        batch
+            .changes
+            .insert(View::Readers, Key::id(event.actor), reader);
     }
 
     pub(super) fn profile_edited(
