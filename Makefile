@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos check format clippy doc dependencies shell architecture fmt engines clean
+.PHONY: help run test chaos check format clippy doc dependencies shell collection architecture postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -18,7 +18,10 @@ test: ## all tests, on engines of their own
 chaos: ## the long crash and fault tests, optimised build
 	@MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests -- --nocapture
 
-check: format clippy doc dependencies shell architecture ## formatting, lints, documentation, dependencies, rooms
+postman: ## the Postman collection against what `make run` runs
+	@exec $(DEV) postman
+
+check: format clippy doc dependencies shell collection architecture ## formatting, lints, documentation, dependencies, routes, rooms
 
 format: ## is everything formatted?
 	cargo fmt --all --check
@@ -34,6 +37,9 @@ dependencies: ## licences, sources and banned crates, by deny.toml
 
 shell: ## shellcheck on the shell scripts
 	@exec $(DEV) shellcheck
+
+collection: ## are all routes in the Postman collection and in docs/api.md?
+	@exec $(PYTHON) scripts/check_postman.py
 
 architecture: ## the rooms and what they must not mention
 	cargo test --quiet -p system-tests --test architecture

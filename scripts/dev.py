@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
-from engines import MongoDB, Nats, free_ports, need, need_cargo, note, shellcheck  # noqa: E402
+from engines import MongoDB, Nats, free_ports, need, need_cargo, newman, note, shellcheck  # noqa: E402
 from supervisor import Failed, Process, Stopped, Supervisor, say  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,18 +73,9 @@ def run_with(supervisor: Supervisor, data: Path) -> int:
         nats.start(supervisor, data, logs, ports["NATS_PORT"][1])
         environment["NATS_URL"] = nats.uri(ports["NATS_PORT"][1])
 
-    command_url, query_url = (f"http://{url_host(*ports[name])}" for name in ("COMMAND_ADDR", "QUERY_ADDR"))
-    environment.setdefault("JWKS_URL", f"{command_url}/.well-known/jwks.json")
+    command_url, query_url = service_urls(environment)
     environment.setdefault("LOG_FORMAT", "pretty")
-    # Only the one that signs needs the key; it makes one where there is none.
-    signing = {"JWT_PRIVATE_KEY_FILE": str(data / "jwt.pem"), **environment}
-    services = [
-        supervisor.start(name, [str(binaries / name)], env=variables, cwd=ROOT, label=label)
-        for name, variables, label in (
-            ("command-service", signing, "command"),
-            ("query-service", environment, "query  "),
-        )
-    ]
+    services = start_services(supervisor, environment, binaries, data)
     try:
         for service, ops in zip(services, ("COMMAND_OPS_ADDR", "QUERY_OPS_ADDR")):
             wait_until_ready(supervisor, service, *ports[ops])
@@ -95,6 +86,28 @@ def run_with(supervisor: Supervisor, data: Path) -> int:
     finally:
         # Those who ask before those who answer; the engines, which both need, come last.
         supervisor.stop(*reversed(services))
+
+
+def start_services(supervisor: Supervisor, environment: dict[str, str], binaries: Path, data: Path,
+                   log: Path | None = None) -> list[Process]:
+    """Both services, with their logs on our terminal unless they go to a file."""
+    command_url, _ = service_urls(environment)
+    environment = {"JWKS_URL": f"{command_url}/.well-known/jwks.json", **environment}
+    # Only the one that signs needs the key; it makes one where there is none.
+    signing = {"JWT_PRIVATE_KEY_FILE": str(data / "jwt.pem"), **environment}
+    return [
+        supervisor.start(name, [str(binaries / name)], env=variables, cwd=ROOT, log=log, label=None if log else label)
+        for name, variables, label in (
+            ("command-service", signing, "command"),
+            ("query-service", environment, "query  "),
+        )
+    ]
+
+
+def service_urls(environment: dict[str, str]) -> tuple[str, str]:
+    """Where to send commands, and where queries."""
+    command, query = (url_host(*split_address(name, environment[name])) for name in ("COMMAND_ADDR", "QUERY_ADDR"))
+    return f"http://{command}", f"http://{query}"
 
 
 @contextlib.contextmanager
@@ -156,9 +169,13 @@ def check_ports_are_free(ports: dict[str, tuple[str, int]]) -> None:
                 raise Failed(f"{name}: {host}:{port} cannot be listened on: {error.strerror}") from None
 
 
+def reachable(host: str) -> str:
+    """Where to find what listens there: not every address to listen on is one to connect to."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def url_host(host: str, port: int) -> str:
-    """How to reach what listens there."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = reachable(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -282,6 +299,57 @@ def is_shell(path: Path) -> bool:
     return path.suffix in (".sh", ".bash") or first_line.startswith(b"#!") and first_line.rstrip().endswith(b"sh")
 
 
+# --- postman ----------------------------------------------------------------------------------------------------
+
+def postman(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
+    """run the Postman collection against the running stack, or with --own against a fresh one"""
+    program = newman(supervisor)
+    if arguments.own:
+        environment = start_temporary_stack(supervisor)
+    else:
+        environment = {**ADDRESSES, **{name: value for name, value in os.environ.items() if value}}
+        for name, url in zip(("COMMAND_ADDR", "QUERY_ADDR"), service_urls(environment)):
+            if not listens(*split_address(name, environment[name])):
+                raise Failed(f"nothing answers at {url} ({name}): start the stack with `make run`, "
+                             "or let `python3 scripts/dev.py postman --own` start one")
+    command_url, query_url = service_urls(environment)
+    folder = ROOT / "postman"
+    command = [
+        str(program), "run", str(folder / "microblog.postman_collection.json"),
+        "--environment", str(folder / "local.postman_environment.json"),
+        "--env-var", f"command_url={command_url}", "--env-var", f"query_url={query_url}",
+        "--timeout-request", "20000", "--reporter-cli-no-banner", "--reporter-cli-no-success-assertions",
+    ]
+    # What runs on this machine is not asked for through a proxy.
+    environment.update(NO_PROXY="*", no_proxy="*")
+    if not sys.stdout.isatty():
+        environment["FORCE_COLOR"] = "0"  # or its table of failures is coloured in logs too
+    return run_beside_engines(supervisor, command, environment)
+
+
+def listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((reachable(host), port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def start_temporary_stack(supervisor: Supervisor) -> dict[str, str]:
+    """Fresh engines and both services on free ports, and the environment that leads to them."""
+    need_cargo()
+    build(supervisor, "--bin", "command-service", "--bin", "query-service")
+    data = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-")))
+    environment = start_temporary_engines(supervisor)
+    for elsewhere in ("JWKS_URL", "JWT_PRIVATE_KEY_FILE", "VIEWS_MONGODB_URI"):
+        environment.pop(elsewhere, None)
+    environment.update((name, f"127.0.0.1:{port}") for name, port in zip(ADDRESSES, free_ports(len(ADDRESSES))))
+    services = start_services(supervisor, environment, target_directory() / "debug", data, data / "services.log")
+    for service, ops in zip(services, ("COMMAND_OPS_ADDR", "QUERY_OPS_ADDR")):
+        wait_until_ready(supervisor, service, *split_address(ops, environment[ops]))
+    return environment
+
+
 # --- cargo ------------------------------------------------------------------------------------------------------
 
 def build(supervisor: Supervisor, *arguments: str) -> None:
@@ -307,11 +375,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         ours, rest = argv[:at], argv[at + 1:]
     parser = argparse.ArgumentParser(description=__doc__, prog="dev.py")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, work in (("run", run), ("test", test), ("up", up), ("engines", engines), ("shellcheck", lint_shell)):
+    for name, work in (("run", run), ("test", test), ("up", up), ("postman", postman),
+                       ("engines", engines), ("shellcheck", lint_shell)):
         command = commands.add_parser(name, help=work.__doc__, description=work.__doc__)
         command.set_defaults(work=work, rest=rest)
         if name == "test":
             command.add_argument("--release", action="store_true", help="optimised, as in production")
+        elif name == "postman":
+            command.add_argument("--own", action="store_true", help="start engines and services of its own")
     arguments = parser.parse_args(ours)
     if rest and arguments.work not in (test, up):
         parser.error(f"unexpected: {shlex.join(rest)}")

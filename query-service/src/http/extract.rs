@@ -14,6 +14,8 @@ use shared::ids::UserId;
 use shared::problem::{Code, Problem};
 use shared::token::{TokenError, TokenVerifier};
 
+use crate::read_model::{CurrentViews, Views};
+
 /// The user whose access token came with the request; without one the answer is 401.
 pub struct Caller(pub UserId);
 
@@ -56,6 +58,9 @@ fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, 
     let verifier = request
         .app_data::<Data<TokenVerifier>>()
         .map(|data| Arc::clone(data));
+    let views = request
+        .app_data::<Data<CurrentViews>>()
+        .map(|views| views.borrow().clone());
     async move {
         let invalid = || Problem::new(Code::Unauthorized, TokenError::Invalid.to_string());
         let Some(token) = token else {
@@ -65,6 +70,7 @@ fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, 
             return Err(Problem::new(Code::Internal, "something went wrong here"));
         };
         match verifier.verify(&token).await {
+            Ok(user) if left(views, user).await => Err(invalid()),
             Ok(user) => Ok(Some(user)),
             Err(TokenError::Invalid) => Err(invalid()),
             Err(error @ TokenError::NoKeys) => {
@@ -72,6 +78,15 @@ fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, 
             }
         }
     }
+}
+
+/// Whether the views know that the user was deactivated. Where they cannot be asked, the read
+/// itself says so.
+async fn left(views: Option<Views>, user: UserId) -> bool {
+    let Some(views) = views else { return false };
+    // Detached like every read: the request may be dropped while the database is asked.
+    let asked = tokio::spawn(async move { views.is_deactivated(user).await });
+    matches!(asked.await, Ok(Ok(true)))
 }
 
 /// The write that the answer must reflect, if one is named.

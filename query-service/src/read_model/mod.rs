@@ -70,6 +70,8 @@ struct Inner {
     cursors: CursorKey,
     /// How far back a reader's last page reached, in milliseconds.
     windows: moka::sync::Cache<UserId, i64>,
+    /// Whether callers were deactivated, a moment ago.
+    deactivated: moka::sync::Cache<UserId, bool>,
     /// Readers noted as seen a little while ago.
     seen: moka::sync::Cache<UserId, ()>,
 }
@@ -90,6 +92,10 @@ impl Views {
             generation,
             cursors,
             windows,
+            deactivated: moka::sync::Cache::builder()
+                .max_capacity(100_000)
+                .time_to_live(Duration::from_secs(1))
+                .build(),
             seen: moka::sync::Cache::builder()
                 .max_capacity(100_000)
                 .time_to_live(SEEN_AGAIN)

@@ -51,6 +51,19 @@ impl Views {
         Ok(users)
     }
 
+    /// Whether a user is known to be deactivated; remembered for a second.
+    pub async fn is_deactivated(&self, user: UserId) -> Result<bool, ViewError> {
+        if let Some(deactivated) = self.0.deactivated.get(&user) {
+            return Ok(deactivated);
+        }
+        let rows = self.users_by_id(&[user].into()).await?;
+        let deactivated = rows
+            .get(&user)
+            .is_some_and(|row| row.standing == Standing::Deactivated);
+        self.0.deactivated.insert(user, deactivated);
+        Ok(deactivated)
+    }
+
     /// How `viewer` and `user` stand; `None` if there is no such user.
     pub async fn relationship(
         &self,

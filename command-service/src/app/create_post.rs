@@ -1,0 +1,162 @@
+//! Writing a post, or an answer to one.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use shared::consistency::ConsistencyToken;
+use shared::events::{Event, LogStream, Payload};
+use shared::ids::{PostId, UserId};
+use shared::time::Timestamp;
+
+use super::append::{Appended, Draft, Target};
+use super::limits::PostAllowance;
+use super::store::{Key, Receipt, StoreError};
+use super::{Accepted, App, CommandError, FoundPost};
+use crate::domain::post::{CannotPost, create_post, reply};
+use crate::domain::text::Content;
+use crate::domain::user::User;
+
+/// Keys that callers choose stay apart from our own.
+const KEY_PREFIX: &str = "http:";
+
+/// A post to be written.
+#[derive(Clone, Debug)]
+pub struct NewPost {
+    pub content: Content,
+    pub reply_to: Option<PostId>,
+    /// The same key and post again gets the first answer again.
+    pub key: Option<String>,
+}
+
+/// A post as written.
+#[derive(Clone, Debug)]
+pub struct Created {
+    pub id: PostId,
+    pub author: Arc<User>,
+    pub content: String,
+    pub reply_to: Option<PostId>,
+    pub at: Timestamp,
+    /// An earlier request with the same key wrote it.
+    pub replayed: bool,
+    /// How the author's quota stands; unknown for what was written before.
+    pub allowance: Option<PostAllowance>,
+}
+
+impl NewPost {
+    /// The stored key: its hash tells another request with the same key from this one.
+    fn stored_key(&self) -> Option<Key> {
+        let key = self.key.as_ref()?;
+        let mut hash = Sha256::new();
+        hash.update(self.reply_to.map_or(0, PostId::get).to_be_bytes());
+        hash.update(self.content.as_str());
+        let digest: [u8; 32] = hash.finalize().into();
+        let mut head = [0; 8];
+        head.copy_from_slice(&digest[..8]);
+        Some(Key {
+            text: format!("{KEY_PREFIX}{key}"),
+            hash: i64::from_be_bytes(head),
+        })
+    }
+}
+
+impl App {
+    pub async fn create_post(
+        &self,
+        actor: UserId,
+        new: NewPost,
+    ) -> Result<Accepted<Created>, CommandError> {
+        let author = self.actor(actor).await?;
+        author.standing.may_act()?;
+        let key = new.stored_key();
+        if let Some(key) = &key
+            && let Some(receipt) = self.store.receipt(actor, &key.text).await?
+        {
+            return self.replay(actor, key, receipt).await;
+        }
+        let parent = match new.reply_to {
+            Some(parent) => self.find_post(parent).await?,
+            None => None,
+        };
+        let payload = decide(&author, &new, parent.as_ref())?;
+        let allowance = self.reserve_post(&author).await?;
+        let draft = Draft {
+            target: Target::NewPost,
+            actor,
+            payload,
+            read: author.last.get().max(parent.map_or(0, |found| found.read)),
+            key: key.clone(),
+        };
+        match self.append(&draft).await {
+            Ok(Appended::Done(event)) => accepted(&event, author, Some(allowance), false),
+            Ok(Appended::KeyTaken(receipt)) => {
+                self.release_post(actor, allowance).await;
+                let key = key.ok_or(CommandError::Conflict)?;
+                self.replay(actor, &key, receipt).await
+            }
+            Ok(Appended::Stale) => {
+                self.release_post(actor, allowance).await;
+                Err(CommandError::Conflict)
+            }
+            // Perhaps it was written: then the reservation was rightly used.
+            Err(error) if error.is_transient() => Err(error.into()),
+            Err(error) => {
+                self.release_post(actor, allowance).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The first answer: with the author's profile as the first request read it, which is what
+    /// events with smaller ids say.
+    async fn replay(
+        &self,
+        actor: UserId,
+        key: &Key,
+        receipt: Receipt,
+    ) -> Result<Accepted<Created>, CommandError> {
+        if receipt.hash != key.hash {
+            return Err(CommandError::KeyReused);
+        }
+        let mut events = self.store.user_events(actor).await?;
+        events.retain(|event| event.id < receipt.event.id);
+        let author = User::fold(&events).ok_or(CommandError::NoActor)?;
+        accepted(&receipt.event, Arc::new(author), None, true)
+    }
+}
+
+fn decide(author: &User, new: &NewPost, parent: Option<&FoundPost>) -> Result<Payload, CannotPost> {
+    match new.reply_to {
+        None => create_post(author.standing, &new.content),
+        Some(_) => reply(author.standing, &new.content, parent.map(FoundPost::seen)),
+    }
+}
+
+fn accepted(
+    event: &Event,
+    author: Arc<User>,
+    allowance: Option<PostAllowance>,
+    replayed: bool,
+) -> Result<Accepted<Created>, CommandError> {
+    let Payload::PostCreated(data) = &event.payload else {
+        let corrupt = format!("event {} has a key and is no post", event.id);
+        return Err(StoreError::Corrupt(corrupt.into()).into());
+    };
+    let id: PostId = event.id.cast();
+    Ok(Accepted {
+        token: ConsistencyToken {
+            stream: LogStream::Post(id),
+            version: 1,
+            actor: event.actor,
+            owner: data.reply_to.map_or(event.actor, |parent| parent.author),
+        },
+        value: Created {
+            id,
+            author,
+            content: data.content.clone(),
+            reply_to: data.reply_to.map(|parent| parent.post),
+            at: event.at,
+            replayed,
+            allowance,
+        },
+    })
+}

@@ -1,0 +1,176 @@
+//! Leaving: one event, then a durable job that ends every standing edge of who left.
+//!
+//! The job is written before the event: a crash between the two leaves a job that finds its
+//! user still there and goes away after a while. The edges are looked at twice, the second time
+//! when no command can still believe an older standing.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use shared::error_chain::Chain;
+use shared::events::{Edge as Ends, LogStream};
+use shared::ids::UserId;
+use shared::resilience;
+use shared::time::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::store::{Direction, Farewell, StoreError};
+use super::{Accepted, App, CommandError};
+use crate::domain::edge::{self, follow_stream};
+use crate::domain::text::Password;
+use crate::domain::user::{self, Standing, User};
+
+/// Passes over all edges.
+const PASSES: u32 = 2;
+/// Between them: longer than a command may run on a standing read before the deactivation
+/// ([`super::DEADLINE`] and [`super::STANDING_TTL`] together).
+const BETWEEN_PASSES: Duration = Duration::from_secs(7);
+/// After this long a job whose user is still there belongs to a command that came to nothing.
+const ABANDONED: Duration = Duration::from_secs(60);
+/// How long one step may take before another replica tries it.
+const LEASE: Duration = Duration::from_secs(30);
+/// Jobs of replicas that are gone are found within this time.
+const POLL: Duration = Duration::from_secs(5);
+/// Edges per step, and how many are ended at once.
+const STEP: u32 = 500;
+const AT_ONCE: usize = 8;
+
+impl App {
+    /// Deactivates the actor's own account; the password is asked for once more.
+    pub async fn deactivate(
+        &self,
+        actor: UserId,
+        password: Password,
+    ) -> Result<Accepted<User>, CommandError> {
+        let known = self.load_user(actor).await?.ok_or(CommandError::NoActor)?;
+        if !known.standing.is_visible() {
+            return Err(CommandError::NoActor);
+        }
+        // Whoever has a stolen token guesses no faster than whoever has none.
+        self.login_limits.check(actor.to_string(), None)?;
+        let hash = self.store.password_hash(actor).await?;
+        if !self.passwords.verify(password, hash).await? {
+            return Err(CommandError::BadCredentials);
+        }
+        self.store.plan_farewell(actor, self.clock.now()).await?;
+        let accepted = self
+            .change_user(actor, |user| Ok(user::deactivate(user)))
+            .await?;
+        self.farewells.notify_one();
+        Ok(accepted)
+    }
+
+    /// Carries out farewells until it is stopped.
+    pub async fn run_farewells(&self, stop: CancellationToken) {
+        let mut backoff = resilience::background();
+        while !stop.is_cancelled() {
+            match self.farewell_step().await {
+                Ok(true) => {
+                    backoff.reset();
+                    continue;
+                }
+                Ok(false) => backoff.reset(),
+                Err(error) if error.is_transient() => {}
+                Err(error) => {
+                    warn!(error = %Chain(&error), "a deactivation's edges are not ended yet");
+                }
+            }
+            // Only timers and wake-ups are dropped here, never a database call.
+            tokio::select! {
+                () = self.farewells.notified() => {}
+                () = tokio::time::sleep(POLL + backoff.next_delay()) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// One step of one job that is due; whether there was one.
+    pub async fn farewell_step(&self) -> Result<bool, StoreError> {
+        let now = self.clock.now();
+        let Some(mut job) = self.store.claim_farewell(now, LEASE).await? else {
+            return Ok(false);
+        };
+        let user = self.load_user(job.user).await?;
+        if user.is_none_or(|user| user.standing != Standing::Deactivated) {
+            self.wait_for_event(&job, now).await?;
+            return Ok(true);
+        }
+        if job.passes == 0 && job.after == 0 && job.direction == Direction::Outgoing {
+            self.store.close_sessions_of(job.user).await?;
+        }
+        let peers = self
+            .store
+            .follow_peers(job.user, job.direction, job.after, STEP)
+            .await?;
+        self.end_edges(&job, &peers).await?;
+        if let Some(last) = peers.last() {
+            job.after = last.get();
+            self.store.save_farewell(&job, now).await?;
+        } else {
+            self.turn(job, now).await?;
+        }
+        Ok(true)
+    }
+
+    /// The job was planned, the event is not there yet, or never will be.
+    async fn wait_for_event(&self, job: &Farewell, now: Timestamp) -> Result<(), StoreError> {
+        if now >= later(job.planned_at, ABANDONED) {
+            self.store.drop_farewell(job.user).await
+        } else {
+            self.store.save_farewell(job, later(now, POLL)).await
+        }
+    }
+
+    /// One direction is done: the other, then all once more, then nothing is left.
+    async fn turn(&self, mut job: Farewell, now: Timestamp) -> Result<(), StoreError> {
+        job.after = 0;
+        match job.direction {
+            Direction::Outgoing => {
+                job.direction = Direction::Incoming;
+                self.store.save_farewell(&job, now).await
+            }
+            Direction::Incoming if job.passes + 1 < PASSES => {
+                job.direction = Direction::Outgoing;
+                job.passes += 1;
+                self.store
+                    .save_farewell(&job, later(now, BETWEEN_PASSES))
+                    .await
+            }
+            Direction::Incoming => {
+                info!(user.id = %job.user, "every edge of user {} has ended", job.user);
+                self.store.drop_farewell(job.user).await
+            }
+        }
+    }
+
+    async fn end_edges(&self, job: &Farewell, peers: &[UserId]) -> Result<(), StoreError> {
+        let end = |peer: &UserId| {
+            let (follower, followee) = match job.direction {
+                Direction::Outgoing => (job.user, *peer),
+                Direction::Incoming => (*peer, job.user),
+            };
+            self.end_edge(Ends { follower, followee }, job.user)
+        };
+        let work: Vec<_> = peers.iter().map(end).collect();
+        let ended = futures_util::stream::iter(work).buffer_unordered(AT_ONCE);
+        let ended: Vec<Result<(), StoreError>> = ended.collect().await;
+        ended.into_iter().collect()
+    }
+
+    async fn end_edge(&self, ends: Ends, actor: UserId) -> Result<(), StoreError> {
+        let (owner, stream): (UserId, LogStream) = follow_stream(ends);
+        let decide = |edge: &edge::Edge| Ok(edge::end_follow(edge, ends));
+        match self.switch(owner, stream, actor, actor.get(), decide).await {
+            Ok(switched) if switched.changed => self.store.release_follow(ends.follower).await,
+            Ok(_) => Ok(()),
+            Err(CommandError::Store(error)) => Err(error),
+            Err(other) => Err(StoreError::Unexpected(Box::new(other))),
+        }
+    }
+}
+
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millis(time.millis().saturating_add(by))
+}

@@ -1,0 +1,70 @@
+//! Changing one's own name and bio.
+
+use shared::events::{Event, LogStream, Payload};
+use shared::ids::UserId;
+
+use super::append::{Appended, Draft, Target, tries, wait_turn};
+use super::register::own_token;
+use super::{Accepted, App, CommandError};
+use crate::domain::user::{self, ProfileChange, User};
+
+impl App {
+    pub async fn edit_profile(
+        &self,
+        actor: UserId,
+        change: ProfileChange,
+    ) -> Result<Accepted<User>, CommandError> {
+        let decide = |user: &User| user::edit_profile(user, &change).map_err(CommandError::from);
+        self.change_user(actor, decide).await
+    }
+
+    /// Decides on a user's own stream, and decides again as long as others are faster.
+    pub(super) async fn change_user(
+        &self,
+        subject: UserId,
+        decide: impl Fn(&User) -> Result<Option<Payload>, CommandError> + Send,
+    ) -> Result<Accepted<User>, CommandError> {
+        for attempt in 0..tries() {
+            wait_turn(attempt).await;
+            let mut events = self.store.user_events(subject).await?;
+            let user = User::fold(&events).ok_or(CommandError::NoActor)?;
+            let Some(payload) = decide(&user)? else {
+                return Ok(accepted(user));
+            };
+            let draft = Draft {
+                target: Target::Stream {
+                    owner: subject,
+                    stream: LogStream::User(subject),
+                    version: user.version + 1,
+                },
+                actor: subject,
+                payload,
+                read: user.last.get(),
+                key: None,
+            };
+            if let Appended::Done(event) = self.append(&draft).await? {
+                events.push(event);
+                return self.remember(&events, user).await;
+            }
+        }
+        Err(CommandError::Conflict)
+    }
+
+    /// What was just decided holds here at once, elsewhere when a cached standing expires.
+    async fn remember(
+        &self,
+        events: &[Event],
+        before: User,
+    ) -> Result<Accepted<User>, CommandError> {
+        let user = User::fold(events).unwrap_or(before);
+        self.users.insert(user.id, user.clone().into()).await;
+        Ok(accepted(user))
+    }
+}
+
+fn accepted(user: User) -> Accepted<User> {
+    Accepted {
+        token: own_token(&user),
+        value: user,
+    }
+}

@@ -1,0 +1,144 @@
+//! Following and unfollowing.
+
+use shared::consistency::ConsistencyToken;
+use shared::error_chain::Chain;
+use shared::events::{Edge as Ends, LogStream};
+use shared::ids::UserId;
+use shared::time::Timestamp;
+use tracing::warn;
+
+use super::append::Switched;
+use super::{Accepted, App, CommandError};
+use crate::domain::edge::{self, Edge, FOLLOW_LIMIT, follow_stream};
+use crate::domain::user::Standing;
+
+/// A standing follow.
+#[derive(Clone, Copy, Debug)]
+pub struct Followed {
+    pub follower: UserId,
+    pub followee: UserId,
+    pub since: Timestamp,
+}
+
+/// What both commands load before they look at the edge.
+struct Ground {
+    actor: Standing,
+    followee: Option<Standing>,
+    /// The greatest event id that was read.
+    read: i64,
+}
+
+impl App {
+    pub async fn follow(
+        &self,
+        actor: UserId,
+        followee: UserId,
+    ) -> Result<Accepted<Followed>, CommandError> {
+        let ends = Ends {
+            follower: actor,
+            followee,
+        };
+        let ground = self.survey(ends).await?;
+        let (owner, stream) = follow_stream(ends);
+        let decide = |edge: &Edge, following| {
+            let decided = edge::follow(edge, ends, ground.actor, ground.followee, following);
+            decided.map_err(CommandError::from)
+        };
+        // Most of what can be refused is refused before anything is reserved.
+        let last = self.store.last(owner, stream).await?;
+        let edge = last.as_ref().map_or_else(Edge::default, Edge::after);
+        if decide(&edge, 0)?.is_none() {
+            return Ok(followed(ends, edge));
+        }
+        let following = self.store.reserve_follow(actor, FOLLOW_LIMIT).await?;
+        let following = following.unwrap_or(FOLLOW_LIMIT);
+        let switched = self
+            .switch(owner, stream, actor, ground.read, |edge| {
+                decide(edge, following)
+            })
+            .await;
+        if following < FOLLOW_LIMIT && !may_have_changed(&switched) {
+            self.release_follow(actor).await;
+        }
+        Ok(followed(ends, switched?.edge))
+    }
+
+    pub async fn unfollow(
+        &self,
+        actor: UserId,
+        followee: UserId,
+    ) -> Result<Accepted<()>, CommandError> {
+        let ends = Ends {
+            follower: actor,
+            followee,
+        };
+        let ground = self.survey(ends).await?;
+        let (owner, stream) = follow_stream(ends);
+        let switched = self
+            .switch(owner, stream, actor, ground.read, |edge| {
+                let exists = ground.followee.is_some();
+                Ok(edge::unfollow(edge, ends, ground.actor, exists)?)
+            })
+            .await?;
+        if switched.changed {
+            self.release_follow(actor).await;
+        }
+        Ok(Accepted {
+            value: (),
+            token: token(ends, switched.edge),
+        })
+    }
+
+    async fn survey(&self, ends: Ends) -> Result<Ground, CommandError> {
+        let (actor, followee) =
+            tokio::join!(self.actor(ends.follower), self.find_user(ends.followee));
+        let (actor, followee) = (actor?, followee?);
+        Ok(Ground {
+            actor: actor.standing,
+            followee: followee.as_ref().map(|user| user.standing),
+            read: followee
+                .map_or(0, |user| user.last.get())
+                .max(actor.last.get()),
+        })
+    }
+
+    /// A count that stays too high is found and put right when it stands in somebody's way.
+    async fn release_follow(&self, follower: UserId) {
+        if let Err(error) = self.store.release_follow(follower).await {
+            warn!(error = %Chain(&error), "a follow count stays too high for now");
+        }
+    }
+}
+
+/// An unknown outcome may be an edge: its reservation is kept.
+fn may_have_changed(switched: &Result<Switched, CommandError>) -> bool {
+    match switched {
+        Ok(switched) => switched.changed,
+        Err(CommandError::Store(error)) => error.is_transient(),
+        Err(_) => false,
+    }
+}
+
+fn followed(ends: Ends, edge: Edge) -> Accepted<Followed> {
+    let since = edge.last.map_or(Timestamp::from_millis(0), |(_, at)| at);
+    Accepted {
+        value: Followed {
+            follower: ends.follower,
+            followee: ends.followee,
+            since,
+        },
+        token: token(ends, edge),
+    }
+}
+
+fn token(ends: Ends, edge: Edge) -> ConsistencyToken {
+    ConsistencyToken {
+        stream: LogStream::Follow {
+            follower: ends.follower,
+            followee: ends.followee,
+        },
+        version: edge.version,
+        actor: ends.follower,
+        owner: ends.followee,
+    }
+}

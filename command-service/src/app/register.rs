@@ -1,0 +1,91 @@
+//! Registering: the one command that needs a transaction, for names are unique across users.
+
+use shared::consistency::ConsistencyToken;
+use shared::events::{Event, LogStream};
+
+use super::store::{AccountName, NewAccount, Registered, StoreError};
+use super::{Accepted, App, CommandError, current_trace};
+use crate::domain::user::{Registration, RegistrationForm, User};
+
+/// Collisions need two processes at the same sequence in the same millisecond.
+const ID_TRIES: u32 = 16;
+
+impl App {
+    pub async fn register(&self, form: RegistrationForm) -> Result<Accepted<User>, CommandError> {
+        let registration = Registration::parse(&form).map_err(CommandError::Invalid)?;
+        self.refuse_taken_names(&registration).await?;
+        let password_hash = match &registration.password {
+            Some(password) => Some(self.passwords.hash(password.clone()).await?),
+            None => None,
+        };
+        for _ in 0..ID_TRIES {
+            let account = self.new_account(&registration, password_hash.clone());
+            match self.store.register(&account).await? {
+                Registered::Done => return accepted(&account.event),
+                Registered::UsernameTaken => return Err(CommandError::UsernameTaken),
+                Registered::EmailTaken => return Err(CommandError::EmailTaken),
+                Registered::IdTaken => {}
+            }
+        }
+        let collisions = format!("{ID_TRIES} event ids in a row were taken");
+        Err(StoreError::Unexpected(collisions.into()).into())
+    }
+
+    /// The event that registers, with its own id as the user's.
+    pub(crate) fn new_account(
+        &self,
+        registration: &Registration,
+        password_hash: Option<String>,
+    ) -> NewAccount {
+        let id = self.ids.next(self.clock.as_ref(), 0);
+        NewAccount {
+            event: Event {
+                id,
+                stream: LogStream::User(id.cast()),
+                version: 1,
+                actor: id.cast(),
+                at: self.clock.now(),
+                payload: registration.event(),
+            },
+            username: registration.username.as_str().to_owned(),
+            email: registration.email.folded(),
+            password_hash,
+            trace: current_trace(),
+            nonce: rand::random(),
+        }
+    }
+
+    /// Spares the hashing and the transaction; the reservation is what decides.
+    async fn refuse_taken_names(&self, registration: &Registration) -> Result<(), CommandError> {
+        let username = AccountName::Username(registration.username.as_str().to_owned());
+        let email = AccountName::Email(registration.email.folded());
+        let (username, email) = tokio::join!(
+            self.store.find_account(&username),
+            self.store.find_account(&email)
+        );
+        if username?.is_some() {
+            return Err(CommandError::UsernameTaken);
+        }
+        if email?.is_some() {
+            return Err(CommandError::EmailTaken);
+        }
+        Ok(())
+    }
+}
+
+fn accepted(event: &Event) -> Result<Accepted<User>, CommandError> {
+    let unfolded = || StoreError::Corrupt("a registration that registers nobody".into());
+    let value = User::fold([event]).ok_or_else(unfolded)?;
+    let token = own_token(&value);
+    Ok(Accepted { value, token })
+}
+
+/// The token of a change to a user's own stream.
+pub(super) fn own_token(user: &User) -> ConsistencyToken {
+    ConsistencyToken {
+        stream: LogStream::User(user.id),
+        version: user.version,
+        actor: user.id,
+        owner: user.id,
+    }
+}

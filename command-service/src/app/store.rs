@@ -1,0 +1,257 @@
+//! What the use cases need kept: the one door to the database.
+//!
+//! An append is the only way to change what others see. Everything else here guards it (names,
+//! counts, quotas) or serves its author alone (credentials, sessions).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shared::events::{Event, LogStream};
+use shared::ids::{EventId, PostId, UserId};
+use shared::time::Timestamp;
+
+use crate::domain::user::Standing;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away or too slow. A write may have happened: same id, same nonce, it can
+    /// be asked again.
+    #[error("the database is not available")]
+    Unavailable(#[source] Source),
+    #[error("the database is not prepared yet")]
+    NotPrepared,
+    #[error("what is stored cannot be read")]
+    Corrupt(#[source] Source),
+    #[error("the database refused")]
+    Unexpected(#[source] Source),
+}
+
+impl StoreError {
+    /// Whether asking again later may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::NotPrepared => true,
+            Self::Corrupt(_) | Self::Unexpected(_) => false,
+        }
+    }
+}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// A request's idempotency key, and a hash of what it asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Key {
+    pub text: String,
+    pub hash: i64,
+}
+
+/// One event to append.
+#[derive(Clone, Debug)]
+pub struct Append {
+    pub event: Event,
+    /// Whose stream it is.
+    pub owner: UserId,
+    pub key: Option<Key>,
+    /// The W3C `traceparent` of the command.
+    pub trace: Option<String>,
+    /// Random: tells this append's own lost answer from another's event.
+    pub nonce: i64,
+}
+
+/// What an earlier request with the same key did.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    pub event: Event,
+    pub hash: i64,
+}
+
+#[derive(Debug)]
+pub enum Outcome {
+    Appended,
+    /// Another event has the id: take the next.
+    IdTaken,
+    /// Somebody was faster: reload and decide again.
+    VersionTaken,
+    KeyTaken(Receipt),
+}
+
+/// A user to register: the event, the names to reserve, the credentials.
+#[derive(Clone, Debug)]
+pub struct NewAccount {
+    pub event: Event,
+    pub username: String,
+    /// Folded: two addresses that differ in case are one.
+    pub email: String,
+    /// An imported user may have none.
+    pub password_hash: Option<String>,
+    pub trace: Option<String>,
+    /// As in [`Append`].
+    pub nonce: i64,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Registered {
+    Done,
+    IdTaken,
+    UsernameTaken,
+    EmailTaken,
+}
+
+/// How somebody names an account.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AccountName {
+    Username(String),
+    /// Folded.
+    Email(String),
+}
+
+/// One family of refresh tokens; only the newest is good.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub family: String,
+    pub user: UserId,
+    /// SHA-256 of the secret of the newest token.
+    pub current: [u8; 32],
+    pub expires_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rotation {
+    Rotated(UserId),
+    /// The family is known, its newest secret is another: somebody has an old token.
+    Reused,
+    Unknown,
+}
+
+/// How many posts in which time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Quota {
+    pub posts: u32,
+    pub window: Duration,
+}
+
+/// How a quota stands after a reservation was asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct QuotaState {
+    pub granted: bool,
+    pub remaining: u32,
+    /// When the window began; a reservation is given back to its own window.
+    pub window_start: Timestamp,
+    pub resets_in: Duration,
+}
+
+/// What a like or repost is counted as.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reaction {
+    Like,
+    Repost,
+}
+
+/// What the views knew last of a reaction.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Projected {
+    pub count: i64,
+    /// Of the user's own like or repost stream, as counted.
+    pub version: i64,
+}
+
+/// Which side of the edges a deactivation ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Direction {
+    /// Whom the user follows.
+    Outgoing,
+    /// Who follows the user.
+    Incoming,
+}
+
+/// The edges of a user who left, to be ended. Durable: a crash resumes it where it was.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Farewell {
+    pub user: UserId,
+    pub planned_at: Timestamp,
+    /// How many times all edges have been looked at.
+    pub passes: u32,
+    pub direction: Direction,
+    /// The user at the other end of the last edge looked at.
+    pub after: i64,
+}
+
+/// The log and what guards it.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    // The log.
+    /// Appends one event, or says why not. Asking again with the same event is safe.
+    async fn append(&self, append: &Append) -> Result<Outcome>;
+    /// Appends many at once, in any order: for each, whether it is in the log now.
+    async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>>;
+    /// The last event of a stream.
+    async fn last(&self, owner: UserId, stream: LogStream) -> Result<Option<Event>>;
+    /// All events of a user's own stream, in order; none for an unknown user.
+    async fn user_events(&self, user: UserId) -> Result<Vec<Event>>;
+    /// The event that made the post.
+    async fn post_created(&self, post: PostId) -> Result<Option<Event>>;
+    /// What an earlier request with this key did.
+    async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>>;
+    /// Which of these keys are used, and the event of each.
+    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<HashMap<String, EventId>>;
+    /// The standing of those of these users who exist, with the last event that was read.
+    async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>>;
+
+    // Accounts.
+    /// Reserves the names, keeps the credentials and appends the event, or none of it.
+    async fn register(&self, account: &NewAccount) -> Result<Registered>;
+    /// Registers all of them or none: `false` if any name or id is taken.
+    async fn register_all(&self, accounts: &[NewAccount]) -> Result<bool>;
+    async fn find_account(&self, name: &AccountName) -> Result<Option<UserId>>;
+    /// Who has these usernames.
+    async fn users_named(&self, usernames: &[String]) -> Result<HashMap<String, UserId>>;
+    /// Who has these (folded) addresses.
+    async fn users_at(&self, emails: &[String]) -> Result<HashMap<String, UserId>>;
+    async fn password_hash(&self, user: UserId) -> Result<Option<String>>;
+
+    // Sessions.
+    async fn open_session(&self, session: &Session) -> Result<()>;
+    /// Makes `next` the newest token of the family if `current` was.
+    async fn rotate_session(&self, current: &[u8; 32], next: &Session) -> Result<Rotation>;
+    async fn session_user(&self, family: &str) -> Result<Option<UserId>>;
+    async fn close_session(&self, family: &str) -> Result<()>;
+    async fn close_sessions_of(&self, user: UserId) -> Result<()>;
+
+    // How many somebody follows.
+    /// Counts one more follow unless that would exceed `limit`; the number before it, or `None`.
+    async fn reserve_follow(&self, follower: UserId, limit: u32) -> Result<Option<u32>>;
+    async fn release_follow(&self, follower: UserId) -> Result<()>;
+    /// The standing edges of a follower, counted in the log.
+    async fn count_follows(&self, follower: UserId) -> Result<u32>;
+    /// Says that follows are appended past the reservations, so that the next one counts anew.
+    async fn recount_follows(&self, followers: &[UserId]) -> Result<()>;
+
+    // How much somebody posts.
+    async fn reserve_post(&self, author: UserId, quota: Quota) -> Result<QuotaState>;
+    async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()>;
+
+    // Leaving.
+    async fn plan_farewell(&self, user: UserId, now: Timestamp) -> Result<()>;
+    /// Takes a job that is due; nobody else gets it for `lease`.
+    async fn claim_farewell(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>>;
+    /// Keeps how far a job has come, and when to go on.
+    async fn save_farewell(&self, job: &Farewell, due: Timestamp) -> Result<()>;
+    async fn drop_farewell(&self, user: UserId) -> Result<()>;
+    /// Users at the other end of follow streams, standing or not, in an order of the store's,
+    /// beginning behind `after`.
+    async fn follow_peers(
+        &self,
+        user: UserId,
+        direction: Direction,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<UserId>>;
+
+    // Views.
+    /// The count of a post's reactions as last projected; zeros when the views cannot be read.
+    async fn projected(&self, reaction: Reaction, post: PostId, user: UserId) -> Projected;
+}

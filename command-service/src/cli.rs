@@ -1,0 +1,167 @@
+//! The commands of the binary. Results go to standard output, everything else to standard error.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use shared::error_chain::Chain;
+use shared::settings::Settings;
+use shared::tasks::{Tasks, stop_on_signals};
+use shared::telemetry;
+
+use crate::app::store::StoreError;
+use crate::app::{CommandError, Verdict};
+use crate::import;
+use crate::startup::{Application, Core, Role, StartupError};
+
+/// EX_USAGE of sysexits.h: bad settings or arguments.
+pub const USAGE: u8 = 64;
+
+/// Accepts commands over HTTP, appends them to the event log in MongoDB, and publishes the log on
+/// NATS. Settings come from the environment: see docs/api.md.
+#[derive(Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// What this process runs.
+    #[arg(long, value_enum, default_value = "all")]
+    role: RoleArgument,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RoleArgument {
+    /// The HTTP API and the relay.
+    All,
+    /// The HTTP API alone.
+    Api,
+    /// The relay alone.
+    Relay,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Loads users, follows and posts in bulk. May be interrupted and run again: it goes on where
+    /// it was, and a second complete run changes nothing.
+    ///
+    /// Exits with 0 if all is there, 2 if lines were refused, 1 if it failed, 130 if it was
+    /// interrupted.
+    Import(import::Arguments),
+    /// Prints an access token for each user; with several, as `username<TAB>token`.
+    Token {
+        #[arg(required = true, value_name = "USERNAME")]
+        usernames: Vec<String>,
+    },
+    /// What operators decide on users.
+    #[command(subcommand)]
+    Admin(AdminCommand),
+}
+
+#[derive(Subcommand)]
+enum AdminCommand {
+    /// Marks a user as verified.
+    Verify { username: String },
+    /// Forbids a user to write.
+    Suspend { username: String },
+    /// Allows a suspended user to write again.
+    Unsuspend { username: String },
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    #[error("prepare the database")]
+    Prepare(#[source] StoreError),
+    #[error("{username}")]
+    Command {
+        username: String,
+        #[source]
+        source: CommandError,
+    },
+}
+
+/// Reads the arguments; help and version are no errors.
+pub fn parse() -> Result<Arguments, ExitCode> {
+    Arguments::try_parse().map_err(|error| {
+        // Nobody is left to be told if this cannot be printed.
+        let _ = error.print();
+        if error.use_stderr() {
+            USAGE.into()
+        } else {
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+pub async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
+    let outcome = match arguments.command {
+        None => serve(settings, arguments.role).await,
+        Some(Command::Import(arguments)) => return import(&settings, arguments).await,
+        Some(Command::Token { usernames }) => tokens(&settings, &usernames).await,
+        Some(Command::Admin(command)) => admin(&settings, command).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("command-service: {}", Chain(error));
+    ExitCode::FAILURE
+}
+
+async fn serve(settings: Settings, role: RoleArgument) -> Result<(), CliError> {
+    telemetry::init_metrics();
+    let role = match role {
+        RoleArgument::All => Role::All,
+        RoleArgument::Api => Role::Api,
+        RoleArgument::Relay => Role::Relay,
+    };
+    let application = Application::build(settings, role)?;
+    Ok(application.run_until(stop_on_signals()).await?)
+}
+
+async fn import(settings: &Settings, arguments: import::Arguments) -> ExitCode {
+    let core = match Core::open(settings, &Tasks::default()).await {
+        Ok(core) => core,
+        Err(error) => return failed(&error),
+    };
+    let prepare = || async { core.store.prepare().await };
+    import::main(core.app.clone(), prepare, arguments, stop_on_signals()).await
+}
+
+async fn tokens(settings: &Settings, usernames: &[String]) -> Result<(), CliError> {
+    let core = Core::open(settings, &Tasks::default()).await?;
+    for username in usernames {
+        let token = core.app.token_for(username).await;
+        let token = token.map_err(|source| of(username, source))?;
+        if usernames.len() == 1 {
+            println!("{token}");
+        } else {
+            println!("{username}\t{token}");
+        }
+    }
+    Ok(())
+}
+
+async fn admin(settings: &Settings, command: AdminCommand) -> Result<(), CliError> {
+    let core = Core::open(settings, &Tasks::default()).await?;
+    core.store.prepare().await.map_err(CliError::Prepare)?;
+    let (username, verdict, done) = match command {
+        AdminCommand::Verify { username } => (username, Verdict::Verify, "verified"),
+        AdminCommand::Suspend { username } => (username, Verdict::Suspend, "suspended"),
+        AdminCommand::Unsuspend { username } => (username, Verdict::Unsuspend, "not suspended"),
+    };
+    let decided = core.app.moderate(&username, verdict).await;
+    let user = decided.map_err(|source| of(&username, source))?.value;
+    println!("{} ({}) is {done}", user.username, user.id);
+    Ok(())
+}
+
+fn of(username: &str, source: CommandError) -> CliError {
+    CliError::Command {
+        username: username.to_owned(),
+        source,
+    }
+}

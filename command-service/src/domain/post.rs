@@ -1,0 +1,194 @@
+//! Posts: writing, answering, deleting.
+
+use shared::events::{Event, Payload, PostCreated, PostDeleted, PostRef};
+use shared::ids::{PostId, UserId};
+
+use super::text::Content;
+use super::user::{NotAllowed, Standing};
+
+/// A post, as far as a decision needs it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Post {
+    pub id: PostId,
+    pub author: UserId,
+    pub reply_to: Option<PostRef>,
+    pub deleted: bool,
+}
+
+impl Post {
+    /// The post that this event made; `None` for an event that makes none.
+    pub fn created(event: &Event) -> Option<Self> {
+        let Payload::PostCreated(data) = &event.payload else {
+            return None;
+        };
+        Some(Self {
+            id: event.id.cast(),
+            author: event.actor,
+            reply_to: data.reply_to,
+            deleted: false,
+        })
+    }
+
+    /// How an event names the post.
+    pub fn reference(&self) -> PostRef {
+        PostRef {
+            post: self.id,
+            author: self.author,
+        }
+    }
+
+    /// Whether it can be seen, and so be answered, liked, reposted.
+    pub fn is_visible(&self, author: Standing) -> bool {
+        !self.deleted && author.is_visible()
+    }
+}
+
+/// A post cannot be written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CannotPost {
+    #[error(transparent)]
+    Actor(#[from] NotAllowed),
+    #[error("the post to reply to does not exist")]
+    NoParent,
+}
+
+/// A post that answers none.
+pub fn create_post(author: Standing, content: &Content) -> Result<Payload, CannotPost> {
+    author.may_act()?;
+    Ok(Payload::PostCreated(PostCreated {
+        content: content.as_str().to_owned(),
+        reply_to: None,
+    }))
+}
+
+/// An answer to `parent`, whose author has the standing `parent_author`.
+pub fn reply(
+    author: Standing,
+    content: &Content,
+    parent: Option<(&Post, Standing)>,
+) -> Result<Payload, CannotPost> {
+    author.may_act()?;
+    let (parent, _) = parent
+        .filter(|(parent, standing)| parent.is_visible(*standing))
+        .ok_or(CannotPost::NoParent)?;
+    Ok(Payload::PostCreated(PostCreated {
+        content: content.as_str().to_owned(),
+        reply_to: Some(parent.reference()),
+    }))
+}
+
+/// A post cannot be deleted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CannotDelete {
+    #[error(transparent)]
+    Actor(#[from] NotAllowed),
+    #[error("the post belongs to somebody else")]
+    NotYours,
+}
+
+pub fn delete_post(
+    actor: UserId,
+    standing: Standing,
+    post: &Post,
+) -> Result<Option<Payload>, CannotDelete> {
+    standing.may_act()?;
+    if post.author != actor {
+        return Err(CannotDelete::NotYours);
+    }
+    let deleted = PostDeleted {
+        post: post.id,
+        reply_to: post.reply_to,
+    };
+    Ok((!post.deleted).then_some(Payload::PostDeleted(deleted)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::ids::Id;
+
+    fn post() -> Post {
+        Post {
+            id: Id::new(7).unwrap(),
+            author: Id::new(1).unwrap(),
+            reply_to: None,
+            deleted: false,
+        }
+    }
+
+    fn hello() -> Content {
+        Content::parse("hello").unwrap()
+    }
+
+    #[test]
+    fn a_suspended_user_cannot_post_or_reply() {
+        let refused = Err(CannotPost::Actor(NotAllowed::Suspended));
+        assert_eq!(create_post(Standing::Suspended, &hello()), refused);
+        let parent = Some((&post(), Standing::Active));
+        assert_eq!(
+            reply(Standing::Suspended, &hello(), parent.as_ref().copied()),
+            refused
+        );
+    }
+
+    #[test]
+    fn a_reply_names_the_parent_and_its_author() {
+        let Ok(Payload::PostCreated(created)) = reply(
+            Standing::Active,
+            &hello(),
+            Some((&post(), Standing::Suspended)),
+        ) else {
+            panic!("a visible post can be answered");
+        };
+        assert_eq!(created.reply_to, Some(post().reference()));
+    }
+
+    #[test]
+    fn what_is_unknown_deleted_or_of_a_gone_author_cannot_be_answered() {
+        let deleted = Post {
+            deleted: true,
+            ..post()
+        };
+        for parent in [
+            None,
+            Some((&deleted, Standing::Active)),
+            Some((&post(), Standing::Deactivated)),
+        ] {
+            assert_eq!(
+                reply(Standing::Active, &hello(), parent),
+                Err(CannotPost::NoParent)
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_author_deletes_a_post() {
+        let other = Id::new(2).unwrap();
+        assert_eq!(
+            delete_post(other, Standing::Active, &post()),
+            Err(CannotDelete::NotYours)
+        );
+    }
+
+    #[test]
+    fn deleting_twice_appends_once() {
+        let author = post().author;
+        assert!(matches!(
+            delete_post(author, Standing::Active, &post()),
+            Ok(Some(Payload::PostDeleted(_)))
+        ));
+        let deleted = Post {
+            deleted: true,
+            ..post()
+        };
+        assert_eq!(delete_post(author, Standing::Active, &deleted), Ok(None));
+    }
+
+    #[test]
+    fn a_suspended_author_cannot_delete() {
+        assert_eq!(
+            delete_post(post().author, Standing::Suspended, &post()),
+            Err(CannotDelete::Actor(NotAllowed::Suspended))
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! Signing in, staying signed in, signing out.
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use serde::{Deserialize, Serialize};
+use shared::problem::Problem;
+use shared::token::LIFETIME;
+
+use super::Answer;
+use super::extract::{Body, ClientAddress, Trace};
+use crate::app::store::AccountName;
+use crate::app::{App, SignIn, Tokens};
+use crate::domain::text::Password;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignInBody {
+    username: Option<String>,
+    email: Option<String>,
+    password: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefreshBody {
+    refresh_token: String,
+}
+
+#[derive(Serialize)]
+struct TokensView {
+    access_token: String,
+    token_type: &'static str,
+    expires_in: u64,
+    refresh_token: String,
+}
+
+impl From<Tokens> for TokensView {
+    fn from(tokens: Tokens) -> Self {
+        Self {
+            access_token: tokens.access,
+            token_type: "Bearer",
+            expires_in: LIFETIME.as_secs(),
+            refresh_token: tokens.refresh,
+        }
+    }
+}
+
+/// How the caller names the account: one way, not both.
+fn account_name(body: &SignInBody) -> Result<AccountName, Problem> {
+    match (&body.username, &body.email) {
+        (Some(name), None) => Ok(AccountName::Username(name.to_ascii_lowercase())),
+        (None, Some(email)) => Ok(AccountName::Email(email.to_ascii_lowercase())),
+        (None, None) => Err(Problem::field("username", "missing", "or email is needed")),
+        (Some(_), Some(_)) => Err(Problem::field(
+            "email",
+            "ambiguous",
+            "or username, not both",
+        )),
+    }
+}
+
+pub async fn sign_in(
+    app: Data<App>,
+    trace: Trace,
+    address: ClientAddress,
+    body: Body<SignInBody>,
+) -> Answer {
+    let claim = SignIn {
+        account: account_name(&body.0)?,
+        password: Password::guess(&body.0.password),
+        address: address.0,
+    };
+    let work = |app: std::sync::Arc<App>| async move { app.sign_in(claim).await };
+    let tokens = app.run("sign_in", trace.0, work).await?;
+    Ok(HttpResponse::Ok().json(TokensView::from(tokens)))
+}
+
+pub async fn refresh(app: Data<App>, trace: Trace, body: Body<RefreshBody>) -> Answer {
+    let token = body.0.refresh_token;
+    let work = |app: std::sync::Arc<App>| async move { app.refresh(token).await };
+    let tokens = app.run("refresh", trace.0, work).await?;
+    Ok(HttpResponse::Ok().json(TokensView::from(tokens)))
+}
+
+pub async fn sign_out(app: Data<App>, trace: Trace, body: Body<RefreshBody>) -> Answer {
+    let token = body.0.refresh_token;
+    let work = |app: std::sync::Arc<App>| async move { app.sign_out(token).await };
+    app.run("sign_out", trace.0, work).await?;
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,240 @@
+//! What a request carries: the caller, an idempotency key, a trace, perhaps a body.
+
+use std::future::{Future, Ready, ready};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::HeaderValue;
+use actix_web::web::{Bytes, Data, Json};
+use actix_web::{FromRequest, HttpMessage, HttpRequest};
+use serde::de::DeserializeOwned;
+use shared::address::Addresses;
+use shared::http::{MAX_BODY, bearer};
+use shared::ids::UserId;
+use shared::problem::{Code, Problem};
+use shared::token::{TokenError, TokenVerifier};
+
+use super::errors::ApiError;
+
+const MAX_KEY: usize = 128;
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The user whose access token came with the request; without one the answer is 401.
+pub struct Caller(pub UserId);
+
+impl FromRequest for Caller {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let token = bearer(request).map(str::to_owned);
+        let verifier = request
+            .app_data::<Data<TokenVerifier>>()
+            .map(|data| Arc::clone(data));
+        Box::pin(async move {
+            let Some(verifier) = verifier else {
+                return Err(Problem::new(Code::Internal, "something went wrong here"));
+            };
+            let Some(token) = token else {
+                let detail = "send an access token: Authorization: Bearer …";
+                return Err(Problem::new(Code::Unauthorized, detail));
+            };
+            verifier.verify(&token).await.map(Self).map_err(refused)
+        })
+    }
+}
+
+fn refused(error: TokenError) -> Problem {
+    let code = match error {
+        TokenError::Invalid => Code::Unauthorized,
+        TokenError::NoKeys => Code::Unavailable,
+    };
+    Problem::new(code, error.to_string())
+}
+
+/// The W3C `traceparent` of the request, if it has a proper one.
+pub struct Trace(pub Option<String>);
+
+impl FromRequest for Trace {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let given = request.headers().get("traceparent");
+        let text = given.and_then(|value| value.to_str().ok());
+        let proper = text.filter(|text| is_traceparent(text));
+        ready(Ok(Self(proper.map(str::to_owned))))
+    }
+}
+
+/// `00-<32 hex>-<16 hex>-<2 hex>`.
+fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, length: usize| {
+        part.len() == length
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let parts: Vec<&str> = text.split('-').collect();
+    match parts[..] {
+        [version, trace, span, flags] => {
+            version == "00" && hex(trace, 32) && hex(span, 16) && hex(flags, 2)
+        }
+        _ => false,
+    }
+}
+
+/// Where the request comes from.
+pub struct ClientAddress(pub Option<IpAddr>);
+
+impl FromRequest for ClientAddress {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let addresses = request.app_data::<Data<Addresses>>();
+        ready(Ok(Self(
+            addresses.and_then(|addresses| addresses.of(request)),
+        )))
+    }
+}
+
+/// The request's `Idempotency-Key`, bare or as a quoted string.
+pub struct IdempotencyKey(pub Option<String>);
+
+impl FromRequest for IdempotencyKey {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let mut given = request.headers().get_all("idempotency-key");
+        let key = match (given.next(), given.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => parse_key(value).map(Some).ok_or(()),
+            (Some(_), Some(_)) => Err(()),
+        };
+        let detail = format!("is one of 1 to {MAX_KEY} visible ASCII characters");
+        ready(
+            key.map(Self)
+                .map_err(|()| Problem::field("Idempotency-Key", "bad_key", detail)),
+        )
+    }
+}
+
+fn parse_key(value: &HeaderValue) -> Option<String> {
+    let text = value.to_str().ok()?.trim();
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let key = quoted.unwrap_or(text);
+    let visible = key
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    (visible && (1..=MAX_KEY).contains(&key.len())).then(|| key.to_owned())
+}
+
+/// A JSON body, which must arrive in time.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
+    type Error = actix_web::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, actix_web::Error>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = Json::<T>::from_request(request, payload);
+        Box::pin(async move { Ok(Self(in_time(body).await??.into_inner())) })
+    }
+}
+
+/// actix limits the time for a request's head, not for its body.
+async fn in_time<F: Future>(body: F) -> Result<F::Output, Problem> {
+    let arrived = tokio::time::timeout(BODY_DEADLINE, body).await;
+    arrived.map_err(|_| {
+        let seconds = BODY_DEADLINE.as_secs();
+        let detail = format!("a body arrives within {seconds} seconds");
+        Problem::new(Code::RequestTimeout, detail)
+    })
+}
+
+/// A JSON body that may be left out, with or without a content type.
+pub struct OptionalJson<T>(pub T);
+
+impl<T: DeserializeOwned + Default + 'static> FromRequest for OptionalJson<T> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let is_json = request.mime_type().ok().flatten().is_some_and(|mime| {
+            mime.subtype() == "json" || mime.suffix().is_some_and(|s| s == "json")
+        });
+        // Bounded by the application's `PayloadConfig`.
+        let body = Bytes::from_request(request, payload);
+        Box::pin(async move {
+            let body = in_time(body).await?.map_err(unreadable)?;
+            if body.is_empty() {
+                return Ok(Self(T::default()));
+            }
+            if !is_json {
+                let detail = "send content-type: application/json";
+                return Err(Problem::new(Code::UnsupportedMediaType, detail).into());
+            }
+            let read = serde_json::from_slice(&body);
+            let read = read.map_err(|fault| Problem::new(Code::MalformedBody, fault.to_string()));
+            Ok(Self(read?))
+        })
+    }
+}
+
+fn unreadable(error: actix_web::Error) -> Problem {
+    if error.as_response_error().status_code() == Code::BodyTooLarge.status() {
+        Problem::new(
+            Code::BodyTooLarge,
+            format!("a body has at most {MAX_BODY} bytes"),
+        )
+    } else {
+        Problem::new(Code::MalformedBody, "the body cannot be read")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(text: &str) -> Option<String> {
+        parse_key(&HeaderValue::from_bytes(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_key_may_be_quoted() {
+        assert_eq!(key("abc-1"), Some("abc-1".into()));
+        assert_eq!(key("\"abc-1\""), key("abc-1"));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let long = "x".repeat(MAX_KEY + 1);
+        for text in ["", "\"\"", "a b", "a\"b", "é", long.as_str()] {
+            assert_eq!(key(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_traceparent_has_one_form() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert!(is_traceparent(good));
+        for bad in ["", "00-1-2-3", &good.to_uppercase(), &format!("{good}-x")] {
+            assert!(!is_traceparent(bad), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn visible_keys_are_kept_as_they_are(text in "[!#-~]{1,128}") {
+            prop_assert_eq!(key(&text), Some(text));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The routes: each extracts, converts, makes one call into [`crate::app`], and maps.
+
+mod auth;
+mod errors;
+mod extract;
+mod posts;
+mod users;
+
+use actix_web::http::Method;
+use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use serde::Serialize;
+use shared::consistency::{self, ConsistencyToken};
+use shared::http::{json_config, no_such_path, path_config, resource};
+use shared::token::KeySet;
+
+use crate::app::Accepted;
+use errors::ApiError;
+
+/// Base of every route but the key set's.
+pub const BASE: &str = "/api/v1";
+/// Where the keys are that verify access tokens.
+pub const KEY_SET: &str = "/.well-known/jwks.json";
+
+/// Every route of this service, as method and pattern below [`BASE`]; tests and the Postman
+/// collection are checked against it.
+pub const ROUTES: [(&str, &str); 14] = [
+    ("POST", "/users"),
+    ("PATCH", "/users/me"),
+    ("DELETE", "/users/me"),
+    ("POST", "/users/{id}/follow"),
+    ("DELETE", "/users/{id}/follow"),
+    ("POST", "/auth/login"),
+    ("POST", "/auth/refresh"),
+    ("POST", "/auth/logout"),
+    ("POST", "/posts"),
+    ("DELETE", "/posts/{id}"),
+    ("POST", "/posts/{id}/like"),
+    ("DELETE", "/posts/{id}/like"),
+    ("POST", "/posts/{id}/repost"),
+    ("DELETE", "/posts/{id}/repost"),
+];
+
+const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static(consistency::HEADER);
+
+type Answer = Result<HttpResponse, ApiError>;
+
+pub fn configure(config: &mut ServiceConfig) {
+    const POST: Method = Method::POST;
+    const DELETE: Method = Method::DELETE;
+    config.app_data(json_config()).app_data(path_config());
+    config.service(resource(KEY_SET, [(Method::GET, web::to(key_set))]));
+    config.service(
+        web::scope(BASE)
+            .service(resource("/users", [(POST, web::to(users::register))]))
+            .service(resource(
+                "/users/me",
+                [
+                    (Method::PATCH, web::to(users::edit_profile)),
+                    (DELETE, web::to(users::deactivate)),
+                ],
+            ))
+            .service(resource(
+                "/users/{id}/follow",
+                [
+                    (POST, web::to(users::follow)),
+                    (DELETE, web::to(users::unfollow)),
+                ],
+            ))
+            .service(resource("/auth/login", [(POST, web::to(auth::sign_in))]))
+            .service(resource("/auth/refresh", [(POST, web::to(auth::refresh))]))
+            .service(resource("/auth/logout", [(POST, web::to(auth::sign_out))]))
+            .service(resource("/posts", [(POST, web::to(posts::create))]))
+            .service(resource("/posts/{id}", [(DELETE, web::to(posts::delete))]))
+            .service(resource(
+                "/posts/{id}/like",
+                [
+                    (POST, web::to(posts::like)),
+                    (DELETE, web::to(posts::unlike)),
+                ],
+            ))
+            .service(resource(
+                "/posts/{id}/repost",
+                [
+                    (POST, web::to(posts::repost)),
+                    (DELETE, web::to(posts::unrepost)),
+                ],
+            ))
+            .default_service(web::to(no_such_path)),
+    );
+    config.default_service(web::to(no_such_path));
+}
+
+/// Anybody may have the keys, and keep them for a while.
+async fn key_set(keys: Data<KeySet>) -> HttpResponse {
+    let for_a_while = (
+        CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=300"),
+    );
+    HttpResponse::Ok().insert_header(for_a_while).json(&**keys)
+}
+
+/// The answer to a command: its value, as `view` shows it, and the token to read it by.
+fn accepted<T, V: Serialize>(
+    mut response: HttpResponseBuilder,
+    accepted: Accepted<T>,
+    view: impl FnOnce(T) -> V,
+) -> HttpResponse {
+    sign(&mut response, &accepted.token);
+    response.json(view(accepted.value))
+}
+
+fn no_content(accepted: &Accepted<impl Sized>) -> HttpResponse {
+    let mut response = HttpResponse::NoContent();
+    sign(&mut response, &accepted.token);
+    response.finish()
+}
+
+fn sign(response: &mut HttpResponseBuilder, token: &ConsistencyToken) {
+    response.insert_header((CONSISTENCY_TOKEN, token.encode()));
+}

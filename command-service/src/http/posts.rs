@@ -1,0 +1,204 @@
+//! Posts, likes, reposts.
+
+use std::sync::Arc;
+
+use actix_web::HttpResponse;
+use actix_web::http::header::{HeaderName, HeaderValue, LOCATION};
+use actix_web::web::{Data, Path};
+use serde::{Deserialize, Serialize};
+use shared::ids::{EntryId, PostId, UserId};
+use shared::problem::{Code, Problem};
+use shared::time::Timestamp;
+
+use super::errors::tell_allowance;
+use super::extract::{Body, Caller, IdempotencyKey, OptionalJson, Trace};
+use super::{Answer, BASE, accepted, no_content};
+use crate::app::{App, CommandError, Created, NewPost, Reacted};
+use crate::domain::Fault;
+use crate::domain::text::Content;
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreatePostBody {
+    content: String,
+    reply_to_post_id: Option<PostId>,
+}
+
+/// Names the acting user once more; it must be the token's.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReactBody {
+    user_id: Option<UserId>,
+}
+
+/// A post as its author sees it the moment it is written.
+#[derive(Serialize)]
+struct PostView {
+    entry_id: EntryId,
+    post_id: PostId,
+    user_id: UserId,
+    username: String,
+    display_name: String,
+    content: String,
+    created_at: Timestamp,
+    reply_to_post_id: Option<PostId>,
+    likes_count: u64,
+    reposts_count: u64,
+    replies_count: u64,
+    liked: bool,
+    reposted: bool,
+    reposted_by: Option<()>,
+}
+
+impl From<Created> for PostView {
+    fn from(created: Created) -> Self {
+        Self {
+            entry_id: created.id.cast(),
+            post_id: created.id,
+            user_id: created.author.id,
+            username: created.author.username.clone(),
+            display_name: created.author.display_name.clone(),
+            content: created.content,
+            created_at: created.at,
+            reply_to_post_id: created.reply_to,
+            likes_count: 0,
+            reposts_count: 0,
+            replies_count: 0,
+            liked: false,
+            reposted: false,
+            reposted_by: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct LikedView {
+    success: bool,
+    likes_count: i64,
+}
+
+#[derive(Serialize)]
+struct RepostedView {
+    success: bool,
+    reposts_count: i64,
+}
+
+impl From<Reacted> for LikedView {
+    fn from(reacted: Reacted) -> Self {
+        Self {
+            success: true,
+            likes_count: reacted.count,
+        }
+    }
+}
+
+impl From<Reacted> for RepostedView {
+    fn from(reacted: Reacted) -> Self {
+        Self {
+            success: true,
+            reposts_count: reacted.count,
+        }
+    }
+}
+
+pub async fn create(
+    app: Data<App>,
+    caller: Caller,
+    trace: Trace,
+    key: IdempotencyKey,
+    body: Body<CreatePostBody>,
+) -> Answer {
+    let content = Content::parse(&body.0.content);
+    let content =
+        content.map_err(|error| CommandError::Invalid(vec![Fault::of("content", &error)]))?;
+    let new = NewPost {
+        content,
+        reply_to: body.0.reply_to_post_id,
+        key: key.0,
+    };
+    let work = move |app: Arc<App>| async move { app.create_post(caller.0, new).await };
+    let created = app.run("create_post", trace.0, work).await?;
+    let mut response = HttpResponse::Created();
+    response.insert_header((LOCATION, format!("{BASE}/posts/{}", created.value.id)));
+    if created.value.replayed {
+        response.insert_header((REPLAYED, HeaderValue::from_static("true")));
+    }
+    let allowance = created.value.allowance;
+    let mut response = accepted(response, created, PostView::from);
+    if let Some(allowance) = &allowance {
+        tell_allowance(response.headers_mut(), allowance);
+    }
+    Ok(response)
+}
+
+pub async fn delete(app: Data<App>, caller: Caller, trace: Trace, post: Path<PostId>) -> Answer {
+    let post = post.into_inner();
+    let work = move |app: Arc<App>| async move { app.delete_post(caller.0, post).await };
+    let deleted = app.run("delete_post", trace.0, work).await?;
+    Ok(no_content(&deleted))
+}
+
+pub async fn like(
+    app: Data<App>,
+    caller: Caller,
+    trace: Trace,
+    post: Path<PostId>,
+    body: OptionalJson<ReactBody>,
+) -> Answer {
+    let post = post.into_inner();
+    require_agreement(&body.0, caller.0)?;
+    let work = move |app: Arc<App>| async move { app.like(caller.0, post).await };
+    let liked = app.run("like", trace.0, work).await?;
+    Ok(accepted(HttpResponse::Ok(), liked, LikedView::from))
+}
+
+pub async fn unlike(
+    app: Data<App>,
+    caller: Caller,
+    trace: Trace,
+    post: Path<PostId>,
+    body: OptionalJson<ReactBody>,
+) -> Answer {
+    let post = post.into_inner();
+    require_agreement(&body.0, caller.0)?;
+    let work = move |app: Arc<App>| async move { app.unlike(caller.0, post).await };
+    let unliked = app.run("unlike", trace.0, work).await?;
+    Ok(accepted(HttpResponse::Ok(), unliked, LikedView::from))
+}
+
+pub async fn repost(
+    app: Data<App>,
+    caller: Caller,
+    trace: Trace,
+    post: Path<PostId>,
+    body: OptionalJson<ReactBody>,
+) -> Answer {
+    let post = post.into_inner();
+    require_agreement(&body.0, caller.0)?;
+    let work = move |app: Arc<App>| async move { app.repost(caller.0, post).await };
+    let reposted = app.run("repost", trace.0, work).await?;
+    Ok(accepted(HttpResponse::Ok(), reposted, RepostedView::from))
+}
+
+pub async fn unrepost(
+    app: Data<App>,
+    caller: Caller,
+    trace: Trace,
+    post: Path<PostId>,
+    body: OptionalJson<ReactBody>,
+) -> Answer {
+    let post = post.into_inner();
+    require_agreement(&body.0, caller.0)?;
+    let work = move |app: Arc<App>| async move { app.unrepost(caller.0, post).await };
+    let unreposted = app.run("unrepost", trace.0, work).await?;
+    Ok(accepted(HttpResponse::Ok(), unreposted, RepostedView::from))
+}
+
+fn require_agreement(body: &ReactBody, caller: UserId) -> Result<(), Problem> {
+    let agrees = body.user_id.is_none_or(|id| id == caller);
+    agrees
+        .then_some(())
+        .ok_or_else(|| Problem::new(Code::ActorMismatch, "user_id is the caller's, or not sent"))
+}

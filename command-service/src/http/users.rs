@@ -1,0 +1,190 @@
+//! Users, and who follows whom.
+
+use std::sync::Arc;
+
+use actix_web::HttpResponse;
+use actix_web::http::header::LOCATION;
+use actix_web::web::{Data, Path};
+use serde::{Deserialize, Serialize};
+use shared::ids::UserId;
+use shared::problem::{Code, Problem};
+use shared::time::Timestamp;
+
+use super::extract::{Body, Caller, OptionalJson, Trace};
+use super::{Answer, BASE, accepted, no_content};
+use crate::app::{App, CommandError, Followed};
+use crate::domain::text::Password;
+use crate::domain::user::{ProfileChange, RegistrationForm, User};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterBody {
+    username: String,
+    email: String,
+    password: String,
+    display_name: Option<String>,
+    bio: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditProfileBody {
+    display_name: Option<String>,
+    bio: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeactivateBody {
+    password: String,
+}
+
+/// Names the edge once more; it must be the one of token and path.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FollowBody {
+    follower_id: Option<UserId>,
+    followee_id: Option<UserId>,
+}
+
+/// A user as shown to themselves. What is counted is the query service's to say.
+#[derive(Serialize)]
+struct UserView {
+    user_id: UserId,
+    username: String,
+    display_name: String,
+    bio: String,
+    email: String,
+    verified: bool,
+    created_at: Timestamp,
+    followers_count: u64,
+    following_count: u64,
+    posts_count: u64,
+}
+
+impl From<User> for UserView {
+    fn from(user: User) -> Self {
+        Self {
+            user_id: user.id,
+            username: user.username,
+            display_name: user.display_name,
+            bio: user.bio,
+            email: user.email,
+            verified: user.verified,
+            created_at: user.registered_at,
+            followers_count: 0,
+            following_count: 0,
+            posts_count: 0,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FollowedView {
+    success: bool,
+    relationship: RelationshipView,
+}
+
+#[derive(Serialize)]
+struct RelationshipView {
+    follower_id: UserId,
+    followee_id: UserId,
+    created_at: Timestamp,
+}
+
+impl From<Followed> for FollowedView {
+    fn from(followed: Followed) -> Self {
+        Self {
+            success: true,
+            relationship: RelationshipView {
+                follower_id: followed.follower,
+                followee_id: followed.followee,
+                created_at: followed.since,
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct SuccessView {
+    success: bool,
+}
+
+pub async fn register(app: Data<App>, trace: Trace, body: Body<RegisterBody>) -> Answer {
+    let body = body.0;
+    let form = RegistrationForm {
+        username: body.username,
+        email: body.email,
+        password: Some(body.password),
+        display_name: body.display_name,
+        bio: body.bio,
+    };
+    let work = |app: Arc<App>| async move { app.register(form).await };
+    let registered = app.run("register", trace.0, work).await?;
+    let mut response = HttpResponse::Created();
+    response.insert_header((LOCATION, format!("{BASE}/users/{}", registered.value.id)));
+    Ok(accepted(response, registered, UserView::from))
+}
+
+pub async fn edit_profile(
+    app: Data<App>,
+    caller: Caller,
+    trace: Trace,
+    body: Body<EditProfileBody>,
+) -> Answer {
+    let change = ProfileChange::parse(body.0.display_name.as_deref(), body.0.bio.as_deref());
+    let change = change.map_err(CommandError::Invalid)?;
+    let work = move |app: Arc<App>| async move { app.edit_profile(caller.0, change).await };
+    let edited = app.run("edit_profile", trace.0, work).await?;
+    Ok(accepted(HttpResponse::Ok(), edited, UserView::from))
+}
+
+pub async fn deactivate(
+    app: Data<App>,
+    caller: Caller,
+    trace: Trace,
+    body: Body<DeactivateBody>,
+) -> Answer {
+    let password = Password::guess(&body.0.password);
+    let work = move |app: Arc<App>| async move { app.deactivate(caller.0, password).await };
+    let deactivated = app.run("deactivate", trace.0, work).await?;
+    Ok(no_content(&deactivated))
+}
+
+pub async fn follow(
+    app: Data<App>,
+    caller: Caller,
+    trace: Trace,
+    followee: Path<UserId>,
+    body: OptionalJson<FollowBody>,
+) -> Answer {
+    let followee = followee.into_inner();
+    require_agreement(&body.0, caller.0, followee)?;
+    let work = move |app: Arc<App>| async move { app.follow(caller.0, followee).await };
+    let followed = app.run("follow", trace.0, work).await?;
+    Ok(accepted(HttpResponse::Ok(), followed, FollowedView::from))
+}
+
+pub async fn unfollow(
+    app: Data<App>,
+    caller: Caller,
+    trace: Trace,
+    followee: Path<UserId>,
+    body: OptionalJson<FollowBody>,
+) -> Answer {
+    let followee = followee.into_inner();
+    require_agreement(&body.0, caller.0, followee)?;
+    let work = move |app: Arc<App>| async move { app.unfollow(caller.0, followee).await };
+    let unfollowed = app.run("unfollow", trace.0, work).await?;
+    let view = |()| SuccessView { success: true };
+    Ok(accepted(HttpResponse::Ok(), unfollowed, view))
+}
+
+fn require_agreement(body: &FollowBody, caller: UserId, followee: UserId) -> Result<(), Problem> {
+    let agrees = body.follower_id.is_none_or(|id| id == caller)
+        && body.followee_id.is_none_or(|id| id == followee);
+    let detail = "follower_id is the caller's, followee_id the path's, or neither is sent";
+    agrees
+        .then_some(())
+        .ok_or_else(|| Problem::new(Code::ActorMismatch, detail))
+}

@@ -1,0 +1,169 @@
+//! The first pass: registrations, a few hundred in one transaction.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::StreamExt;
+use shared::ids::UserId;
+
+use super::ImportError;
+use super::loader::Loader;
+use super::report::Kind;
+use super::source::{Item, Items, Line};
+use crate::app::CommandError;
+use crate::app::store::NewAccount;
+use crate::domain::user::Registration;
+
+/// Users per transaction: four documents each.
+const CHUNK: usize = 250;
+/// Passwords hashed at once; each takes a core for a while.
+const HASHES: usize = 4;
+/// Names may be taken between the look and the transaction.
+const TRIES: u32 = 8;
+
+struct Candidate {
+    line: u64,
+    registration: Registration,
+}
+
+pub(super) async fn load(loader: &mut Loader<'_>, mut items: Items<'_>) -> Result<(), ImportError> {
+    loader.begin(&items);
+    loop {
+        let lines = loader.next_batch(&mut items, CHUNK)?;
+        let Some(position) = lines.last().map(|line| line.position) else {
+            return Ok(());
+        };
+        let candidates = parse(loader, lines);
+        register(loader, candidates).await?;
+        loader.report.advance(position);
+    }
+}
+
+fn parse(loader: &mut Loader<'_>, lines: Vec<Line>) -> Vec<Candidate> {
+    let mut names = HashSet::new();
+    let mut candidates = Vec::with_capacity(lines.len());
+    for line in lines {
+        let Ok(Item::User(form)) = line.item else {
+            continue;
+        };
+        match Registration::parse(&form) {
+            Err(faults) => {
+                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                loader.report.refused(line.number, &faults.join("; "));
+            }
+            Ok(registration) if names.insert(registration.username.clone()) => {
+                candidates.push(Candidate {
+                    line: line.number,
+                    registration,
+                });
+            }
+            Ok(_) => loader.report.already_there(1),
+        }
+    }
+    candidates
+}
+
+async fn register(loader: &mut Loader<'_>, candidates: Vec<Candidate>) -> Result<(), ImportError> {
+    let order: Vec<String> = candidates
+        .iter()
+        .map(|candidate| candidate.registration.username.as_str().to_owned())
+        .collect();
+    let mut users: HashMap<String, UserId> = HashMap::new();
+    let mut remaining = candidates;
+    let mut attempted: Vec<NewAccount> = Vec::new();
+    for _ in 0..TRIES {
+        remaining = skip_existing(loader, remaining, &attempted, &mut users).await?;
+        if remaining.is_empty() {
+            break;
+        }
+        attempted = accounts(loader, &remaining).await?;
+        let store = loader.store();
+        if loader.patiently(|| store.register_all(&attempted)).await? {
+            for account in &attempted {
+                done(loader, account, &mut users);
+            }
+            remaining.clear();
+            break;
+        }
+    }
+    if !remaining.is_empty() {
+        return Err(ImportError::Command(CommandError::Conflict));
+    }
+    if let Some(everybody) = &mut loader.everybody {
+        everybody.extend(order.iter().filter_map(|name| users.get(name)));
+    }
+    Ok(())
+}
+
+fn done(loader: &mut Loader<'_>, account: &NewAccount, users: &mut HashMap<String, UserId>) {
+    let user: UserId = account.event.id.cast();
+    loader.registered(&account.username, user);
+    loader.report.appended(Kind::Users, 1);
+    users.insert(account.username.clone(), user);
+}
+
+/// Counts those who are there, refuses those whose address is another's, and leaves the rest.
+async fn skip_existing(
+    loader: &mut Loader<'_>,
+    candidates: Vec<Candidate>,
+    attempted: &[NewAccount],
+    users: &mut HashMap<String, UserId>,
+) -> Result<Vec<Candidate>, ImportError> {
+    let names: Vec<String> = candidates
+        .iter()
+        .map(|candidate| candidate.registration.username.as_str().to_owned())
+        .collect();
+    let emails: Vec<String> = candidates
+        .iter()
+        .map(|candidate| candidate.registration.email.folded())
+        .collect();
+    let store = loader.store();
+    let named = loader.patiently(|| store.users_named(&names)).await?;
+    let mut taken: HashSet<String> = loader
+        .patiently(|| store.users_at(&emails))
+        .await?
+        .into_keys()
+        .collect();
+    let mut remaining = Vec::new();
+    for candidate in candidates {
+        let username = candidate.registration.username.as_str();
+        if let Some(user) = named.get(username) {
+            // An attempt whose answer was lost may have done it.
+            let mine = |account: &&NewAccount| account.event.id.cast() == *user;
+            if let Some(account) = attempted.iter().find(mine) {
+                done(loader, account, users);
+            } else {
+                loader.remember_name(username, *user);
+                loader.report.already_there(1);
+                users.insert(username.to_owned(), *user);
+            }
+        } else if taken.insert(candidate.registration.email.folded()) {
+            remaining.push(candidate);
+        } else {
+            let why = "email: belongs to another user";
+            loader.report.refused(candidate.line, why);
+        }
+    }
+    Ok(remaining)
+}
+
+async fn accounts(
+    loader: &mut Loader<'_>,
+    candidates: &[Candidate],
+) -> Result<Vec<NewAccount>, ImportError> {
+    let app = loader.app;
+    let hashes: Vec<Result<Option<String>, CommandError>> = futures_util::stream::iter(candidates)
+        .map(|candidate| async move {
+            match &candidate.registration.password {
+                Some(password) => app.hash_password(password.clone()).await.map(Some),
+                None => Ok(None),
+            }
+        })
+        .buffered(HASHES)
+        .collect()
+        .await;
+    let account = |(candidate, hash): (&Candidate, Result<Option<String>, CommandError>)| {
+        let hash = hash.map_err(ImportError::Command)?;
+        Ok(app.new_account(&candidate.registration, hash))
+    };
+    candidates.iter().zip(hashes).map(account).collect()
+}

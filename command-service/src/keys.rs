@@ -1,0 +1,248 @@
+//! The key that signs access tokens: an Ed25519 key in a file, made on the first start.
+
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
+use sha2::{Digest, Sha256};
+use shared::ids::UserId;
+use shared::token::{AUDIENCE, Claims, ISSUER, KeySet, LIFETIME, PublicKey};
+use tracing::{info, warn};
+
+const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const END: &str = "-----END PRIVATE KEY-----";
+const PEM_LINE: usize = 64;
+const OWNER_ONLY: u32 = 0o600;
+const OTHERS_READ: u32 = 0o004;
+const GROUP_READS: u32 = 0o040;
+
+/// Why there is no key to sign with.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("read the signing key {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    #[error("make the signing key {}", .0.display())]
+    Make(PathBuf, #[source] io::Error),
+    #[error("the signing key {} is readable by everybody: chmod 600 it", .0.display())]
+    Public(PathBuf),
+    #[error("{} holds no Ed25519 key in PKCS #8 PEM", .0.display())]
+    NotAKey(PathBuf),
+    #[error("the system gives no random key")]
+    Random,
+}
+
+/// Signs access tokens.
+pub struct Signer {
+    key: EncodingKey,
+    header: Header,
+    public: PublicKey,
+}
+
+impl Signer {
+    /// The key in this file, which is made if it does not exist. Processes that start at once
+    /// agree on one key.
+    pub fn load_or_make(path: &Path) -> Result<Self, KeyError> {
+        let pem = match std::fs::read_to_string(path) {
+            Ok(pem) => pem,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
+            Err(error) => return Err(KeyError::Read(path.to_owned(), error)),
+        };
+        refuse_public(path)?;
+        let not_a_key = || KeyError::NotAKey(path.to_owned());
+        let der = decode_pem(&pem).ok_or_else(not_a_key)?;
+        Self::from_pkcs8(&der).ok_or_else(not_a_key)
+    }
+
+    fn from_pkcs8(der: &[u8]) -> Option<Self> {
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()?;
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+        let kid = thumbprint(&x);
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(kid.clone());
+        let public = PublicKey {
+            kty: "OKP".into(),
+            crv: "Ed25519".into(),
+            x,
+            kid,
+            alg: "EdDSA".into(),
+            r#use: "sig".into(),
+        };
+        Some(Self {
+            key: EncodingKey::from_ed_der(der),
+            header,
+            public,
+        })
+    }
+
+    /// An access token for this user, good from now on.
+    pub fn sign(&self, user: UserId) -> Result<String, jsonwebtoken::errors::Error> {
+        let now = get_current_timestamp();
+        let claims = Claims {
+            sub: user,
+            iss: ISSUER.into(),
+            aud: AUDIENCE.into(),
+            iat: now,
+            exp: now + LIFETIME.as_secs(),
+        };
+        encode(&self.header, &claims, &self.key)
+    }
+
+    /// What others verify with.
+    pub fn key_set(&self) -> KeySet {
+        KeySet {
+            keys: vec![self.public.clone()],
+        }
+    }
+}
+
+/// RFC 7638: the hash of the members that make the key, in this order.
+fn thumbprint(x: &str) -> String {
+    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    URL_SAFE_NO_PAD.encode(Sha256::digest(canonical))
+}
+
+/// Makes a key and puts it in place unless somebody else was faster; what is there then.
+fn make(path: &Path) -> Result<String, KeyError> {
+    let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Random)?;
+    let der = pair.to_pkcs8v1().map_err(|_| KeyError::Random)?;
+    let made = place(path, &encode_pem(der.as_ref()));
+    let made = made.map_err(|error| KeyError::Make(path.to_owned(), error))?;
+    if made {
+        info!(path = %path.display(), "made a signing key in {}", path.display());
+    }
+    std::fs::read_to_string(path).map_err(|error| KeyError::Read(path.to_owned(), error))
+}
+
+/// Writes beside the file and links it into place: it appears whole, and never replaces another.
+fn place(path: &Path, pem: &str) -> io::Result<bool> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent)?;
+    let draft = parent.join(format!(".jwt-{:016x}.tmp", rand::random::<u64>()));
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(OWNER_ONLY)
+        .open(&draft)?;
+    let written = file
+        .write_all(pem.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::hard_link(&draft, path));
+    // Whatever became of it, the draft has done its work.
+    std::fs::remove_file(&draft)?;
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn refuse_public(path: &Path) -> Result<(), KeyError> {
+    let read = |error| KeyError::Read(path.to_owned(), error);
+    let mode = std::fs::metadata(path).map_err(read)?.permissions().mode();
+    if mode & OTHERS_READ != 0 {
+        return Err(KeyError::Public(path.to_owned()));
+    }
+    if mode & GROUP_READS != 0 {
+        // Kubernetes mounts secrets so, for a group of the pod's own.
+        warn!(path = %path.display(), "the signing key {} is readable by a group", path.display());
+    }
+    Ok(())
+}
+
+fn encode_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = format!("{BEGIN}\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, tail) = rest.split_at(rest.len().min(PEM_LINE));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = tail;
+    }
+    pem.push_str(END);
+    pem.push('\n');
+    pem
+}
+
+fn decode_pem(pem: &str) -> Option<Vec<u8>> {
+    let (_, body) = pem.split_once(BEGIN)?;
+    let (body, _) = body.split_once(END)?;
+    let text: String = body.split_whitespace().collect();
+    STANDARD.decode(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::ids::Id;
+    use shared::token::TokenVerifier;
+
+    #[tokio::test]
+    async fn a_signed_token_verifies_with_the_published_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signer::load_or_make(&folder.path().join("new/jwt.pem")).unwrap();
+        let token = signer.sign(Id::new(7).unwrap()).unwrap();
+        let verifier = TokenVerifier::with_keys(&signer.key_set());
+        assert_eq!(verifier.verify(&token).await, Ok(Id::new(7).unwrap()));
+    }
+
+    #[test]
+    fn processes_that_start_at_once_agree_on_one_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwt.pem");
+        let kids: std::collections::HashSet<String> = std::thread::scope(|scope| {
+            let start = || {
+                let signer = Signer::load_or_make(&path).unwrap();
+                signer.public.kid
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(kids.len(), 1);
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no drafts are left"
+        );
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, OWNER_ONLY);
+    }
+
+    #[test]
+    fn a_key_that_everybody_can_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwt.pem");
+        Signer::load_or_make(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(
+            Signer::load_or_make(&path),
+            Err(KeyError::Public(_))
+        ));
+    }
+
+    #[test]
+    fn a_file_without_a_key_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwt.pem");
+        std::fs::write(&path, "not a key").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(OWNER_ONLY)).unwrap();
+        assert!(matches!(
+            Signer::load_or_make(&path),
+            Err(KeyError::NotAKey(_))
+        ));
+    }
+
+    #[test]
+    fn the_thumbprint_is_that_of_the_standard_s_example() {
+        // RFC 8037, appendix A.3.
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        assert_eq!(thumbprint(x), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    }
+}

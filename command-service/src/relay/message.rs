@@ -1,0 +1,186 @@
+//! What the relay puts on the stream, and how it knows its own messages again.
+
+use async_nats::HeaderMap;
+use async_nats::header::HeaderValue;
+use bson::RawDocumentBuf;
+use bytes::Bytes;
+use mongodb::change_stream::event::ResumeToken;
+use shared::event_stream::{self, CHAIN, ChainHash, EVENT_ID, Names, RESUME_TOKEN};
+use shared::ids::EventId;
+use shared::log::{CorruptLog, LogDocument};
+use shared::time::Timestamp;
+
+/// Stands before the token of every message that a recovery scan publishes.
+const SCAN: &str = "scan:";
+/// Ticks are no events: they count as id 0.
+const TICK_ID: i64 = 0;
+
+/// A document of the log that cannot be published.
+#[derive(Debug, thiserror::Error)]
+pub enum Unpublishable {
+    #[error("it is no document of the log")]
+    Shape(#[source] bson::error::Error),
+    #[error(transparent)]
+    Corrupt(#[from] CorruptLog),
+}
+
+/// A message that lacks only its place on the stream: the token and the chain.
+#[derive(Debug)]
+pub struct Message {
+    pub id: i64,
+    pub at: Timestamp,
+    pub subject: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Message {
+    /// The message of a stored event.
+    pub fn read(names: &Names, raw: &RawDocumentBuf) -> Result<Self, Unpublishable> {
+        let document: LogDocument =
+            bson::deserialize_from_slice(raw.as_bytes()).map_err(Unpublishable::Shape)?;
+        let event = document.to_event()?;
+        let id = event.id.get();
+        let mut headers = cloud_event(names, id, event.payload.kind(), event.at);
+        headers.insert("ce-subject", event.stream.to_string());
+        // The trace comes from a client: one that would break the header block is left out.
+        if let Some(trace) = document.trace.and_then(|it| it.parse::<HeaderValue>().ok()) {
+            headers.insert("traceparent", trace);
+        }
+        Ok(Self {
+            id,
+            at: event.at,
+            subject: names.event(&event.payload),
+            headers,
+            body: event.encode().into(),
+        })
+    }
+
+    /// The message that carries a fresh token while there is nothing to say.
+    pub fn tick(names: &Names, at: Timestamp) -> Self {
+        Self {
+            id: TICK_ID,
+            at,
+            subject: names.tick(),
+            headers: cloud_event(names, TICK_ID, "relay.tick", at),
+            body: Bytes::from_static(b"{}"),
+        }
+    }
+
+    /// About what it takes on the wire; the headers are of much the same size in all.
+    pub fn size(&self) -> usize {
+        const HEADERS: usize = 700;
+        self.body.len() + self.subject.len() + HEADERS
+    }
+
+    /// Gives it its place.
+    pub fn seal(&mut self, resume: &str, chain: ChainHash) {
+        self.headers.insert(RESUME_TOKEN, resume);
+        self.headers.insert(CHAIN, chain.to_hex());
+    }
+}
+
+fn cloud_event(names: &Names, id: i64, kind: &str, at: Timestamp) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(EVENT_ID, id.to_string());
+    headers.insert("ce-specversion", "1.0");
+    headers.insert("ce-type", kind);
+    headers.insert("ce-source", source(names));
+    headers.insert("ce-time", at.to_string());
+    headers.insert("ce-datacontenttype", "application/json");
+    headers
+}
+
+fn source(names: &Names) -> String {
+    format!("/{}/log", names.stream().to_lowercase())
+}
+
+/// The id of a document that cannot be read, as far as it has one.
+pub fn id_of(raw: &RawDocumentBuf) -> Option<EventId> {
+    EventId::new(raw.get_i64("_id").ok()?)
+}
+
+/// What a message's headers say, if they are such as the relay writes. Whether it *did* write
+/// them, the chain tells: see [`Marked::follows`].
+#[derive(Clone, Debug)]
+pub struct Marked {
+    pub id: i64,
+    pub chain: ChainHash,
+    pub resume: String,
+}
+
+impl Marked {
+    pub fn read(headers: Option<&HeaderMap>) -> Option<Self> {
+        Some(Self {
+            id: event_stream::event_id_of(headers)?,
+            chain: ChainHash::of(headers)?,
+            resume: headers?.get(RESUME_TOKEN)?.as_str().to_owned(),
+        })
+    }
+
+    /// Whether it is the relay's next message after one that ended in `chain`. Nothing else fits
+    /// by chance, so that another's message with headers like ours is still another's.
+    pub fn follows(&self, chain: ChainHash) -> bool {
+        self.chain == chain.then(self.id)
+    }
+}
+
+/// How to go on after a message.
+#[derive(Clone, Debug)]
+pub enum Resume {
+    /// Everything up to this point of the log is on the stream.
+    After(Box<ResumeToken>),
+    /// Only a scan can tell what the stream lacks; the reason is for the operator.
+    Scan(&'static str),
+}
+
+impl Resume {
+    pub fn read(header: &str) -> Self {
+        if header.starts_with(SCAN) {
+            return Self::Scan("a scan did not come to its end");
+        }
+        serde_json::from_str(header).map_or(Self::Scan("the token is malformed"), |token| {
+            Self::After(Box::new(token))
+        })
+    }
+}
+
+/// A token as it stands in the header: the compact JSON of its BSON.
+pub fn write_token(token: &ResumeToken) -> Result<String, serde_json::Error> {
+    serde_json::to_string(token)
+}
+
+/// The token that the messages of a scan carry.
+pub fn write_scan(token: &str) -> String {
+    format!("{SCAN}{token}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_round_trip_through_the_header() {
+        let token: ResumeToken =
+            bson::deserialize_from_document(bson::doc! { "t": { "_data": "82AB" } })
+                .map(|holder: std::collections::BTreeMap<String, ResumeToken>| holder["t"].clone())
+                .unwrap();
+        let text = write_token(&token).unwrap();
+        assert_eq!(text, r#"{"_data":"82AB"}"#);
+        assert!(matches!(Resume::read(&text), Resume::After(back) if *back == token));
+        assert!(matches!(Resume::read(&write_scan(&text)), Resume::Scan(_)));
+        assert!(matches!(Resume::read("{"), Resume::Scan(_)));
+    }
+
+    #[test]
+    fn headers_like_ours_are_not_ours_unless_the_chain_fits() {
+        let names: Names = "microblog".parse().unwrap();
+        let mut tick = Message::tick(&names, Timestamp::from_millis(0));
+        let before = ChainHash::START.then(7);
+        tick.seal("{}", before.then(0));
+        let marked = Marked::read(Some(&tick.headers)).unwrap();
+        assert!(marked.follows(before));
+        assert!(!marked.follows(before.then(0)));
+        assert!(Marked::read(None).is_none());
+    }
+}

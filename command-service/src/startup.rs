@@ -1,0 +1,305 @@
+//! Builds the service and runs it: the only file that sees every room.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::web::{Data, PayloadConfig};
+use actix_web::{App as WebApp, HttpServer};
+use mongodb::Database;
+use shared::address::{Addresses, limit_address};
+use shared::cors::cors;
+use shared::engines;
+use shared::error_chain::Chain;
+use shared::http::{MAX_BODY, observe};
+use shared::ops::{self, Readiness};
+use shared::settings::Settings;
+use shared::tasks::Tasks;
+use shared::time::{Clock, SystemClock};
+use shared::token::{TokenError, TokenVerifier};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::app::store::Quota;
+use crate::app::{App, Parts};
+use crate::http;
+use crate::keys::{KeyError, Signer};
+use crate::relay::{self, Relay};
+use crate::store::{MongoStore, VIEWS_SUFFIX};
+
+/// Which half of the service a process runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    All,
+    Api,
+    Relay,
+}
+
+impl Role {
+    pub fn serves(self) -> bool {
+        match self {
+            Self::All | Self::Api => true,
+            Self::Relay => false,
+        }
+    }
+
+    pub fn relays(self) -> bool {
+        match self {
+            Self::All | Self::Relay => true,
+            Self::Api => false,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartupError {
+    #[error("listen on {0}: is the port taken?")]
+    Bind(SocketAddr, #[source] std::io::Error),
+    #[error(transparent)]
+    Connect(#[from] engines::ConnectError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("sign an access token with the key")]
+    Sign(#[source] jsonwebtoken::errors::Error),
+    #[error("verify an access token signed with the key")]
+    Verify(#[source] TokenError),
+    #[error("start the server")]
+    Serve(#[source] std::io::Error),
+    #[error("a background task failed")]
+    TaskFailed,
+}
+
+const DATABASE: &str = "MongoDB answers";
+const INDEXES: &str = "the indexes are made";
+const CLOCK: &str = "the clock agrees with MongoDB's";
+const LEASES: &str = "leases";
+/// Ids order events of one replica among those of others: clocks may not differ by more.
+const MAX_SKEW_MS: i64 = 1_000;
+/// The driver's default of 10 is for a process that does not live off its database.
+const POOL: u32 = 32;
+/// Requests in flight and background tasks have this long to end, each.
+const GRACE: Duration = Duration::from_secs(10);
+const MAX_CONNECTIONS: usize = 10_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The use cases on their store, connected to nothing yet: the driver connects when it is asked.
+pub struct Core {
+    pub app: Arc<App>,
+    pub store: Arc<MongoStore>,
+    pub signer: Arc<Signer>,
+    database: Database,
+}
+
+impl Core {
+    pub async fn open(settings: &Settings, tasks: &Tasks) -> Result<Self, StartupError> {
+        let signer = Arc::new(Signer::load_or_make(&settings.jwt_private_key_file)?);
+        let database = engines::mongo(&settings.mongodb_uri, "command-service", POOL).await?;
+        let views = match &settings.views_mongodb_uri {
+            Some(uri) => engines::mongo(uri, "command-service", POOL).await?,
+            None => database.clone(),
+        };
+        let name = format!("{}{VIEWS_SUFFIX}", views.name());
+        let views = views.client().database(&name);
+        let store = Arc::new(MongoStore::new(database.clone(), views, tasks.clone()));
+        let window = u64::from(settings.post_quota_window_secs);
+        let app = App::new(Parts {
+            store: store.clone(),
+            clock: Arc::new(SystemClock),
+            signer: signer.clone(),
+            tasks: tasks.clone(),
+            quota: Quota {
+                posts: settings.post_quota,
+                window: Duration::from_secs(window),
+            },
+            limit_logins: settings.ip_rate_per_second > 0,
+        });
+        Ok(Self {
+            app: Arc::new(app),
+            store,
+            signer,
+            database,
+        })
+    }
+}
+
+/// A service that has its ports, and serves nothing yet.
+pub struct Application {
+    settings: Settings,
+    role: Role,
+    api: TcpListener,
+    ops: TcpListener,
+}
+
+impl Application {
+    /// Binds both ports; port 0 takes a free one.
+    pub fn build(settings: Settings, role: Role) -> Result<Self, StartupError> {
+        let bind = |addr| ops::bind(addr).map_err(|error| StartupError::Bind(addr, error));
+        let (api, ops) = (
+            bind(settings.command_addr)?,
+            bind(settings.command_ops_addr)?,
+        );
+        Ok(Self {
+            settings,
+            role,
+            api,
+            ops,
+        })
+    }
+
+    /// Where the API and the operator's port are.
+    pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.api.local_addr()?, self.ops.local_addr()?))
+    }
+
+    /// Serves until `stop`, then drains: not ready from then on, requests in flight are answered,
+    /// background tasks end. A database that is away is waited for; commands answer 503 meanwhile.
+    pub async fn run_until(self, stop: CancellationToken) -> Result<(), StartupError> {
+        let (readiness, tasks) = (Readiness::default(), Tasks::default());
+        for condition in [DATABASE, INDEXES, CLOCK] {
+            readiness.expect(condition);
+        }
+        let ops = ops::serve(self.ops, readiness.clone()).map_err(StartupError::Serve)?;
+        let ops_handle = ops.handle();
+        tasks.run(ops);
+        let core = Core::open(&self.settings, &tasks).await?;
+        check_key(&core.signer).await?;
+        spawn_background(&core, &readiness, &tasks);
+        if self.role.relays() {
+            let relay = relay(&core, &readiness, &self.settings).await?;
+            tasks.spawn("relay", relay.run(tasks.stop_signal()));
+        }
+        let server = if self.role.serves() {
+            let server = http_server(self.api, &core, &self.settings);
+            let server = server.map_err(StartupError::Serve)?;
+            let handle = server.handle();
+            tasks.run(server);
+            Some(handle)
+        } else {
+            None
+        };
+        info!(role = ?self.role, "command-service runs");
+        let failure = tasks.failure();
+        let outcome = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            () = failure.cancelled() => Err(StartupError::TaskFailed),
+        };
+        info!("command-service is shutting down");
+        readiness.withdraw();
+        if let Some(server) = server {
+            server.stop(true).await;
+        }
+        ops_handle.stop(true).await;
+        tasks.stop_and_join(GRACE).await;
+        outcome
+    }
+}
+
+fn spawn_background(core: &Core, readiness: &Readiness, tasks: &Tasks) {
+    let watch = watch_database(core.store.clone(), readiness.clone(), tasks.stop_signal());
+    tasks.spawn("database watch", watch);
+    let (app, stop) = (core.app.clone(), tasks.stop_signal());
+    tasks.spawn("farewells", async move { app.run_farewells(stop).await });
+    let app = core.app.clone();
+    tasks.run(async move {
+        if let Err(error) = app.warm_up().await {
+            warn!(error = %Chain(&error), "the first unknown sign-in will take longer");
+        }
+    });
+}
+
+async fn relay(
+    core: &Core,
+    readiness: &Readiness,
+    settings: &Settings,
+) -> Result<Relay, StartupError> {
+    let nats = engines::nats(&settings.nats_url, "command-service").await?;
+    let leases = core.database.collection(LEASES);
+    let settings = relay::Settings::new(settings.names.clone(), settings.stream_replicas);
+    let relay = Relay::new(&core.database, leases, nats, readiness.clone(), settings);
+    Ok(relay)
+}
+
+/// A backend of jsonwebtoken that is not there panics at the first token: better now.
+async fn check_key(signer: &Signer) -> Result<(), StartupError> {
+    let anybody = shared::ids::UserId::new(1).unwrap_or_else(|| unreachable!("1 is positive"));
+    let token = signer.sign(anybody).map_err(StartupError::Sign)?;
+    let verifier = TokenVerifier::with_keys(&signer.key_set());
+    let verified = verifier.verify(&token).await;
+    verified.map(|_| ()).map_err(StartupError::Verify)
+}
+
+fn http_server(listener: TcpListener, core: &Core, settings: &Settings) -> std::io::Result<Server> {
+    let app = Data::from(core.app.clone());
+    let keys = Data::new(core.signer.key_set());
+    let verifier = Data::new(TokenVerifier::with_keys(&keys));
+    let addresses = Data::new(Addresses::new(settings));
+    let origins = Data::new(settings.cors_origins.clone());
+    let server = HttpServer::new(move || {
+        WebApp::new()
+            .app_data(app.clone())
+            .app_data(keys.clone())
+            .app_data(verifier.clone())
+            .app_data(addresses.clone())
+            .app_data(origins.clone())
+            .app_data(PayloadConfig::new(MAX_BODY))
+            .wrap(from_fn(limit_address))
+            .wrap(from_fn(cors))
+            .wrap(from_fn(observe))
+            .configure(http::configure)
+    });
+    let server = server
+        .disable_signals()
+        .shutdown_timeout(GRACE.as_secs())
+        .max_connections(MAX_CONNECTIONS)
+        .client_request_timeout(HEAD_DEADLINE)
+        .keep_alive(KEEP_ALIVE);
+    Ok(server.listen(listener)?.run())
+}
+
+/// Prepares the database as soon as it answers, and looks each second whether it still does.
+async fn watch_database(store: Arc<MongoStore>, readiness: Readiness, stop: CancellationToken) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut prepared = false;
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        if !prepared {
+            match store.prepare().await {
+                Ok(()) => {
+                    prepared = true;
+                    readiness.set(INDEXES, Ok(()));
+                    info!("the database is prepared");
+                }
+                Err(error) => warn!(error = %Chain(&error), "the database is not prepared yet"),
+            }
+        }
+        look(&store, &readiness).await;
+    }
+}
+
+async fn look(store: &MongoStore, readiness: &Readiness) {
+    let asked = SystemClock.now().millis();
+    let answer = store.database_time().await;
+    let answered = SystemClock.now().millis();
+    let Ok(time) = answer else {
+        readiness.set(DATABASE, Err("it does not answer".to_owned()));
+        return;
+    };
+    readiness.set(DATABASE, Ok(()));
+    // The database looked at its clock at some moment between question and answer.
+    let behind = asked - time.millis();
+    let ahead = time.millis() - answered;
+    let skew = behind.max(ahead);
+    let agrees = if skew <= MAX_SKEW_MS {
+        Ok(())
+    } else {
+        Err(format!("they differ by {skew} ms"))
+    };
+    readiness.set(CLOCK, agrees);
+}

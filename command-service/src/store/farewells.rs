@@ -1,0 +1,110 @@
+//! The jobs that end the edges of users who left.
+
+use std::time::Duration;
+
+use bson::{DateTime, doc};
+use mongodb::{Collection, Database};
+use serde::{Deserialize, Serialize};
+use shared::ids::UserId;
+use shared::time::Timestamp;
+
+use super::errors::Fault;
+use crate::app::store::{Direction, Farewell};
+
+const COLLECTION: &str = "jobs";
+const KIND: &str = "farewell";
+
+type Attempt<T> = std::result::Result<T, Fault>;
+
+pub(super) struct Farewells {
+    jobs: Collection<FarewellDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FarewellDocument {
+    #[serde(rename = "_id")]
+    id: String,
+    kind: String,
+    user: UserId,
+    planned_at: Timestamp,
+    passes: i64,
+    incoming: bool,
+    after: i64,
+    due: DateTime,
+}
+
+impl Farewells {
+    pub(super) fn new(database: &Database) -> Self {
+        Self {
+            jobs: database.collection(COLLECTION),
+        }
+    }
+
+    pub(super) async fn plan(&self, user: UserId, now: Timestamp) -> Attempt<()> {
+        let first = doc! { "$setOnInsert": {
+            "kind": KIND,
+            "user": user.get(),
+            "planned_at": date(now),
+            "passes": 0_i64,
+            "incoming": false,
+            "after": 0_i64,
+            "due": date(now),
+        } };
+        let job = doc! { "_id": id(user) };
+        self.jobs.update_one(job, first).upsert(true).await?;
+        Ok(())
+    }
+
+    pub(super) async fn claim(&self, now: Timestamp, lease: Duration) -> Attempt<Option<Farewell>> {
+        let due = doc! { "kind": KIND, "due": { "$lte": date(now) } };
+        let until = now.millis() + i64::try_from(lease.as_millis()).unwrap_or(0);
+        let take = doc! { "$set": { "due": DateTime::from_millis(until) } };
+        let job = self
+            .jobs
+            .find_one_and_update(due, take)
+            .sort(doc! { "due": 1 })
+            .await?;
+        Ok(job.map(Farewell::from))
+    }
+
+    pub(super) async fn save(&self, job: &Farewell, due: Timestamp) -> Attempt<()> {
+        let progress = doc! { "$set": {
+            "passes": i64::from(job.passes),
+            "incoming": job.direction == Direction::Incoming,
+            "after": job.after,
+            "due": date(due),
+        } };
+        let job = doc! { "_id": id(job.user) };
+        self.jobs.update_one(job, progress).await?;
+        Ok(())
+    }
+
+    pub(super) async fn drop(&self, user: UserId) -> Attempt<()> {
+        self.jobs.delete_one(doc! { "_id": id(user) }).await?;
+        Ok(())
+    }
+}
+
+impl From<FarewellDocument> for Farewell {
+    fn from(document: FarewellDocument) -> Self {
+        Self {
+            user: document.user,
+            planned_at: document.planned_at,
+            passes: u32::try_from(document.passes).unwrap_or(0),
+            direction: if document.incoming {
+                Direction::Incoming
+            } else {
+                Direction::Outgoing
+            },
+            after: document.after,
+        }
+    }
+}
+
+fn id(user: UserId) -> String {
+    format!("{KIND}:{user}")
+}
+
+fn date(time: Timestamp) -> DateTime {
+    DateTime::from_millis(time.millis())
+}

@@ -1,0 +1,148 @@
+//! How many people somebody follows: a guard of the limit, beside the log that it guards.
+//!
+//! A follow takes a place before it is appended and gives it back if it was not. A crash in
+//! between leaves the count too high, never too low; it is put right from the log when it stands
+//! in somebody's way and nothing has moved for a while.
+
+use bson::{DateTime, Document, doc};
+use futures_util::TryStreamExt;
+use mongodb::{Collection, Database};
+use serde::{Deserialize, Serialize};
+use shared::ids::UserId;
+use shared::log::LogDocument;
+
+use super::errors::{Fault, is_duplicate};
+
+const COLLECTION: &str = "follow_counts";
+/// Longer than a command can take: whoever holds a place has appended, or never will.
+const QUIET_MS: i64 = 10_000;
+/// Tries to make or mend the row before its state is told as it is.
+const TRIES: u32 = 4;
+
+type Attempt<T> = std::result::Result<T, Fault>;
+
+pub(super) struct FollowCounts {
+    counts: Collection<CountDocument>,
+    events: Collection<LogDocument>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct CountDocument {
+    #[serde(rename = "_id")]
+    follower: UserId,
+    count: i64,
+    touched: DateTime,
+    /// Follows were appended past this row: count before it is believed.
+    #[serde(default)]
+    stale: bool,
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    count: i64,
+}
+
+impl FollowCounts {
+    pub(super) fn new(database: &Database, events: Collection<LogDocument>) -> Self {
+        Self {
+            counts: database.collection(COLLECTION),
+            events,
+        }
+    }
+
+    pub(super) async fn reserve(&self, follower: UserId, limit: u32) -> Attempt<Option<u32>> {
+        for _ in 0..TRIES {
+            let free = doc! {
+                "_id": follower.get(),
+                "count": { "$lt": i64::from(limit) },
+                "stale": { "$ne": true },
+            };
+            let take = doc! { "$inc": { "count": 1_i64 }, "$set": { "touched": DateTime::now() } };
+            if let Some(before) = self.counts.find_one_and_update(free, take).await? {
+                return Ok(Some(narrow(before.count)));
+            }
+            let row = self.counts.find_one(doc! { "_id": follower.get() }).await?;
+            match row {
+                None => self.create(follower).await?,
+                Some(row) if row.stale => self.mend(row, limit).await?,
+                Some(row) if row.count < i64::from(limit) => {} // a place became free
+                Some(row) if is_quiet(&row) => self.mend(row, limit).await?,
+                Some(_) => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) async fn release(&self, follower: UserId) -> mongodb::error::Result<()> {
+        let taken = doc! { "_id": follower.get(), "count": { "$gt": 0_i64 } };
+        let give_back = doc! { "$inc": { "count": -1_i64 } };
+        self.counts.update_one(taken, give_back).await.map(|_| ())
+    }
+
+    /// The standing edges: streams whose last version is odd.
+    pub(super) async fn count(&self, follower: UserId) -> Attempt<u32> {
+        let own = doc! {
+            "owner": follower.get(),
+            "stream": { "$gte": format!("follow:{follower}:"), "$lt": format!("follow:{follower};") },
+        };
+        let is_odd = doc! { "$expr": { "$eq": [{ "$mod": ["$last", 2_i64] }, 1_i64] } };
+        let pipeline: [Document; 4] = [
+            doc! { "$match": own },
+            doc! { "$group": { "_id": "$stream", "last": { "$max": "$version" } } },
+            doc! { "$match": is_odd },
+            // A sum rather than `$count`, whose number may be of either width.
+            doc! { "$group": { "_id": null, "count": { "$sum": 1_i64 } } },
+        ];
+        let counted = self.events.aggregate(pipeline).with_type::<Counted>();
+        let counted: Vec<Counted> = counted.await?.try_collect().await?;
+        Ok(counted.first().map_or(0, |counted| narrow(counted.count)))
+    }
+
+    pub(super) async fn mark_stale(&self, followers: &[UserId]) -> Attempt<()> {
+        let ids: Vec<i64> = followers.iter().map(|follower| follower.get()).collect();
+        let rows = doc! { "_id": { "$in": ids } };
+        let stale = doc! { "$set": { "stale": true } };
+        self.counts.update_many(rows, stale).await?;
+        Ok(())
+    }
+
+    async fn create(&self, follower: UserId) -> Attempt<()> {
+        let row = CountDocument {
+            follower,
+            count: i64::from(self.count(follower).await?),
+            touched: DateTime::now(),
+            stale: false,
+        };
+        match self.counts.insert_one(row).await {
+            Err(error) if !is_duplicate(&error) => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts in the log, and believes it if the row has not moved meanwhile.
+    async fn mend(&self, row: CountDocument, limit: u32) -> Attempt<()> {
+        let count = i64::from(self.count(row.follower).await?);
+        let unmoved = doc! {
+            "_id": row.follower.get(),
+            "count": row.count,
+            "touched": row.touched,
+        };
+        // Touched now: someone at the limit who asks again and again is not counted each time.
+        let mended = doc! { "$set": {
+            "count": count.min(i64::from(limit)),
+            "touched": DateTime::now(),
+            "stale": false,
+        } };
+        self.counts.update_one(unmoved, mended).await?;
+        Ok(())
+    }
+}
+
+fn is_quiet(row: &CountDocument) -> bool {
+    let age = DateTime::now().timestamp_millis() - row.touched.timestamp_millis();
+    age >= QUIET_MS
+}
+
+fn narrow(count: i64) -> u32 {
+    u32::try_from(count).unwrap_or(if count < 0 { 0 } else { u32::MAX })
+}

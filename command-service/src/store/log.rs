@@ -1,0 +1,320 @@
+//! The event log.
+//!
+//! An append is one insert of one document under one id with one nonce, however often it is
+//! tried. When a unique index refuses it, the log is asked which: the same id with the same nonce
+//! means *it was me, the answer was lost*.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bson::{Document, doc};
+use futures_util::TryStreamExt;
+use mongodb::Collection;
+use serde::Deserialize;
+use shared::events::{Event, LogStream, Payload};
+use shared::ids::{EventId, PostId, UserId};
+use shared::log::LogDocument;
+
+use super::errors::{Fault, corrupt, is_duplicate, retry};
+use crate::app::store::{Append, Direction, Outcome, Receipt, Result, StoreError};
+use crate::domain::user::{Standing, User};
+
+type Attempt<T> = std::result::Result<T, Fault>;
+
+pub(super) struct Log {
+    events: Collection<LogDocument>,
+}
+
+/// What tells one's own event.
+#[derive(Deserialize)]
+struct Mark {
+    #[serde(rename = "_id")]
+    id: EventId,
+    nonce: i64,
+}
+
+#[derive(Deserialize)]
+struct KeyedEvent {
+    #[serde(rename = "_id")]
+    id: EventId,
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct StreamOwner {
+    owner: UserId,
+    stream: LogStream,
+}
+
+impl Log {
+    pub(super) fn new(events: Collection<LogDocument>) -> Self {
+        Self { events }
+    }
+
+    pub(super) async fn append(&self, append: &Append) -> Result<Outcome> {
+        let document = document(append)?;
+        retry(|| self.try_append(&document)).await
+    }
+
+    async fn try_append(&self, document: &LogDocument) -> Attempt<Outcome> {
+        match self.events.insert_one(document).await {
+            Ok(_) => Ok(Outcome::Appended),
+            Err(error) if is_duplicate(&error) => self.explain(document).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Which unique index refused the document. Reads see what a majority has: when none of the
+    /// three is seen, another's write is under way and the question is asked again.
+    async fn explain(&self, document: &LogDocument) -> Attempt<Outcome> {
+        if let Some(stored) = self.marks(&[document.id]).await?.first() {
+            let mine = stored.nonce == document.nonce;
+            return Ok(if mine {
+                Outcome::Appended
+            } else {
+                Outcome::IdTaken
+            });
+        }
+        if let Some(key) = &document.key
+            && let Some(receipt) = self.receipt(document.owner, key).await?
+        {
+            return Ok(Outcome::KeyTaken(receipt));
+        }
+        let same = doc! {
+            "owner": document.owner.get(),
+            "stream": document.stream.to_string(),
+            "version": document.version,
+        };
+        match self.events.find_one(same).await? {
+            Some(_) => Ok(Outcome::VersionTaken),
+            None => Err(Fault::Unsettled),
+        }
+    }
+
+    pub(super) async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
+        if appends.is_empty() {
+            return Ok(Vec::new());
+        }
+        let documents: Vec<LogDocument> = appends.iter().map(document).collect::<Result<_>>()?;
+        retry(|| self.try_append_all(&documents)).await
+    }
+
+    async fn try_append_all(&self, documents: &[LogDocument]) -> Attempt<Vec<bool>> {
+        match self.events.insert_many(documents).ordered(false).await {
+            Ok(_) => Ok(vec![true; documents.len()]),
+            Err(error) if is_duplicate(&error) => {
+                let ids: Vec<EventId> = documents.iter().map(|document| document.id).collect();
+                let marks = self.marks(&ids).await?;
+                let mine: HashMap<EventId, i64> = marks
+                    .into_iter()
+                    .map(|mark| (mark.id, mark.nonce))
+                    .collect();
+                let is_mine =
+                    |document: &LogDocument| mine.get(&document.id) == Some(&document.nonce);
+                Ok(documents.iter().map(is_mine).collect())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn marks(&self, ids: &[EventId]) -> Attempt<Vec<Mark>> {
+        let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
+        let stored = self
+            .events
+            .clone_with_type::<Mark>()
+            .find(doc! { "_id": { "$in": ids } })
+            .projection(doc! { "nonce": 1 })
+            .await?;
+        Ok(stored.try_collect().await?)
+    }
+
+    pub(super) async fn last(&self, owner: UserId, stream: LogStream) -> Attempt<Option<Event>> {
+        let found = self
+            .events
+            .find_one(of_stream(owner, stream))
+            .sort(doc! { "version": -1 })
+            .await?;
+        event(found)
+    }
+
+    pub(super) async fn user_events(&self, user: UserId) -> Attempt<Vec<Event>> {
+        let found: Vec<LogDocument> = self
+            .events
+            .find(of_stream(user, LogStream::User(user)))
+            .sort(doc! { "version": 1 })
+            .await?
+            .try_collect()
+            .await?;
+        events(found)
+    }
+
+    pub(super) async fn post_created(&self, post: PostId) -> Attempt<Option<Event>> {
+        let found = self.events.find_one(doc! { "_id": post.get() }).await?;
+        // Any event's id may be asked for; only a post's is a post.
+        Ok(event(found)?.filter(|event| match event.payload {
+            Payload::PostCreated(_) => true,
+            Payload::UserRegistered(_)
+            | Payload::ProfileEdited(_)
+            | Payload::UserDeactivated(_)
+            | Payload::UserVerified(_)
+            | Payload::UserSuspended(_)
+            | Payload::UserUnsuspended(_)
+            | Payload::PostDeleted(_)
+            | Payload::Followed(_)
+            | Payload::Unfollowed(_)
+            | Payload::Liked(_)
+            | Payload::Unliked(_)
+            | Payload::Reposted(_)
+            | Payload::Unreposted(_) => false,
+        }))
+    }
+
+    pub(super) async fn receipt(&self, owner: UserId, key: &str) -> Attempt<Option<Receipt>> {
+        let with_key = doc! { "owner": owner.get(), "key": key };
+        let Some(found) = self.events.find_one(with_key).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Receipt {
+            hash: found.key_hash.unwrap_or_default(),
+            event: found.to_event().map_err(corrupt)?,
+        }))
+    }
+
+    pub(super) async fn receipts(
+        &self,
+        keys: &[(UserId, String)],
+    ) -> Attempt<HashMap<String, EventId>> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let owners: Vec<i64> = distinct(keys.iter().map(|(owner, _)| owner.get()));
+        let keys: Vec<&str> = keys.iter().map(|(_, key)| key.as_str()).collect();
+        let found: Vec<KeyedEvent> = self
+            .events
+            .clone_with_type::<KeyedEvent>()
+            .find(doc! { "owner": { "$in": owners }, "key": { "$in": keys } })
+            .projection(doc! { "key": 1 })
+            .await?
+            .try_collect()
+            .await?;
+        Ok(found
+            .into_iter()
+            .map(|event| (event.key, event.id))
+            .collect())
+    }
+
+    pub(super) async fn standings(
+        &self,
+        users: &[UserId],
+    ) -> Attempt<HashMap<UserId, (Standing, EventId)>> {
+        if users.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let owners: Vec<i64> = distinct(users.iter().map(|user| user.get()));
+        let streams: Vec<String> = users
+            .iter()
+            .map(|user| LogStream::User(*user).to_string())
+            .collect();
+        let found: Vec<LogDocument> = self
+            .events
+            .find(doc! { "owner": { "$in": owners }, "stream": { "$in": streams } })
+            .await?
+            .try_collect()
+            .await?;
+        let mut by_user: HashMap<UserId, BTreeMap<i64, Event>> = HashMap::new();
+        for event in events(found)? {
+            let versions = by_user.entry(event.actor).or_default();
+            versions.insert(event.version, event);
+        }
+        let standing = |events: &BTreeMap<i64, Event>| {
+            User::fold(events.values()).map(|user| (user.standing, user.last))
+        };
+        Ok(by_user
+            .iter()
+            .filter_map(|(user, events)| Some((*user, standing(events)?)))
+            .collect())
+    }
+
+    pub(super) async fn follow_peers(
+        &self,
+        user: UserId,
+        direction: Direction,
+        after: i64,
+        limit: u32,
+    ) -> Attempt<Vec<UserId>> {
+        let (filter, sort) = match direction {
+            // Stream names sort as text: an order like any other, as long as it is one.
+            Direction::Outgoing => {
+                let behind = format!("follow:{user}:{after}");
+                let end = format!("follow:{user};");
+                let range = doc! { "$gt": behind, "$lt": end };
+                let filter = doc! { "owner": user.get(), "stream": range };
+                (filter, doc! { "stream": 1 })
+            }
+            Direction::Incoming => {
+                let filter = doc! { "data.followee": user.get(), "owner": { "$gt": after } };
+                (filter, doc! { "owner": 1 })
+            }
+        };
+        let found: Vec<StreamOwner> = self
+            .events
+            .clone_with_type::<StreamOwner>()
+            .find(filter)
+            .sort(sort)
+            .limit(i64::from(limit))
+            .projection(doc! { "owner": 1, "stream": 1 })
+            .await?
+            .try_collect()
+            .await?;
+        let mut peers: Vec<UserId> = found
+            .into_iter()
+            .filter_map(|row| match (direction, row.stream) {
+                (Direction::Outgoing, LogStream::Follow { followee, .. }) => Some(followee),
+                (Direction::Incoming, LogStream::Follow { .. }) => Some(row.owner),
+                (
+                    _,
+                    LogStream::User(_)
+                    | LogStream::Post(_)
+                    | LogStream::Like { .. }
+                    | LogStream::Repost { .. },
+                ) => None,
+            })
+            .collect();
+        // The events of one edge stand together.
+        peers.dedup();
+        Ok(peers)
+    }
+}
+
+fn document(append: &Append) -> Result<LogDocument> {
+    let document = LogDocument::new(&append.event, append.owner, append.nonce);
+    let mut document = document.map_err(|error| StoreError::Unexpected(Box::new(error)))?;
+    document.trace.clone_from(&append.trace);
+    if let Some(key) = &append.key {
+        document.key = Some(key.text.clone());
+        document.key_hash = Some(key.hash);
+    }
+    Ok(document)
+}
+
+fn of_stream(owner: UserId, stream: LogStream) -> Document {
+    doc! { "owner": owner.get(), "stream": stream.to_string() }
+}
+
+fn event(document: Option<LogDocument>) -> Attempt<Option<Event>> {
+    let read = document.map(|document| document.to_event()).transpose();
+    Ok(read.map_err(corrupt)?)
+}
+
+fn events(documents: Vec<LogDocument>) -> Attempt<Vec<Event>> {
+    let read = documents.iter().map(LogDocument::to_event);
+    Ok(read
+        .collect::<std::result::Result<_, _>>()
+        .map_err(corrupt)?)
+}
+
+fn distinct(values: impl Iterator<Item = i64>) -> Vec<i64> {
+    let mut values: Vec<i64> = values.collect();
+    values.sort_unstable();
+    values.dedup();
+    values
+}

@@ -1,0 +1,239 @@
+//! The store on MongoDB: the only room that knows its documents.
+//!
+//! | collection | what |
+//! |---|---|
+//! | `events` | the log (`shared::log`) |
+//! | `usernames`, `emails` | who has a name; unique by `_id` |
+//! | `credentials` | Argon2id hashes |
+//! | `sessions` | one document per family of refresh tokens |
+//! | `follow_counts`, `post_quotas` | guards of limits; the log is what they guard |
+//! | `jobs` | farewells of users who left |
+//!
+//! The driver's futures are polled to their end, never dropped: commands run in tasks of their
+//! own (`App::run`), and nothing here is wrapped in `select!` or `timeout`.
+
+mod accounts;
+mod errors;
+mod farewells;
+mod follows;
+mod indexes;
+mod log;
+mod quotas;
+mod sessions;
+mod views;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::{Document, doc};
+use mongodb::{Collection, Database};
+use shared::events::{Event, LogStream};
+use shared::ids::{EventId, PostId, UserId};
+use shared::log::LogDocument;
+use shared::tasks::Tasks;
+use shared::time::Timestamp;
+
+pub use views::SUFFIX as VIEWS_SUFFIX;
+
+use crate::app::store::{
+    AccountName, Append, Direction, Farewell, NewAccount, Outcome, Projected, Quota, QuotaState,
+    Reaction, Receipt, Registered, Result, Rotation, Session, Store, StoreError,
+};
+use crate::domain::user::Standing;
+use errors::{retry, translate};
+
+/// MongoDB behind [`Store`].
+pub struct MongoStore {
+    log: log::Log,
+    accounts: accounts::Accounts,
+    sessions: sessions::Sessions,
+    follows: follows::FollowCounts,
+    quotas: quotas::PostQuotas,
+    farewells: farewells::Farewells,
+    views: views::Views,
+    database: Database,
+    /// Uniqueness holds only once the indexes are there.
+    prepared: Arc<AtomicBool>,
+}
+
+impl MongoStore {
+    /// A store on this database; `views` is where the query service keeps its own.
+    pub fn new(database: Database, views: Database, tasks: Tasks) -> Self {
+        let events: Collection<LogDocument> = database.collection(shared::log::COLLECTION);
+        Self {
+            log: log::Log::new(events.clone()),
+            accounts: accounts::Accounts::new(&database, events.clone()),
+            sessions: sessions::Sessions::new(&database),
+            follows: follows::FollowCounts::new(&database, events),
+            quotas: quotas::PostQuotas::new(&database),
+            farewells: farewells::Farewells::new(&database),
+            views: views::Views::new(views, tasks),
+            database,
+            prepared: Arc::default(),
+        }
+    }
+
+    /// Makes the indexes. Nothing is appended before.
+    pub async fn prepare(&self) -> Result<()> {
+        indexes::make(&self.database).await.map_err(translate)?;
+        self.prepared.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// What the database's clock says; also whether it answers.
+    pub async fn database_time(&self) -> Result<Timestamp> {
+        let hello = self.database.run_command(doc! { "hello": 1 });
+        let hello: Document = hello.await.map_err(translate)?;
+        let time = hello.get_datetime("localTime").map_err(errors::corrupt)?;
+        Ok(Timestamp::from_millis(time.timestamp_millis()))
+    }
+
+    fn prepared(&self) -> Result<()> {
+        let prepared = self.prepared.load(Ordering::Acquire);
+        prepared.then_some(()).ok_or(StoreError::NotPrepared)
+    }
+}
+
+#[async_trait]
+impl Store for MongoStore {
+    async fn append(&self, append: &Append) -> Result<Outcome> {
+        self.prepared()?;
+        self.log.append(append).await
+    }
+
+    async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
+        self.prepared()?;
+        self.log.append_all(appends).await
+    }
+
+    async fn last(&self, owner: UserId, stream: LogStream) -> Result<Option<Event>> {
+        retry(|| self.log.last(owner, stream)).await
+    }
+
+    async fn user_events(&self, user: UserId) -> Result<Vec<Event>> {
+        retry(|| self.log.user_events(user)).await
+    }
+
+    async fn post_created(&self, post: PostId) -> Result<Option<Event>> {
+        retry(|| self.log.post_created(post)).await
+    }
+
+    async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>> {
+        retry(|| self.log.receipt(owner, key)).await
+    }
+
+    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<HashMap<String, EventId>> {
+        retry(|| self.log.receipts(keys)).await
+    }
+
+    async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>> {
+        retry(|| self.log.standings(users)).await
+    }
+
+    async fn register(&self, account: &NewAccount) -> Result<Registered> {
+        self.prepared()?;
+        self.accounts.register(std::slice::from_ref(account)).await
+    }
+
+    async fn register_all(&self, accounts: &[NewAccount]) -> Result<bool> {
+        self.prepared()?;
+        Ok(self.accounts.register(accounts).await? == Registered::Done)
+    }
+
+    async fn find_account(&self, name: &AccountName) -> Result<Option<UserId>> {
+        retry(|| self.accounts.find(name)).await
+    }
+
+    async fn users_named(&self, usernames: &[String]) -> Result<HashMap<String, UserId>> {
+        retry(|| self.accounts.users_named(usernames)).await
+    }
+
+    async fn users_at(&self, emails: &[String]) -> Result<HashMap<String, UserId>> {
+        retry(|| self.accounts.users_at(emails)).await
+    }
+
+    async fn password_hash(&self, user: UserId) -> Result<Option<String>> {
+        retry(|| self.accounts.password_hash(user)).await
+    }
+
+    async fn open_session(&self, session: &Session) -> Result<()> {
+        self.prepared()?;
+        retry(|| self.sessions.open(session)).await
+    }
+
+    async fn rotate_session(&self, current: &[u8; 32], next: &Session) -> Result<Rotation> {
+        retry(|| self.sessions.rotate(current, next)).await
+    }
+
+    async fn session_user(&self, family: &str) -> Result<Option<UserId>> {
+        retry(|| self.sessions.user(family)).await
+    }
+
+    async fn close_session(&self, family: &str) -> Result<()> {
+        retry(|| self.sessions.close(family)).await
+    }
+
+    async fn close_sessions_of(&self, user: UserId) -> Result<()> {
+        retry(|| self.sessions.close_all(user)).await
+    }
+
+    async fn reserve_follow(&self, follower: UserId, limit: u32) -> Result<Option<u32>> {
+        // A lost answer may count one too many, never one too few.
+        retry(|| self.follows.reserve(follower, limit)).await
+    }
+
+    async fn release_follow(&self, follower: UserId) -> Result<()> {
+        // Asked once: twice might give back what was not taken.
+        self.follows.release(follower).await.map_err(translate)
+    }
+
+    async fn count_follows(&self, follower: UserId) -> Result<u32> {
+        retry(|| self.follows.count(follower)).await
+    }
+
+    async fn recount_follows(&self, followers: &[UserId]) -> Result<()> {
+        retry(|| self.follows.mark_stale(followers)).await
+    }
+
+    async fn reserve_post(&self, author: UserId, quota: Quota) -> Result<QuotaState> {
+        retry(|| self.quotas.reserve(author, quota)).await
+    }
+
+    async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()> {
+        let released = self.quotas.release(author, window_start).await;
+        released.map_err(translate)
+    }
+
+    async fn plan_farewell(&self, user: UserId, now: Timestamp) -> Result<()> {
+        retry(|| self.farewells.plan(user, now)).await
+    }
+
+    async fn claim_farewell(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>> {
+        retry(|| self.farewells.claim(now, lease)).await
+    }
+
+    async fn save_farewell(&self, job: &Farewell, due: Timestamp) -> Result<()> {
+        retry(|| self.farewells.save(job, due)).await
+    }
+
+    async fn drop_farewell(&self, user: UserId) -> Result<()> {
+        retry(|| self.farewells.drop(user)).await
+    }
+
+    async fn follow_peers(
+        &self,
+        user: UserId,
+        direction: Direction,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<UserId>> {
+        retry(|| self.log.follow_peers(user, direction, after, limit)).await
+    }
+
+    async fn projected(&self, reaction: Reaction, post: PostId, user: UserId) -> Projected {
+        self.views.projected(reaction, post, user).await
+    }
+}

@@ -1,0 +1,119 @@
+//! The post quota: so many posts in a window that begins with its first one, over all replicas,
+//! by the database's clock.
+
+use std::time::Duration;
+
+use bson::{DateTime, Document, doc};
+use mongodb::options::ReturnDocument;
+use mongodb::{Collection, Database};
+use serde::{Deserialize, Serialize};
+use shared::ids::UserId;
+use shared::time::Timestamp;
+
+use super::errors::{Fault, is_duplicate};
+use crate::app::store::{Quota, QuotaState};
+
+const COLLECTION: &str = "post_quotas";
+
+type Attempt<T> = std::result::Result<T, Fault>;
+
+pub(super) struct PostQuotas {
+    quotas: Collection<QuotaDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct QuotaDocument {
+    #[serde(rename = "_id")]
+    author: UserId,
+    start: DateTime,
+    used: i64,
+    granted: bool,
+    /// When the last one asked.
+    asked: DateTime,
+}
+
+impl PostQuotas {
+    pub(super) fn new(database: &Database) -> Self {
+        Self {
+            quotas: database.collection(COLLECTION),
+        }
+    }
+
+    /// One atomic update: no two replicas give the same place away.
+    pub(super) async fn reserve(&self, author: UserId, quota: Quota) -> Attempt<QuotaState> {
+        let row = doc! { "_id": author.get() };
+        let reserved = self
+            .quotas
+            .find_one_and_update(row, reservation(quota))
+            .return_document(ReturnDocument::After)
+            .await?;
+        match reserved {
+            Some(row) => Ok(state(&row, quota)),
+            None => {
+                self.create(author).await?;
+                Err(Fault::Unsettled)
+            }
+        }
+    }
+
+    /// A row apart from the reservation: not every server answers with the document when two
+    /// upserts of one row meet.
+    async fn create(&self, author: UserId) -> Attempt<()> {
+        let long_over = QuotaDocument {
+            author,
+            start: DateTime::from_millis(0),
+            used: 0,
+            granted: false,
+            asked: DateTime::from_millis(0),
+        };
+        match self.quotas.insert_one(long_over).await {
+            Err(error) if !is_duplicate(&error) => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Gives back a place in its own window; a later window owes nothing.
+    pub(super) async fn release(
+        &self,
+        author: UserId,
+        window_start: Timestamp,
+    ) -> mongodb::error::Result<()> {
+        let window = doc! {
+            "_id": author.get(),
+            "start": DateTime::from_millis(window_start.millis()),
+            "used": { "$gt": 0_i64 },
+        };
+        let give_back = doc! { "$inc": { "used": -1_i64 } };
+        self.quotas.update_one(window, give_back).await.map(|_| ())
+    }
+}
+
+fn reservation(quota: Quota) -> Vec<Document> {
+    let window = i64::try_from(quota.window.as_secs()).unwrap_or(i64::MAX);
+    let ends = doc! { "$dateAdd": { "startDate": "$start", "unit": "second", "amount": window } };
+    let is_over = doc! { "$lte": [ends, "$$NOW"] };
+    let in_window = doc! {
+        "start": { "$cond": [is_over.clone(), "$$NOW", "$start"] },
+        "used": { "$cond": [is_over, 0_i64, "$used"] },
+        "asked": "$$NOW",
+    };
+    let granted = doc! { "granted": { "$lt": ["$used", i64::from(quota.posts)] } };
+    let used = doc! { "used": { "$cond": ["$granted", { "$add": ["$used", 1_i64] }, "$used"] } };
+    vec![
+        doc! { "$set": in_window },
+        doc! { "$set": granted },
+        doc! { "$set": used },
+    ]
+}
+
+fn state(row: &QuotaDocument, quota: Quota) -> QuotaState {
+    let passed = row.asked.timestamp_millis() - row.start.timestamp_millis();
+    let passed = Duration::from_millis(u64::try_from(passed).unwrap_or(0));
+    let left = i64::from(quota.posts) - row.used;
+    QuotaState {
+        granted: row.granted,
+        remaining: u32::try_from(left).unwrap_or(0),
+        window_start: Timestamp::from_millis(row.start.timestamp_millis()),
+        resets_in: quota.window.saturating_sub(passed),
+    }
+}

@@ -1,0 +1,429 @@
+//! Importing: in bulk, by the rules, and exactly once however often it is interrupted.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helper that cannot go on fails the test"
+)]
+
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use bson::doc;
+use command_service::app::Verdict;
+use serde_json::json;
+use shared::events::{Event, Payload};
+use support::{TestApp, eventually};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_command-service");
+
+fn command(app: &TestApp, arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .env_clear()
+        .envs(app.vars().iter().map(|(name, value)| (name, value)))
+        .args(arguments)
+        .stdin(Stdio::null());
+    command
+}
+
+fn import(app: &TestApp, arguments: &[&str]) -> Output {
+    let mut all = vec!["import"];
+    all.extend(arguments);
+    command(app, &all).output().unwrap()
+}
+
+fn said(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::File::create(&path)
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    path
+}
+
+/// A graph that is no tree, with comments, a loop, and an edge said twice.
+fn edges(nodes: u64) -> String {
+    let mut text = String::from("# a graph\n% of ours\n");
+    for a in 1..=nodes {
+        for b in [a * 7 % nodes + 1, a * 13 % nodes + 1] {
+            text.push_str(&format!("{a} {b}\n"));
+        }
+    }
+    text.push_str("5 5\n");
+    text
+}
+
+/// The edges of [`edges`] that can be follows.
+fn distinct(text: &str) -> HashSet<(u64, u64)> {
+    text.lines()
+        .filter(|line| !line.starts_with(['#', '%']))
+        .map(|line| {
+            let (a, b) = line.split_once(' ').unwrap();
+            (a.parse().unwrap(), b.parse().unwrap())
+        })
+        .filter(|(a, b)| a != b)
+        .collect()
+}
+
+/// Every stream's versions are 1, 2, 3 and so on, and every event has its own id.
+fn check(log: &[Event]) {
+    let mut versions: HashMap<String, i64> = HashMap::new();
+    for event in log {
+        let last = versions.entry(event.stream.to_string()).or_default();
+        assert_eq!(event.version, *last + 1, "{}", event.stream);
+        *last = event.version;
+    }
+}
+
+fn kinds(log: &[Event]) -> HashMap<&'static str, usize> {
+    let mut kinds = HashMap::new();
+    for event in log {
+        *kinds.entry(event.payload.kind()).or_default() += 1;
+    }
+    kinds
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_list_is_imported_once_however_often_it_is_run() {
+    let app = TestApp::spawn();
+    let folder = tempfile::tempdir().unwrap();
+    let text = edges(60);
+    let path = file(folder.path(), "edges", &text);
+    let arguments = ["--edges", path.to_str().unwrap(), "--posts-per-user", "3"];
+    let first = import(&app, &arguments);
+    // The loop is a line that cannot be loaded.
+    assert_eq!(first.status.code(), Some(2), "{}", said(&first.stderr));
+    assert!(said(&first.stderr).contains("nobody follows themselves"));
+    let log = app.log().await;
+    check(&log);
+    let expected = distinct(&text);
+    assert_eq!(kinds(&log)["user.registered"], 60);
+    assert_eq!(kinds(&log)["follow.followed"], expected.len());
+    assert_eq!(kinds(&log)["post.created"], 180);
+    // Authors take turns.
+    let authors: Vec<_> = log
+        .iter()
+        .filter(|event| matches!(event.payload, Payload::PostCreated(_)))
+        .map(|event| event.actor)
+        .collect();
+    assert_eq!(authors[..60].iter().collect::<HashSet<_>>().len(), 60);
+    assert_eq!(authors[..60], authors[60..120]);
+    let second = import(&app, &arguments);
+    assert!(
+        said(&second.stdout).starts_with("nothing appended"),
+        "{}",
+        said(&second.stdout)
+    );
+    assert_eq!(app.log().await.len(), log.len());
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_killed_at_any_moment_is_completed_by_the_next() {
+    let app = TestApp::spawn();
+    app.wait_until_ready().await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = edges(1_500);
+    let path = file(folder.path(), "edges", &text);
+    let arguments = [
+        "import",
+        "--undirected",
+        "--edges",
+        path.to_str().unwrap(),
+        "--posts-per-user",
+        "2",
+    ];
+    for millis in [60, 150, 300, 500, 800] {
+        let mut child = command(&app, &arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let last = import(&app, &arguments[1..]);
+    assert_eq!(last.status.code(), Some(2), "{}", said(&last.stderr));
+    let log = app.log().await;
+    check(&log);
+    let both: HashSet<(u64, u64)> = distinct(&text)
+        .into_iter()
+        .flat_map(|(a, b)| [(a, b), (b, a)])
+        .collect();
+    assert_eq!(kinds(&log)["user.registered"], 1_500);
+    assert_eq!(kinds(&log)["follow.followed"], both.len());
+    assert_eq!(kinds(&log)["post.created"], 3_000);
+    let usernames: HashSet<String> = log
+        .iter()
+        .filter_map(|event| {
+            let Payload::UserRegistered(data) = &event.payload else {
+                return None;
+            };
+            Some(data.username.clone())
+        })
+        .collect();
+    assert_eq!(usernames.len(), 1_500);
+    app.end().await;
+}
+
+fn lines(values: &[serde_json::Value]) -> String {
+    values.iter().map(|value| format!("{value}\n")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_lines_are_imported_by_the_rules_and_bad_ones_are_told() {
+    let app = TestApp::spawn();
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = lines(&[
+        json!({ "type": "user", "username": "Ada", "email": "ada@x.org", "password": "correct horse", "bio": "engines" }),
+        json!({ "type": "user", "username": "bob", "display_name": "Bob" }),
+        json!({ "type": "user", "username": "eve", "email": "ADA@x.org" }),
+        json!({ "type": "follow", "follower": "ada", "followee": "BOB" }),
+        json!({ "type": "follow", "follower": "ada", "followee": "nobody" }),
+        json!({ "type": "post", "username": "ada", "content": "first", "id": "p1" }),
+        json!({ "type": "post", "username": "bob", "content": "second", "id": "p2", "reply_to": "p1" }),
+        json!({ "type": "post", "username": "bob", "content": "third", "reply_to": "p2" }),
+        json!({ "type": "post", "username": "bob", "content": "lost", "reply_to": "p9" }),
+        json!({ "type": "like", "username": "bob", "post": "p1" }),
+        json!({ "type": "repost", "username": "bob", "post": "p1" }),
+        json!({ "type": "like", "username": "bob", "post": "p9" }),
+    ]);
+    text.push_str("nonsense\n");
+    let path = file(folder.path(), "data.ndjson", &text);
+    let path = path.to_str().unwrap();
+    let first = import(&app, &[path]);
+    assert_eq!(first.status.code(), Some(2));
+    let told = said(&first.stderr);
+    for line in [3, 5, 9, 12, 13] {
+        assert!(told.contains(&format!("line {line}: ")), "{line}: {told}");
+    }
+    assert!(
+        said(&first.stdout).contains("appended 2 users, 1 follows, 3 posts, 1 likes, 1 reposts")
+    );
+    let log = app.log().await;
+    check(&log);
+    let posts: Vec<&Event> = log
+        .iter()
+        .filter(|event| event.payload.kind() == "post.created")
+        .collect();
+    let Payload::PostCreated(reply) = &posts[1].payload else {
+        panic!("a post")
+    };
+    assert_eq!(reply.reply_to.unwrap().post.get(), posts[0].id.get());
+    let second = import(&app, &[path]);
+    assert!(said(&second.stdout).starts_with("nothing appended; 8 already there, 5 refused"));
+    assert_eq!(app.log().await.len(), log.len());
+    app.wait_until_ready().await;
+    app.login("ada").await.accepted(200);
+    app.login("bob").await.refused(401, "bad_credentials");
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_respects_what_happened_since() {
+    let app = TestApp::spawn();
+    let (ada, bob) = (app.account("ada").await, app.account("bob").await);
+    let eve = app.account("eve").await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = lines(&[
+        json!({ "type": "follow", "follower": "ada", "followee": "bob" }),
+        json!({ "type": "follow", "follower": "bob", "followee": "ada" }),
+        json!({ "type": "follow", "follower": "eve", "followee": "ada" }),
+        json!({ "type": "post", "username": "eve", "content": "not now" }),
+    ]);
+    // Ada followed and unfollowed by hand; bob follows already; eve is suspended.
+    for method in ["POST", "DELETE"] {
+        app.command(&ada, method, &format!("/users/{}/follow", bob.id))
+            .await
+            .accepted(200);
+    }
+    app.command(&bob, "POST", &format!("/users/{}/follow", ada.id))
+        .await
+        .accepted(200);
+    app.core()
+        .await
+        .app
+        .moderate("eve", Verdict::Suspend)
+        .await
+        .unwrap();
+    let path = file(folder.path(), "data.ndjson", &text);
+    let first = import(&app, &[path.to_str().unwrap()]);
+    assert_eq!(first.status.code(), Some(2), "{}", said(&first.stderr));
+    assert!(
+        said(&first.stdout).contains("appended 1 follows; 1 already there, 2 refused"),
+        "{}",
+        said(&first.stdout)
+    );
+    assert_eq!(
+        app.versions(&format!("follow:{}:{}", ada.id, bob.id)).await,
+        [1, 2, 3]
+    );
+    assert!(
+        app.versions(&format!("follow:{}:{}", eve.id, ada.id))
+            .await
+            .is_empty()
+    );
+    // Unfollowed again by hand, a second run does not follow once more.
+    app.command(&ada, "DELETE", &format!("/users/{}/follow", bob.id))
+        .await
+        .accepted(200);
+    import(&app, &[path.to_str().unwrap()]);
+    assert_eq!(
+        app.versions(&format!("follow:{}:{}", ada.id, bob.id)).await,
+        [1, 2, 3, 4]
+    );
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_will_do() {
+    let app = TestApp::spawn();
+    let mut child = command(&app, &["import", "--posts-per-user", "2", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = lines(&[
+        json!({ "type": "user", "username": "ada" }),
+        json!({ "type": "user", "username": "bob" }),
+        json!({ "type": "follow", "follower": "ada", "followee": "bob" }),
+    ]);
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(
+        said(&output.stdout).starts_with(
+            "appended 2 users, 1 follows, 4 posts; 0 already there, 0 refused; 7 events"
+        )
+    );
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_waits_for_a_database_that_is_away() {
+    let app = TestApp::spawn();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(
+        folder.path(),
+        "data",
+        "{\"type\":\"user\",\"username\":\"ada\"}\n",
+    );
+    let host = app
+        .uri
+        .trim_start_matches("mongodb://")
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
+    let uri = format!(
+        "{}&serverSelectionTimeoutMS=300",
+        app.uri.replace(&host, &address.to_string())
+    )
+    .replace("?&", "?directConnection=true&");
+    let mut child = command(&app, &["import", path.to_str().unwrap()])
+        .env("MONGODB_URI", uri)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(child.try_wait().unwrap().is_none(), "it goes on trying");
+    // The database comes: a door in front of the real one opens.
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let door = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = tokio::net::TcpStream::connect(&host).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    let done = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
+        .await
+        .unwrap();
+    assert!(done.status.success(), "{}", said(&done.stderr));
+    assert_eq!(app.log().await.len(), 1);
+    door.abort();
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_and_verdicts_come_from_the_command_line() {
+    let app = TestApp::spawn();
+    let (ada, _bob) = (app.account("ada").await, app.account("bob").await);
+    let one = command(&app, &["token", "Ada"]).output().unwrap();
+    let token = said(&one.stdout).trim().to_owned();
+    let request = app.request("POST", "/api/v1/posts").bearer_auth(&token);
+    app.send(request.json(&json!({ "content": "by token" })))
+        .await
+        .accepted(201);
+    let two = command(&app, &["token", "ada", "bob"]).output().unwrap();
+    let two = said(&two.stdout);
+    assert_eq!(
+        two.lines()
+            .map(|line| line.split_once('\t').unwrap().0)
+            .collect::<Vec<_>>(),
+        ["ada", "bob"]
+    );
+    let nobody = command(&app, &["token", "nobody"]).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(1));
+    let suspended = command(&app, &["admin", "suspend", "ada"])
+        .output()
+        .unwrap();
+    assert!(suspended.status.success(), "{}", said(&suspended.stderr));
+    eventually("the suspension is known", || async {
+        let answer = app
+            .command_with(&ada, "POST", "/posts", json!({ "content": "x" }))
+            .await;
+        answer.status == 403
+    })
+    .await;
+    assert_eq!(
+        app.log_where(doc! { "type": "user.suspended" }).await.len(),
+        1
+    );
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_settings_and_arguments_end_with_64_and_say_every_fault() {
+    let output = Command::new(BINARY)
+        .env_clear()
+        .env("MONGODB_URI", "canary")
+        .env("POST_QUOTA", "canary")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let told = said(&output.stderr);
+    assert_eq!(told.lines().count(), 2, "{told}");
+    assert!(!told.contains("canary"));
+    let output = Command::new(BINARY)
+        .env_clear()
+        .arg("nonsense")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let output = Command::new(BINARY)
+        .env_clear()
+        .arg("--help")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}

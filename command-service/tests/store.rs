@@ -1,0 +1,175 @@
+//! The store's promises, one by one: what a refused insert means, and that every write may be
+//! asked for twice.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helper that cannot go on fails the test"
+)]
+
+mod support;
+
+use command_service::app::store::{
+    AccountName, Append, Key, NewAccount, Outcome, Registered, Store,
+};
+use command_service::startup::Core;
+use shared::events::{Event, LogStream, Payload, PostCreated, UserRegistered};
+use shared::ids::Id;
+use shared::time::Timestamp;
+use support::TestApp;
+
+async fn world() -> (TestApp, Core) {
+    let app = TestApp::spawn();
+    let core = app.core().await;
+    (app, core)
+}
+
+fn post(id: i64) -> Append {
+    let payload = Payload::PostCreated(PostCreated {
+        content: format!("post {id}"),
+        reply_to: None,
+    });
+    Append {
+        event: Event {
+            id: Id::new(id).unwrap(),
+            stream: LogStream::Post(Id::new(id).unwrap()),
+            version: 1,
+            actor: Id::new(1).unwrap(),
+            at: Timestamp::from_millis(1_700_000_000_000),
+            payload,
+        },
+        owner: Id::new(1).unwrap(),
+        key: None,
+        trace: None,
+        nonce: rand::random(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_may_be_asked_for_again() {
+    let (app, core) = world().await;
+    let append = post(10);
+    for _ in 0..3 {
+        assert!(matches!(
+            core.store.append(&append).await.unwrap(),
+            Outcome::Appended
+        ));
+    }
+    assert_eq!(app.log().await.len(), 1);
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_s_event_under_the_same_id_means_take_the_next() {
+    let (app, core) = world().await;
+    core.store.append(&post(10)).await.unwrap();
+    assert!(matches!(
+        core.store.append(&post(10)).await.unwrap(),
+        Outcome::IdTaken
+    ));
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_version_and_a_taken_key_are_told_apart() {
+    let (app, core) = world().await;
+    let key = |hash| {
+        Some(Key {
+            text: "http:k".into(),
+            hash,
+        })
+    };
+    let first = Append {
+        key: key(7),
+        ..post(10)
+    };
+    core.store.append(&first).await.unwrap();
+    let mut rival = post(11);
+    rival.event.stream = first.event.stream;
+    assert!(matches!(
+        core.store.append(&rival).await.unwrap(),
+        Outcome::VersionTaken
+    ));
+    let again = Append {
+        key: key(8),
+        ..post(12)
+    };
+    let Outcome::KeyTaken(receipt) = core.store.append(&again).await.unwrap() else {
+        panic!("the key is taken");
+    };
+    assert_eq!((receipt.event, receipt.hash), (first.event, 7));
+    let elsewhere = Append {
+        key: key(8),
+        owner: Id::new(2).unwrap(),
+        ..post(13)
+    };
+    assert!(matches!(
+        core.store.append(&elsewhere).await.unwrap(),
+        Outcome::Appended
+    ));
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_appends_say_of_each_whether_it_is_there() {
+    let (app, core) = world().await;
+    core.store.append(&post(11)).await.unwrap();
+    let appends: Vec<Append> = (10..15).map(post).collect();
+    let there = core.store.append_all(&appends).await.unwrap();
+    assert_eq!(there, [true, false, true, true, true]);
+    assert_eq!(
+        core.store.append_all(&appends).await.unwrap(),
+        there,
+        "asked again"
+    );
+    assert_eq!(app.log().await.len(), 5);
+    app.end().await;
+}
+
+fn account(id: i64, username: &str, email: &str) -> NewAccount {
+    let payload = Payload::UserRegistered(UserRegistered {
+        username: username.into(),
+        email: email.into(),
+        display_name: username.into(),
+        bio: String::new(),
+    });
+    NewAccount {
+        event: Event {
+            id: Id::new(id).unwrap(),
+            stream: LogStream::User(Id::new(id).unwrap()),
+            version: 1,
+            actor: Id::new(id).unwrap(),
+            at: Timestamp::from_millis(1_700_000_000_000),
+            payload,
+        },
+        username: username.into(),
+        email: email.into(),
+        password_hash: Some("$argon2id$".into()),
+        trace: None,
+        nonce: rand::random(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_is_whole_or_absent_and_says_what_is_taken() {
+    let (app, core) = world().await;
+    let store = &core.store;
+    let ada = account(10, "ada", "ada@x.org");
+    assert_eq!(store.register(&ada).await.unwrap(), Registered::Done);
+    for (rival, taken) in [
+        (account(11, "ada", "other@x.org"), Registered::UsernameTaken),
+        (account(12, "eve", "ada@x.org"), Registered::EmailTaken),
+        (account(10, "eve", "eve@x.org"), Registered::IdTaken),
+    ] {
+        assert_eq!(store.register(&rival).await.unwrap(), taken);
+    }
+    let eve = AccountName::Username("eve".into());
+    assert_eq!(
+        store.find_account(&eve).await.unwrap(),
+        None,
+        "nothing is left reserved"
+    );
+    let crowd = [account(20, "one", "1@x.org"), account(21, "ada", "2@x.org")];
+    assert!(!store.register_all(&crowd).await.unwrap());
+    assert_eq!(app.log().await.len(), 1);
+    app.end().await;
+}

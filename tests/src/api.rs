@@ -1,0 +1,305 @@
+//! The HTTP API's verbs, and what an answer, or none, says about a command.
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use shared::consistency;
+
+use crate::eventually;
+
+/// Clients of one deployment.
+#[derive(Clone, Debug)]
+pub struct Api {
+    http: reqwest::Client,
+    command: String,
+    query: String,
+}
+
+/// What is known of a command after it was sent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome<T> {
+    /// Acknowledged: it is in the log.
+    Accepted(Accepted<T>),
+    /// Answered: it will never happen.
+    Refused(String),
+    /// Nobody listened: it did not happen, and asking again may help.
+    NotSent(String),
+    /// It happened, happens later, or never does.
+    Unknown(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accepted<T> {
+    pub value: T,
+    /// For reads that must see it.
+    pub consistency: String,
+}
+
+impl<T> Outcome<T> {
+    /// The acknowledgement; a test that has no faults expects nothing else.
+    pub fn accepted(self) -> Accepted<T> {
+        match self {
+            Self::Accepted(accepted) => accepted,
+            Self::Refused(why) | Self::NotSent(why) | Self::Unknown(why) => {
+                panic!("not accepted: {why}")
+            }
+        }
+    }
+
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::Accepted(Accepted { value, consistency }) => Outcome::Accepted(Accepted {
+                value: change(value),
+                consistency,
+            }),
+            Self::Refused(why) => Outcome::Refused(why),
+            Self::NotSent(why) => Outcome::NotSent(why),
+            Self::Unknown(why) => Outcome::Unknown(why),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Post {
+    pub entry_id: String,
+    pub post_id: String,
+    pub user_id: String,
+    pub content: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Page {
+    pub posts: Vec<Post>,
+    pub next_cursor: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct User {
+    pub user_id: String,
+    pub username: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+pub struct Relationship {
+    pub following: bool,
+    pub followed_by: bool,
+}
+
+/// How long a read is tried again while the system recovers or a write is not visible yet.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Api {
+    pub fn new(command: &str, query: &str) -> Self {
+        // Longer than the service's own deadline (5 s), so that mostly the service gives up first.
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(8))
+            .no_proxy()
+            .build();
+        let base = |address: &str| format!("{address}/api/v1");
+        Self {
+            http: http.expect("a client"),
+            command: base(command),
+            query: base(query),
+        }
+    }
+
+    /// Registers a user and signs in.
+    pub async fn register(&self, username: &str) -> Session {
+        const PASSWORD: &str = "correct horse battery";
+        let user = json!({ "username": username, "email": format!("{username}@example.com"), "password": PASSWORD });
+        let request = self
+            .http
+            .post(format!("{}/users", self.command))
+            .json(&user);
+        send::<User>(request).await.accepted();
+        self.login(username, PASSWORD).await
+    }
+
+    pub async fn login(&self, username: &str, password: &str) -> Session {
+        #[derive(Deserialize)]
+        struct Tokens {
+            access_token: String,
+        }
+        let request = self.http.post(format!("{}/auth/login", self.command));
+        let request = request.json(&json!({ "username": username, "password": password }));
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        let tokens: Tokens = answer.json().await.expect("tokens");
+        self.session(username, &tokens.access_token).await
+    }
+
+    /// A session with a token that the user has already.
+    pub async fn session(&self, username: &str, token: &str) -> Session {
+        let user = self.user(username).await;
+        Session {
+            api: self.clone(),
+            username: username.to_owned(),
+            user_id: user.user_id,
+            token: token.to_owned(),
+        }
+    }
+
+    /// Waits until the user can be seen.
+    pub async fn user(&self, username: &str) -> User {
+        let request = || {
+            self.http
+                .get(format!("{}/users/by-username/{username}", self.query))
+        };
+        eventually(&format!("{username} is known"), PATIENCE, async || {
+            read::<User>(request()).await.ok().flatten()
+        })
+        .await
+    }
+
+    /// A post, `None` if there is none.
+    pub async fn post(&self, id: &str) -> Option<Post> {
+        let request = || self.http.get(format!("{}/posts/{id}", self.query));
+        eventually("posts can be read", PATIENCE, async || {
+            read::<Post>(request()).await.ok()
+        })
+        .await
+    }
+}
+
+/// What one user can do.
+#[derive(Clone, Debug)]
+pub struct Session {
+    api: Api,
+    pub username: String,
+    pub user_id: String,
+    token: String,
+}
+
+impl Session {
+    /// Posts under an idempotency key; the value is the post's id.
+    pub async fn post(&self, content: &str, key: &str) -> Outcome<String> {
+        let request = self
+            .command(Method::POST, "/posts")
+            .header("idempotency-key", key);
+        let outcome = send::<Value>(request.json(&json!({ "content": content }))).await;
+        outcome.map(|post| {
+            post["post_id"]
+                .as_str()
+                .expect("a post has an id")
+                .to_owned()
+        })
+    }
+
+    pub async fn follow(&self, followee: &str) -> Outcome<()> {
+        let request = self.command(Method::POST, &format!("/users/{followee}/follow"));
+        send::<Value>(request).await.map(|_| ())
+    }
+
+    pub async fn unfollow(&self, followee: &str) -> Outcome<()> {
+        let request = self.command(Method::DELETE, &format!("/users/{followee}/follow"));
+        send::<Value>(request).await.map(|_| ())
+    }
+
+    fn command(&self, method: Method, path: &str) -> RequestBuilder {
+        self.api
+            .http
+            .request(method, format!("{}{path}", self.api.command))
+            .bearer_auth(&self.token)
+    }
+
+    fn query(&self, path: &str) -> RequestBuilder {
+        self.api
+            .http
+            .get(format!("{}{path}", self.api.query))
+            .bearer_auth(&self.token)
+    }
+
+    /// A page of the home timeline that reflects the write that `after` names.
+    pub async fn timeline(&self, limit: usize, cursor: Option<&str>, after: Option<&str>) -> Page {
+        let mut path = format!("/timeline?limit={limit}");
+        if let Some(cursor) = cursor {
+            path.push_str(&format!("&cursor={cursor}"));
+        }
+        self.patiently(&path, after)
+            .await
+            .expect("everybody has a timeline")
+    }
+
+    /// The whole home timeline, page by page.
+    pub async fn scroll(&self, limit: usize, after: Option<&str>) -> Vec<Post> {
+        let (mut posts, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = self.timeline(limit, cursor.as_deref(), after).await;
+            posts.extend(page.posts);
+            if page.next_cursor.is_none() {
+                return posts;
+            }
+            cursor = page.next_cursor;
+        }
+    }
+
+    pub async fn relationship(&self, with: &str) -> Relationship {
+        let path = format!("/users/{with}/relationship");
+        self.patiently(&path, None)
+            .await
+            .expect("both users are there")
+    }
+
+    /// Reads until the service can answer: 503 is "again, later".
+    async fn patiently<T: DeserializeOwned>(&self, path: &str, after: Option<&str>) -> Option<T> {
+        eventually(&format!("GET {path} is answered"), PATIENCE, async || {
+            let mut request = self.query(path);
+            if let Some(after) = after {
+                request = request.header(consistency::HEADER, after);
+            }
+            read(request).await.ok()
+        })
+        .await
+    }
+}
+
+/// What is there, `None` for 404; an error where asking again may help.
+async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<Option<T>, String> {
+    let answer = request.send().await.map_err(|error| error.to_string())?;
+    match answer.status() {
+        StatusCode::OK => answer
+            .json()
+            .await
+            .map(Some)
+            .map_err(|error| error.to_string()),
+        StatusCode::NOT_FOUND => Ok(None),
+        StatusCode::SERVICE_UNAVAILABLE => Err("not now".to_owned()),
+        status => panic!(
+            "a read was answered with {status}: {:?}",
+            answer.text().await
+        ),
+    }
+}
+
+async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Outcome<T> {
+    let answer = match request.send().await {
+        Ok(answer) => answer,
+        Err(error) if error.is_connect() => return Outcome::NotSent(error.to_string()),
+        Err(error) => return Outcome::Unknown(error.to_string()),
+    };
+    let status = answer.status();
+    if status.is_client_error() {
+        let problem = answer.text().await.unwrap_or_default();
+        return Outcome::Refused(format!("{status}: {problem}"));
+    }
+    if !status.is_success() {
+        // It may have been carried out, or still be.
+        let problem = answer.text().await.unwrap_or_default();
+        return Outcome::Unknown(format!("{status}: {problem}"));
+    }
+    // The status alone acknowledges; but a test must know the post's id.
+    let token = answer
+        .headers()
+        .get(consistency::HEADER)
+        .and_then(|value| value.to_str().ok());
+    let consistency = token
+        .expect("every accepted command has a consistency token")
+        .to_owned();
+    match answer.json().await {
+        Ok(value) => Outcome::Accepted(Accepted { value, consistency }),
+        Err(error) => Outcome::Unknown(error.to_string()),
+    }
+}

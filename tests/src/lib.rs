@@ -1,0 +1,56 @@
+//! The whole system as its users and operators meet it: processes, signals, HTTP.
+//!
+//! Rooms, in reading order:
+//! * [`world`]: engines and services of one test, on free ports, in a folder of its own.
+//! * [`process`]: one program that can be killed, paused, stopped, and started again.
+//! * [`api`]: the HTTP API's verbs, and what an answer (or none) says about the command.
+//! * [`history`]: what clients were told, judged against what there is afterwards.
+//! * [`audit`]: the log against the stream: each event once, each log stream in order.
+//! * [`graph`]: who follows whom, for imports.
+//! * [`load`]: clients that act, retry, give up, and remember.
+//!
+//! Tests run what `cargo build --bins` built; `make test` and `make chaos` do that first.
+
+pub mod api;
+pub mod audit;
+pub mod graph;
+pub mod history;
+pub mod load;
+pub mod process;
+pub mod world;
+
+use std::time::{Duration, Instant};
+
+/// Asks again and again until there is an answer, and gives up with `what` after `patience`.
+///
+/// The only way in which tests wait: for something that can be seen, never for time to pass.
+pub async fn eventually<T>(
+    what: &str,
+    patience: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    const EVERY: Duration = Duration::from_millis(20);
+    let give_up = Instant::now() + patience;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < give_up, "{what}: not within {patience:?}");
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// The long form of the tests, as `make chaos` runs it.
+pub fn is_long() -> bool {
+    std::env::var("MICROBLOG_CHAOS").is_ok_and(|form| form == "long")
+}
+
+/// A seed for a test's random choices: `MICROBLOG_SEED`, or a new one. It is printed, so that a
+/// failure can be looked at again; the interleaving of processes is still its own.
+pub fn seed(test: &str) -> u64 {
+    let seed = std::env::var("MICROBLOG_SEED").ok();
+    let seed = seed.and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    println!("{test}: MICROBLOG_SEED={seed}");
+    seed
+}

@@ -1,0 +1,295 @@
+//! One program under test: started, killed, paused, stopped, started again, always the same way.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Sender, SyncSender};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A program with everything that makes two starts of it the same.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    /// Nothing else is inherited but `PATH` and `HOME`.
+    environment: Vec<(String, String)>,
+    folder: PathBuf,
+    child: Mutex<Option<Child>>,
+}
+
+impl Process {
+    pub fn new(name: &str, program: &Path, folder: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            folder: folder.to_owned(),
+            child: Mutex::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    #[must_use]
+    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment.extend(variables);
+        self
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Starts the program. It must not be running.
+    pub fn start(&self) {
+        let mut child = self.child();
+        assert!(child.is_none(), "{} is running already", self.name);
+        let mut command = dying_with_us(&self.program);
+        let (out, log) = (self.open(&self.out()), self.open(&self.log()));
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(log);
+        let started = spawn(command);
+        *child = Some(started.unwrap_or_else(|error| {
+            panic!("{} cannot be started: {error}", self.program.display())
+        }));
+    }
+
+    /// SIGKILL: no chance to do anything more. Says how it had ended before, if it had.
+    pub fn kill(&self) -> Option<ExitStatus> {
+        let ended = self.ended();
+        if let Some(mut child) = self.child().take() {
+            // It may end by itself just now, and is waited for all the same.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        ended
+    }
+
+    /// SIGTERM: asks it to come to an end.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP: it stands still and does not know.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on as if no time had passed.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child();
+        let child = child.as_ref().expect("it was started");
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process id"), signal).expect("our own process takes signals");
+    }
+
+    /// Whether it was started and has not ended.
+    pub fn is_running(&self) -> bool {
+        let mut child = self.child();
+        child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// How it ended, if it was started and has ended; told once.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        let mut child = self.child();
+        let status = child
+            .as_mut()?
+            .try_wait()
+            .expect("our own process can be asked");
+        if status.is_some() {
+            *child = None;
+        }
+        status
+    }
+
+    /// Waits for its end; `None` if it goes on for longer.
+    pub async fn wait(&self, patience: Duration) -> Option<ExitStatus> {
+        let give_up = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            if Instant::now() > give_up {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What all its runs printed.
+    pub fn output(&self) -> String {
+        read(&self.out())
+    }
+
+    /// Forgets what it printed, where that is secret.
+    pub fn forget_output(&self) {
+        // There is nothing to forget where nothing was printed.
+        let _ = std::fs::remove_file(self.out());
+    }
+
+    /// The last lines of what it printed and logged.
+    pub fn tail(&self, lines: usize) -> String {
+        let mut tail = String::new();
+        for path in [self.out(), self.log()] {
+            let text = read(&path);
+            let all: Vec<&str> = text.lines().collect();
+            for line in &all[all.len().saturating_sub(lines)..] {
+                tail.push_str(&format!("  {} | {line}\n", self.name));
+            }
+        }
+        tail
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.join(format!("{}.out", self.name))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join(format!("{}.log", self.name))
+    }
+
+    fn open(&self, path: &Path) -> File {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        file.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Leaves a line in the log, so that faults can be found in it.
+    pub fn note(&self, line: &str) {
+        // A note that is lost harms nobody.
+        let _ = writeln!(self.open(&self.log()), "=== {line}");
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Exit code and signal, as people say it.
+pub fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+fn read(path: &Path) -> String {
+    // Logs may hold half a character where a process was killed.
+    String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+}
+
+/// A command that the kernel kills when the test goes away, however it goes: `Drop` does not run
+/// when the test is killed itself.
+fn dying_with_us(program: &Path) -> Command {
+    static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
+        let tried = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "true"])
+            .status();
+        tried.is_ok_and(|status| status.success())
+    });
+    if !*SETPRIV {
+        return Command::new(program);
+    }
+    // It becomes the program: same process, same id.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+type Order = (Command, SyncSender<io::Result<Child>>);
+
+/// Starts processes from a thread that lives as long as the tests: the death of a parent, for the
+/// kernel, is the death of the *thread* that started the child.
+fn spawn(command: Command) -> io::Result<Child> {
+    static SPAWNER: LazyLock<Mutex<Sender<Order>>> = LazyLock::new(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in inbox {
+                // Nobody waits for the answer of an order that was given up.
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    let (answer, answered) = mpsc::sync_channel(1);
+    let orders = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
+    let gone = |_| io::Error::other("the thread that starts processes is gone");
+    orders.send((command, answer)).map_err(gone)?;
+    drop(orders);
+    answered.recv().map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(folder: &Path) -> Process {
+        Process::new("sleeper", Path::new("/bin/sh"), folder)
+            .arguments(["-c", "echo started; exec sleep 60"])
+    }
+
+    #[tokio::test]
+    async fn a_process_is_killed_paused_asked_to_stop_and_started_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = sleeper(folder.path());
+        process.start();
+        assert!(process.ended().is_none());
+        process.kill();
+        process.start();
+        process.pause();
+        process.resume();
+        process.terminate();
+        let status = process.wait(Duration::from_secs(10)).await.unwrap();
+        assert_eq!(describe(status), "signal 15");
+        // A stopped process is killed all the same.
+        process.start();
+        process.pause();
+        process.kill();
+        assert!(process.ended().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_a_process_prints_is_kept_over_its_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Process::new("echo", Path::new("/bin/sh"), folder.path())
+            .arguments(["-c", "echo out; echo err >&2; exit 3"]);
+        for _ in 0..2 {
+            process.start();
+            let status = process.wait(Duration::from_secs(10)).await.unwrap();
+            assert_eq!(describe(status), "exit code 3");
+        }
+        assert_eq!(process.output(), "out\nout\n");
+        assert_eq!(process.tail(1), "  echo | out\n  echo | err\n");
+    }
+}
