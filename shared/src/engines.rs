@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mongodb::options::ClientOptions;
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use crate::settings::Secret;
 
@@ -87,7 +87,7 @@ pub async fn nats(url: &Secret, name: &str) -> Result<Nats, ConnectError> {
             async move {
                 #[expect(clippy::wildcard_enum_match_arm, reason = "the rest is only told")]
                 match event {
-                    async_nats::Event::Connected => info!("connected to NATS"),
+                    async_nats::Event::Connected => debug!("connected to NATS"),
                     async_nats::Event::Disconnected => warn!("lost the connection to NATS"),
                     other => warn!(nats.event = %other, "NATS reports {other}"),
                 }

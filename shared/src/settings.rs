@@ -360,7 +360,7 @@ impl Settings {
             log_filter: faults.read(
                 "RUST_LOG",
                 given.rust_log,
-                "info",
+                "info,async_nats=warn",
                 "a filter as in info,command_service=debug",
                 |text| {
                     tracing_subscriber::EnvFilter::try_new(text)
