@@ -8,11 +8,13 @@
 
 mod support;
 
+use std::time::Duration;
+
 use command_service::app::store::{
-    AccountName, Append, Key, NewAccount, Outcome, Registered, Store,
+    AccountName, Append, Direction, Key, NewAccount, Outcome, Registered, Store,
 };
 use command_service::startup::Core;
-use shared::events::{Event, LogStream, Payload, PostCreated, UserRegistered};
+use shared::events::{Edge, Event, LogStream, Payload, PostCreated, UserRegistered};
 use shared::ids::Id;
 use shared::time::Timestamp;
 use support::TestApp;
@@ -171,5 +173,87 @@ async fn a_registration_is_whole_or_absent_and_says_what_is_taken() {
     let crowd = [account(20, "one", "1@x.org"), account(21, "ada", "2@x.org")];
     assert!(!store.register_all(&crowd).await.unwrap());
     assert_eq!(app.log().await.len(), 1);
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_farewell_whose_deactivation_never_came_goes_away() {
+    let (app, core) = world().await;
+    let user = Id::new(10).unwrap();
+    let long_ago = Timestamp::from_millis(1_000);
+    core.store.plan_farewell(user, long_ago).await.unwrap();
+    assert!(
+        core.app.farewell_step().await.unwrap(),
+        "the job is looked at"
+    );
+    assert!(!core.app.farewell_step().await.unwrap(), "and gone");
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_farewell_is_one_worker_s_at_a_time_and_keeps_its_place() {
+    let (app, core) = world().await;
+    let (user, now) = (Id::new(10).unwrap(), Timestamp::from_millis(1_000_000));
+    core.store.plan_farewell(user, now).await.unwrap();
+    core.store.plan_farewell(user, now).await.unwrap();
+    let lease = Duration::from_secs(30);
+    let mut job = core
+        .store
+        .claim_farewell(now, lease)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(core.store.claim_farewell(now, lease).await.unwrap(), None);
+    job.after = 77;
+    core.store.save_farewell(&job, now).await.unwrap();
+    assert_eq!(
+        core.store.claim_farewell(now, lease).await.unwrap(),
+        Some(job)
+    );
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_found_on_either_side_page_by_page() {
+    let (app, core) = world().await;
+    let edge = |id: i64, follower: i64, followee: i64| {
+        let ends = Edge {
+            follower: Id::new(follower).unwrap(),
+            followee: Id::new(followee).unwrap(),
+        };
+        let mut append = post(id);
+        append.owner = ends.follower;
+        append.event.stream = LogStream::Follow {
+            follower: ends.follower,
+            followee: ends.followee,
+        };
+        append.event.payload = Payload::Followed(ends);
+        append
+    };
+    let mut appends: Vec<Append> = (20..30).map(|n| edge(n, 1, n)).collect();
+    appends.extend((30..40).map(|n| edge(n, n, 2)));
+    core.store.append_all(&appends).await.unwrap();
+    for (user, direction, expected) in [
+        (1, Direction::Outgoing, 20..30),
+        (2, Direction::Incoming, 30..40),
+    ] {
+        let (mut found, mut after) = (Vec::new(), 0);
+        loop {
+            let user = Id::new(user).unwrap();
+            let page = core
+                .store
+                .follow_peers(user, direction, after, 3)
+                .await
+                .unwrap();
+            let Some(last) = page.last() else { break };
+            after = last.get();
+            found.extend(page.iter().map(|peer| peer.get()));
+        }
+        assert_eq!(found, expected.collect::<Vec<i64>>());
+    }
+    assert_eq!(
+        core.store.count_follows(Id::new(1).unwrap()).await.unwrap(),
+        10
+    );
     app.end().await;
 }

@@ -127,14 +127,14 @@ impl Process {
         status
     }
 
-    /// Waits for its end; `None` if it goes on for longer.
+    /// Waits for its end; `None` if it goes on for longer, or was not started.
     pub async fn wait(&self, patience: Duration) -> Option<ExitStatus> {
         let give_up = Instant::now() + patience;
         loop {
             if let Some(status) = self.ended() {
                 return Some(status);
             }
-            if Instant::now() > give_up {
+            if Instant::now() > give_up || self.child().is_none() {
                 return None;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

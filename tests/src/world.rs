@@ -12,14 +12,16 @@ use bson::{Document, doc};
 use mongodb::options::{ClientOptions, ReadConcern};
 use rand::RngExt;
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use crate::api::Api;
 use crate::audit::{Audit, read_log, read_stream};
 use crate::eventually;
 use crate::process::{Process, describe};
 
-/// How long anything may take to come up: a database may replay its journal, two cores are shared.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take to come up: a database may replay its journal, two cores are shared,
+/// and the transaction of a killed process keeps its rows for a minute.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A service's process and where it answers.
 #[derive(Clone, Debug)]
@@ -91,6 +93,7 @@ pub struct World {
     is_mongod: bool,
     environment: Vec<(String, String)>,
     others: Mutex<Vec<Arc<Process>>>,
+    mongodb_client: OnceCell<mongodb::Client>,
     /// Removed when everything that writes into it is dead: the last field.
     folder: TempDir,
 }
@@ -173,6 +176,7 @@ impl World {
             is_mongod,
             environment: environment.clone(),
             others: Mutex::default(),
+            mongodb_client: OnceCell::new(),
             folder,
         }
     }
@@ -343,16 +347,18 @@ impl World {
     }
 
     async fn database(&self, name: &str) -> mongodb::Database {
-        let uri = self
-            .environment
-            .iter()
-            .find(|(name, _)| name == "MONGODB_URI");
-        let (_, uri) = uri.expect("it was set above");
-        let mut options = ClientOptions::parse(uri).await.expect("a URI made above");
-        options.read_concern = Some(ReadConcern::majority());
-        options.server_selection_timeout = Some(Duration::from_secs(5));
-        let client = mongodb::Client::with_options(options).expect("a client");
-        client.database(name)
+        let client = self.mongodb_client.get_or_init(|| async {
+            let uri = self
+                .environment
+                .iter()
+                .find(|(name, _)| name == "MONGODB_URI");
+            let (_, uri) = uri.expect("it was set above");
+            let mut options = ClientOptions::parse(uri).await.expect("a URI made above");
+            options.read_concern = Some(ReadConcern::majority());
+            options.server_selection_timeout = Some(Duration::from_secs(5));
+            mongodb::Client::with_options(options).expect("a client")
+        });
+        client.await.database(name)
     }
 
     /// The events of the log.

@@ -2,7 +2,7 @@
 //!
 //! * [`store`]: the one trait behind which the database is.
 //! * [`append`]: ids, lost answers, and deciding again when somebody was faster.
-//! * [`error`]: why a command was not accepted.
+//! * [`mod@error`]: why a command was not accepted.
 //! * `register`, `sign_in`, `edit_profile`, `deactivate`, `moderate`: users.
 //! * `create_post`, `delete_post`, `follow`, `react`: posts and edges.
 //! * [`limits`], [`passwords`]: what keeps callers from overdoing it.

@@ -80,6 +80,8 @@ pub const MARKS: &str = "relay_marks";
 const PROGRESS: Duration = Duration::from_secs(3);
 /// How long a stop waits for the batch in flight.
 const LAST_BATCH: Duration = Duration::from_secs(2);
+/// How long a stop waits for the database then.
+const LAST_TASKS: Duration = Duration::from_secs(2);
 
 /// What can be set; the names and replicas by operators, the rest by tests.
 #[derive(Clone, Debug)]
@@ -324,24 +326,32 @@ impl Relay {
             let (active, done) = (stop.child_token(), CancellationToken::new());
             // Should this future be dropped, the lease is not renewed for ever.
             let ends_with_us = done.clone().drop_guard();
-            let keeper = self.keep_lease(held, active.clone(), done);
-            let keeper = self.tasks.spawn(keeper);
+            self.tasks
+                .spawn(self.keep_lease(held, active.clone(), done));
             self.work(&active).await;
             gauge!(ACTIVE).set(0);
             drop(ends_with_us);
-            if let Err(error) = keeper.await {
-                error!(error = %Chain(&error), "relay: the lease's keeper panicked");
-            }
             info!("relay: no longer active");
         }
+        // The lease is released and readers end. With the database away they take seconds, and
+        // the lease runs out by itself: nothing depends on them.
         self.tasks.close();
-        self.tasks.wait().await;
+        if tokio::time::timeout(LAST_TASKS, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            warn!("relay: stopped while the database did not answer");
+        }
     }
 
     async fn wait_for_lease(&self, stop: &CancellationToken) -> Option<Held> {
         while !stop.is_cancelled() {
             let lease = self.lease.clone();
-            match self.finish(async move { lease.acquire().await }).await {
+            let acquired = tokio::select! {
+                acquired = self.finish(async move { lease.acquire().await }) => acquired,
+                () = stop.cancelled() => return None,
+            };
+            match acquired {
                 Ok(Some(held)) => return Some(held),
                 Ok(None) => (),
                 Err(error) => warn!(error = %Chain(&error), "relay: the lease is out of reach"),

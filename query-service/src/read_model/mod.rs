@@ -1,7 +1,7 @@
 //! The only reader and writer of the views.
 //!
 //! * `rows`, `keys`, `generation`: what is stored, and where.
-//! * [`changes`], [`write`]: how the fold writes.
+//! * [`changes`], [`mod@write`]: how the fold writes.
 //! * [`timeline`], [`people`], [`posts`]: how readers read.
 //! * [`cursor`]: where a page ended.
 //!

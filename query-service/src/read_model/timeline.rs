@@ -95,7 +95,7 @@ impl Views {
     }
 
     /// What has become visible to a reader after `seq`, up to the sequence that all partitions
-    /// have applied, which comes with it. Rising sequences; at most [`MOST_NEWER`].
+    /// have applied, which comes with it. Rising sequences; at most `MOST_NEWER`.
     pub async fn newer_than(
         &self,
         reader: UserId,

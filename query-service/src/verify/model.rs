@@ -175,7 +175,7 @@ impl Model {
         self.users.get(&id).filter(|user| user.active)
     }
 
-    /// All that one user sees and shows, in pages of [`super::PAGE`].
+    /// All that one user sees and shows, in pages of `PAGE`.
     pub fn visible(&self, id: UserId) -> Visible {
         if self.active(id).is_none() {
             return Visible::default();
