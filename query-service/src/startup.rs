@@ -189,7 +189,10 @@ async fn serve(
     );
     let handle = if role.serves() {
         let live = Live::new(current.clone(), stop.clone());
-        tasks.spawn("live", live.clone().follow(nats, settings.names.clone()));
+        let follow = live
+            .clone()
+            .follow(nats, settings.names.clone(), tasks.stop_signal());
+        tasks.spawn("live", follow);
         let server = http_server(api, current, verifier, live).map_err(StartupError::Serve)?;
         let handle = server.handle();
         tokio::spawn(server);

@@ -99,9 +99,9 @@ impl Live {
         self.stop.clone()
     }
 
-    /// Takes notices until the process stops.
-    pub async fn follow(self, nats: Nats, names: Names) {
-        while !self.stop.is_cancelled() {
+    /// Takes notices until `stop`, which comes after that of the streams.
+    pub async fn follow(self, nats: Nats, names: Names, stop: CancellationToken) {
+        while !stop.is_cancelled() {
             let mut notices = match nats.client.subscribe(names.notices()).await {
                 Ok(notices) => notices,
                 Err(error) => {
@@ -120,7 +120,7 @@ impl Live {
                         }
                         None => break,
                     },
-                    () = self.stop.cancelled() => return,
+                    () = stop.cancelled() => return,
                 }
             }
         }
