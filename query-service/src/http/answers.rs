@@ -2,11 +2,12 @@
 
 use std::future::Future;
 
-use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, LINK, VARY};
+use actix_web::http::header::{
+    CACHE_CONTROL, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LINK, VARY,
+};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
-use serde_json::json;
 use shared::error_chain::Chain;
 use shared::problem::{Code, Problem};
 use tracing::error;
@@ -18,23 +19,41 @@ use crate::read_model::{CurrentViews, ViewError, Views};
 
 pub type Answer = Result<HttpResponse, Problem>;
 
+/// What a read found.
+pub struct Found<T> {
+    pub item: Option<T>,
+    /// From memory, while the database was away: it may be old.
+    pub stale: bool,
+}
+
+/// Marks what was answered from memory alone.
+const SERVED: HeaderName = HeaderName::from_static("x-served");
+
 /// Runs a read to its end even if the client goes away: dropping a database call half way costs
-/// the connection it runs on.
+/// the connection it runs on. Where the database is away, what is remembered is served.
 pub async fn detached<T, F>(
     after: Consistency,
     views: &Data<CurrentViews>,
-    read: impl FnOnce(Views) -> F + Send + 'static,
-) -> Result<Option<T>, Problem>
+    read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+) -> Result<Found<T>, Problem>
 where
     T: Send + 'static,
     F: Future<Output = Result<Option<T>, ViewError>> + Send,
 {
-    let views = views.borrow().clone();
+    let views = views.borrow().cached();
     let work = tokio::spawn(async move {
-        if let Some(token) = after.0 {
-            views.wait_for(&token).await?;
-        }
-        read(views).await
+        let views = match after.0 {
+            Some(token) => views.wait_for(&token).await?,
+            None => views,
+        };
+        let (item, stale) = match read.clone()(views.clone()).await {
+            Err(fault @ ViewError::Database(_)) => match read(views.stale()).await {
+                Ok(item) => (item, true),
+                Err(_) => return Err(fault),
+            },
+            found => (found?, false),
+        };
+        Ok(Found { item, stale })
     });
     match work.await {
         Ok(outcome) => outcome.map_err(|error| problem(&error)),
@@ -46,16 +65,41 @@ where
 }
 
 /// One thing, or 404.
-pub fn single(request: &HttpRequest, item: Option<impl Serialize>) -> Answer {
-    let item = item.ok_or_else(not_found)?;
-    tagged(request, &item, None)
+pub fn single(request: &HttpRequest, found: Found<impl Serialize>) -> Answer {
+    let item = found.item.ok_or_else(not_found)?;
+    Ok(marked(tagged(request, &item, None)?, found.stale))
 }
 
 /// A page of `items`, or 404.
-pub fn page(request: &HttpRequest, items: &str, page: Option<Page<impl Serialize>>) -> Answer {
-    let page = page.ok_or_else(not_found)?;
-    let body = json!({ items: page.items, "next_cursor": page.next_cursor });
-    tagged(request, &body, page.next_cursor.as_deref())
+pub fn page(request: &HttpRequest, items: &str, found: Found<Page<impl Serialize>>) -> Answer {
+    let page = found.item.ok_or_else(not_found)?;
+    let body = PageBody { items, page: &page };
+    let answer = tagged(request, &body, page.next_cursor.as_deref())?;
+    Ok(marked(answer, found.stale))
+}
+
+fn marked(mut answer: HttpResponse, stale: bool) -> HttpResponse {
+    if stale {
+        let value = HeaderValue::from_static("stale");
+        answer.headers_mut().insert(SERVED, value);
+    }
+    answer
+}
+
+/// A page as sent: the name of what it lists comes from the route.
+struct PageBody<'a, T> {
+    items: &'a str,
+    page: &'a Page<T>,
+}
+
+impl<T: Serialize> Serialize for PageBody<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry(self.items, &self.page.items)?;
+        map.serialize_entry("next_cursor", &self.page.next_cursor)?;
+        map.end()
+    }
 }
 
 fn not_found() -> Problem {
@@ -121,7 +165,7 @@ fn problem(fault: &ViewError) -> Problem {
     match fault {
         ViewError::BadCursor => Problem::new(Code::BadCursor, fault.to_string()),
         ViewError::NotYetVisible => Problem::new(Code::NotYetVisible, "ask again in a second"),
-        ViewError::Database(_) => {
+        ViewError::Database(_) | ViewError::NotRemembered => {
             tracing::warn!(error = %Chain(fault), "a read failed");
             Problem::new(Code::Unavailable, "the views cannot be read now")
         }

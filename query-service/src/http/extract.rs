@@ -60,7 +60,7 @@ fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, 
         .map(|data| Arc::clone(data));
     let views = request
         .app_data::<Data<CurrentViews>>()
-        .map(|views| views.borrow().clone());
+        .map(|views| views.borrow().cached());
     async move {
         let invalid = || Problem::new(Code::Unauthorized, TokenError::Invalid.to_string());
         let Some(token) = token else {

@@ -58,7 +58,7 @@ pub async fn stream(
     let begin = super::answers::detached(after, &views, move |views| async move {
         views.position_now().await.map(Some)
     });
-    let now = begin.await?.unwrap_or(0);
+    let now = begin.await?.item.unwrap_or(0);
     let (events, body) = mpsc::channel(BUFFERED);
     let stream = LiveStream {
         views: views.get_ref().clone(),

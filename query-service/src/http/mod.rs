@@ -128,8 +128,9 @@ async fn post(
     id: Path<PostId>,
     request: HttpRequest,
 ) -> Answer {
+    let id = id.into_inner();
     let read = detached(after, &views, move |views| async move {
-        views.post(*id, caller).await
+        views.post(id, caller).await
     });
     single(&request, read.await?)
 }
@@ -143,9 +144,10 @@ async fn replies(
     request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
+    let id = id.into_inner();
     let read = detached(after, &views, move |views| async move {
         views
-            .replies_to(*id, caller, limit.get(), cursor.as_deref())
+            .replies_to(id, caller, limit.get(), cursor.as_deref())
             .await
     });
     page(&request, "posts", read.await?)
@@ -158,8 +160,9 @@ async fn user(
     id: Path<UserId>,
     request: HttpRequest,
 ) -> Answer {
+    let id = id.into_inner();
     let read = detached(after, &views, move |views| async move {
-        views.user(*id, caller).await
+        views.user(id, caller).await
     });
     single(&request, read.await?)
 }
@@ -171,6 +174,7 @@ async fn user_by_name(
     name: Path<String>,
     request: HttpRequest,
 ) -> Answer {
+    let name = name.into_inner();
     let read = detached(after, &views, move |views| async move {
         views.user_by_name(&name, caller).await
     });
@@ -186,9 +190,10 @@ async fn posts_of(
     request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
+    let id = id.into_inner();
     let read = detached(after, &views, move |views| async move {
         views
-            .posts_of(*id, caller, limit.get(), cursor.as_deref())
+            .posts_of(id, caller, limit.get(), cursor.as_deref())
             .await
     });
     page(&request, "posts", read.await?)
@@ -203,8 +208,9 @@ async fn followers(
     request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
+    let id = id.into_inner();
     let read = detached(after, &views, move |views| async move {
-        views.followers(*id, limit.get(), cursor.as_deref()).await
+        views.followers(id, limit.get(), cursor.as_deref()).await
     });
     page(&request, "users", read.await?)
 }
@@ -218,8 +224,9 @@ async fn following(
     request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
+    let id = id.into_inner();
     let read = detached(after, &views, move |views| async move {
-        views.following(*id, limit.get(), cursor.as_deref()).await
+        views.following(id, limit.get(), cursor.as_deref()).await
     });
     page(&request, "users", read.await?)
 }
@@ -233,8 +240,9 @@ async fn mutuals(
     request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
+    let id = id.into_inner();
     let read = detached(after, &views, move |views| async move {
-        views.mutuals(*id, limit.get(), cursor.as_deref()).await
+        views.mutuals(id, limit.get(), cursor.as_deref()).await
     });
     page(&request, "users", read.await?)
 }
@@ -246,8 +254,9 @@ async fn relationship(
     id: Path<UserId>,
     request: HttpRequest,
 ) -> Answer {
+    let id = id.into_inner();
     let read = detached(after, &views, move |views| async move {
-        views.relationship(caller, *id).await
+        views.relationship(caller, id).await
     });
     single(&request, read.await?)
 }

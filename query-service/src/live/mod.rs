@@ -3,8 +3,6 @@
 //! A stream is woken once every partition has applied what concerns it: then all rows that make
 //! an entry true are there, and sequences rise from event to event.
 
-pub mod notice;
-
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,12 +13,12 @@ use shared::event_stream::Names;
 use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
 
-use crate::read_model::CurrentViews;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use notice::Notice;
+use crate::read_model::CurrentViews;
+use crate::read_model::notice::Notice;
 
 /// Live streams that one process serves at the most.
 const MOST_STREAMS: usize = 10_000;
@@ -39,6 +37,8 @@ struct State {
     /// The generation of views that the rest speaks of.
     generation: i64,
     applied: HashMap<Partition, u64>,
+    /// The last notice of each partition: who sent it, and its number.
+    said: HashMap<Partition, (u64, u64)>,
     streams: HashMap<u64, Listener>,
     next: u64,
 }
@@ -127,12 +127,12 @@ impl Live {
     }
 
     fn take(&self, notice: &Notice) {
-        let (generation, partitions) = {
-            let views = self.views.borrow();
-            (views.generation().number, views.partitions())
-        };
+        let views = self.views.borrow().clone();
+        let generation = views.generation().number;
         if notice.g == generation {
-            self.state().take(generation, partitions, notice);
+            // What is remembered first: who is woken reads it.
+            views.take(notice);
+            self.state().take(generation, views.partitions(), notice);
         }
     }
 }
@@ -143,12 +143,22 @@ impl State {
         if switched {
             self.generation = generation;
             self.applied.clear();
+            self.said.clear();
         }
         let partition = Partition(notice.p);
-        let before = self.applied.insert(partition, notice.to);
+        self.applied.insert(partition, notice.to);
+        let said = (notice.hold, notice.n);
+        let before = self.said.insert(partition, said);
         // A lost notice may have concerned anybody here.
-        let all = notice.all || before.is_some_and(|before| before < notice.from);
-        let readers: HashMap<UserId, u64> = notice.readers.iter().copied().collect();
+        let follows = before.is_none_or(|(hold, n)| (hold, n + 1) == said);
+        let all = notice.all || !follows;
+        let mut readers: HashMap<UserId, u64> = HashMap::new();
+        for delivered in &notice.delivered {
+            for reader in &delivered.to {
+                let seq = readers.entry(*reader).or_default();
+                *seq = delivered.seq.max(*seq);
+            }
+        }
         let pulled = notice.pulled.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
         let applied = |partition| self.applied.get(&partition).copied().unwrap_or(0);
         let applied_by_all = partitions.all().map(applied).min().unwrap_or(0);
@@ -185,16 +195,24 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::read_model::notice::Delivered;
     use futures_util::FutureExt;
     use shared::ids::Id;
 
-    fn notice(p: Partition, from: u64, to: u64, readers: Vec<(UserId, u64)>) -> Notice {
+    fn notice(p: Partition, n: u64, to: u64, delivered: Vec<(UserId, u64)>) -> Notice {
+        let delivered = delivered.into_iter().map(|(reader, seq)| Delivered {
+            entry: Id::new(1).unwrap(),
+            post: Id::new(1).unwrap(),
+            by: Id::new(2).unwrap(),
+            seq,
+            to: vec![reader],
+        });
         Notice {
             g: 1,
             p: p.0,
-            from,
+            n,
             to,
-            readers,
+            delivered: delivered.collect(),
             ..Notice::default()
         }
     }
@@ -224,9 +242,9 @@ mod tests {
         };
         assert!(!woken_by(notice(own, 0, 5, vec![(reader, 4)])));
         assert!(!woken_by(notice(other, 0, 3, vec![])));
-        assert!(woken_by(notice(other, 3, 4, vec![])));
+        assert!(woken_by(notice(other, 1, 4, vec![])));
         // A gap may have hidden anything.
         assert!(!woken_by(notice(own, 7, 8, vec![])));
-        assert!(woken_by(notice(other, 4, 8, vec![])));
+        assert!(woken_by(notice(other, 2, 8, vec![])));
     }
 }

@@ -113,11 +113,6 @@ impl Fold {
         Ok(())
     }
 
-    /// The generation of views that is folded.
-    pub fn generation(&self) -> i64 {
-        self.views.generation().number
-    }
-
     fn is_ours(&self, user: UserId) -> bool {
         self.views.partitions().of(user) == self.partition
     }

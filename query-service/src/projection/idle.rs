@@ -13,8 +13,9 @@ use shared::partition::Partition;
 use shared::time::{Clock, SystemClock};
 use tokio::time::Instant;
 
+use super::hold::Hold;
 use crate::read_model::changes::Changes;
-use crate::read_model::write::{Checkpoint, CommitError};
+use crate::read_model::write::CommitError;
 use crate::read_model::{ViewError, Views};
 
 /// Readers parked or re-activated in one slice.
@@ -52,15 +53,11 @@ impl Idle {
     /// anything was done.
     ///
     /// Both are commits of this partition: a holder that was paused cannot do either.
-    pub async fn look(
-        &mut self,
-        views: &Views,
-        partition: Partition,
-        at: &Checkpoint,
-    ) -> Result<bool, CommitError> {
+    pub async fn look(&mut self, hold: &mut Hold) -> Result<bool, CommitError> {
         if Instant::now() < self.next_look {
             return Ok(false);
         }
+        let (views, partition) = (hold.views.clone(), hold.partition);
         self.next_look = Instant::now() + LOOK;
         let away = self
             .after
@@ -80,12 +77,12 @@ impl Idle {
         }
         let mut changes = Changes::default();
         for reader in &back {
-            Views::reactivate(&mut changes, *reader, at.top);
+            Views::reactivate(&mut changes, *reader, hold.at.top);
         }
         for reader in &gone {
             Views::park(&mut changes, *reader);
         }
-        views.commit(partition, &changes, at, at).await?;
+        hold.commit_job(&[], &changes).await?;
         for reader in back {
             self.parked.remove(&reader);
         }

@@ -10,11 +10,12 @@ use shared::ids::UserId;
 use shared::partition::Partition;
 
 use super::fold::{FAN_OUT_BATCH, Fold};
+use super::hold::Hold;
 use crate::read_model::changes::Changes;
 use crate::read_model::generation::View;
 use crate::read_model::keys::Key;
 use crate::read_model::rows::FanOutRow;
-use crate::read_model::write::{Checkpoint, CommitError, Entry};
+use crate::read_model::write::{CommitError, Entry};
 use crate::read_model::{ViewError, Views};
 
 /// Entries a timeline is trimmed to.
@@ -29,11 +30,10 @@ const MOST_SIZES: usize = 500_000;
 /// One slice of the oldest fan-out, if there is one.
 pub async fn fan_out(
     fold: &mut Fold,
-    views: &Views,
-    partition: Partition,
-    at: &Checkpoint,
+    hold: &mut Hold,
     sizes: &mut Sizes,
 ) -> Result<bool, CommitError> {
+    let (views, partition) = (hold.views.clone(), hold.partition);
     let Some((&key, job)) = fold.fan_outs.iter().next() else {
         return Ok(false);
     };
@@ -60,7 +60,6 @@ pub async fn fan_out(
             seq,
         })
         .collect();
-    views.insert_entries(&entries).await?;
     let row = Key::in_partition(partition, entry);
     let mut changes = Changes::default();
     let reached = followers
@@ -83,7 +82,7 @@ pub async fn fan_out(
             }
         }
     }
-    views.commit(partition, &changes, at, at).await?;
+    hold.commit_job(&entries, &changes).await?;
     match (reached, fold.fan_outs.get_mut(&key)) {
         (Some(last), Some(job)) => job.next = last.get(),
         _ => {
@@ -98,14 +97,13 @@ pub async fn fan_out(
 /// whether anything was done.
 pub async fn backfill(
     fold: &mut Fold,
-    views: &Views,
-    partition: Partition,
-    at: &Checkpoint,
+    hold: &mut Hold,
     sizes: &mut Sizes,
 ) -> Result<bool, CommitError> {
     if fold.pending.is_empty() {
         return Ok(false);
     }
+    let views = hold.views.clone();
     let passed: HashMap<Partition, u64> = views
         .checkpoints()
         .await?
@@ -125,13 +123,12 @@ pub async fn backfill(
     if edges.is_empty() {
         return Ok(false);
     }
-    let entries = older_entries(views, &edges).await?;
-    views.insert_entries(&entries).await?;
+    let entries = older_entries(&views, &edges).await?;
     let mut changes = Changes::default();
     for (follower, followee) in &edges {
         changes.delete(View::Pending, Key::pair(*follower, *followee));
     }
-    views.commit(partition, &changes, at, at).await?;
+    hold.commit_job(&entries, &changes).await?;
     for edge in &edges {
         fold.pending.remove(edge);
     }
@@ -208,11 +205,11 @@ impl Sizes {
     }
 
     /// Trims the next reader who may have too many. Says whether there was one.
-    pub async fn trim_next(&mut self, views: &Views) -> Result<bool, ViewError> {
+    pub async fn trim_next(&mut self, hold: &Hold) -> Result<bool, ViewError> {
         let Some(reader) = self.over.last().copied() else {
             return Ok(false);
         };
-        let left = views.trim(reader, KEPT).await?;
+        let left = hold.trim(reader, KEPT).await?;
         self.over.pop();
         self.entries
             .insert(reader, u16::try_from(left).unwrap_or(u16::MAX));

@@ -6,6 +6,7 @@
 
 pub mod fold;
 pub mod generations;
+pub mod hold;
 pub mod idle;
 pub mod jobs;
 pub mod monitor;
@@ -24,12 +25,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::live::notice::Notice;
 use crate::read_model::rows::DeadLetterRow;
 use crate::read_model::write::{Checkpoint, CommitError};
 use crate::read_model::{CurrentViews, ViewError, Views};
 use fold::{Batch, Fold};
 use generations::FoldSettings;
+use hold::{HEARTBEAT, Hold};
 use jobs::Sizes;
 use stream_reader::{Content, Message, StreamFault, StreamReader};
 
@@ -136,7 +137,7 @@ impl Projector {
         nats: &Nats,
         stop: &CancellationToken,
     ) -> Result<Ended, ViewError> {
-        let Some(mut at) = self.views.take_over(partition, held.epoch).await? else {
+        let Some(at) = self.views.take_over(partition, held.epoch).await? else {
             return Ok(Ended::LeaseLost);
         };
         let mut fold = Fold::load(
@@ -153,6 +154,15 @@ impl Projector {
             at.seq,
             at.chain,
         );
+        let mut hold = Hold::begin(
+            self.views.clone(),
+            partition,
+            at,
+            nats.clone(),
+            self.settings.names.clone(),
+            self.current.clone(),
+        )
+        .await;
         let mut sizes = Sizes::default();
         let mut renewed = Instant::now();
         let mut backoff = resilience::background();
@@ -168,7 +178,7 @@ impl Projector {
             let patience = match (job_done, waiting) {
                 (true, true) => Duration::ZERO,
                 (false, true) => WHILE_PENDING,
-                (_, false) => RENEW,
+                (_, false) => HEARTBEAT,
             };
             let read = tokio::select! {
                 read = reader.next_batch(Instant::now() + patience) => read,
@@ -177,8 +187,7 @@ impl Projector {
             let step = match read {
                 Ok(messages) => {
                     backoff.reset();
-                    self.step(partition, nats, &mut fold, &mut sizes, &mut at, messages)
-                        .await
+                    self.step(&mut hold, &mut fold, &mut sizes, messages).await
                 }
                 Err(fault) => {
                     stream_reader::report(partition.0, &fault);
@@ -202,14 +211,13 @@ impl Projector {
     /// Folds a batch, then does a slice of each kind of job. Says whether any job was done.
     async fn step(
         &self,
-        partition: Partition,
-        nats: &Nats,
+        hold: &mut Hold,
         fold: &mut Fold,
         sizes: &mut Sizes,
-        at: &mut Checkpoint,
         messages: Vec<Message>,
     ) -> Result<bool, CommitError> {
         if let Some(last) = messages.last() {
+            let at = hold.at;
             let to = Checkpoint {
                 seq: last.seq,
                 chain: last.chain,
@@ -223,60 +231,24 @@ impl Projector {
             };
             let mut batch = Batch::default();
             for message in &messages {
-                self.fold_message(partition, fold, &mut batch, message)
+                self.fold_message(hold.partition, fold, &mut batch, message)
                     .await?;
             }
-            // Entries first: once the checkpoint has passed, they must be there.
-            self.views.insert_entries(&batch.entries).await?;
-            self.views
-                .commit(partition, &batch.changes, at, &to)
+            hold.commit(&batch.entries, &batch.changes, &batch.pulled, to)
                 .await?;
-            self.notify(partition, nats, fold, &batch, at.seq, to.seq)
-                .await;
-            *at = to;
-            metrics::gauge!("query_service_checkpoint_sequence", "partition" => partition.0.to_string()).set(to.seq as f64);
-            metrics::counter!("query_service_messages_total", "partition" => partition.0.to_string()).increment(messages.len() as u64);
+            let label = hold.partition.0.to_string();
+            metrics::gauge!("query_service_checkpoint_sequence", "partition" => label.clone())
+                .set(to.seq as f64);
+            metrics::counter!("query_service_messages_total", "partition" => label)
+                .increment(messages.len() as u64);
             sizes.grow(&batch.entries);
         }
-        let fanned = jobs::fan_out(fold, &self.views, partition, at, sizes).await?;
-        let filled = jobs::backfill(fold, &self.views, partition, at, sizes).await?;
-        let trimmed = sizes.trim_next(&self.views).await?;
-        let idle = fold.idle.look(&self.views, partition, at).await?;
+        let fanned = jobs::fan_out(fold, hold, sizes).await?;
+        let filled = jobs::backfill(fold, hold, sizes).await?;
+        let trimmed = sizes.trim_next(hold).await?;
+        let idle = fold.idle.look(hold).await?;
+        hold.heartbeat().await;
         Ok(fanned || filled || trimmed || idle)
-    }
-
-    /// Tells the read replicas what the batch was about. Lost notices are healed by heartbeats.
-    async fn notify(
-        &self,
-        partition: Partition,
-        nats: &Nats,
-        fold: &Fold,
-        batch: &Batch,
-        from: u64,
-        to: u64,
-    ) {
-        let mut readers: std::collections::HashMap<_, u64> = std::collections::HashMap::new();
-        for entry in &batch.entries {
-            let seq = readers.entry(entry.reader).or_default();
-            *seq = entry.seq.max(*seq);
-        }
-        let notice = Notice {
-            g: fold.generation(),
-            p: partition.0,
-            from,
-            to,
-            all: false,
-            readers: readers.into_iter().collect(),
-            pulled: batch.pulled.clone(),
-        };
-        // Publishing only hands the notice to the connection: it does not wait for the broker.
-        let is_current = self.current.borrow().generation().number == fold.generation();
-        if is_current && nats.is_connected() {
-            let _ = nats
-                .client
-                .publish(self.settings.names.notices(), notice.encode().into())
-                .await;
-        }
     }
 
     async fn fold_message(

@@ -32,6 +32,20 @@ impl Changes {
         self.deletes.is_empty() && self.inserts.is_empty() && self.updates.is_empty()
     }
 
+    /// Every row that changes; `true` where it is deleted.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (View, &Key, bool)> {
+        fn of<T>(rows: &BTreeMap<View, BTreeMap<Key, T>>) -> impl Iterator<Item = (View, &Key)> {
+            rows.iter()
+                .flat_map(|(view, rows)| rows.keys().map(|key| (*view, key)))
+        }
+        let deleted = self
+            .deletes
+            .iter()
+            .flat_map(|(view, keys)| keys.iter().map(|key| (*view, key, true)));
+        let written = of(&self.inserts).chain(of(&self.updates));
+        deleted.chain(written.map(|(view, key)| (view, key, false)))
+    }
+
     /// A row that is not there, or is deleted by this batch.
     pub fn insert(&mut self, view: View, key: Key, mut row: Document) {
         row.insert("_id", key.bson());

@@ -68,8 +68,12 @@ pub fn between(prefix: &[u8], low: i64, high: i64) -> bson::Document {
 
 /// The last id of a key.
 pub fn last_id<K>(key: &Binary) -> Option<Id<K>> {
-    let start = key.bytes.len().checked_sub(8)?;
-    let bytes: [u8; 8] = key.bytes[start..].try_into().ok()?;
+    last_of(&key.bytes)
+}
+
+/// The last id of a key's bytes.
+pub fn last_of<K>(bytes: &[u8]) -> Option<Id<K>> {
+    let bytes: [u8; 8] = bytes.last_chunk().copied()?;
     Id::new(i64::from_be_bytes(bytes))
 }
 
@@ -80,6 +84,6 @@ pub fn first_id<K>(key: &Binary) -> Option<Id<K>> {
 
 /// The first id of a key's bytes.
 pub fn first_of<K>(bytes: &[u8]) -> Option<Id<K>> {
-    let bytes: [u8; 8] = bytes.get(..8)?.try_into().ok()?;
+    let bytes: [u8; 8] = bytes.first_chunk().copied()?;
     Id::new(i64::from_be_bytes(bytes))
 }

@@ -4,14 +4,17 @@
 //! * [`changes`], [`mod@write`]: how the fold writes.
 //! * [`timeline`], [`people`], [`posts`]: how readers read.
 //! * [`cursor`]: where a page ended.
+//! * [`notice`], `cache`: what replicas are told of changes, and what they remember until then.
 //!
 //! An entry is a hint, rows are the truth: every answer is checked against the edges, posts and
 //! users that make it true.
 
+mod cache;
 pub mod changes;
 pub mod cursor;
 pub mod generation;
 pub mod keys;
+pub mod notice;
 pub mod people;
 pub mod posts;
 pub mod rows;
@@ -32,9 +35,11 @@ use shared::events::LogStream;
 use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
 
+use cache::{Caches, Look, Mode, Slots};
 use cursor::CursorKey;
 use generation::{Catalog, Generation, View};
 use keys::Key;
+use notice::Notice;
 
 /// Why the views could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,8 @@ pub enum ViewError {
     BadCursor,
     #[error("the write is not visible yet")]
     NotYetVisible,
+    #[error("the database is away, and the answer is not remembered")]
+    NotRemembered,
     #[error(
         "the views are folded in {recorded} partitions, but PARTITIONS is {wanted}: start with PARTITIONS={recorded}, or change it with `query-service rebuild`"
     )]
@@ -59,8 +66,13 @@ pub enum ViewError {
 pub type CurrentViews = tokio::sync::watch::Receiver<Views>;
 
 /// The views of one generation. Cloning gives another handle.
+///
+/// A handle reads from the database alone, unless it was made by [`Views::cached`].
 #[derive(Clone)]
-pub struct Views(Arc<Inner>);
+pub struct Views {
+    inner: Arc<Inner>,
+    mode: Mode,
+}
 
 /// Reading is noted once in this time: days matter.
 const SEEN_AGAIN: Duration = Duration::from_secs(600);
@@ -70,8 +82,7 @@ struct Inner {
     cursors: CursorKey,
     /// How far back a reader's last page reached, in milliseconds.
     windows: moka::sync::Cache<UserId, i64>,
-    /// Whether callers were deactivated, a moment ago.
-    deactivated: moka::sync::Cache<UserId, bool>,
+    caches: Caches,
     /// Readers noted as seen a little while ago.
     seen: moka::sync::Cache<UserId, ()>,
 }
@@ -88,27 +99,77 @@ impl Views {
         generation.prepare().await?;
         let cursors = cursor_key(generation.database()).await?;
         let windows = moka::sync::Cache::builder().max_capacity(100_000).build();
-        Ok(Self(Arc::new(Inner {
+        let seen = moka::sync::Cache::builder()
+            .max_capacity(100_000)
+            .time_to_live(SEEN_AGAIN)
+            .build();
+        let inner = Inner {
+            caches: Caches::new(generation.partitions),
             generation,
             cursors,
             windows,
-            deactivated: moka::sync::Cache::builder()
-                .max_capacity(100_000)
-                .time_to_live(Duration::from_secs(1))
-                .build(),
-            seen: moka::sync::Cache::builder()
-                .max_capacity(100_000)
-                .time_to_live(SEEN_AGAIN)
-                .build(),
-        })))
+            seen,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            mode: Mode::Direct,
+        })
+    }
+
+    /// A handle that also answers from what is remembered, if nothing of it can be older than the
+    /// last notices.
+    pub fn cached(&self) -> Self {
+        let mode = if self.caches().is_fresh() {
+            Mode::Cached
+        } else {
+            Mode::Direct
+        };
+        self.in_mode(mode)
+    }
+
+    /// A handle that answers from what is remembered alone, however old.
+    pub fn stale(&self) -> Self {
+        self.in_mode(Mode::Stale)
+    }
+
+    fn in_mode(&self, mode: Mode) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            mode,
+        }
+    }
+
+    /// Takes a notice of these views: what it names is not remembered any more.
+    pub fn take(&self, notice: &Notice) {
+        self.caches().take(notice);
+    }
+
+    fn caches(&self) -> &Caches {
+        &self.inner.caches
+    }
+
+    fn look<K, V>(&self, slots: &Slots<K, V>, key: &K) -> Look<V>
+    where
+        K: Copy + Eq + std::hash::Hash + Send + Sync + 'static,
+        V: Send + Sync + 'static,
+    {
+        self.caches().look(self.mode, slots, key)
+    }
+
+    /// Whether the database may be asked.
+    fn may_load(&self) -> Result<(), ViewError> {
+        match self.mode {
+            Mode::Cached | Mode::Direct => Ok(()),
+            Mode::Stale => Err(ViewError::NotRemembered),
+        }
     }
 
     pub fn generation(&self) -> &Generation {
-        &self.0.generation
+        &self.inner.generation
     }
 
     pub fn partitions(&self) -> Partitions {
-        self.0.generation.partitions
+        self.inner.generation.partitions
     }
 
     fn client(&self) -> &mongodb::Client {
@@ -116,32 +177,36 @@ impl Views {
     }
 
     fn database(&self) -> &Database {
-        self.0.generation.database()
+        self.inner.generation.database()
     }
 
     fn name(&self, view: View) -> String {
-        self.0.generation.name(view)
+        self.inner.generation.name(view)
     }
 
     fn rows<T: Send + Sync>(&self, view: View) -> Collection<T> {
-        self.0.generation.collection(view)
+        self.inner.generation.collection(view)
     }
 
     fn cursors(&self) -> &CursorKey {
-        &self.0.cursors
+        &self.inner.cursors
     }
 
-    /// Waits until the views reflect a write, at most a second.
+    /// Waits until the views reflect a write, at most a second. The handle it returns reads from
+    /// the database alone if what is remembered may be older than the write.
     ///
     /// # Errors
     /// `NotYetVisible` if they do not by then.
-    pub async fn wait_for(&self, token: &ConsistencyToken) -> Result<(), ViewError> {
+    pub async fn wait_for(&self, token: &ConsistencyToken) -> Result<Self, ViewError> {
         const PATIENCE: Duration = Duration::from_secs(1);
         let started = std::time::Instant::now();
         let mut pause = Duration::from_millis(2);
         loop {
-            if self.reflects(token).await? {
-                return Ok(());
+            if let Some(seq) = self.reflects(token).await? {
+                let told = |user| self.caches().has_heard(self.partitions().of(user), seq);
+                let current = told(token.actor) && told(token.owner);
+                let mode = if current { self.mode } else { Mode::Direct };
+                return Ok(self.in_mode(mode));
             }
             if started.elapsed() >= PATIENCE {
                 return Err(ViewError::NotYetVisible);
@@ -151,7 +216,8 @@ impl Views {
         }
     }
 
-    async fn reflects(&self, token: &ConsistencyToken) -> Result<bool, ViewError> {
+    /// The sequence from which on the views reflect a write; `None` if they do not yet.
+    async fn reflects(&self, token: &ConsistencyToken) -> Result<Option<u64>, ViewError> {
         let (view, key) = match token.stream {
             LogStream::User(user) => (View::Users, Key::id(user)),
             LogStream::Post(post) => (View::Posts, Key::id(post)),
@@ -169,17 +235,18 @@ impl Views {
             .await?;
         let Some(seq) = row.and_then(|row| row.get_i64("s").ok()) else {
             // Version 0 is what holds before the first event: nothing to wait for.
-            return Ok(token.version == 0);
+            return Ok((token.version == 0).then_some(0));
         };
+        let seq = u64::try_from(seq).map_err(|_| ViewError::Corrupt("a row's sequence"))?;
         let of = self.partitions();
         let involved = [of.of(token.actor), of.of(token.owner)];
         let checkpoints = self.checkpoints().await?;
         let passed = |partition: &Partition| {
             checkpoints
                 .iter()
-                .any(|(at, checkpoint)| at == partition && write::signed(checkpoint.seq) >= seq)
+                .any(|(at, checkpoint)| at == partition && checkpoint.seq >= seq)
         };
-        Ok(involved.iter().all(passed))
+        Ok(involved.iter().all(passed).then_some(seq))
     }
 
     /// All rows that a filter finds.

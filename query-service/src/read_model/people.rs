@@ -27,16 +27,28 @@ impl Views {
         name: &str,
         viewer: Option<UserId>,
     ) -> Result<Option<UserView>, ViewError> {
-        let filter = doc! { "username": name.to_lowercase() };
-        let row = self
-            .rows::<Document>(View::Users)
-            .find_one(filter)
-            .projection(doc! { "_id": 1 })
-            .await?;
-        match row.and_then(|row| UserId::new(row.get_i64("_id").ok()?)) {
+        match self.user_named(name.to_lowercase()).await? {
             Some(user) => self.user(user, viewer).await,
             None => Ok(None),
         }
+    }
+
+    async fn user_named(&self, name: String) -> Result<Option<UserId>, ViewError> {
+        let names = &self.caches().names;
+        if let Some(user) = names.get(&name) {
+            return Ok(Some(user));
+        }
+        self.may_load()?;
+        let row = self
+            .rows::<Document>(View::Users)
+            .find_one(doc! { "username": &name })
+            .projection(doc! { "_id": 1 })
+            .await?;
+        let user = row.and_then(|row| UserId::new(row.get_i64("_id").ok()?));
+        if let Some(user) = user {
+            names.insert(name, user);
+        }
+        Ok(user)
     }
 
     /// Every user there is, for comparing generations.
@@ -51,17 +63,11 @@ impl Views {
         Ok(users)
     }
 
-    /// Whether a user is known to be deactivated; remembered for a second.
+    /// Whether a user is known to be deactivated.
     pub async fn is_deactivated(&self, user: UserId) -> Result<bool, ViewError> {
-        if let Some(deactivated) = self.0.deactivated.get(&user) {
-            return Ok(deactivated);
-        }
         let rows = self.users_by_id(&[user].into()).await?;
-        let deactivated = rows
-            .get(&user)
-            .is_some_and(|row| row.standing == Standing::Deactivated);
-        self.0.deactivated.insert(user, deactivated);
-        Ok(deactivated)
+        let row = rows.get(&user);
+        Ok(row.is_some_and(|row| row.standing == Standing::Deactivated))
     }
 
     /// How `viewer` and `user` stand; `None` if there is no such user.
@@ -73,6 +79,7 @@ impl Views {
         if self.user(user, None).await?.is_none() {
             return Ok(None);
         }
+        self.may_load()?;
         let (there, back) = (
             Key::pair(viewer, user).bson(),
             Key::pair(user, viewer).bson(),
@@ -129,6 +136,7 @@ impl Views {
         if self.user(user, None).await?.is_none() {
             return Ok(None);
         }
+        self.may_load()?;
         let (mut items, mut examined) = (Vec::new(), 0);
         loop {
             let want = limit + 1;
@@ -224,30 +232,33 @@ impl Views {
         viewer: Option<UserId>,
     ) -> Result<Vec<UserView>, ViewError> {
         let set: HashSet<UserId> = ids.iter().copied().collect();
-        let (mut rows, followers) =
-            tokio::try_join!(self.users_by_id(&set), self.followers_counts(ids))?;
+        let counts = self.remembered(&self.caches().follower_counts, &set, async |users| {
+            self.count_followers(&users).await
+        });
+        let (rows, followers) = tokio::try_join!(self.users_by_id(&set), counts)?;
+        let followers = self.whole(&set, followers)?;
         let views = ids.iter().filter_map(|id| {
-            let row: UserRow = rows
-                .remove(id)
+            let row: &UserRow = rows
+                .get(id)
                 .filter(|row| row.standing != Standing::Deactivated)?;
             Some(UserView {
                 user_id: row.id,
-                username: row.username,
-                display_name: row.display_name,
-                bio: row.bio,
+                username: row.username.clone(),
+                display_name: row.display_name.clone(),
+                bio: row.bio.clone(),
                 verified: row.verified,
                 created_at: row.at,
-                followers_count: followers.get(id).copied().unwrap_or(0),
+                followers_count: followers.get(id).map_or(0, |count| **count),
                 following_count: row.following,
                 posts_count: row.posts,
-                email: (viewer == Some(*id)).then_some(row.email),
+                email: (viewer == Some(*id)).then(|| row.email.clone()),
             })
         });
         Ok(views.collect())
     }
 
     /// Followers of each user, over all partitions.
-    async fn followers_counts(&self, users: &[UserId]) -> Result<HashMap<UserId, i64>, ViewError> {
+    async fn count_followers(&self, users: &[UserId]) -> Result<Vec<(UserId, i64)>, ViewError> {
         let keys: Vec<_> = users
             .iter()
             .flat_map(|user| {
@@ -259,7 +270,7 @@ impl Views {
         let rows: Vec<Document> = self
             .all(View::FollowerCounts, doc! { "_id": { "$in": keys } })
             .await?;
-        let mut counts = HashMap::new();
+        let mut counts: HashMap<UserId, i64> = users.iter().map(|user| (*user, 0)).collect();
         for row in &rows {
             let user = row
                 .get_binary_generic("_id")
@@ -269,6 +280,6 @@ impl Views {
                 *counts.entry(user).or_default() += row.get_i64("n").unwrap_or(0);
             }
         }
-        Ok(counts)
+        Ok(counts.into_iter().collect())
     }
 }

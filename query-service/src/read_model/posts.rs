@@ -49,6 +49,7 @@ impl Views {
         {
             return Ok(None);
         }
+        self.may_load()?;
         let page = self.range_page(
             View::Outbox,
             user.get(),
@@ -83,6 +84,7 @@ impl Views {
         if self.post(post, None).await?.is_none() {
             return Ok(None);
         }
+        self.may_load()?;
         let page = self.range_page(
             View::Replies,
             post.get(),

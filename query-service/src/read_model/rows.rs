@@ -6,6 +6,9 @@ use shared::events::PostRef;
 use shared::ids::{EntryId, PostId, UserId};
 use shared::time::Timestamp;
 
+use super::cache::Line;
+use super::keys::last_id;
+
 /// One line of a reader's timeline: a hint, shown only while the rows that justify it stand.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EntryRow {
@@ -27,6 +30,26 @@ pub struct OutboxRow {
     pub id: Binary,
     pub post: PostId,
     pub s: i64,
+}
+
+impl EntryRow {
+    pub(super) fn line(&self) -> Option<Line> {
+        Some(Line {
+            entry: last_id(&self.id)?,
+            post: self.post,
+            by: self.by,
+        })
+    }
+}
+
+impl OutboxRow {
+    pub(super) fn line(&self, author: UserId) -> Option<Line> {
+        Some(Line {
+            entry: last_id(&self.id)?,
+            post: self.post,
+            by: author,
+        })
+    }
 }
 
 /// A following edge; one that ended stays as a row, with its version.

@@ -1,12 +1,15 @@
 //! Home timelines: a range read of stored entries, merged with the outboxes of authors that are
 //! pulled, checked, and filled up until the page is full.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bson::doc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shared::ids::{EntryId, UserId};
+use shared::partition::Partition;
 
+use super::cache::{Edges, Head, Line, Look};
 use super::cursor::CursorKind;
 use super::generation::View;
 use super::keys::{between, last_id};
@@ -19,9 +22,8 @@ use super::{ViewError, Views};
 /// What is known of a reader when a page begins.
 struct Reader {
     id: UserId,
-    /// Everyone they follow.
-    following: HashSet<UserId>,
-    /// Of those, whose outbox must be merged: hot, being fanned out, or just followed.
+    edges: Arc<Edges>,
+    /// Of those they follow, whose outbox must be merged: hot, being fanned out, or just followed.
     pulled: Vec<UserId>,
 }
 
@@ -34,6 +36,9 @@ struct Span {
 
 /// The first span to look at for a reader we know nothing of, in milliseconds.
 const FIRST_WINDOW: i64 = 60 * 60 * 1_000;
+const SHORTEST_WINDOW: i64 = 1_000;
+/// Back to the first id.
+const EVERYTHING: i64 = i64::MAX >> 16;
 const WIDER: i64 = 8;
 /// Entries of a live stream sent at a time: who is further behind reads the timeline.
 const MOST_NEWER: usize = 800;
@@ -52,7 +57,7 @@ impl Views {
         self.note_seen(reader).await?;
         let state = self.reader(reader).await?;
         let mut filling = Filling::new(limit);
-        let mut window = self.0.windows.get(&reader).unwrap_or(FIRST_WINDOW);
+        let mut window = self.inner.windows.get(&reader).unwrap_or(FIRST_WINDOW);
         let top = before.min(now_id());
         loop {
             let span = self.span(&state, before, window, limit + 1).await?;
@@ -66,14 +71,16 @@ impl Views {
                 let shown = self.show(chunk, Some(reader)).await?;
                 for (candidate, shown) in chunk.iter().zip(shown) {
                     if filling.offer(candidate.entry.get(), shown).is_full() {
-                        self.0
-                            .windows
-                            .insert(reader, ((top - candidate.entry.get()) >> 16).max(1_000) * 2);
+                        let reached = (top - candidate.entry.get()) >> 16;
+                        let window = reached.max(SHORTEST_WINDOW) * 2;
+                        self.inner.windows.insert(reader, window);
                         return self.finish(reader, filling.finish());
                     }
                 }
             }
             if span.complete_above <= 0 {
+                // All there is fits on a page: the next look takes it at once.
+                self.inner.windows.insert(reader, EVERYTHING);
                 return self.finish(reader, filling.end());
             }
             before = span.complete_above + 1;
@@ -108,7 +115,7 @@ impl Views {
         self.note_seen(reader).await?;
         let mut state = self.reader(reader).await?;
         if self.horizon(reader).await? == PARKED {
-            state.pulled = state.following.iter().copied().chain([reader]).collect();
+            state.pulled = state.everybody();
         }
         let newer = doc! { "$gt": super::write::signed(seq), "$lte": super::write::signed(now) };
         let mut found = BTreeMap::new();
@@ -118,16 +125,8 @@ impl Views {
             .newest::<EntryRow>(View::Timeline, range, MOST_NEWER)
             .await?
         {
-            if let Some(entry) = last_id(&row.id).filter(|_| state.may_see(row.by)) {
-                found.insert(
-                    row.s,
-                    Candidate {
-                        entry,
-                        post: row.post,
-                        by: row.by,
-                        proven: false,
-                    },
-                );
+            if let Some(line) = row.line().filter(|line| state.may_see(line.by)) {
+                found.insert(row.s, Candidate::new(line, false));
             }
         }
         for author in state.pulled {
@@ -137,16 +136,8 @@ impl Views {
                 .newest::<OutboxRow>(View::Outbox, range, MOST_NEWER)
                 .await?
             {
-                if let Some(entry) = last_id(&row.id) {
-                    found.insert(
-                        row.s,
-                        Candidate {
-                            entry,
-                            post: row.post,
-                            by: author,
-                            proven: true,
-                        },
-                    );
+                if let Some(line) = row.line(author) {
+                    found.insert(row.s, Candidate::new(line, true));
                 }
             }
         }
@@ -178,41 +169,66 @@ impl Views {
     /// Readers who are seen are fanned out to. Noted before anything is read: who is parked now
     /// is merged, and soon re-activated.
     async fn note_seen(&self, reader: UserId) -> Result<(), ViewError> {
-        if self.0.seen.contains_key(&reader) {
+        if self.inner.seen.contains_key(&reader) || self.may_load().is_err() {
             return Ok(());
         }
         self.seen(reader, now_id() >> 16).await?;
-        self.0.seen.insert(reader, ());
+        self.inner.seen.insert(reader, ());
         Ok(())
     }
 
     /// Edges first, then what is pulled, then entries, the horizon last: an edge that is seen was
     /// pending before, so its older entries are pulled or inserted by the time they are read.
     async fn reader(&self, id: UserId) -> Result<Reader, ViewError> {
-        let mut edges = between(&id.to_key(), 0, i64::MAX);
-        edges.insert("on", true);
-        let rows: Vec<KeyRow> = self.all(View::Following, edges).await?;
-        let following: HashSet<UserId> = rows.iter().filter_map(|row| last_id(&row.id)).collect();
+        let edges = self.edges(id).await?;
         let partition = self.partitions().of(id);
-        let hot = between(&partition.0.to_be_bytes(), 0, i64::MAX);
-        let pending = between(&id.to_key(), 0, i64::MAX);
-        let (hot, pending): (Vec<KeyRow>, Vec<KeyRow>) = tokio::try_join!(
-            self.all(View::Pulled, hot),
-            self.all(View::Pending, pending)
-        )?;
-        let mut pulled: Vec<UserId> = hot
+        let mut pulled: Vec<UserId> = self
+            .pulled(partition)
+            .await?
             .iter()
-            .chain(&pending)
-            .filter_map(|row| last_id(&row.id))
-            .filter(|author| following.contains(author))
+            .filter(|author| edges.following.binary_search(author).is_ok())
+            .chain(&edges.pending)
+            .copied()
             .collect();
         pulled.sort_unstable();
         pulled.dedup();
-        Ok(Reader {
-            id,
-            following,
-            pulled,
-        })
+        Ok(Reader { id, edges, pulled })
+    }
+
+    async fn edges(&self, reader: UserId) -> Result<Arc<Edges>, ViewError> {
+        let loading = match self.look(&self.caches().edges, &reader) {
+            Look::Hit(edges) => return Ok(edges),
+            Look::Miss(loading) => loading,
+        };
+        self.may_load()?;
+        let sorted = |rows: Vec<KeyRow>| -> Vec<UserId> {
+            let mut users: Vec<UserId> = rows.iter().filter_map(|row| last_id(&row.id)).collect();
+            users.sort_unstable();
+            users
+        };
+        let mut standing = between(&reader.to_key(), 0, i64::MAX);
+        standing.insert("on", true);
+        let following = sorted(self.all(View::Following, standing).await?);
+        let pending = between(&reader.to_key(), 0, i64::MAX);
+        let mut pending = sorted(self.all(View::Pending, pending).await?);
+        pending.retain(|author| following.binary_search(author).is_ok());
+        let edges = Arc::new(Edges { following, pending });
+        loading.store(edges.clone());
+        Ok(edges)
+    }
+
+    /// The authors whom all their readers in a partition pull.
+    async fn pulled(&self, partition: Partition) -> Result<Arc<Vec<UserId>>, ViewError> {
+        let loading = match self.look(&self.caches().pulled, &partition) {
+            Look::Hit(pulled) => return Ok(pulled),
+            Look::Miss(loading) => loading,
+        };
+        self.may_load()?;
+        let range = between(&partition.0.to_be_bytes(), 0, i64::MAX);
+        let rows: Vec<KeyRow> = self.all(View::Pulled, range).await?;
+        let pulled = Arc::new(rows.iter().filter_map(|row| last_id(&row.id)).collect());
+        loading.store(Arc::clone(&pulled));
+        Ok(pulled)
     }
 
     /// Candidates below `before`, from a span of `window` milliseconds, about `want` per source.
@@ -227,33 +243,14 @@ impl Views {
             .min(now_id())
             .saturating_sub(window.saturating_mul(1 << 16))
             .max(0);
-        let range = between(&reader.id.to_key(), low, before);
-        let entries: Vec<EntryRow> = self.newest(View::Timeline, range, want).await?;
-        // The horizon after the entries: what was trimmed in between is below it by now.
-        let horizon = self.horizon(reader.id).await?;
-        if before <= horizon + 1 {
+        let Some((lines, mut complete_above)) = self.stored(reader.id, low, before, want).await?
+        else {
             return self.span_below_horizon(reader, low, before, want).await;
-        }
-        let mut candidates = BTreeMap::new();
-        let mut complete_above = low.max(horizon);
-        let full = entries.len() == want;
-        for row in entries {
-            let Some(entry) = last_id(&row.id) else {
-                continue;
-            };
-            candidates.insert(
-                entry,
-                Candidate {
-                    entry,
-                    post: row.post,
-                    by: row.by,
-                    proven: false,
-                },
-            );
-        }
-        if full && let Some(lowest) = candidates.keys().next() {
-            complete_above = complete_above.max(lowest.get() - 1);
-        }
+        };
+        let mut candidates: BTreeMap<EntryId, Candidate> = lines
+            .into_iter()
+            .map(|line| (line.entry, Candidate::new(line, false)))
+            .collect();
         self.pull(
             &reader.pulled,
             &mut candidates,
@@ -269,6 +266,45 @@ impl Views {
         })
     }
 
+    /// The newest stored entries below `before`, at most `want`, and above what they are
+    /// complete: `low` unless that is below the horizon. `None` if all of it is.
+    async fn stored(
+        &self,
+        reader: UserId,
+        low: i64,
+        before: i64,
+        want: usize,
+    ) -> Result<Option<(Vec<Line>, i64)>, ViewError> {
+        if let Look::Hit(head) = self.look(&self.caches().timelines, &reader)
+            && before > head.complete_above + 1
+        {
+            let (lines, complete_above) = head.below(before, want);
+            let enough = lines.len() == want || complete_above <= low;
+            if enough || self.may_load().is_err() {
+                return Ok(Some((lines, complete_above)));
+            }
+        }
+        self.may_load()?;
+        let loading = self.caches().load(&self.caches().timelines, &reader);
+        let range = between(&reader.to_key(), low, before);
+        let rows: Vec<EntryRow> = self.newest(View::Timeline, range, want).await?;
+        // The horizon after the entries: what was trimmed in between is below it by now.
+        let horizon = self.horizon(reader).await?;
+        if before <= horizon + 1 {
+            return Ok(None);
+        }
+        let lines: Vec<Line> = rows.iter().filter_map(EntryRow::line).collect();
+        let mut complete_above = low.max(horizon);
+        if let Some(last) = lines.last().filter(|_| rows.len() == want) {
+            complete_above = complete_above.max(last.entry.get() - 1);
+        }
+        // Only what begins at the newest entry can be extended by what comes.
+        if before >= now_id() {
+            loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
+        }
+        Ok(Some((lines, complete_above)))
+    }
+
     /// Nothing is stored below the horizon for sure: every followee's outbox is merged.
     async fn span_below_horizon(
         &self,
@@ -279,14 +315,14 @@ impl Views {
     ) -> Result<Span, ViewError> {
         let mut candidates = BTreeMap::new();
         let mut complete_above = low;
-        let all: Vec<UserId> = reader
-            .following
-            .iter()
-            .copied()
-            .chain([reader.id])
-            .collect();
-        self.pull(&all, &mut candidates, &mut complete_above, before, limit)
-            .await?;
+        self.pull(
+            &reader.everybody(),
+            &mut candidates,
+            &mut complete_above,
+            before,
+            limit,
+        )
+        .await?;
         candidates.retain(|entry, _| entry.get() > complete_above);
         Ok(Span {
             candidates,
@@ -306,41 +342,61 @@ impl Views {
     ) -> Result<(), ViewError> {
         let low = *complete_above;
         let mut outboxes = stream::iter(authors.iter().copied())
-            .map(|author| async move {
-                let range = between(&author.to_key(), low, before);
-                let rows = self.newest::<OutboxRow>(View::Outbox, range, limit).await;
-                rows.map(|rows| (author, rows))
-            })
+            .map(|author| self.outbox_span(author, low, before, limit))
             .buffer_unordered(PULLS_AT_ONCE);
-        while let Some((author, rows)) = outboxes.try_next().await? {
-            let lowest = rows
-                .last()
-                .and_then(|row| last_id::<shared::ids::EntryKind>(&row.id));
-            if let Some(lowest) = lowest.filter(|_| rows.len() == limit) {
-                *complete_above = (*complete_above).max(lowest.get() - 1);
-            }
-            for row in rows {
-                let Some(entry) = last_id(&row.id) else {
-                    continue;
-                };
-                candidates.insert(
-                    entry,
-                    Candidate {
-                        entry,
-                        post: row.post,
-                        by: author,
-                        proven: true,
-                    },
-                );
-            }
+        while let Some((lines, complete)) = outboxes.try_next().await? {
+            *complete_above = (*complete_above).max(complete);
+            let proven = lines.into_iter().map(|line| Candidate::new(line, true));
+            candidates.extend(proven.map(|candidate| (candidate.entry, candidate)));
         }
         Ok(())
+    }
+
+    /// The newest rows of an outbox between `low` and `before`, at most `limit`, and above what
+    /// they are complete.
+    async fn outbox_span(
+        &self,
+        author: UserId,
+        low: i64,
+        before: i64,
+        limit: usize,
+    ) -> Result<(Vec<Line>, i64), ViewError> {
+        if let Look::Hit(head) = self.look(&self.caches().outboxes, &author) {
+            let (mut lines, complete_above) = head.below(before, limit);
+            if complete_above <= low || lines.len() == limit {
+                lines.retain(|line| line.entry.get() > low);
+                return Ok((lines, complete_above.max(low)));
+            }
+        }
+        self.may_load()?;
+        let loading = self.caches().load(&self.caches().outboxes, &author);
+        let range = between(&author.to_key(), low, before);
+        let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, limit).await?;
+        let lines: Vec<Line> = rows.iter().filter_map(|row| row.line(author)).collect();
+        let mut complete_above = low;
+        if let Some(last) = lines.last().filter(|_| rows.len() == limit) {
+            complete_above = complete_above.max(last.entry.get() - 1);
+        }
+        if before >= now_id() {
+            loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
+        }
+        Ok((lines, complete_above))
     }
 }
 
 impl Reader {
     fn may_see(&self, by: UserId) -> bool {
-        by == self.id || self.following.contains(&by)
+        by == self.id || self.edges.following.binary_search(&by).is_ok()
+    }
+
+    /// Themselves, and all whom they follow.
+    fn everybody(&self) -> Vec<UserId> {
+        self.edges
+            .following
+            .iter()
+            .copied()
+            .chain([self.id])
+            .collect()
     }
 }
 

@@ -4,14 +4,18 @@
 //! its author and reposter are active, and, for a repost, its outbox row stands.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
 
 use bson::{Bson, doc};
 use shared::ids::{EntryId, PostId, UserId};
 
+use super::cache::{Line, Look, Post, Reactions, Slots};
 use super::generation::View;
-use super::keys::{Key, first_id};
+use super::keys::{Key, first_id, last_id};
 use super::rows::{KeyRow, PostRow, ReactionRow, Standing, UserRow};
-use super::view::{PostView, Reposter};
+use super::view::{PostView, Rendered, Reposter, render};
 use super::{ViewError, Views};
 
 /// Something that may be shown.
@@ -26,6 +30,15 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    pub fn new(line: Line, proven: bool) -> Self {
+        Self {
+            entry: line.entry,
+            post: line.post,
+            by: line.by,
+            proven,
+        }
+    }
+
     fn is_repost(&self) -> bool {
         self.entry.get() != self.post.get()
     }
@@ -53,7 +66,7 @@ impl Views {
         let reposters = candidates.iter().map(|candidate| candidate.by);
         let people: HashSet<UserId> = posts
             .values()
-            .map(|post| post.author)
+            .map(|post| post.row.author)
             .chain(reposters)
             .collect();
         let users = self.users_by_id(&people).await?;
@@ -62,9 +75,14 @@ impl Views {
                 .get(&user)
                 .filter(|row| row.standing != Standing::Deactivated)
         };
-        let (liked, reposted) = reactions;
         let shown = candidates.iter().map(|candidate| {
-            let post = posts.get(&candidate.post).filter(|post| !post.deleted)?;
+            let Post {
+                row: post,
+                rendered,
+            } = posts
+                .get(&candidate.post)
+                .filter(|post| !post.row.deleted)?
+                .as_ref();
             let author = active(post.author)?;
             let reposted_by = if candidate.is_repost() {
                 let stands = candidate.proven || standing_reposts.contains(&candidate.entry);
@@ -77,6 +95,7 @@ impl Views {
             } else {
                 None
             };
+            let reactions = reactions.get(&post.id);
             Some(PostView {
                 entry_id: candidate.entry,
                 post_id: post.id,
@@ -89,9 +108,10 @@ impl Views {
                 likes_count: post.likes,
                 reposts_count: post.reposts,
                 replies_count: post.replies,
-                liked: viewer.map(|_| liked.contains(&post.id)),
-                reposted: viewer.map(|_| reposted.contains(&post.id)),
+                liked: reactions.map(|it| it.liked),
+                reposted: reactions.map(|it| it.reposted),
                 reposted_by,
+                rendered: Rendered(rendered.clone()),
             })
         });
         Ok(shown.collect())
@@ -100,23 +120,46 @@ impl Views {
     async fn posts_by_id(
         &self,
         ids: &HashSet<PostId>,
-    ) -> Result<HashMap<PostId, PostRow>, ViewError> {
-        let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
-        let rows: Vec<PostRow> = self
-            .all(View::Posts, doc! { "_id": { "$in": ids } })
-            .await?;
-        Ok(rows.into_iter().map(|row| (row.id, row)).collect())
+    ) -> Result<HashMap<PostId, Arc<Post>>, ViewError> {
+        // What is not there yet is not remembered: the author's partition may be behind.
+        let found = self.remembered(&self.caches().posts, ids, async |ids| {
+            let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
+            let rows: Vec<PostRow> = self
+                .all(View::Posts, doc! { "_id": { "$in": ids } })
+                .await?;
+            let posts = rows.into_iter().map(|row| {
+                let rendered = render(&row);
+                (row.id, Post { row, rendered })
+            });
+            Ok(posts.collect())
+        });
+        self.whole(ids, found.await?)
     }
 
     pub(super) async fn users_by_id(
         &self,
         ids: &HashSet<UserId>,
-    ) -> Result<HashMap<UserId, UserRow>, ViewError> {
-        let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
-        let rows: Vec<UserRow> = self
-            .all(View::Users, doc! { "_id": { "$in": ids } })
-            .await?;
-        Ok(rows.into_iter().map(|row| (row.id, row)).collect())
+    ) -> Result<HashMap<UserId, Arc<UserRow>>, ViewError> {
+        let found = self.remembered(&self.caches().users, ids, async |ids| {
+            let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
+            let rows: Vec<UserRow> = self
+                .all(View::Users, doc! { "_id": { "$in": ids } })
+                .await?;
+            Ok(rows.into_iter().map(|row| (row.id, row)).collect())
+        });
+        self.whole(ids, found.await?)
+    }
+
+    /// Rather no answer than one with holes: what is absent while the database is away may stand.
+    pub(super) fn whole<K, V>(
+        &self,
+        asked: &HashSet<K>,
+        found: HashMap<K, V>,
+    ) -> Result<HashMap<K, V>, ViewError> {
+        if found.len() < asked.len() {
+            self.may_load()?;
+        }
+        Ok(found)
     }
 
     /// Of these repost candidates, the entries whose outbox row stands.
@@ -124,45 +167,95 @@ impl Views {
         &self,
         reposts: impl Iterator<Item = &Candidate>,
     ) -> Result<HashSet<EntryId>, ViewError> {
-        let keys: Vec<Bson> = reposts
-            .map(|repost| Key::pair(repost.by, repost.entry).bson())
-            .collect();
-        if keys.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let rows: Vec<KeyRow> = self
-            .all(View::Outbox, doc! { "_id": { "$in": keys } })
-            .await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| super::keys::last_id(&row.id))
-            .collect())
+        let by: HashMap<EntryId, UserId> =
+            reposts.map(|repost| (repost.entry, repost.by)).collect();
+        let entries = by.keys().copied().collect();
+        let standing = self.remembered(&self.caches().standing, &entries, async |entries| {
+            let keys: Vec<Bson> = entries
+                .iter()
+                .map(|entry| Key::pair(by[entry], *entry).bson())
+                .collect();
+            let rows: Vec<KeyRow> = self
+                .all(View::Outbox, doc! { "_id": { "$in": keys } })
+                .await?;
+            Ok(rows
+                .iter()
+                .filter_map(|row| Some((last_id(&row.id)?, ())))
+                .collect())
+        });
+        Ok(standing.await?.into_keys().collect())
     }
 
-    /// Which of these posts `viewer` likes, and which they have reposted.
+    /// What `viewer` did to each of these posts; nothing without one.
     async fn reactions(
         &self,
         posts: &HashSet<PostId>,
         viewer: Option<UserId>,
-    ) -> Result<(HashSet<PostId>, HashSet<PostId>), ViewError> {
+    ) -> Result<HashMap<PostId, Reactions>, ViewError> {
         let Some(viewer) = viewer else {
-            return Ok(Default::default());
+            return Ok(HashMap::new());
         };
-        let keys: Vec<Bson> = posts
-            .iter()
-            .map(|post| Key::pair(*post, viewer).bson())
-            .collect();
-        let filter = doc! { "_id": { "$in": keys } };
-        let standing = |rows: Vec<ReactionRow>| {
-            rows.iter()
-                .filter(|row| row.v % 2 == 1)
-                .filter_map(|row| first_id(&row.id))
-                .collect()
-        };
-        let (likes, reposts) = tokio::try_join!(
-            self.all(View::Likes, filter.clone()),
-            self.all(View::Reposts, filter),
-        )?;
-        Ok((standing(likes), standing(reposts)))
+        let keys = posts.iter().map(|post| (*post, viewer)).collect();
+        let found = self.remembered(&self.caches().reactions, &keys, async |missing| {
+            let keys: Vec<Bson> = missing
+                .iter()
+                .map(|(post, viewer)| Key::pair(*post, *viewer).bson())
+                .collect();
+            let filter = doc! { "_id": { "$in": keys } };
+            let standing = |rows: Vec<ReactionRow>| -> HashSet<PostId> {
+                rows.iter()
+                    .filter(|row| row.v % 2 == 1)
+                    .filter_map(|row| first_id(&row.id))
+                    .collect()
+            };
+            let (likes, reposts) = tokio::try_join!(
+                self.all(View::Likes, filter.clone()),
+                self.all(View::Reposts, filter),
+            )?;
+            let (likes, reposts) = (standing(likes), standing(reposts));
+            let reactions = missing.iter().map(|key| {
+                let reactions = Reactions {
+                    liked: likes.contains(&key.0),
+                    reposted: reposts.contains(&key.0),
+                };
+                (*key, reactions)
+            });
+            Ok(reactions.collect())
+        });
+        let found = found.await?;
+        Ok(found.into_iter().map(|(key, it)| (key.0, *it)).collect())
+    }
+
+    /// What is remembered of these keys, with what `load` finds of the others; that alone while
+    /// the database is away.
+    pub(super) async fn remembered<K, V, F>(
+        &self,
+        slots: &Slots<K, V>,
+        keys: &HashSet<K>,
+        load: impl FnOnce(Vec<K>) -> F,
+    ) -> Result<HashMap<K, Arc<V>>, ViewError>
+    where
+        K: Copy + Eq + Hash + Send + Sync + 'static,
+        V: Send + Sync + 'static,
+        F: Future<Output = Result<Vec<(K, V)>, ViewError>>,
+    {
+        let (mut found, mut loading) = (HashMap::with_capacity(keys.len()), HashMap::new());
+        for key in keys {
+            match self.look(slots, key) {
+                Look::Hit(value) => drop(found.insert(*key, value)),
+                Look::Miss(miss) => drop(loading.insert(*key, miss)),
+            }
+        }
+        if loading.is_empty() || self.may_load().is_err() {
+            return Ok(found);
+        }
+        for (key, value) in load(loading.keys().copied().collect()).await? {
+            let value = Arc::new(value);
+            if let Some(loading) = loading.remove(&key) {
+                loading.store(value.clone());
+            }
+            found.insert(key, value);
+        }
+        Ok(found)
     }
 }

@@ -150,7 +150,8 @@ pub async fn verify(settings: &Settings, patience: Duration) -> Result<Report, V
     Ok(report)
 }
 
-async fn read_log(log: &mongodb::Database) -> Result<Model, VerifyError> {
+/// What the log says now.
+pub async fn read_log(log: &mongodb::Database) -> Result<Model, VerifyError> {
     let collection = log.collection::<LogDocument>(shared::log::COLLECTION);
     let bar = progress(
         "reading the log",

@@ -10,7 +10,7 @@ use shared::ids::{EntryId, PostId, UserId};
 use shared::time::Timestamp;
 
 use super::Visible;
-use crate::read_model::view::{PostView, Reposter, UserView};
+use crate::read_model::view::{PostView, Rendered, Reposter, UserView};
 
 #[derive(Debug)]
 struct User {
@@ -295,6 +295,7 @@ impl Model {
             liked: by_viewer(&self.likes),
             reposted: by_viewer(&self.reposts),
             reposted_by,
+            rendered: Rendered::default(),
         })
     }
 }

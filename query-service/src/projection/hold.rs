@@ -1,0 +1,126 @@
+//! One holding of a partition: what it writes, where it stands, and what it tells.
+//!
+//! Every change goes through [`Hold::commit`]: the entries, then the rows with the checkpoint, then
+//! the notice. A crash between any two of them is healed: entries are hints, the checkpoint guards
+//! the rows, and who misses a notice finds out by its number.
+
+use shared::engines::Nats;
+use shared::event_stream::Names;
+use shared::partition::Partition;
+use tokio::time::{Duration, Instant};
+
+use crate::read_model::changes::Changes;
+use crate::read_model::notice::Notice;
+use crate::read_model::write::{Checkpoint, CommitError, Entry};
+use crate::read_model::{CurrentViews, ViewError, Views};
+use shared::ids::UserId;
+
+/// A partition with nothing to say says so this often.
+pub const HEARTBEAT: Duration = Duration::from_millis(500);
+
+pub struct Hold {
+    pub views: Views,
+    pub partition: Partition,
+    pub at: Checkpoint,
+    nats: Nats,
+    names: Names,
+    /// What readers are shown: nobody remembers anything of other generations.
+    current: CurrentViews,
+    /// Names this holding.
+    id: u64,
+    told: u64,
+    told_at: Instant,
+}
+
+impl Hold {
+    /// Begins at a checkpoint that was just taken over.
+    pub async fn begin(
+        views: Views,
+        partition: Partition,
+        at: Checkpoint,
+        nats: Nats,
+        names: Names,
+        current: CurrentViews,
+    ) -> Self {
+        let mut hold = Self {
+            views,
+            partition,
+            at,
+            nats,
+            names,
+            current,
+            id: rand::random(),
+            told: 0,
+            told_at: Instant::now(),
+        };
+        // The holder before may have died between a commit and its notice.
+        hold.tell(Notice {
+            all: true,
+            ..Notice::default()
+        })
+        .await;
+        hold
+    }
+
+    /// Inserts entries, then changes rows and moves the checkpoint, then tells.
+    ///
+    /// # Errors
+    /// `Fenced` if another holder has gone on.
+    pub async fn commit(
+        &mut self,
+        entries: &[Entry],
+        changes: &Changes,
+        pulled: &[(UserId, u64)],
+        to: Checkpoint,
+    ) -> Result<(), CommitError> {
+        // Entries first: once the checkpoint has passed, they must be there.
+        self.views.insert_entries(entries).await?;
+        self.views
+            .commit(self.partition, changes, &self.at, &to)
+            .await?;
+        self.at = to;
+        self.tell(Notice::of(changes, entries, pulled)).await;
+        Ok(())
+    }
+
+    /// As [`Self::commit`], for a job: the checkpoint stays, and guards.
+    pub async fn commit_job(
+        &mut self,
+        entries: &[Entry],
+        changes: &Changes,
+    ) -> Result<(), CommitError> {
+        self.commit(entries, changes, &[], self.at).await
+    }
+
+    /// Removes what was trimmed from a reader's entries. Returns how many are left.
+    pub async fn trim(&self, reader: UserId, keep: usize) -> Result<usize, ViewError> {
+        self.views.trim(reader, keep).await
+    }
+
+    /// Says that this partition is there, if it has said nothing for a while.
+    pub async fn heartbeat(&mut self) {
+        if self.told_at.elapsed() >= HEARTBEAT {
+            self.tell(Notice::default()).await;
+        }
+    }
+
+    /// A notice that cannot be sent is counted all the same: replicas notice the gap.
+    async fn tell(&mut self, notice: Notice) {
+        let notice = Notice {
+            g: self.views.generation().number,
+            p: self.partition.0,
+            hold: self.id,
+            n: self.told,
+            to: self.at.seq,
+            ..notice
+        };
+        self.told += 1;
+        self.told_at = Instant::now();
+        let is_current = self.current.borrow().generation().number == notice.g;
+        if is_current && self.nats.is_connected() {
+            // Publishing only hands it to the connection: it does not wait for the broker.
+            let body = notice.encode().into();
+            let _ = self.nats.client.publish(self.names.notices(), body).await;
+        }
+    }
+}

@@ -1,0 +1,560 @@
+//! What this replica remembers of the views, and when it may still say it.
+//!
+//! * A key has a *slot*, made before its first load begins. A notice that names the key counts the
+//!   slot's version up and drops (or extends) the value. A load stores what it found only if the
+//!   version is still the one it began with: what was loaded before a change is never remembered
+//!   after it.
+//! * Whoever misses a notice forgets everything: the epoch counts up, values of older epochs are
+//!   no hits. So does a partition's new holder, who cannot know what the one before did not tell.
+//! * Nothing is a hit while any partition has been silent for [`SILENCE`], nor after
+//!   [`LONGEST`]; it is still kept, for when the database is away ([`Mode::Stale`]).
+//!
+//! A slot may be evicted at any time. A load that then stores into it stores into nowhere: the
+//! next reader makes a new slot.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use shared::ids::{EntryId, PostId, UserId};
+use shared::partition::{Partition, Partitions};
+
+use super::notice::{Delivered, Notice, Touched};
+use super::rows::{PostRow, UserRow};
+
+/// A partition speaks at least each second.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Nothing is a hit for longer, whatever was told.
+const LONGEST: Duration = Duration::from_secs(60);
+/// What nobody has asked for in this time is not kept.
+const IDLE: Duration = Duration::from_secs(15 * 60);
+/// Entries of one cached timeline, of one cached outbox.
+const MOST_ENTRIES: usize = 200;
+
+/// Where a read may get its answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Mode {
+    /// From what is remembered, and else from the database.
+    Cached,
+    /// From the database alone.
+    Direct,
+    /// From what is remembered alone, however old: the database is away.
+    Stale,
+}
+
+/// All that is remembered. The numbers bound each kind; together they stay below 150 MB.
+pub(super) struct Caches {
+    partitions: Partitions,
+    epoch: AtomicU64,
+    heard: Mutex<HashMap<Partition, Heard>>,
+    pub posts: Slots<PostId, Post>,
+    pub users: Slots<UserId, UserRow>,
+    pub follower_counts: Slots<UserId, i64>,
+    pub reactions: Slots<(PostId, UserId), Reactions>,
+    pub outboxes: Slots<UserId, Outbox>,
+    /// Reposts whose outbox row stands.
+    pub standing: Slots<EntryId, ()>,
+    pub timelines: Slots<UserId, Timeline>,
+    pub edges: Slots<UserId, Edges>,
+    pub pulled: Slots<Partition, Vec<UserId>>,
+    /// A name is its user's for ever, so that this needs no notice.
+    pub names: moka::sync::Cache<String, UserId>,
+}
+
+/// The last notice of a partition.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    hold: u64,
+    n: u64,
+    to: u64,
+    at: Instant,
+}
+
+/// A post, with what all its readers are sent alike.
+#[derive(Clone, Debug)]
+pub(super) struct Post {
+    pub row: PostRow,
+    /// Serialized once: see [`super::view::PostView`].
+    pub rendered: Option<Arc<str>>,
+}
+
+/// What one user did to one post.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Reactions {
+    pub liked: bool,
+    pub reposted: bool,
+}
+
+/// Whom a reader follows. Both sorted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Edges {
+    pub following: Vec<UserId>,
+    /// Of those, whose older entries are not inserted yet.
+    pub pending: Vec<UserId>,
+}
+
+/// One line of a timeline or an outbox.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Line {
+    pub entry: EntryId,
+    pub post: PostId,
+    pub by: UserId,
+}
+
+/// The newest lines of something.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    /// Newest first.
+    lines: Vec<Line>,
+    /// Everything above this id is in `lines`.
+    pub complete_above: i64,
+}
+
+pub(super) type Timeline = Head;
+pub(super) type Outbox = Head;
+
+impl Head {
+    /// `lines` are all there are above `complete_above`, newest first.
+    pub fn new(lines: Vec<Line>, complete_above: i64) -> Self {
+        let mut head = Self {
+            lines,
+            complete_above,
+        };
+        head.bound();
+        head
+    }
+
+    /// At most `most` lines below `before`, newest first, and above what they are complete.
+    pub fn below(&self, before: i64, most: usize) -> (Vec<Line>, i64) {
+        let begin = self
+            .lines
+            .partition_point(|line| line.entry.get() >= before);
+        let lines: Vec<Line> = self.lines[begin..].iter().take(most).copied().collect();
+        let complete_above = match lines.last() {
+            Some(last) if lines.len() == most => last.entry.get() - 1,
+            Some(_) | None => self.complete_above,
+        };
+        (lines, complete_above)
+    }
+
+    fn insert(&mut self, line: Line) {
+        if line.entry.get() <= self.complete_above {
+            return;
+        }
+        let at = self.lines.partition_point(|other| other.entry > line.entry);
+        if self
+            .lines
+            .get(at)
+            .is_none_or(|other| other.entry != line.entry)
+        {
+            self.lines.insert(at, line);
+            self.bound();
+        }
+    }
+
+    fn bound(&mut self) {
+        if let Some(first_out) = self.lines.get(MOST_ENTRIES) {
+            self.complete_above = self.complete_above.max(first_out.entry.get());
+            self.lines.truncate(MOST_ENTRIES);
+        }
+    }
+}
+
+impl Caches {
+    pub fn new(partitions: Partitions) -> Self {
+        Self {
+            partitions,
+            epoch: AtomicU64::new(0),
+            heard: Mutex::default(),
+            posts: Slots::new("posts", 40_000),
+            users: Slots::new("users", 40_000),
+            follower_counts: Slots::new("follower_counts", 40_000),
+            reactions: Slots::new("reactions", 200_000),
+            outboxes: Slots::new("outboxes", 4_000),
+            standing: Slots::new("reposts", 100_000),
+            timelines: Slots::new("timelines", 10_000),
+            edges: Slots::new("edges", 2_000),
+            pulled: Slots::new("pulled", u64::from(Partitions::MAX)),
+            names: moka::sync::Cache::new(40_000),
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, HashMap<Partition, Heard>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether every partition has been heard of lately, so that nothing is older than the last
+    /// notices.
+    pub fn is_fresh(&self) -> bool {
+        let heard = self.heard();
+        self.partitions.all().all(|partition| {
+            heard
+                .get(&partition)
+                .is_some_and(|it| it.at.elapsed() < SILENCE)
+        })
+    }
+
+    /// Whether a partition's notices have reached a sequence.
+    pub fn has_heard(&self, partition: Partition, seq: u64) -> bool {
+        self.heard().get(&partition).is_some_and(|it| it.to >= seq)
+    }
+
+    /// Drops or extends what a notice names; forgets everything if one before it was missed.
+    pub fn take(&self, notice: &Notice) {
+        let now = Heard {
+            hold: notice.hold,
+            n: notice.n,
+            to: notice.to,
+            at: Instant::now(),
+        };
+        let before = self.heard().get(&Partition(notice.p)).copied();
+        let follows = before.is_some_and(|it| it.hold == now.hold && it.n + 1 == now.n);
+        if notice.all || !follows {
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        for delivered in &notice.delivered {
+            self.deliver(delivered);
+        }
+        // Sorted: see [`Touched`].
+        for touched in &notice.touched {
+            self.touch(notice, touched);
+        }
+        // Last: who sees that this was heard sees what it said.
+        self.heard().insert(Partition(notice.p), now);
+    }
+
+    fn deliver(&self, delivered: &Delivered) {
+        let line = Line {
+            entry: delivered.entry,
+            post: delivered.post,
+            by: delivered.by,
+        };
+        for reader in &delivered.to {
+            self.timelines.update(reader, |head| head.insert(line));
+        }
+    }
+
+    fn touch(&self, notice: &Notice, touched: &Touched) {
+        match touched {
+            Touched::Post(post) => self.posts.touch(post),
+            Touched::User(user) => {
+                self.users.touch(user);
+                self.follower_counts.touch(user);
+            }
+            Touched::Reaction(post, user) => self.reactions.touch(&(*post, *user)),
+            Touched::Outbox(author) => self.outboxes.touch(author),
+            Touched::Withdrawn(entry) => self.standing.touch(entry),
+            Touched::Timeline(reader) => self.timelines.touch(reader),
+            Touched::Edges(reader) => self.edges.touch(reader),
+            Touched::Pulled => self.pulled.touch(&Partition(notice.p)),
+        }
+    }
+
+    /// What is remembered of a key, or leave to load it.
+    pub fn look<K, V>(&self, mode: Mode, slots: &Slots<K, V>, key: &K) -> Look<V>
+    where
+        K: Copy + Eq + Hash + Send + Sync + 'static,
+        V: Send + Sync + 'static,
+    {
+        // Before the slot is looked at: whatever is missed from here on ends this epoch.
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let slot = slots.slot(key);
+        let state = slot.state();
+        let hit = state.value.as_ref().filter(|cached| match mode {
+            Mode::Cached => cached.epoch == epoch && cached.loaded.elapsed() < LONGEST,
+            Mode::Direct => false,
+            Mode::Stale => true,
+        });
+        if let Some(cached) = hit {
+            slots.hits.increment(1);
+            return Look::Hit(cached.value.clone());
+        }
+        slots.misses.increment(1);
+        let version = state.version;
+        drop(state);
+        Look::Miss(Loading {
+            slot,
+            version,
+            epoch,
+        })
+    }
+
+    /// Leave to load a key again, whatever is remembered of it.
+    pub fn load<K, V>(&self, slots: &Slots<K, V>, key: &K) -> Loading<V>
+    where
+        K: Copy + Eq + Hash + Send + Sync + 'static,
+        V: Send + Sync + 'static,
+    {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let slot = slots.slot(key);
+        let version = slot.state().version;
+        Loading {
+            slot,
+            version,
+            epoch,
+        }
+    }
+}
+
+/// Labels: `cache` (a fixed set), `outcome` (hit, miss).
+const LOOKS: &str = "query_service_cache_looks_total";
+
+/// One kind of value by key.
+pub(super) struct Slots<K, V> {
+    hits: metrics::Counter,
+    misses: metrics::Counter,
+    slots: moka::sync::Cache<K, Arc<Slot<V>>>,
+}
+
+struct Slot<V>(Mutex<State<V>>);
+
+struct State<V> {
+    /// How often the key was named by a notice.
+    version: u64,
+    value: Option<Cached<V>>,
+}
+
+struct Cached<V> {
+    epoch: u64,
+    loaded: Instant,
+    value: Arc<V>,
+}
+
+pub(super) enum Look<V> {
+    Hit(Arc<V>),
+    Miss(Loading<V>),
+}
+
+/// Leave to store what a load finds.
+pub(super) struct Loading<V> {
+    slot: Arc<Slot<V>>,
+    version: u64,
+    epoch: u64,
+}
+
+impl<V> Loading<V> {
+    /// Remembers the value, unless the key was named since the load began.
+    pub fn store(self, value: Arc<V>) {
+        let mut state = self.slot.state();
+        if state.version == self.version {
+            state.value = Some(Cached {
+                epoch: self.epoch,
+                loaded: Instant::now(),
+                value,
+            });
+        }
+    }
+}
+
+impl<V> Slot<V> {
+    fn state(&self) -> MutexGuard<'_, State<V>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K, V> Slots<K, V>
+where
+    K: Copy + Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    fn new(name: &'static str, most: u64) -> Self {
+        let outcome = |outcome| metrics::counter!(LOOKS, "cache" => name, "outcome" => outcome);
+        Self {
+            hits: outcome("hit"),
+            misses: outcome("miss"),
+            slots: moka::sync::Cache::builder()
+                .max_capacity(most)
+                .time_to_idle(IDLE)
+                .build(),
+        }
+    }
+
+    fn slot(&self, key: &K) -> Arc<Slot<V>> {
+        let empty = || {
+            Arc::new(Slot(Mutex::new(State {
+                version: 0,
+                value: None,
+            })))
+        };
+        self.slots.get_with(*key, empty)
+    }
+
+    /// The value is another now.
+    fn touch(&self, key: &K) {
+        self.change(key, |value| *value = None);
+    }
+
+    /// The value is extended; a load under way may have missed it.
+    fn update(&self, key: &K, change: impl FnOnce(&mut V))
+    where
+        V: Clone,
+    {
+        self.change(key, |value| {
+            if let Some(cached) = value {
+                change(Arc::make_mut(&mut cached.value));
+            }
+        });
+    }
+
+    fn change(&self, key: &K, change: impl FnOnce(&mut Option<Cached<V>>)) {
+        // No slot: nobody has loaded it, nor is about to store it.
+        if let Some(slot) = self.slots.get(key) {
+            let mut state = slot.state();
+            state.version += 1;
+            change(&mut state.value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::ids::Id;
+
+    fn notice(hold: u64, n: u64, touched: &[Touched]) -> Notice {
+        Notice {
+            hold,
+            n,
+            to: n,
+            touched: touched.iter().copied().collect(),
+            ..Notice::default()
+        }
+    }
+
+    fn caches() -> Caches {
+        let caches = Caches::new(Partitions::new(1).unwrap());
+        caches.take(&notice(7, 0, &[]));
+        caches
+    }
+
+    fn hit(caches: &Caches, key: UserId) -> Option<i64> {
+        match caches.look(Mode::Cached, &caches.follower_counts, &key) {
+            Look::Hit(value) => Some(*value),
+            Look::Miss(_) => None,
+        }
+    }
+
+    fn load(caches: &Caches, key: UserId) -> Loading<i64> {
+        caches.load(&caches.follower_counts, &key)
+    }
+
+    const KEY: i64 = 5;
+
+    #[test]
+    fn a_load_that_began_before_a_change_is_not_remembered_after_it() {
+        let (caches, key) = (caches(), Id::new(KEY).unwrap());
+        let loading = load(&caches, key);
+        caches.take(&notice(7, 1, &[Touched::User(key)]));
+        loading.store(Arc::new(1));
+        assert_eq!(hit(&caches, key), None);
+        load(&caches, key).store(Arc::new(2));
+        assert_eq!(hit(&caches, key), Some(2));
+        caches.take(&notice(7, 2, &[Touched::User(Id::new(KEY + 1).unwrap())]));
+        assert_eq!(hit(&caches, key), Some(2), "others' changes do not matter");
+        caches.take(&notice(7, 3, &[Touched::User(key)]));
+        assert_eq!(hit(&caches, key), None);
+    }
+
+    #[test]
+    fn whoever_misses_a_notice_forgets_everything_and_keeps_it_for_bad_times() {
+        let (caches, key) = (caches(), Id::new(KEY).unwrap());
+        for (hold, n, all, known) in [
+            (7, 1, false, true),
+            (7, 3, false, false),
+            (7, 4, true, false),
+            (8, 0, false, false),
+            (8, 1, false, true),
+        ] {
+            let loading = load(&caches, key);
+            loading.store(Arc::new(1));
+            caches.take(&Notice {
+                all,
+                ..notice(hold, n, &[])
+            });
+            assert_eq!(hit(&caches, key).is_some(), known, "{hold} {n}");
+            let stale = caches.look(Mode::Stale, &caches.follower_counts, &key);
+            assert!(matches!(stale, Look::Hit(_)));
+        }
+        // A load across a gap began in an epoch that is over.
+        let loading = load(&caches, key);
+        caches.take(&notice(8, 9, &[]));
+        loading.store(Arc::new(1));
+        assert_eq!(hit(&caches, key), None);
+    }
+
+    #[test]
+    fn nothing_is_fresh_until_every_partition_was_heard() {
+        let caches = Caches::new(Partitions::new(2).unwrap());
+        assert!(!caches.is_fresh());
+        caches.take(&notice(1, 0, &[]));
+        assert!(!caches.is_fresh() && caches.has_heard(Partition(0), 0));
+        caches.take(&Notice {
+            p: 1,
+            ..notice(1, 4, &[])
+        });
+        assert!(caches.is_fresh() && caches.has_heard(Partition(1), 4));
+        assert!(!caches.has_heard(Partition(1), 5));
+    }
+
+    fn line(entry: i64) -> Line {
+        Line {
+            entry: Id::new(entry).unwrap(),
+            post: Id::new(entry).unwrap(),
+            by: Id::new(1).unwrap(),
+        }
+    }
+
+    fn ids(lines: &[Line]) -> Vec<i64> {
+        lines.iter().map(|line| line.entry.get()).collect()
+    }
+
+    #[test]
+    fn a_head_takes_new_lines_in_order_and_says_how_far_it_reaches() {
+        let mut head = Head::new(vec![line(30), line(20)], 10);
+        for entry in [25, 40, 25, 10, 5] {
+            head.insert(line(entry));
+        }
+        assert_eq!(ids(&head.lines), [40, 30, 25, 20]);
+        let (lines, complete) = head.below(i64::MAX, 10);
+        assert_eq!((ids(&lines), complete), (vec![40, 30, 25, 20], 10));
+        let (lines, complete) = head.below(30, 1);
+        assert_eq!((ids(&lines), complete), (vec![25], 24));
+        for entry in 100..100 + MOST_ENTRIES as i64 {
+            head.insert(line(entry));
+        }
+        assert_eq!((head.lines.len(), head.complete_above), (MOST_ENTRIES, 40));
+    }
+
+    #[test]
+    fn a_delivered_entry_extends_the_timeline_that_is_remembered() {
+        let (caches, reader) = (caches(), Id::new(KEY).unwrap());
+        let look = || match caches.look(Mode::Cached, &caches.timelines, &reader) {
+            Look::Hit(head) => Ok(ids(&head.lines)),
+            Look::Miss(loading) => Err(loading),
+        };
+        let head = Arc::new(Head::new(vec![line(20)], 10));
+        let Err(loading) = look() else { panic!() };
+        loading.store(head.clone());
+        let delivered = Delivered {
+            entry: Id::new(30).unwrap(),
+            post: Id::new(30).unwrap(),
+            by: Id::new(1).unwrap(),
+            seq: 1,
+            to: vec![reader],
+        };
+        let deliver = Notice {
+            delivered: vec![delivered],
+            ..notice(7, 1, &[])
+        };
+        caches.take(&deliver);
+        assert_eq!(look().ok(), Some(vec![30, 20]));
+        // A load under way may or may not have seen it: it is not remembered.
+        caches.take(&notice(7, 2, &[Touched::Timeline(reader)]));
+        let Err(loading) = look() else { panic!() };
+        caches.take(&Notice { n: 3, ..deliver });
+        loading.store(head);
+        assert!(look().is_err());
+    }
+}

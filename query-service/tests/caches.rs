@@ -1,0 +1,137 @@
+//! What a replica remembers equals the model as soon as it was told, whatever it loaded when.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::World;
+use query_service::live::Live;
+use query_service::read_model::{ViewError, Views};
+use query_service::verify::{Visible, read_log};
+use shared::ids::UserId;
+use shared::telemetry;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A value older than the last notices would be believed for a minute. So long is not waited.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Reads what clients read, all the time, so that loads begin before and end after notices.
+async fn read_on(views: Views, users: Vec<UserId>, done: Arc<AtomicBool>) -> Result<(), ViewError> {
+    while !done.load(Ordering::Relaxed) {
+        for user in &users {
+            let views = views.cached();
+            views.home(*user, 20, None).await?;
+            views.user(*user, None).await?;
+            views.posts_of(*user, Some(*user), 20, None).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Lookups that were hits, by now.
+fn hits() -> u64 {
+    let lines = telemetry::init_metrics().render();
+    lines
+        .lines()
+        .filter(|line| line.contains("cache_looks_total") && line.contains("\"hit\""))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_remembered_equals_the_model_while_people_act_and_folds_restart() {
+    telemetry::init_metrics();
+    let mut world = World::new("caches", 2, 6, 31).await;
+    let people = (0..10).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let mut fold = world.fold().await;
+    let views = world.views().await;
+    let (_switch, current) = tokio::sync::watch::channel(views.clone());
+    let stop = CancellationToken::new();
+    let live = Live::new(current, stop.clone());
+    let follow = live.follow(
+        world.nats.clone(),
+        world.settings.names.clone(),
+        stop.clone(),
+    );
+    let follow = tokio::spawn(follow);
+    let rounds = if std::env::var("MICROBLOG_CHAOS").is_ok_and(|form| form == "long") {
+        60
+    } else {
+        8
+    };
+    for round in 0..rounds {
+        let (done, mut readers) = (Arc::<AtomicBool>::default(), JoinSet::new());
+        for _ in 0..3 {
+            let users = world.history.users().to_vec();
+            readers.spawn(read_on(views.clone(), users, done.clone()));
+        }
+        for _ in 0..6 {
+            let events = (0..15).map(|_| world.history.act()).collect();
+            world.publish(events).await;
+        }
+        if round % 3 == 1 {
+            fold.stop().await;
+            fold = world.fold().await;
+        }
+        done.store(true, Ordering::Relaxed);
+        while let Some(read) = readers.join_next().await {
+            read.expect("no panic").expect("a read while people act");
+        }
+        equals_the_model(&world, &views, round).await;
+    }
+    assert!(hits() > 1_000, "hardly anything was remembered");
+    println!("{rounds} rounds, {} hits", hits());
+    stop.cancel();
+    follow.await.expect("no panic");
+    fold.stop().await;
+    world.clean_up().await;
+}
+
+async fn equals_the_model(world: &World, views: &Views, round: usize) {
+    let model = read_log(&world.log).await.expect("the log");
+    let give_up = tokio::time::Instant::now() + PATIENCE;
+    for user in model.users() {
+        let expected = model.visible(user);
+        loop {
+            let shown = Visible::of(&views.cached(), user).await.expect("a read");
+            let differences = expected.differences(user, &shown);
+            if differences.is_empty() {
+                break;
+            }
+            let late = tokio::time::Instant::now() > give_up;
+            assert!(!late, "round {round}: {differences:#?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_notices_nothing_is_believed_and_in_bad_times_it_is_served() {
+    let mut world = World::new("stale", 1, 100, 32).await;
+    let people = (0..3).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let fold = world.fold().await;
+    world.assert_equal_to_the_model("caught up").await;
+    let (reader, views) = (world.history.users()[0], world.views().await);
+    let before = views.cached().home(reader, 20, None).await.unwrap();
+    let post = world.history.post(reader, None);
+    world.publish(vec![post]).await;
+    world.assert_equal_to_the_model("a post").await;
+    // Nobody told this replica, and it knows that.
+    let now = views.cached().home(reader, 20, None).await.unwrap();
+    // The second look knows how far back to look at once, and so does what it remembers.
+    views.cached().home(reader, 20, None).await.unwrap();
+    assert_eq!((before.items.len(), now.items.len()), (0, 1));
+    // With the database away what was read last is served; what was never read is not made up.
+    let stale = views.stale().home(reader, 20, None).await.unwrap();
+    assert_eq!(stale, now);
+    let other = world.history.users()[1];
+    let unknown = views.stale().home(other, 20, None).await;
+    assert!(matches!(unknown, Err(ViewError::NotRemembered)));
+    fold.stop().await;
+    world.clean_up().await;
+}
