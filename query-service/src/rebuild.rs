@@ -186,6 +186,8 @@ impl Rebuild {
             let stream = settings.names.stream();
             let jetstream = jetstream::new(nats.client.clone());
             follow_progress(&jetstream, &stream, &new).await?;
+            // Or everybody who registered long ago would be taken for idle.
+            old.copy_seen_to(&new).await?;
             let differing = compare(&old, &new, &jetstream, &stream).await?;
             if !differing.is_empty() {
                 for line in differing.values().flatten().take(20) {
