@@ -188,6 +188,30 @@ impl Session {
         })
     }
 
+    /// Sends a post, and resets the connection `after` a while: nobody reads the answer.
+    pub async fn post_and_reset(&self, content: &str, key: &str, after: Duration) {
+        let address = self.api.command.trim_start_matches("http://");
+        let host = address
+            .split('/')
+            .next()
+            .expect("an address begins with its host");
+        let body = json!({ "content": content }).to_string();
+        let request = format!(
+            "POST /api/v1/posts HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {}\r\n\
+             idempotency-key: {key}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            self.token,
+            body.len()
+        );
+        let Ok(mut stream) = tokio::net::TcpStream::connect(host).await else {
+            return;
+        };
+        // With no time to linger, closing is a reset.
+        stream.set_zero_linger().expect("an option");
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await;
+        tokio::time::sleep(after).await;
+    }
+
     pub async fn follow(&self, followee: &str) -> Outcome<()> {
         let request = self.command(Method::POST, &format!("/users/{followee}/follow"));
         send::<Value>(request).await.map(|_| ())

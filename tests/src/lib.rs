@@ -2,6 +2,7 @@
 //!
 //! Rooms, in reading order:
 //! * [`world`]: engines and services of one test, on free ports, in a folder of its own.
+//! * [`proxy`]: the network between services and engines, with weather.
 //! * [`process`]: one program that can be killed, paused, stopped, and started again.
 //! * [`api`]: the HTTP API's verbs, and what an answer (or none) says about the command.
 //! * [`history`]: what clients were told, judged against what there is afterwards.
@@ -17,6 +18,7 @@ pub mod graph;
 pub mod history;
 pub mod load;
 pub mod process;
+pub mod proxy;
 pub mod world;
 
 use std::time::{Duration, Instant};

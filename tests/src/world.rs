@@ -18,6 +18,7 @@ use crate::api::Api;
 use crate::audit::{Audit, read_log, read_stream};
 use crate::eventually;
 use crate::process::{Process, describe};
+use crate::proxy::Proxy;
 
 /// How long anything may take to come up: a database may replay its journal, two cores are shared,
 /// and the transaction of a killed process keeps its rows for a minute.
@@ -82,6 +83,13 @@ impl Service {
     }
 }
 
+/// The network between the services and the engines.
+#[derive(Debug)]
+pub struct Proxies {
+    pub mongodb: Proxy,
+    pub nats: Proxy,
+}
+
 /// Everything that one test runs.
 pub struct World {
     pub mongodb: Arc<Process>,
@@ -94,6 +102,7 @@ pub struct World {
     environment: Vec<(String, String)>,
     others: Mutex<Vec<Arc<Process>>>,
     mongodb_client: OnceCell<mongodb::Client>,
+    proxies: Option<Proxies>,
     /// Removed when everything that writes into it is dead: the last field.
     folder: TempDir,
 }
@@ -102,7 +111,38 @@ impl World {
     /// Starts engines and both services, and waits until they are ready. `extra` goes into the
     /// services' environment.
     pub async fn start(extra: &[(&str, &str)]) -> Self {
-        let world = Self::prepare(extra);
+        Self::prepare(extra, free_ports(), None).started().await
+    }
+
+    /// The same, with the engines behind proxies.
+    pub async fn start_behind_proxies(extra: &[(&str, &str)]) -> Self {
+        let ports: [u16; 6] = free_ports();
+        let [mongodb_port, nats_port, ..] = ports;
+        let proxies = Proxies {
+            mongodb: Proxy::start(mongodb_port).await,
+            nats: Proxy::start(nats_port).await,
+        };
+        // Directly: a replica set would tell its own address, behind the proxy.
+        let mongodb_uri = format!(
+            "mongodb://127.0.0.1:{}/?directConnection=true",
+            proxies.mongodb.port()
+        );
+        let nats_url = format!("nats://127.0.0.1:{}", proxies.nats.port());
+        let mut all = vec![
+            ("MONGODB_URI", mongodb_uri.as_str()),
+            ("NATS_URL", nats_url.as_str()),
+        ];
+        all.extend(extra);
+        Self::prepare(&all, ports, Some(proxies)).started().await
+    }
+
+    /// What is between the services and the engines.
+    pub fn proxies(&self) -> &Proxies {
+        self.proxies.as_ref().expect("this world has proxies")
+    }
+
+    async fn started(self) -> Self {
+        let world = self;
         world.start_mongodb().await;
         world.start_nats().await;
         // Together: the query service waits for the key set.
@@ -113,7 +153,7 @@ impl World {
         world
     }
 
-    fn prepare(extra: &[(&str, &str)]) -> Self {
+    fn prepare(extra: &[(&str, &str)], ports: [u16; 6], proxies: Option<Proxies>) -> Self {
         let folder = tempfile::Builder::new().prefix("microblog-test-").tempdir();
         let folder = folder.expect("a folder for temporary files");
         let [
@@ -123,7 +163,7 @@ impl World {
             command_ops,
             query,
             query_ops,
-        ] = free_ports();
+        ] = ports;
         let is_mongod = needed("MICROBLOG_MONGODB_KIND") == "mongod";
         let replica_set = if is_mongod { "rs0" } else { "secantus" };
         let address = |port: u16| format!("127.0.0.1:{port}");
@@ -177,6 +217,7 @@ impl World {
             environment: environment.clone(),
             others: Mutex::default(),
             mongodb_client: OnceCell::new(),
+            proxies,
             folder,
         }
     }
@@ -210,7 +251,12 @@ impl World {
         .await;
     }
 
-    async fn start_nats(&self) {
+    /// Where the broker keeps its streams.
+    pub fn nats_store(&self) -> PathBuf {
+        self.folder.path().join("nats")
+    }
+
+    pub async fn start_nats(&self) {
         self.nats.start();
         eventually("NATS answers", PATIENCE, async || {
             if let Some(status) = self.nats.ended() {
@@ -371,9 +417,36 @@ impl World {
         let client = async_nats::connect(self.nats_url())
             .await
             .expect("the broker answers");
-        let names: shared::event_stream::Names = "microblog".parse().expect("a prefix");
-        let stream = jetstream::new(client).get_stream(names.stream()).await;
+        let stream = jetstream::new(client)
+            .get_stream(Self::names().stream())
+            .await;
         stream.expect("the stream is there")
+    }
+
+    fn names() -> shared::event_stream::Names {
+        "microblog".parse().expect("a prefix")
+    }
+
+    /// Publishes something that is no event, past the relay.
+    pub async fn publish_foreign(&self, body: &str) {
+        let client = async_nats::connect(self.nats_url()).await.expect("NATS");
+        let published = jetstream::new(client)
+            .publish(Self::names().tick(), body.to_owned().into())
+            .await
+            .expect("handed over");
+        published.await.expect("the stream takes it");
+    }
+
+    /// How many messages were not understood, as an operator is told.
+    pub async fn dead_letters(&self) -> usize {
+        let (status, printed) = self
+            .run("dead-letters", "query-service", &["dead-letters", "list"])
+            .await;
+        assert!(status.success(), "{printed}");
+        printed
+            .lines()
+            .filter(|line| line.starts_with(|first: char| first.is_ascii_digit()))
+            .count()
     }
 
     /// Waits until the stream has as many events as the log, and compares the two.
