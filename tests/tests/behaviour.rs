@@ -6,9 +6,12 @@
 //! of everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bson::{Document, doc};
+use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -16,6 +19,7 @@ use rand::{RngExt, SeedableRng};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use system_tests::api::{Accepted, Answer, Session};
+use system_tests::events::Events;
 use system_tests::world::{PATIENCE, Service, World};
 use system_tests::{eventually, is_long, quantile, seed};
 use tokio::sync::MutexGuard;
@@ -450,4 +454,455 @@ async fn a_write_that_nobody_has_folded_yet_is_told_to_be_asked_for_again() {
         shows(&post.value)(&answer).then_some(())
     })
     .await;
+}
+
+// ---- live streams -----------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_live_streams_of_a_reader_get_every_entry_once_in_order_and_soon() {
+    const AUTHORS: usize = 3;
+    // A debug build is several times slower.
+    let soon = Duration::from_millis(if cfg!(debug_assertions) { 150 } else { 50 });
+    let (idle, each) = if is_long() { (200, 100) } else { (30, 20) };
+    let _alone = alone().await;
+    let world = World::start(&[]).await;
+    let other = world.another(&world.query);
+    other.start().await;
+    let sessions = world.sessions(&world.api(), "live", AUTHORS + 1).await;
+    let (reader, authors) = sessions.split_last().expect("there are some");
+    let at = [reader.through(&world.query), reader.through(&other)];
+    for author in authors {
+        let followed = reader.follow(&author.user_id).await.accepted();
+        for process in &at {
+            let answer = process.get("/timeline", Some(&followed.consistency)).await;
+            assert!(answer.is_ok_and(|answer| answer.status == StatusCode::OK));
+        }
+    }
+
+    // Nothing else goes on: from the POST's first byte to the event.
+    let mut streams = [at[0].live(None).await, at[1].live(None).await];
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    let mut last = 0;
+    for n in 0..idle {
+        let author = &authors[n % AUTHORS];
+        let sent = Instant::now();
+        let post = author
+            .post(&format!("idle {n}"), &format!("idle-{n}"))
+            .await;
+        let post = post.accepted().value;
+        for (stream, times) in streams.iter_mut().zip(&mut times) {
+            let event = stream.next().await.expect("the stream goes on");
+            assert_eq!(text(&event.post, "post_id"), post);
+            times.push(event.at - sent);
+            last = event.id;
+        }
+    }
+    for (times, process) in times.iter().zip(["one process", "the other"]) {
+        println!(
+            "POST to event, idle, {idle} posts, {process}: median {:.1?}, 95 % {:.1?}, slowest {:.1?}",
+            quantile(times, 0.5),
+            quantile(times, 0.95),
+            quantile(times, 1.0)
+        );
+    }
+
+    // Everybody at once, and the clients change places again and again.
+    let [one, _] = streams;
+    let clients = [
+        follow_live(&at, 0, one, 7),
+        follow_live(&at, 1, at[1].live(Some(last)).await, 5),
+    ];
+    let writers = authors.iter().enumerate().map(|(number, author)| {
+        let others = authors;
+        async move {
+            let mut last = String::new();
+            for n in 0..each {
+                let post = author
+                    .post(&format!("busy {n}"), &format!("busy-{n}"))
+                    .await;
+                let post = post.accepted().value;
+                if n % 5 == 4 {
+                    let next = &others[(number + 1) % AUTHORS];
+                    next.repost(&post).await.accepted();
+                }
+                last = post;
+            }
+            last
+        }
+    });
+    let posting = async {
+        join_all(writers).await;
+        authors[0].post(THE_END, "end").await.accepted().value
+    };
+    let [one, two] = clients;
+    let (end, one, two) = futures_util::join!(posting, one, two);
+    let expected = AUTHORS * each + AUTHORS * (each / 5) + 1;
+    for (events, reconnects) in [&one, &two] {
+        assert!(
+            events.windows(2).all(|pair| pair[0].0 < pair[1].0),
+            "sequences rise: {events:?}"
+        );
+        let entries: BTreeSet<&String> = events.iter().map(|(_, entry)| entry).collect();
+        assert_eq!((entries.len(), events.len()), (expected, expected));
+        assert_eq!(events.last().map(|(_, entry)| entry), Some(&end));
+        assert!(*reconnects > 2, "it was a test of reconnecting");
+    }
+    assert_eq!(one.0, two.0, "both clients are told the same");
+    println!(
+        "busy: {expected} entries, each once and in order for both clients, over {} and {} reconnects",
+        one.1, two.1
+    );
+    for times in &times {
+        let median = quantile(times, 0.5);
+        assert!(median < soon, "median {median:?}, wanted {soon:?}");
+    }
+}
+
+const THE_END: &str = "the end";
+
+/// Follows a reader's stream to the end, changing to the other process after every `stay` events.
+/// Says the sequence and entry of each event, and how often it changed.
+async fn follow_live(
+    at: &[Session; 2],
+    mut process: usize,
+    mut stream: Events,
+    stay: usize,
+) -> (Vec<(u64, String)>, usize) {
+    let (mut events, mut reconnects) = (Vec::new(), 0);
+    loop {
+        let event = stream.next().await.expect("the stream goes on");
+        events.push((event.id, text(&event.post, "entry_id").to_owned()));
+        if text(&event.post, "content") == THE_END {
+            return (events, reconnects);
+        }
+        if events.len() % stay == 0 {
+            process = 1 - process;
+            reconnects += 1;
+            // What is on its way to the old connection is lost with it.
+            stream = at[process].live(Some(event.id)).await;
+        }
+    }
+}
+
+// ---- paging -----------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scroll_to_the_true_end_shows_every_post_once_while_others_post() {
+    const FOLLOWEES: usize = 60;
+    const POSTS: usize = 3_000;
+    let _alone = alone().await;
+    let world = World::start(&[]).await;
+    let other = world.another(&world.query);
+    other.start().await;
+    let mut lines = vec![user("reader")];
+    lines.extend((0..FOLLOWEES).map(|n| user(&author(n))));
+    // Half are followed before anything is posted, half when half was: fanned out, and filled in.
+    for half in 0..2 {
+        let followed = (0..FOLLOWEES).filter(|n| n % 2 == half);
+        lines.extend(followed.map(|n| follow("reader", &author(n))));
+        let posts = half * POSTS / 2..(half + 1) * POSTS / 2;
+        lines.extend(posts.map(|n| post(&author(n % FOLLOWEES), &format!("post {n}"))));
+        world.import(&format!("half-{half}"), &lines).await;
+        lines.clear();
+    }
+    let names: Vec<String> = ["reader".to_owned()]
+        .into_iter()
+        .chain((0..FOLLOWEES).step_by(12).map(author))
+        .collect();
+    let tokens = world.tokens(&names).await;
+    let sessions = world.known(&world.api(), &names, &tokens).await;
+    let (reader, writers) = sessions.split_first().expect("the reader");
+    // Everything is folded, and what is beyond the cap is gone.
+    println!("{}", world.verify().await);
+    let id: i64 = reader.user_id.parse().expect("an id is a number");
+    let horizon = eventually("the timeline is trimmed", PATIENCE, async || {
+        let readers = world.views().await.collection::<Document>("g1_readers");
+        let row = readers.find_one(doc! { "_id": id }).await.ok()??;
+        row.get_i64("horizon").ok().filter(|horizon| *horizon > 0)
+    })
+    .await;
+    let expected: Vec<(i64, String)> = {
+        let events = world.events().await;
+        let posts = events
+            .find(doc! { "type": "post.created" })
+            .sort(doc! { "_id": -1 })
+            .await
+            .expect("the log");
+        let posts: Vec<Document> = posts.try_collect().await.expect("the log");
+        let post = |event: &Document| {
+            let data = event.get_document("data").expect("an event has data");
+            let content = data.get_str("content").expect("a post has a content");
+            (event.get_i64("_id").expect("an id"), content.to_owned())
+        };
+        posts.iter().map(post).collect()
+    };
+    assert_eq!(expected.len(), POSTS);
+    let stored = expected.iter().filter(|(id, _)| *id > horizon).count();
+    assert!(
+        stored < POSTS / 2,
+        "most of the scroll is below the horizon"
+    );
+
+    let done = AtomicBool::new(false);
+    let posting = writers.iter().map(|writer| async {
+        let mut written = 0;
+        while !done.load(Ordering::Relaxed) {
+            let content = format!("meanwhile {written}");
+            let key = format!("meanwhile-{written}");
+            writer.post(&content, &key).await.accepted();
+            written += 1;
+            // As fast as people, not as fast as the machine: the scrolls share it.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        written
+    });
+    let scrolling = async {
+        let through_other = reader.through(&other);
+        let mut scrolls = vec![(reader, 33), (&through_other, 100)];
+        if is_long() {
+            scrolls.push((&through_other, 7));
+        }
+        let scrolls = scrolls.into_iter().map(|(reader, limit)| async move {
+            let begun = Instant::now();
+            let shown = scroll(reader, "/timeline", limit, None)
+                .await
+                .expect("every page");
+            println!(
+                "scroll by {limit}: {} entries in {:.1?}",
+                shown.len(),
+                begun.elapsed()
+            );
+            let line = |post: &Value| {
+                let id = text(post, "entry_id")
+                    .parse::<i64>()
+                    .expect("an id is a number");
+                (id, text(post, "content").to_owned())
+            };
+            shown.iter().map(line).collect::<Vec<_>>()
+        });
+        let shown = join_all(scrolls).await;
+        done.store(true, Ordering::Relaxed);
+        shown
+    };
+    let (scrolls, written) = futures_util::join!(scrolling, join_all(posting));
+    let written: usize = written.into_iter().sum();
+    println!(
+        "{POSTS} posts of {FOLLOWEES}, {stored} of them stored, {written} more posted meanwhile"
+    );
+    assert!(written > 20, "others did post");
+    for shown in scrolls {
+        assert!(
+            shown.windows(2).all(|pair| pair[0].0 > pair[1].0),
+            "newest first, and each once"
+        );
+        // What was posted meanwhile is above all of these.
+        let begin = shown.len() - POSTS.min(shown.len());
+        assert!(
+            shown[..begin]
+                .iter()
+                .all(|(_, content)| content.starts_with("meanwhile"))
+        );
+        assert!(shown[begin..] == expected, "every post, to the end");
+    }
+}
+
+fn author(n: usize) -> String {
+    format!("author_{n}")
+}
+
+fn user(name: &str) -> String {
+    json!({ "type": "user", "username": name }).to_string()
+}
+
+fn follow(follower: &str, followee: &str) -> String {
+    json!({ "type": "follow", "follower": follower, "followee": followee }).to_string()
+}
+
+fn post(author: &str, content: &str) -> String {
+    json!({ "type": "post", "username": author, "content": content }).to_string()
+}
+
+// ---- an author whom many follow -----------------------------------------------------------------
+
+/// A crowd follows `user_1`; a reader follows a calm author, and nobody else does.
+struct Crowd {
+    world: World,
+    famous: Session,
+    calm: Session,
+    reader: Session,
+    /// Some of the crowd.
+    fans: Vec<Session>,
+}
+
+impl Crowd {
+    /// Starts a world in which an author with more than `threshold` followers is not fanned out.
+    async fn gather(threshold: usize) -> Self {
+        let crowd = if is_long() { 50_000 } else { 3_000 };
+        let begun = Instant::now();
+        // Two partitions, so that a fan-out in each is larger than one batch.
+        let threshold = threshold.to_string();
+        let world = World::start(&[("CELEBRITY_THRESHOLD", &threshold), ("PARTITIONS", "2")]).await;
+        let edges: String = (2..crowd + 2).map(|fan| format!("{fan} 1\n")).collect();
+        let edges = world.file("crowd.edges", &edges);
+        let calm = [user("calm"), user("reader"), follow("reader", "calm")];
+        let calm = world.file("calm.ndjson", &(calm.join("\n") + "\n"));
+        let [edges, calm] = [edges, calm].map(|path| path.display().to_string());
+        let arguments = ["import", "--edges", &edges, &calm];
+        let (status, printed) = world.run("import", "command-service", &arguments).await;
+        assert!(status.success(), "{printed}");
+        let mut names = vec!["user_1".to_owned(), "calm".to_owned(), "reader".to_owned()];
+        names.extend((0..8).map(|fan| format!("user_{}", 2 + fan * crowd / 8)));
+        let tokens = world.tokens(&names).await;
+        let mut sessions = world.known(&world.api(), &names, &tokens).await;
+        let fans = sessions.split_off(3);
+        let [famous, calm, reader] = sessions.try_into().expect("three are left");
+        // The last edge is folded, and what it takes.
+        eventually("all followers count", PATIENCE * 5, async || {
+            let path = format!("/users/{}", famous.user_id);
+            let answer = famous.get(&path, None).await.ok()?;
+            (answer.body["followers_count"] == crowd).then_some(())
+        })
+        .await;
+        eventually(
+            "the fold has nothing left to do",
+            PATIENCE * 5,
+            async || {
+                let pending = world.views().await.collection::<Document>("g1_pending");
+                (pending.count_documents(doc! {}).await.ok()? == 0).then_some(())
+            },
+        )
+        .await;
+        println!(
+            "{crowd} followers in {:.1?}, threshold {threshold}",
+            begun.elapsed()
+        );
+        Self {
+            world,
+            famous,
+            calm,
+            reader,
+            fans,
+        }
+    }
+}
+
+/// Two times of each post: of the POST, and from its answer until the reader sees it.
+#[derive(Default)]
+struct Posted {
+    taken: Vec<Duration>,
+    seen: Vec<Duration>,
+}
+
+impl Posted {
+    async fn post(&mut self, author: &Session, reader: &Session, key: &str) {
+        let begun = Instant::now();
+        let post = author
+            .post(&format!("says {key}"), key)
+            .await
+            .accepted()
+            .value;
+        self.taken.push(begun.elapsed());
+        let accepted = Instant::now();
+        while !reader
+            .get("/timeline?limit=5", None)
+            .await
+            .is_ok_and(|page| shows(&post)(&page))
+        {
+            assert!(accepted.elapsed() < PATIENCE, "{key} is not seen");
+            // A time is measured: more often than `eventually` looks.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.seen.push(accepted.elapsed());
+    }
+
+    fn print(&self, what: &str) {
+        println!(
+            "{what}: {} posts; POST median {:.1?}, 95 % {:.1?}; then seen after median {:.1?}, 95 % {:.1?}, slowest {:.1?}",
+            self.taken.len(),
+            quantile(&self.taken, 0.5),
+            quantile(&self.taken, 0.95),
+            quantile(&self.seen, 0.5),
+            quantile(&self.seen, 0.95),
+            quantile(&self.seen, 1.0)
+        );
+    }
+
+    /// Whether the medians are about as low as others', for a machine that others use as well.
+    fn is_as_quick_as(&self, other: &Self, times: u32, slack: Duration) -> bool {
+        [(&self.taken, &other.taken), (&self.seen, &other.seen)]
+            .iter()
+            .all(|(mine, theirs)| quantile(mine, 0.5) <= quantile(theirs, 0.5) * times + slack)
+    }
+}
+
+/// Below this, a difference is the machine's.
+const SLACK: Duration = Duration::from_millis(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_author_past_the_threshold_posts_as_quickly_as_anyone_and_is_seen_at_once() {
+    let _alone = alone().await;
+    let crowd = Crowd::gather(1_000).await;
+    let (mut hot, mut calm) = (Posted::default(), Posted::default());
+    for round in 0..if is_long() { 100 } else { 24 } {
+        let fan = &crowd.fans[round % crowd.fans.len()];
+        hot.post(&crowd.famous, fan, &format!("hot-{round}")).await;
+        let key = format!("calm-{round}");
+        calm.post(&crowd.calm, &crowd.reader, &key).await;
+    }
+    hot.print("past the threshold");
+    calm.print("anyone");
+    let fanned_out = crowd
+        .world
+        .views()
+        .await
+        .collection::<Document>("g1_fan_outs");
+    assert_eq!(fanned_out.count_documents(doc! {}).await.expect("views"), 0);
+    assert!(hot.is_as_quick_as(&calm, 2, SLACK));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fan_out_to_a_crowd_holds_nobody_up() {
+    let _alone = alone().await;
+    let crowd = Crowd::gather(100_000).await;
+    let (mut idle, mut meanwhile, mut large) = <(Posted, Posted, Posted)>::default();
+    for n in 0..24 {
+        let key = format!("idle-{n}");
+        idle.post(&crowd.calm, &crowd.reader, &key).await;
+    }
+    let jobs = crowd
+        .world
+        .views()
+        .await
+        .collection::<Document>("g1_fan_outs");
+    for round in 0..if is_long() { 6 } else { 8 } {
+        let fan = &crowd.fans[round % crowd.fans.len()];
+        let reached = AtomicBool::new(false);
+        let fanning_out = async {
+            // Its followers see it before it has reached them all.
+            let key = format!("large-{round}");
+            large.post(&crowd.famous, fan, &key).await;
+            while jobs.count_documents(doc! {}).await.expect("views") > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            reached.store(true, Ordering::Relaxed);
+        };
+        let others = async {
+            while !reached.load(Ordering::Relaxed) {
+                let key = format!("meanwhile-{}", meanwhile.taken.len());
+                meanwhile.post(&crowd.calm, &crowd.reader, &key).await;
+            }
+        };
+        futures_util::join!(fanning_out, others);
+    }
+    idle.print("anyone, idle");
+    meanwhile.print("anyone, during fan-outs");
+    large.print("the one who is fanned out");
+    assert!(
+        meanwhile.taken.len() > 4,
+        "there were fan-outs to compare with"
+    );
+    // A slice of a job is at most a batch: that is what others wait for.
+    assert!(meanwhile.is_as_quick_as(&idle, 3, SLACK * 3));
+    assert!(large.is_as_quick_as(&idle, 3, SLACK * 3));
+    println!("{}", crowd.world.verify().await);
 }
