@@ -130,6 +130,7 @@ impl LiveStream {
     async fn send_new(&mut self) -> Result<bool, ViewError> {
         // Whatever readers are shown now: a rebuild may have switched.
         let views = self.views.borrow().clone();
+        views.note_seen(self.reader).await?;
         let (now, posts) = views.newer_than(self.reader, self.at).await?;
         for (seq, post) in posts {
             let Ok(json) = serde_json::to_string(&post) else {

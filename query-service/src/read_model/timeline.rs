@@ -49,7 +49,6 @@ impl Views {
         cursor: Option<&str>,
     ) -> Result<Page<PostView>, ViewError> {
         let mut before = self.position(CursorKind::Home, reader.get(), cursor)?;
-        self.note_seen(reader).await?;
         let state = self.reader(reader).await?;
         let mut filling = Filling::new(limit);
         let mut window = self.0.windows.get(&reader).unwrap_or(FIRST_WINDOW);
@@ -105,7 +104,6 @@ impl Views {
         if now <= seq {
             return Ok((now, Vec::new()));
         }
-        self.note_seen(reader).await?;
         let mut state = self.reader(reader).await?;
         if self.horizon(reader).await? == PARKED {
             state.pulled = state.following.iter().copied().chain([reader]).collect();
@@ -175,9 +173,9 @@ impl Views {
         Ok(row.unwrap_or_default().horizon)
     }
 
-    /// Readers who are seen are fanned out to. Noted before anything is read: who is parked now
-    /// is merged, and soon re-activated.
-    async fn note_seen(&self, reader: UserId) -> Result<(), ViewError> {
+    /// Readers who are seen are fanned out to. To be noted before anything is read: who is parked
+    /// now is merged, and soon re-activated. Whoever merely compares does not note it.
+    pub async fn note_seen(&self, reader: UserId) -> Result<(), ViewError> {
         if self.0.seen.contains_key(&reader) {
             return Ok(());
         }
