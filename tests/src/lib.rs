@@ -5,6 +5,7 @@
 //! * [`proxy`]: the network between services and engines, with weather.
 //! * [`process`]: one program that can be killed, paused, stopped, and started again.
 //! * [`api`]: the HTTP API's verbs, and what an answer (or none) says about the command.
+//! * [`events`]: live streams, read as a client does.
 //! * [`history`]: what clients were told, judged against what there is afterwards.
 //! * [`audit`]: the log against the stream: each event once, each log stream in order.
 //! * [`graph`]: who follows whom, for imports.
@@ -14,6 +15,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod events;
 pub mod graph;
 pub mod history;
 pub mod load;
@@ -55,4 +57,12 @@ pub fn seed(test: &str) -> u64 {
     let seed = seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     println!("{test}: MICROBLOG_SEED={seed}");
     seed
+}
+
+/// The time that this share of the measured ones stay below: 0.5 for the median.
+pub fn quantile(times: &[Duration], share: f64) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    let last = sorted.len().checked_sub(1).expect("something was measured");
+    sorted[(last as f64 * share).round() as usize]
 }

@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream;
 use bson::{Document, doc};
+use futures_util::future::join_all;
 use mongodb::options::{ClientOptions, ReadConcern};
 use rand::RngExt;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::api::Api;
+use crate::api::{Api, Session};
 use crate::audit::{Audit, read_log, read_stream};
 use crate::eventually;
 use crate::process::{Process, describe};
@@ -273,6 +274,11 @@ impl World {
 
     /// Another process of a service, with ports of its own; not started yet.
     pub fn another(&self, of: &Service) -> Service {
+        self.another_with(of, &[])
+    }
+
+    /// Another process of a service, started with arguments.
+    pub fn another_with(&self, of: &Service, arguments: &[&str]) -> Service {
         let [port, ops] = free_ports();
         let program = if of.process.name().starts_with("command") {
             "COMMAND"
@@ -288,29 +294,48 @@ impl World {
                 *value = format!("127.0.0.1:{ops}");
             }
         }
-        let name = format!("{}-other", of.process.name());
-        let process = Process::new(&name, &binary_named(&binary), self.folder.path());
-        let other = with_addresses(process.environment(environment), port, ops);
+        let number = self.others().len();
+        let name = format!("{}-other-{number}", of.process.name());
+        let process = Process::new(&name, &binary_named(&binary), self.folder.path())
+            .arguments(arguments.iter().copied())
+            .environment(environment);
+        let other = with_addresses(process, port, ops);
         self.remember(other.process.clone());
         other
     }
 
     /// One of the operator's commands, not started yet.
     pub fn operator(&self, name: &str, binary: &str, arguments: &[&str]) -> Arc<Process> {
+        self.operator_with(name, binary, arguments, &[])
+    }
+
+    /// One of the operator's commands with `extra` in its environment.
+    pub fn operator_with(
+        &self,
+        name: &str,
+        binary: &str,
+        arguments: &[&str],
+        extra: &[(&str, &str)],
+    ) -> Arc<Process> {
         let process = Process::new(name, &binary_named(binary), self.folder.path());
+        let extra = extra
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let process = process
             .arguments(arguments.iter().copied())
-            .environment(self.environment.clone());
+            .environment(self.environment.clone())
+            .environment(extra);
         let process = Arc::new(process);
         self.remember(process.clone());
         process
     }
 
     fn remember(&self, process: Arc<Process>) {
-        self.others
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(process);
+        self.others().push(process);
+    }
+
+    fn others(&self) -> MutexGuard<'_, Vec<Arc<Process>>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs one of the operator's commands to its end: how it ended, what it printed.
@@ -319,7 +344,8 @@ impl World {
             .await
     }
 
-    async fn run_to_end(&self, process: &Process) -> (ExitStatus, String) {
+    /// Runs a process to its end: how it ended, what it printed.
+    pub async fn run_to_end(&self, process: &Process) -> (ExitStatus, String) {
         let name = process.name();
         process.forget_output();
         process.start();
@@ -348,17 +374,39 @@ impl World {
             .iter()
             .map(|name| format!(r#"{{"type":"user","username":"{name}"}}"#))
             .collect();
-        let file = self.file("users.ndjson", &(lines.join("\n") + "\n"));
+        self.import("users", &lines).await;
+        self.tokens(names).await
+    }
+
+    /// New users without passwords, and a session for each through `api`.
+    pub async fn sessions(&self, api: &Api, prefix: &str, count: usize) -> Vec<Session> {
+        let names: Vec<String> = (0..count)
+            .map(|number| format!("{prefix}_{number}"))
+            .collect();
+        let tokens = self.users(&names).await;
+        self.known(api, &names, &tokens).await
+    }
+
+    /// Sessions of users who are there already.
+    pub async fn known(&self, api: &Api, names: &[String], tokens: &[String]) -> Vec<Session> {
+        let sessions = names
+            .iter()
+            .zip(tokens)
+            .map(|(name, token)| api.session(name, token));
+        join_all(sessions).await
+    }
+
+    /// Imports lines of JSON; nothing of it may be refused.
+    pub async fn import(&self, name: &str, lines: &[String]) {
+        let file = self.file(&format!("{name}.ndjson"), &(lines.join("\n") + "\n"));
         let file = file.to_str().expect("a path in UTF-8");
-        let (status, _) = self
-            .run("import-users", "command-service", &["import", file])
-            .await;
+        let name = format!("import-{name}");
+        let (status, printed) = self.run(&name, "command-service", &["import", file]).await;
         assert!(
             status.success(),
-            "users cannot be imported: {}",
+            "import ended with {}: {printed}",
             describe(status)
         );
-        self.tokens(names).await
     }
 
     /// Access tokens, as `command-service token` prints them.
@@ -484,13 +532,7 @@ impl World {
             self.mongodb.clone(),
             self.nats.clone(),
         ];
-        all.extend(
-            self.others
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .iter()
-                .cloned(),
-        );
+        all.extend(self.others().iter().cloned());
         all
     }
 }

@@ -140,6 +140,7 @@ impl LiveStream {
     async fn send_new(&mut self) -> Result<Sent, ViewError> {
         // Whatever readers are shown now: a rebuild may have switched.
         let views = self.views.borrow().clone();
+        views.note_seen(self.reader).await?;
         let (all_up_to, posts) = views.newer_than(self.reader, self.at).await?;
         for (seq, post) in posts {
             let Ok(json) = serde_json::to_string(&post) else {

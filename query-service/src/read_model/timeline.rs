@@ -56,7 +56,6 @@ impl Views {
         cursor: Option<&str>,
     ) -> Result<Page<PostView>, ViewError> {
         let mut before = self.position(CursorKind::Home, reader.get(), cursor)?;
-        self.note_seen(reader).await?;
         let state = self.reader(reader).await?;
         let mut filling = Filling::new(limit);
         let mut window = self.inner.windows.get(&reader).unwrap_or(FIRST_WINDOW);
@@ -116,7 +115,6 @@ impl Views {
         if now <= seq {
             return Ok((now, Vec::new()));
         }
-        self.note_seen(reader).await?;
         let (low, high) = (super::write::signed(seq), super::write::signed(now));
         let mut state = self.reader(reader).await?;
         let row = self.reader_row(reader).await?;
@@ -181,9 +179,9 @@ impl Views {
         Ok(row.unwrap_or_default())
     }
 
-    /// Readers who are seen are fanned out to. Noted before anything is read: who is parked now
-    /// is merged, and soon re-activated.
-    async fn note_seen(&self, reader: UserId) -> Result<(), ViewError> {
+    /// Readers who are seen are fanned out to. To be noted before anything is read: who is parked
+    /// now is merged, and soon re-activated. Whoever merely compares does not note it.
+    pub async fn note_seen(&self, reader: UserId) -> Result<(), ViewError> {
         if self.inner.seen.contains_key(&reader) || self.may_load().is_err() {
             return Ok(());
         }
