@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 use shared::error_chain::Chain;
 use shared::problem::{Code, Problem};
+use shared::resilience::Refused;
 use tracing::error;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -19,7 +20,8 @@ use crate::read_model::{CurrentViews, ViewError, Views};
 pub type Answer = Result<HttpResponse, Problem>;
 
 /// Runs a read to its end even if the client goes away: dropping a database call half way costs
-/// the connection it runs on.
+/// the connection it runs on. Past the gate's bound, or while the database is away, it is not
+/// begun.
 pub async fn detached<T, F>(
     after: Consistency,
     views: &Data<CurrentViews>,
@@ -30,18 +32,30 @@ where
     F: Future<Output = Result<Option<T>, ViewError>> + Send,
 {
     let views = views.borrow().clone();
+    let Consistency { token, gate } = after;
+    let place = gate.enter().map_err(refused)?;
     let work = tokio::spawn(async move {
-        if let Some(token) = after.0 {
+        let _place = place;
+        if let Some(token) = token {
             views.wait_for(&token).await?;
         }
         read(views).await
     });
-    match work.await {
-        Ok(outcome) => outcome.map_err(|error| problem(&error)),
-        Err(panic) => {
-            error!(error = %panic, "a read panicked");
-            Err(Problem::new(Code::Internal, "something went wrong here"))
+    let outcome: Result<_, ViewError> = gate.attend(work).await.map_err(refused)?;
+    outcome.map_err(|error| {
+        if error.is_away() {
+            gate.breaker().failed();
         }
+        problem(&error)
+    })
+}
+
+fn refused(refused: Refused) -> Problem {
+    match refused {
+        Refused::Away => problem(&ViewError::Away),
+        Refused::Full => Problem::new(Code::Overloaded, "too many reads at once"),
+        Refused::Late => Problem::new(Code::Unavailable, "the read took too long"),
+        Refused::Panicked => Problem::new(Code::Internal, "something went wrong here"),
     }
 }
 
@@ -121,6 +135,8 @@ fn problem(fault: &ViewError) -> Problem {
     match fault {
         ViewError::BadCursor => Problem::new(Code::BadCursor, fault.to_string()),
         ViewError::NotYetVisible => Problem::new(Code::NotYetVisible, "ask again in a second"),
+        // Told once, by whoever found out.
+        ViewError::Away => Problem::new(Code::Unavailable, "the views cannot be read now"),
         ViewError::Database(_) => {
             tracing::warn!(error = %Chain(fault), "a read failed");
             Problem::new(Code::Unavailable, "the views cannot be read now")
