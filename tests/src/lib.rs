@@ -9,6 +9,7 @@
 //! * [`history`]: what clients were told, judged against what there is afterwards.
 //! * [`audit`]: the log against the stream: each event once, each log stream in order.
 //! * [`graph`]: who follows whom, for imports.
+//! * [`routes`]: what each service serves, for tests that are generated from it.
 //! * [`load`]: clients that act, retry, give up, and remember.
 //!
 //! Tests run what `cargo build --bins` built; `make test` and `make chaos` do that first.
@@ -21,6 +22,7 @@ pub mod history;
 pub mod load;
 pub mod process;
 pub mod proxy;
+pub mod routes;
 pub mod world;
 
 use std::time::{Duration, Instant};

@@ -64,6 +64,13 @@ impl Service {
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 
+    /// Everything that it measures, as Prometheus reads it.
+    pub async fn metrics(&self) -> String {
+        let answer = self.http.get(format!("{}/metrics", self.ops)).send().await;
+        let text = answer.expect("an answer").text().await;
+        text.expect("metrics are text")
+    }
+
     /// The sum of a metric over its labels; `None` while it is not there.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let answer = self
@@ -654,7 +661,7 @@ fn needed(name: &str) -> String {
 }
 
 /// A binary of the workspace: in `MICROBLOG_BIN_DIR`, or beside this test.
-fn binary_named(name: &str) -> PathBuf {
+pub fn binary_named(name: &str) -> PathBuf {
     let folder = std::env::var_os("MICROBLOG_BIN_DIR")
         .map(PathBuf::from)
         .unwrap_or_else(|| {
