@@ -14,6 +14,7 @@ use crate::read_model::changes::Changes;
 use crate::read_model::generation::View;
 use crate::read_model::keys::Key;
 use crate::read_model::rows::FanOutRow;
+use crate::read_model::sabotage::Sabotage;
 use crate::read_model::write::{Checkpoint, CommitError, Entry};
 use crate::read_model::{ViewError, Views};
 
@@ -125,7 +126,11 @@ pub async fn backfill(
     if edges.is_empty() {
         return Ok(false);
     }
-    let entries = older_entries(views, &edges).await?;
+    let entries = if views.is_sabotaged(Sabotage::NoBackfill) {
+        Vec::new()
+    } else {
+        older_entries(views, &edges).await?
+    };
     views.insert_entries(&entries).await?;
     let mut changes = Changes::default();
     for (follower, followee) in &edges {

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod people;
 pub mod posts;
 pub mod rows;
+pub mod sabotage;
 pub mod timeline;
 pub mod view;
 mod visibility;
@@ -60,7 +61,7 @@ pub type CurrentViews = tokio::sync::watch::Receiver<Views>;
 
 /// The views of one generation. Cloning gives another handle.
 #[derive(Clone)]
-pub struct Views(Arc<Inner>);
+pub struct Views(Arc<Inner>, Option<sabotage::Sabotage>);
 
 /// Reading is noted once in this time: days matter.
 const SEEN_AGAIN: Duration = Duration::from_secs(600);
@@ -88,7 +89,7 @@ impl Views {
         generation.prepare().await?;
         let cursors = cursor_key(generation.database()).await?;
         let windows = moka::sync::Cache::builder().max_capacity(100_000).build();
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             generation,
             cursors,
             windows,
@@ -100,7 +101,8 @@ impl Views {
                 .max_capacity(100_000)
                 .time_to_live(SEEN_AGAIN)
                 .build(),
-        })))
+        };
+        Ok(Self(Arc::new(inner), None))
     }
 
     pub fn generation(&self) -> &Generation {

@@ -12,6 +12,7 @@ use super::generation::View;
 use super::keys::{between, last_id};
 use super::posts::Filling;
 use super::rows::{EntryRow, KeyRow, OutboxRow, PARKED, ReaderRow};
+use super::sabotage::Sabotage;
 use super::view::{Page, PostView};
 use super::visibility::Candidate;
 use super::{ViewError, Views};
@@ -72,7 +73,7 @@ impl Views {
                     }
                 }
             }
-            if span.complete_above <= 0 {
+            if span.complete_above <= 0 || self.is_sabotaged(Sabotage::NoRefill) {
                 return self.finish(reader, filling.end());
             }
             before = span.complete_above + 1;

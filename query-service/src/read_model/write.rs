@@ -15,6 +15,7 @@ use super::rows::{
     CheckpointRow, DeadLetterRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PARKED,
     PendingRow, ReaderRow,
 };
+use super::sabotage::Sabotage;
 use super::{ViewError, Views};
 
 /// Entries in one `insert_many`: more is no faster, and holds other writers up.
@@ -96,6 +97,22 @@ impl Views {
     ) -> Result<(), CommitError> {
         let guard =
             doc! { "_id": i32::from(partition.0), "seq": signed(from.seq), "epoch": from.epoch };
+        self.crash_sometimes()?;
+        self.commit_guarded(partition, changes, guard, to).await?;
+        if self.is_sabotaged(Sabotage::NoGuard) && from != to {
+            let any = doc! { "_id": i32::from(partition.0) };
+            self.commit_guarded(partition, changes, any, to).await?;
+        }
+        Ok(self.crash_sometimes()?)
+    }
+
+    async fn commit_guarded(
+        &self,
+        partition: Partition,
+        changes: &Changes,
+        guard: Document,
+        to: &Checkpoint,
+    ) -> Result<(), CommitError> {
         let moved =
             doc! { "$set": { "seq": signed(to.seq), "chain": to.chain.to_hex(), "top": to.top } };
         if changes.is_empty() {
