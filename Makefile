@@ -15,8 +15,8 @@ run: ## get, build and start everything; Ctrl-C stops it, the data stays in DATA
 test: ## all tests, on engines of their own
 	@exec $(DEV) test
 
-chaos: ## the long crash and fault tests, optimised build
-	@MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests -- --nocapture
+chaos: ## the long forms of all tests that have one, optimised build
+	@MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests -p query-service -- --nocapture
 
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman

@@ -15,6 +15,7 @@ use crate::read_model::changes::Changes;
 use crate::read_model::generation::View;
 use crate::read_model::keys::Key;
 use crate::read_model::rows::{FanOutRow, PulledRow};
+use crate::read_model::sabotage::Sabotage;
 use crate::read_model::write::{CommitError, Entry};
 use crate::read_model::{ViewError, Views};
 
@@ -122,7 +123,11 @@ pub async fn backfill(
     if edges.is_empty() {
         return Ok(false);
     }
-    let (entries, edges) = older_entries(&views, &edges).await?;
+    let (entries, edges) = if views.is_sabotaged(Sabotage::NoBackfill) {
+        (Vec::new(), edges)
+    } else {
+        older_entries(&views, &edges).await?
+    };
     let mut changes = Changes::default();
     for (follower, followee) in &edges {
         changes.delete(View::Pending, Key::pair(*follower, *followee));

@@ -18,6 +18,7 @@ pub mod notice;
 pub mod people;
 pub mod posts;
 pub mod rows;
+pub mod sabotage;
 pub mod timeline;
 pub mod view;
 mod visibility;
@@ -90,6 +91,7 @@ pub type CurrentViews = tokio::sync::watch::Receiver<Views>;
 pub struct Views {
     inner: Arc<Inner>,
     mode: Mode,
+    sabotage: Option<sabotage::Sabotage>,
 }
 
 /// Reading is noted once in this time: days matter.
@@ -131,6 +133,7 @@ impl Views {
         Ok(Self {
             inner: Arc::new(inner),
             mode: Mode::Direct,
+            sabotage: None,
         })
     }
 
@@ -152,8 +155,8 @@ impl Views {
 
     fn in_mode(&self, mode: Mode) -> Self {
         Self {
-            inner: self.inner.clone(),
             mode,
+            ..self.clone()
         }
     }
 

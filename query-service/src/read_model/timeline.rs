@@ -15,6 +15,7 @@ use super::generation::View;
 use super::keys::{between, last_id};
 use super::posts::Filling;
 use super::rows::{EntryRow, KeyRow, OutboxRow, PARKED, ReaderRow};
+use super::sabotage::Sabotage;
 use super::view::{Page, PostView};
 use super::visibility::Candidate;
 use super::{ViewError, Views};
@@ -79,7 +80,7 @@ impl Views {
                     }
                 }
             }
-            if span.complete_above <= 0 {
+            if span.complete_above <= 0 || self.is_sabotaged(Sabotage::NoRefill) {
                 // All there is fits on a page: the next look takes it at once.
                 self.inner.windows.insert(reader, EVERYTHING);
                 return self.finish(reader, filling.end());

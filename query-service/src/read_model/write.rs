@@ -18,6 +18,7 @@ use super::rows::{
     CheckpointRow, DeadLetterRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PARKED,
     PendingRow, PulledRow, ReaderRow,
 };
+use super::sabotage::Sabotage;
 use super::{ViewError, Views};
 
 /// Entries in one `insert_many`: more is no faster, and holds other writers up.
@@ -101,6 +102,22 @@ impl Views {
     ) -> Result<(), CommitError> {
         let guard =
             doc! { "_id": i32::from(partition.0), "seq": signed(from.seq), "epoch": from.epoch };
+        self.crash_sometimes()?;
+        self.commit_guarded(partition, changes, guard, to).await?;
+        if self.is_sabotaged(Sabotage::NoGuard) && from != to {
+            let any = doc! { "_id": i32::from(partition.0) };
+            self.commit_guarded(partition, changes, any, to).await?;
+        }
+        Ok(self.crash_sometimes()?)
+    }
+
+    async fn commit_guarded(
+        &self,
+        partition: Partition,
+        changes: &Changes,
+        guard: Document,
+        to: &Checkpoint,
+    ) -> Result<(), CommitError> {
         // The count makes every commit a write of the row, also a job's, which moves nothing: so
         // it conflicts with whoever takes the partition over.
         let moved = doc! {

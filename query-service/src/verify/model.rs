@@ -9,7 +9,7 @@ use shared::events::{Event, LogStream, Payload, PostRef};
 use shared::ids::{EntryId, PostId, UserId};
 use shared::time::Timestamp;
 
-use super::{Line, List, Visible};
+use super::{Line, List, Visible, answered};
 use crate::read_model::view::{PostView, Relationship, Rendered, Reposter, UserView};
 
 #[derive(Debug)]
@@ -186,19 +186,18 @@ impl Model {
             let lines = |page: Vec<PostView>| page.into_iter().map(Box::new).map(Line::Post);
             pages.map(|page| lines(page).collect()).collect()
         };
-        let posts = self.posts_of(id);
-        let own = posts.iter().filter(|post| post.reposted_by.is_none());
-        let answered = own.filter(|post| post.replies_count > 0);
-        let replies: Vec<PostId> = answered.map(|post| post.post_id).collect();
-        let mut lists = BTreeMap::from([
+        let mut lists: BTreeMap<List, Vec<Vec<Line>>> = BTreeMap::from([
             (List::Followers, people(self.followers(id))),
             (List::Following, people(self.followees(id))),
             (List::Mutuals, people(self.mutuals(id))),
             (List::Home, paged(&self.home(id))),
-            (List::Posts, paged(&posts)),
+            (List::Posts, paged(&self.posts_of(id))),
         ]);
-        for post in replies {
-            lists.insert(List::Replies(post), paged(&self.replies_to(post)));
+        let own: Vec<List> = answered(lists[&List::Posts].iter().flatten()).collect();
+        for list in own {
+            if let List::Replies(post) = list {
+                lists.insert(list, paged(&self.replies_to(post)));
+            }
         }
         Visible {
             profile: self.user(id, Some(id)),

@@ -1,18 +1,26 @@
 //! A world of its own for each test: a database, a stream, a history, and a fold that can be
-//! started and killed. The relay's part is played here: events go to the log and to the stream.
+//! started, stopped and killed. The relay's part is played here: events go to the log and to the
+//! stream.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream;
+use bson::doc;
 use query_service::projection::Projector;
 use query_service::projection::generations::FoldSettings;
 use query_service::read_model::Views;
+use query_service::read_model::generation::Catalog;
+use query_service::read_model::sabotage::Sabotage;
+use query_service::read_model::view::PostView;
 use query_service::startup::views_database;
-use query_service::verify::{self, Report};
+use query_service::verify::model::{Model, pages};
+use query_service::verify::{self, Line, List, Report, Visible};
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use shared::engines::{self, Nats};
 use shared::event_stream::{self, ChainHash};
@@ -31,8 +39,13 @@ pub struct World {
     pub log: mongodb::Database,
     pub nats: Nats,
     pub history: History,
-    pub idle_after: Option<std::time::Duration>,
+    pub idle_after: Option<Duration>,
+    /// Built into views and folds from here on.
+    pub sabotage: Option<Sabotage>,
     chain: ChainHash,
+    published: Vec<Event>,
+    /// The stream's end.
+    end: u64,
 }
 
 impl World {
@@ -71,32 +84,58 @@ impl World {
             nats,
             history: History::new(seed),
             idle_after: None,
+            sabotage: None,
             chain: ChainHash::START,
+            published: Vec::new(),
+            end: 0,
         }
     }
 
     pub async fn views(&self) -> Views {
-        let database = self.log.client().database(&views_database(self.log.name()));
-        Views::open(&database, self.settings.partitions)
-            .await
-            .expect("views")
+        open(&self.log, &self.settings, self.sabotage).await
     }
 
-    /// Starts a fold of all partitions; drop the tasks' stop signal to kill it.
+    /// Starts a fold of all partitions.
     pub async fn fold(&self) -> Fold {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let tasks = Tasks::default();
-        let views = self.views().await;
-        let (_, current) = tokio::sync::watch::channel(views.clone());
-        let projector = Projector {
-            views,
-            current,
-            settings: FoldSettings {
-                idle_after: self.idle_after,
-                ..FoldSettings::of(&self.settings)
-            },
-        };
-        projector.spawn(&tasks, &tasks.stop_signal());
-        Fold { tasks }
+        let (settings, sabotage) = (self.settings.clone(), self.sabotage);
+        let (idle_after, owned) = (self.idle_after, tasks.clone());
+        // Connections of its own, too: they go with it.
+        let started = runtime.spawn(async move {
+            let log = engines::mongo(&settings.mongodb_uri, "fold", 8).await;
+            let views = open(&log.expect("a database"), &settings, sabotage).await;
+            let (_, current) = tokio::sync::watch::channel(views.clone());
+            let projector = Projector {
+                views,
+                current,
+                settings: FoldSettings {
+                    idle_after,
+                    ..FoldSettings::of(&settings)
+                },
+            };
+            projector.spawn(&owned, &owned.stop_signal());
+        });
+        started.await.expect("a fold");
+        Fold { runtime, tasks }
+    }
+
+    /// Lets go of what a killed fold held: nobody waits for leases to run out.
+    pub async fn expire_leases(&self) {
+        let views = self.log.client().database(&views_database(self.log.name()));
+        let generations = Catalog::new(&views).all().await.expect("views");
+        let expired = doc! { "$set": { "expires_at": bson::DateTime::MIN } };
+        for generation in generations {
+            generation
+                .leases()
+                .update_many(doc! {}, expired.clone())
+                .await
+                .expect("leases");
+        }
     }
 
     /// Writes events to the log and publishes them, as the relay does.
@@ -112,6 +151,7 @@ impl World {
         log.insert_many(documents)
             .await
             .expect("the log takes events");
+        self.published.extend_from_slice(&events);
         let jetstream = jetstream::new(self.nats.client.clone());
         let mut acks = Vec::new();
         for event in events {
@@ -128,7 +168,7 @@ impl World {
             );
         }
         for ack in acks {
-            ack.await.expect("acknowledged");
+            self.end = ack.await.expect("acknowledged").sequence;
         }
     }
 
@@ -155,19 +195,107 @@ impl World {
     }
 
     /// Publishes something that is no event.
-    pub async fn publish_junk(&self) {
+    pub async fn publish_junk(&mut self) {
         let jetstream = jetstream::new(self.nats.client.clone());
         let subject = self.settings.names.tick();
-        jetstream
+        let ack = jetstream
             .publish(subject, "junk".into())
             .await
-            .expect("published")
-            .await
-            .expect("acknowledged");
+            .expect("published");
+        self.end = ack.await.expect("acknowledged").sequence;
+    }
+
+    /// Waits until everything that was published is folded.
+    pub async fn caught_up(&self, views: &Views) {
+        eventually("everything is folded", async || {
+            views.position_now().await.is_ok_and(|at| at >= self.end)
+        })
+        .await;
+    }
+
+    /// What should be visible now.
+    pub fn model(&self) -> Model {
+        Model::of(self.published.clone())
+    }
+
+    /// Reads as clients do while the fold goes on, and checks what is true at any moment: newest
+    /// first, and no page shows a post twice.
+    pub async fn read_meanwhile(&mut self, views: &Views) {
+        let reader = self.history.any_user();
+        let limit = self.history.rng.random_range(1..30);
+        let pages = List::Home.scroll(views, reader, limit).await;
+        let pages = pages.expect("a timeline");
+        let mut last = i64::MAX;
+        for page in &pages {
+            let mut posts = BTreeSet::new();
+            for line in page {
+                let Line::Post(post) = line else {
+                    panic!("a timeline is of posts")
+                };
+                assert!(post.entry_id.get() < last, "newest first: {pages:#?}");
+                last = post.entry_id.get();
+                assert!(posts.insert(post.post_id), "once a page: {page:#?}");
+            }
+        }
+    }
+
+    /// Everything that anybody can see, in pages of random sizes, against the model: a line for
+    /// each difference.
+    pub async fn differences(&mut self, views: &Views) -> Vec<String> {
+        self.caught_up(views).await;
+        let model = self.model();
+        let mut differences = Vec::new();
+        let users: Vec<UserId> = model.users().collect();
+        for user in &users {
+            let shown = Visible::of(views, *user).await.expect("views");
+            differences.extend(model.visible(*user).differences(*user, &shown));
+            differences.extend(self.random_pages(&model, views, *user).await);
+            // A few of them: all pairs, over many looks.
+            for other in users.sample(&mut self.history.rng, 4) {
+                let expected = model.relationship(*user, *other);
+                let shown = views.relationship(*user, *other).await.expect("views");
+                if shown != expected {
+                    differences.push(format!("{user} and {other}: {expected:?}, {shown:?}"));
+                }
+            }
+        }
+        let posts: Vec<PostId> = model.posts().collect();
+        for post in posts {
+            let limit = self.history.rng.random_range(1..5);
+            let list = List::Replies(post);
+            let shown = list.scroll(views, users[0], limit).await.expect("views");
+            let expected = paged(&model.replies_to(post), limit);
+            if shown != expected {
+                differences.push(format!("{list:?}: expected {expected:?}, shown {shown:?}"));
+            }
+        }
+        differences
+    }
+
+    /// The same for one reader's timeline and posts.
+    async fn random_pages(&mut self, model: &Model, views: &Views, user: UserId) -> Vec<String> {
+        if model.user(user, None).is_none() {
+            return Vec::new();
+        }
+        let mut differences = Vec::new();
+        for (list, expected) in [
+            (List::Home, model.home(user)),
+            (List::Posts, model.posts_of(user)),
+        ] {
+            let limit = self.history.rng.random_range(1..12);
+            let expected = paged(&expected, limit);
+            let shown = list.scroll(views, user, limit).await.expect("views");
+            if shown != expected {
+                differences.push(format!(
+                    "{user}: {list:?} by {limit}: expected {expected:?}, shown {shown:?}"
+                ));
+            }
+        }
+        differences
     }
 
     pub async fn verify(&self) -> Report {
-        verify::verify(&self.settings, std::time::Duration::from_secs(60))
+        verify::verify(&self.settings, Duration::from_secs(90))
             .await
             .expect("something to compare")
     }
@@ -188,29 +316,54 @@ impl World {
     }
 }
 
-/// Waits until something holds; fails after half a minute.
+/// The transaction of a killed fold keeps its rows for a minute.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits until something holds; fails after a while.
 pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
-    let give_up = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let give_up = tokio::time::Instant::now() + PATIENCE;
     while !holds().await {
         assert!(
             tokio::time::Instant::now() < give_up,
-            "not within 30 s: {what}"
+            "not within {PATIENCE:?}: {what}"
         );
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// A running fold.
+async fn open(log: &mongodb::Database, settings: &Settings, sabotage: Option<Sabotage>) -> Views {
+    let database = log.client().database(&views_database(log.name()));
+    let views = Views::open(&database, settings.partitions).await;
+    views.expect("views").sabotaged(sabotage)
+}
+
+fn paged(entries: &[PostView], limit: usize) -> Vec<Vec<Line>> {
+    let line = |post| Line::Post(Box::new(post));
+    let pages = pages(entries, limit).into_iter();
+    pages
+        .map(|page| page.into_iter().map(line).collect())
+        .collect()
+}
+
+/// A running fold, in a runtime of its own as in a process of its own.
 pub struct Fold {
+    runtime: tokio::runtime::Runtime,
     tasks: Tasks,
 }
 
 impl Fold {
     /// Stops in order: leases are released, checkpoints written.
     pub async fn stop(self) {
-        self.tasks
-            .stop_and_join(std::time::Duration::from_secs(10))
-            .await;
+        let stopped = self
+            .runtime
+            .spawn(async move { self.tasks.stop_and_join(Duration::from_secs(10)).await });
+        stopped.await.expect("a fold that stops");
+        self.runtime.shutdown_background();
+    }
+
+    /// Drops everything wherever it is: leases are held, transactions are open.
+    pub fn kill(self) {
+        self.runtime.shutdown_background();
     }
 }
 
@@ -219,7 +372,10 @@ pub struct History {
     rng: StdRng,
     next: i64,
     users: Vec<UserId>,
+    registered: usize,
     posts: Vec<(PostId, UserId, Option<PostRef>)>,
+    /// Edges of those who left, not ended yet.
+    farewells: VecDeque<(UserId, UserId, UserId)>,
     versions: HashMap<LogStream, (i64, Option<EntryId>)>,
 }
 
@@ -234,9 +390,19 @@ impl History {
             rng: StdRng::seed_from_u64(seed),
             next: (now - 3_600_000) << 16,
             users: Vec::new(),
+            registered: 0,
             posts: Vec::new(),
+            farewells: VecDeque::new(),
             versions: HashMap::new(),
         }
+    }
+
+    /// How much has happened.
+    pub fn len(&self) -> usize {
+        self.versions
+            .values()
+            .map(|(version, _)| *version)
+            .sum::<i64>() as usize
     }
 
     pub fn users(&self) -> &[UserId] {
@@ -265,7 +431,8 @@ impl History {
     }
 
     pub fn register(&mut self) -> Event {
-        let n = self.users.len();
+        let n = self.registered;
+        self.registered += 1;
         let user = UserRegistered {
             username: format!("user_{n}"),
             email: format!("user_{n}@example.com"),
@@ -350,12 +517,82 @@ impl History {
         event
     }
 
-    fn any_user(&mut self) -> UserId {
+    pub fn any_user(&mut self) -> UserId {
         self.users[self.rng.random_range(0..self.users.len())]
+    }
+
+    /// Whoever leaves does nothing any more; their edges end one by one.
+    fn leave(&mut self, user: UserId) {
+        self.users.retain(|other| *other != user);
+        self.posts.retain(|(_, author, _)| *author != user);
+        let mut edges: Vec<(UserId, UserId)> = self
+            .versions
+            .iter()
+            .filter_map(|(stream, (version, _))| match stream {
+                LogStream::Follow { follower, followee } => {
+                    let theirs = *follower == user || *followee == user;
+                    (theirs && version % 2 == 1).then_some((*follower, *followee))
+                }
+                LogStream::User(_)
+                | LogStream::Post(_)
+                | LogStream::Like { .. }
+                | LogStream::Repost { .. } => None,
+            })
+            .collect();
+        // In an order that a seed repeats.
+        edges.sort_unstable();
+        let ends = edges.into_iter().map(|(from, to)| (user, from, to));
+        self.farewells.extend(ends);
+    }
+
+    /// Ends an edge of somebody who left, unless the other end was faster.
+    fn farewell(&mut self) -> Option<Event> {
+        while let Some((actor, follower, followee)) = self.farewells.pop_front() {
+            let stream = LogStream::Follow { follower, followee };
+            if self.versions[&stream].0 % 2 == 1 {
+                let ended = Payload::Unfollowed(Edge { follower, followee });
+                return Some(self.event(Some(actor), |_| stream, ended));
+            }
+        }
+        None
+    }
+
+    /// Random things that people do, in an order in which the log may hold them: who does not
+    /// know of each other may be the other way round than their ids.
+    pub fn acts(&mut self, count: usize) -> Vec<Event> {
+        let mut events: Vec<Event> = (0..count).map(|_| self.act()).collect();
+        for at in 1..events.len() {
+            let [one, two] = [&events[at - 1], &events[at]];
+            let free = |event: &Event| match &event.payload {
+                Payload::PostCreated(post) => post.reply_to.is_none(),
+                Payload::Followed(_) | Payload::Unfollowed(_) => true,
+                Payload::UserRegistered(_)
+                | Payload::ProfileEdited(_)
+                | Payload::UserDeactivated(_)
+                | Payload::UserVerified(_)
+                | Payload::UserSuspended(_)
+                | Payload::UserUnsuspended(_)
+                | Payload::PostDeleted(_)
+                | Payload::Liked(_)
+                | Payload::Unliked(_)
+                | Payload::Reposted(_)
+                | Payload::Unreposted(_) => false,
+            };
+            let strangers = one.actor != two.actor && one.stream != two.stream;
+            if strangers && free(one) && free(two) && self.rng.random_bool(0.5) {
+                events.swap(at - 1, at);
+            }
+        }
+        events
     }
 
     /// One random thing that somebody does.
     pub fn act(&mut self) -> Event {
+        if self.rng.random_bool(0.5)
+            && let Some(ended) = self.farewell()
+        {
+            return ended;
+        }
         let actor = self.any_user();
         let other = self.any_user();
         let any_post = match self.posts.len() {
@@ -400,9 +637,9 @@ impl History {
                 |_| LogStream::User(actor),
                 Payload::UserVerified(Bare {}),
             ),
+            (79..81, _) if self.users.len() < 16 => self.register(),
             (78, _) if self.users.len() > 6 => {
-                self.users.retain(|user| *user != actor);
-                self.posts.retain(|(_, author, _)| *author != actor);
+                self.leave(actor);
                 self.event(
                     Some(actor),
                     |_| LogStream::User(actor),
