@@ -26,8 +26,9 @@ const PASSES: u32 = 2;
 /// Between them: longer than a command may run on a standing read before the deactivation
 /// ([`super::DEADLINE`] and [`super::STANDING_TTL`] together).
 const BETWEEN_PASSES: Duration = Duration::from_secs(7);
-/// After this long a job whose user is still there belongs to a command that came to nothing.
-const ABANDONED: Duration = Duration::from_secs(60);
+/// After this long a job whose user is still there belongs to a command that came to nothing. Far
+/// above the time that a command may take while the database comes and goes.
+const ABANDONED: Duration = Duration::from_secs(600);
 /// How long one step may take before another replica tries it.
 const LEASE: Duration = Duration::from_secs(30);
 /// Jobs of replicas that are gone are found within this time.
@@ -116,7 +117,7 @@ impl App {
     /// The job was planned, the event is not there yet, or never will be.
     async fn wait_for_event(&self, job: &Farewell, now: Timestamp) -> Result<(), StoreError> {
         if now >= later(job.planned_at, ABANDONED) {
-            self.store.drop_farewell(job.user).await
+            self.store.drop_farewell(job).await
         } else {
             self.store.save_farewell(job, later(now, POLL)).await
         }
@@ -139,7 +140,7 @@ impl App {
             }
             Direction::Incoming => {
                 info!(user.id = %job.user, "every edge of user {} has ended", job.user);
-                self.store.drop_farewell(job.user).await
+                self.store.drop_farewell(&job).await
             }
         }
     }

@@ -219,8 +219,8 @@ impl Store for MongoStore {
         retry(|| self.farewells.save(job, due)).await
     }
 
-    async fn drop_farewell(&self, user: UserId) -> Result<()> {
-        retry(|| self.farewells.drop(user)).await
+    async fn drop_farewell(&self, job: &Farewell) -> Result<()> {
+        retry(|| self.farewells.drop(job)).await
     }
 
     async fn follow_peers(
