@@ -18,6 +18,9 @@ pub const SUFFIX: &str = "_views";
 const GENERATIONS: &str = "generations";
 /// A count is not worth more waiting.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// Looks at a row and its post before they are told as they are: the fold has to pass between
+/// the two each time, with one more event of this one user.
+const LOOKS: u32 = 4;
 /// The pointer to the generation moves at a rebuild, seldom; both are kept up to date then.
 const POINTER_TTL: Duration = Duration::from_secs(2);
 
@@ -81,20 +84,19 @@ impl Reader {
         };
         let posts: Collection<Document> = self.collection(generation, "posts");
         let rows: Collection<Document> = self.collection(generation, rows);
-        // The row first: if the fold passes between the two, the count is already the newer.
-        let row = rows.find_one(doc! { "_id": row_key(post, user) }).await?;
-        let post = posts
-            .find_one(doc! { "_id": post.get() })
-            .projection(doc! { field: 1 })
-            .await?;
-        let number = |document: &Option<Document>, field: &str| {
-            let document = document.as_ref();
-            document.and_then(|document| document.get_i64(field).ok())
+        let (row, post) = (
+            doc! { "_id": row_key(post, user) },
+            doc! { "_id": post.get() },
+        );
+        let version = || async {
+            let row = rows.find_one(row.clone()).await?;
+            Ok(number(row.as_ref(), "v"))
         };
-        Ok(Projected {
-            count: number(&post, field).unwrap_or(0),
-            version: number(&row, "v").unwrap_or(0),
-        })
+        let count = || async {
+            let found = posts.find_one(post.clone()).projection(doc! { field: 1 });
+            Ok(number(found.await?.as_ref(), field))
+        };
+        consistent(version, count).await
     }
 
     fn collection(&self, generation: i64, name: &str) -> Collection<Document> {
@@ -123,10 +125,79 @@ impl Reader {
     }
 }
 
+/// A count and the version of the user's own event that it contains. The fold commits both at
+/// once, but they are two reads: the count belongs to a version that is the same on both sides.
+async fn consistent<E, V, C>(version: impl Fn() -> V, count: impl Fn() -> C) -> Result<Projected, E>
+where
+    V: Future<Output = Result<i64, E>>,
+    C: Future<Output = Result<i64, E>>,
+{
+    let mut before = version().await?;
+    for _ in 1..LOOKS {
+        let count = count().await?;
+        let after = version().await?;
+        if after == before {
+            return Ok(Projected {
+                count,
+                version: after,
+            });
+        }
+        before = after;
+    }
+    Ok(Projected {
+        count: count().await?,
+        version: before,
+    })
+}
+
+fn number(document: Option<&Document>, field: &str) -> i64 {
+    let number = document.and_then(|document| document.get_i64(field).ok());
+    number.unwrap_or(0)
+}
+
 /// `post ‖ user`, big-endian.
 fn row_key(post: PostId, user: UserId) -> Binary {
     Binary {
         subtype: BinarySubtype::Generic,
         bytes: [post.to_key(), user.to_key()].concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// Reads rows that the fold passes, with one more event each time, before every count until
+    /// it has passed `passes` times.
+    fn read(passes: i64) -> Projected {
+        let (version, count) = (Cell::new(0), Cell::new(10));
+        let read_version = || async { Ok::<_, Infallible>(version.get()) };
+        let read_count = || async {
+            if version.get() < passes {
+                version.set(version.get() + 1);
+                count.set(count.get() + 1);
+            }
+            Ok(count.get())
+        };
+        let read = consistent(read_version, read_count);
+        futures_util::FutureExt::now_or_never(read)
+            .unwrap()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_count_is_told_with_the_version_that_it_contains() {
+        for passes in 0..i64::from(LOOKS) {
+            let Projected { count, version } = read(passes);
+            assert_eq!((count, version), (10 + passes, passes));
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_row_that_never_rests() {
+        assert_eq!(read(i64::MAX).version, i64::from(LOOKS) - 1);
     }
 }
