@@ -49,7 +49,7 @@ impl App {
             return Err(CommandError::NoActor);
         }
         // Whoever has a stolen token guesses no faster than whoever has none.
-        self.login_limits.check(actor.to_string(), None)?;
+        self.login_limits.check(&actor.to_string(), None)?;
         let hash = self.store.password_hash(actor).await?;
         if !self.passwords.verify(password, hash).await? {
             return Err(CommandError::BadCredentials);
