@@ -8,11 +8,14 @@ use std::collections::HashSet;
 
 use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
 use command_service::app::Verdict;
+use command_service::app::store::{Append, Store};
 use command_service::http::{BASE, ROUTES};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use shared::consistency::ConsistencyToken;
-use shared::events::{LogStream, Payload};
+use shared::events::{Bare, Event, LogStream, Payload};
+use shared::ids::{Id, SEQUENCE_BITS};
+use shared::time::{Clock, SystemClock};
 use shared::token::{KeySet, TokenVerifier};
 use support::{Account, PASSWORD, TestApp, eventually};
 
@@ -794,6 +797,50 @@ async fn who_leaves_is_gone_at_once_and_their_edges_end() {
         jobs.count_documents(doc! {}).await.unwrap() == 0
     })
     .await;
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_that_a_deactivation_overtakes_ends_itself() {
+    let app = TestApp::spawn();
+    let (ada, bob, eve) = (
+        app.account("ada").await,
+        app.account("bob").await,
+        app.account("eve").await,
+    );
+    let path = |who: &Account| format!("/users/{}/follow", who.id);
+    let (core, id) = (app.core().await, bob.id.parse::<i64>().unwrap());
+    let bob_id = Id::new(id).unwrap();
+    // Another replica's, which no farewell follows here.
+    let leave = Append {
+        event: Event {
+            id: Id::new(SystemClock.now().millis() << SEQUENCE_BITS).unwrap(),
+            stream: LogStream::User(bob_id),
+            version: 2,
+            actor: bob_id,
+            at: SystemClock.now(),
+            payload: Payload::UserDeactivated(Bare {}),
+        },
+        owner: bob_id,
+        key: None,
+        trace: None,
+        nonce: 1,
+    };
+    // From here on this replica believes for a second that bob is there.
+    app.command(&eve, "POST", &path(&bob)).await.accepted(200);
+    core.store.append(&leave).await.unwrap();
+    let (to_bob, to_ada) = (path(&bob), path(&ada));
+    let (overtaken, own) = tokio::join!(
+        app.command(&ada, "POST", &to_bob),
+        app.command(&bob, "POST", &to_ada)
+    );
+    overtaken.refused(404, "not_found");
+    own.refused(401, "unauthorized");
+    for (from, to) in [(&ada, &bob), (&bob, &ada)] {
+        let versions = app.versions(&format!("follow:{}:{}", from.id, to.id)).await;
+        // Nothing at all where this machine took more than that second.
+        assert!(versions == [1, 2] || versions.is_empty(), "{versions:?}");
+    }
     app.end().await;
 }
 

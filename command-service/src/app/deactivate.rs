@@ -2,7 +2,8 @@
 //!
 //! The job is written before the event: a crash between the two leaves a job that finds its
 //! user still there and goes away after a while. The edges are looked at twice, the second time
-//! when no command can still believe an older standing.
+//! when hardly a command can still believe an older standing; a follow that was slower than that
+//! looks after itself, once it is in the log.
 
 use std::time::Duration;
 
@@ -159,7 +160,7 @@ impl App {
         ended.into_iter().collect()
     }
 
-    async fn end_edge(&self, ends: Ends, actor: UserId) -> Result<(), StoreError> {
+    pub(super) async fn end_edge(&self, ends: Ends, actor: UserId) -> Result<(), StoreError> {
         let (owner, stream): (UserId, LogStream) = follow_stream(ends);
         let decide = |edge: &edge::Edge| Ok(edge::end_follow(edge, ends));
         match self.switch(owner, stream, actor, actor.get(), decide).await {
