@@ -16,7 +16,7 @@ use shared::consistency::ConsistencyToken;
 use shared::events::{Bare, Event, LogStream, Payload};
 use shared::ids::{Id, SEQUENCE_BITS};
 use shared::time::{Clock, SystemClock};
-use shared::token::{KeySet, TokenVerifier};
+use shared::token::{KEY_SET, KeySet, TokenVerifier};
 use support::{Account, PASSWORD, TestApp, eventually};
 
 // --- users ---
@@ -892,6 +892,12 @@ async fn what_frameworks_answer_in_plain_text_is_a_problem_too() {
         .send(app.request("GET", &format!("{BASE}/posts/1/like")))
         .await;
     assert_eq!(both.header("allow"), "POST, DELETE");
+    let keys = async |method| app.request(method, KEY_SET).send().await.unwrap();
+    let (head, whole) = (keys("HEAD").await, keys("GET").await);
+    assert_eq!(head.status(), 200);
+    let length = |answer: &reqwest::Response| answer.headers().get("content-length").cloned();
+    assert_eq!(length(&head), length(&whole));
+    assert_eq!(head.text().await.unwrap(), "");
     app.send(json("{".into()))
         .await
         .refused(400, "malformed_body");
@@ -988,7 +994,7 @@ async fn one_address_sends_so_many_requests_a_second() {
     limited[0].refused(429, "too_many_requests");
     assert_eq!(limited[0].header("retry-after"), "1");
     // Whoever else is at this address can still verify tokens.
-    let keys = app.send(app.request("GET", "/.well-known/jwks.json")).await;
+    let keys = app.send(app.request("GET", KEY_SET)).await;
     keys.accepted(200);
     app.end().await;
 }
