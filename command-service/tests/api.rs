@@ -249,6 +249,39 @@ async fn a_profile_is_edited_in_part_and_shows_in_the_next_post() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_edited_profile_is_answered_with_its_projected_numbers() {
+    let app = TestApp::spawn();
+    let (ada, bob) = (app.account("ada").await, app.account("bob").await);
+    let database = app.database().await;
+    let views = database
+        .client()
+        .database(&format!("{}_views", database.name()));
+    let rows = |name: &str| views.collection::<Document>(name);
+    let pointer = doc! { "_id": "current", "generation": 7_i64 };
+    rows("generations").insert_one(pointer).await.unwrap();
+    let id = |who: &Account| who.id.parse::<i64>().unwrap();
+    let user = doc! { "_id": id(&ada), "following": 3_i64, "posts": 12_i64 };
+    rows("g7_users").insert_one(user).await.unwrap();
+    for (who, partition, n) in [(&ada, 0_u16, 4_i64), (&ada, 3, 5), (&bob, 0, 70)] {
+        let bytes = [&id(who).to_be_bytes()[..], &partition.to_be_bytes()].concat();
+        let subtype = BinarySubtype::Generic;
+        let row = doc! { "_id": Binary { subtype, bytes }, "n": n };
+        rows("g7_follower_counts").insert_one(row).await.unwrap();
+    }
+    let edit = json!({ "bio": "engines" });
+    let edited = app.command_with(&ada, "PATCH", "/users/me", edit).await;
+    for (field, number) in [
+        ("followers_count", 9),
+        ("following_count", 3),
+        ("posts_count", 12),
+    ] {
+        assert_eq!(edited.accepted(200).body[field], number, "{field}");
+    }
+    views.drop().await.unwrap();
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn concurrent_edits_are_all_kept_in_order() {
     let app = TestApp::spawn();
     let ada = app.account("ada").await;

@@ -41,6 +41,7 @@ use tokio::sync::{Notify, Semaphore};
 use tracing::{Instrument, error, warn};
 
 pub use create_post::{Created, NewPost};
+pub use edit_profile::Edited;
 pub use error::CommandError;
 pub use follow::Followed;
 pub use moderate::Verdict;

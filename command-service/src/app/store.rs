@@ -159,6 +159,14 @@ pub struct Projected {
     pub version: i64,
 }
 
+/// What the views knew last of a user's numbers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    pub followers: i64,
+    pub following: i64,
+    pub posts: i64,
+}
+
 /// Which side of the edges a deactivation ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Direction {
@@ -256,4 +264,6 @@ pub trait Store: Send + Sync + 'static {
     // Views.
     /// The count of a post's reactions as last projected; zeros when the views cannot be read.
     async fn projected(&self, reaction: Reaction, post: PostId, user: UserId) -> Projected;
+    /// A user's numbers as last projected; zeros when the views cannot be read.
+    async fn counts(&self, user: UserId) -> Counts;
 }

@@ -39,8 +39,8 @@ use shared::time::Timestamp;
 pub use views::SUFFIX as VIEWS_SUFFIX;
 
 use crate::app::store::{
-    AccountName, Append, Direction, Farewell, NewAccount, Outcome, Projected, Quota, QuotaState,
-    Reaction, Receipt, Registered, Result, Rotation, Session, Store, StoreError,
+    AccountName, Append, Counts, Direction, Farewell, NewAccount, Outcome, Projected, Quota,
+    QuotaState, Reaction, Receipt, Registered, Result, Rotation, Session, Store, StoreError,
 };
 use crate::domain::user::Standing;
 use errors::{retry, translate};
@@ -235,5 +235,9 @@ impl Store for MongoStore {
 
     async fn projected(&self, reaction: Reaction, post: PostId, user: UserId) -> Projected {
         self.views.projected(reaction, post, user).await
+    }
+
+    async fn counts(&self, user: UserId) -> Counts {
+        self.views.counts(user).await
     }
 }

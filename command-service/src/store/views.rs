@@ -1,17 +1,18 @@
-//! A look at the query service's views: how often a post was liked or reposted, as last
-//! projected. Best effort: an answer does not wait for the views.
+//! A look at the query service's views: how often a post was liked or reposted, and a user's
+//! numbers, as last projected. Best effort: an answer does not wait for the views.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bson::{Binary, Document, doc, spec::BinarySubtype};
+use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 use shared::error_chain::Chain;
 use shared::ids::{PostId, UserId};
 use shared::tasks::Tasks;
 use tracing::debug;
 
-use crate::app::store::{Projected, Reaction};
+use crate::app::store::{Counts, Projected, Reaction};
 
 /// The views and their generations are in the database of this name beside the log's.
 pub const SUFFIX: &str = "_views";
@@ -53,17 +54,29 @@ impl Views {
         user: UserId,
     ) -> Projected {
         let reader = self.reader.clone();
+        let read = async move { reader.read(reaction, post, user).await };
+        self.look(read).await
+    }
+
+    pub(super) async fn counts(&self, user: UserId) -> Counts {
+        let reader = self.reader.clone();
+        self.look(async move { reader.counts(user).await }).await
+    }
+
+    /// What is read, or nothing where that takes too long or the views cannot be read.
+    async fn look<T: Default + Send + 'static>(
+        &self,
+        read: impl Future<Output = mongodb::error::Result<T>> + Send + 'static,
+    ) -> T {
         // In a task of its own: given up on, not dropped.
-        let read = self
-            .tasks
-            .run(async move { reader.read(reaction, post, user).await });
+        let read = self.tasks.run(read);
         match tokio::time::timeout(PATIENCE, read).await {
-            Ok(Ok(Ok(projected))) => projected,
+            Ok(Ok(Ok(found))) => found,
             Ok(Ok(Err(error))) => {
                 debug!(error = %Chain(&error), "the views cannot be read");
-                Projected::default()
+                T::default()
             }
-            Ok(Err(_)) | Err(_) => Projected::default(),
+            Ok(Err(_)) | Err(_) => T::default(),
         }
     }
 }
@@ -97,6 +110,31 @@ impl Reader {
             Ok(number(found.await?.as_ref(), field))
         };
         consistent(version, count).await
+    }
+
+    async fn counts(&self, user: UserId) -> mongodb::error::Result<Counts> {
+        let Some(generation) = self.generation().await? else {
+            return Ok(Counts::default());
+        };
+        let users = self.collection(generation, "users");
+        let user_row = users
+            .find_one(doc! { "_id": user.get() })
+            .projection(doc! { "following": 1, "posts": 1 })
+            .await?;
+        // A row for each partition that a follower is in: `user ‖ partition`.
+        let of = |partition: u16| [&user.to_key()[..], &partition.to_be_bytes()].concat();
+        let all = doc! { "$gte": binary(of(0)), "$lte": binary(of(u16::MAX)) };
+        let rows = self.collection(generation, "follower_counts");
+        let mut rows = rows.find(doc! { "_id": all }).await?;
+        let mut followers = 0;
+        while let Some(row) = rows.try_next().await? {
+            followers += number(Some(&row), "n");
+        }
+        Ok(Counts {
+            followers,
+            following: number(user_row.as_ref(), "following"),
+            posts: number(user_row.as_ref(), "posts"),
+        })
     }
 
     fn collection(&self, generation: i64, name: &str) -> Collection<Document> {
@@ -157,9 +195,13 @@ fn number(document: Option<&Document>, field: &str) -> i64 {
 
 /// `post ‖ user`, big-endian.
 fn row_key(post: PostId, user: UserId) -> Binary {
+    binary([post.to_key(), user.to_key()].concat())
+}
+
+fn binary(bytes: Vec<u8>) -> Binary {
     Binary {
         subtype: BinarySubtype::Generic,
-        bytes: [post.to_key(), user.to_key()].concat(),
+        bytes,
     }
 }
 
