@@ -407,6 +407,13 @@ async fn a_replayed_answer_is_the_first_one_even_after_a_rename() {
         .accepted(200);
     let again = app.send(keyed(&app, &ada, "\"k-1\"", "once")).await;
     assert_eq!((first.status, first.body), (again.status, again.body));
+    let policy = again.headers.get("ratelimit-policy").unwrap();
+    assert_eq!(policy, "\"posts\";q=300;w=10800");
+    let state = again.headers.get("ratelimit").unwrap().to_str().unwrap();
+    assert!(
+        state.starts_with("\"posts\";r=299;t=10"),
+        "a replay takes nothing: {state}"
+    );
     app.end().await;
 }
 

@@ -63,6 +63,13 @@ impl App {
         }
     }
 
+    /// How the author's quota stands; what is only told is not worth a failure.
+    pub(super) async fn post_allowance(&self, author: &User) -> Option<PostAllowance> {
+        let quota = self.post_limits.of(author);
+        let state = self.store.post_quota(author.id, quota).await.ok()?;
+        Some(PostAllowance { quota, state })
+    }
+
     /// Gives a reservation back after a definite failure.
     pub(super) async fn release_post(&self, author: UserId, allowance: PostAllowance) {
         let window = allowance.state.window_start;

@@ -240,6 +240,8 @@ pub trait Store: Send + Sync + 'static {
 
     // How much somebody posts.
     async fn reserve_post(&self, author: UserId, quota: Quota) -> Result<QuotaState>;
+    /// How it stands; takes nothing.
+    async fn post_quota(&self, author: UserId, quota: Quota) -> Result<QuotaState>;
     async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()>;
 
     // Leaving.

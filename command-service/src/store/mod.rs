@@ -202,6 +202,10 @@ impl Store for MongoStore {
         retry(|| self.quotas.reserve(author, quota)).await
     }
 
+    async fn post_quota(&self, author: UserId, quota: Quota) -> Result<QuotaState> {
+        retry(|| self.quotas.look(author, quota)).await
+    }
+
     async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()> {
         let released = self.quotas.release(author, window_start).await;
         released.map_err(translate)
