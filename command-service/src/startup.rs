@@ -13,8 +13,9 @@ use shared::address::{Addresses, limit_address};
 use shared::cors::cors;
 use shared::engines;
 use shared::error_chain::Chain;
-use shared::http::{MAX_BODY, observe};
+use shared::http::{MAX_BODY, bound_headers, observe};
 use shared::ops::{self, Readiness};
+use shared::resilience::{Breaker, Gate};
 use shared::settings::Settings;
 use shared::tasks::Tasks;
 use shared::time::{Clock, SystemClock};
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::app::store::Quota;
-use crate::app::{App, Parts};
+use crate::app::{App, DEADLINE, Parts};
 use crate::http;
 use crate::keys::{KeyError, Signer};
 use crate::relay::{self, Relay};
@@ -79,6 +80,10 @@ const LEASES: &str = "leases";
 const MAX_SKEW_MS: i64 = 1_000;
 /// The driver's default of 10 is for a process that does not live off its database.
 const POOL: u32 = 32;
+/// Commands at work at once. A command asks the database some four times, and an answer takes a
+/// few milliseconds: whoever is eighth at a connection is served in some 100 ms, far within the
+/// deadline. Past that, waiting helps nobody.
+const IN_FLIGHT: usize = 8 * POOL as usize;
 /// Requests in flight and background tasks have this long to end, each.
 const GRACE: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 10_000;
@@ -90,6 +95,7 @@ pub struct Core {
     pub app: Arc<App>,
     pub store: Arc<MongoStore>,
     pub signer: Arc<Signer>,
+    breaker: Arc<Breaker>,
     database: Database,
 }
 
@@ -103,13 +109,16 @@ impl Core {
         };
         let name = format!("{}{VIEWS_SUFFIX}", views.name());
         let views = views.client().database(&name);
-        let store = Arc::new(MongoStore::new(database.clone(), views, tasks.clone()));
+        let breaker = Arc::new(Breaker::new(engines::MONGODB));
+        let store = MongoStore::new(database.clone(), views, tasks.clone(), breaker.clone());
+        let store = Arc::new(store);
         let window = u64::from(settings.post_quota_window_secs);
         let app = App::new(Parts {
             store: store.clone(),
             clock: Arc::new(SystemClock),
             signer: signer.clone(),
             tasks: tasks.clone(),
+            gate: Gate::new(breaker.clone(), IN_FLIGHT, DEADLINE),
             quota: Quota {
                 posts: settings.post_quota,
                 window: Duration::from_secs(window),
@@ -120,6 +129,7 @@ impl Core {
             app: Arc::new(app),
             store,
             signer,
+            breaker,
             database,
         })
     }
@@ -166,6 +176,9 @@ impl Application {
         tasks.run(ops);
         let core = Core::open(&self.settings, &tasks).await?;
         check_key(&core.signer).await?;
+        let (uri, breaker) = (&self.settings.mongodb_uri, core.breaker.clone());
+        let pulse = engines::mongo_pulse(uri, "command-service", breaker, tasks.stop_signal());
+        tasks.spawn("database pulse", pulse.await?);
         spawn_background(&core, &readiness, &tasks);
         if self.role.relays() {
             let relay = relay(&core, &readiness, &self.settings).await?;
@@ -246,6 +259,7 @@ fn http_server(listener: TcpListener, core: &Core, settings: &Settings) -> std::
             .app_data(origins.clone())
             .app_data(PayloadConfig::new(MAX_BODY))
             .wrap(from_fn(limit_address))
+            .wrap(from_fn(bound_headers))
             .wrap(from_fn(cors))
             .wrap(from_fn(observe))
             .configure(http::configure)

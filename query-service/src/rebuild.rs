@@ -23,7 +23,7 @@ use crate::projection::generations::{EVERY, FoldSettings};
 use crate::read_model::generation::{Catalog, Generation};
 use crate::read_model::{ViewError, Views};
 use crate::startup::views_database;
-use crate::verify::{AT_ONCE, ROUNDS, Visible, progress};
+use crate::verify::{self, AT_ONCE, ROUNDS, progress};
 
 /// Rebuilds the views with PARTITIONS partitions from the stream's first message on.
 #[derive(Debug, Default, clap::Args)]
@@ -186,6 +186,8 @@ impl Rebuild {
             let stream = settings.names.stream();
             let jetstream = jetstream::new(nats.client.clone());
             follow_progress(&jetstream, &stream, &new).await?;
+            // Or everybody who registered long ago would be taken for idle.
+            old.copy_seen_to(&new).await?;
             let differing = compare(&old, &new, &jetstream, &stream).await?;
             if !differing.is_empty() {
                 for line in differing.values().flatten().take(20) {
@@ -285,8 +287,8 @@ async fn compare_users(
     let bar = progress("comparing users", users.len() as u64);
     let mut compared = stream::iter(users.iter().copied())
         .map(|user| async move {
-            let (before, after) = tokio::try_join!(Visible::of(old, user), Visible::of(new, user))?;
-            Ok::<_, ViewError>((user, before.differences(user, &after)))
+            let lines = verify::compare_generations(old, new, user).await?;
+            Ok::<_, ViewError>((user, lines))
         })
         .buffer_unordered(AT_ONCE);
     let mut differing = BTreeMap::new();

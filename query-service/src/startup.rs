@@ -1,16 +1,20 @@
 //! Builds the service and runs it: the only file that sees every room.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+use shared::address::{Addresses, limit_address};
+use shared::cors::cors;
 use shared::engines;
 use shared::error_chain::Chain;
+use shared::http::{bound_headers, observe};
 use shared::ops::{self, Readiness};
-use shared::resilience;
+use shared::resilience::{self, Breaker, Gate};
 use shared::settings::Settings;
 use shared::tasks::Tasks;
 use shared::token::TokenVerifier;
@@ -70,6 +74,14 @@ const API_READY: &str = "the views are open";
 const DATABASE: &str = "MongoDB answers";
 const BROKER: &str = "NATS is connected";
 const KEYS: &str = "the key set is known";
+/// The driver's default of 10 is for a process that does not live off its database.
+const POOL: u32 = 32;
+/// Reads at work at once. A read asks the database a few times, and an answer takes a few
+/// milliseconds: whoever is eighth at a connection is served in some 100 ms. Past that, waiting
+/// helps nobody.
+const READS: usize = 8 * POOL as usize;
+/// Nobody waits longer for a page; the wait for a write to be visible (1 s) is within it.
+const READ_DEADLINE: Duration = Duration::from_secs(3);
 /// Requests in flight, streams and the fold have this long to end.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -147,13 +159,15 @@ async fn serve(
     tasks: &Tasks,
     stop: &CancellationToken,
 ) -> Result<Option<ServerHandle>, StartupError> {
-    const POOL: u32 = 32;
     let uri = settings
         .views_mongodb_uri
         .as_ref()
         .unwrap_or(&settings.mongodb_uri);
     let log = engines::mongo(uri, "query-service", POOL).await?;
     let database = log.client().database(&views_database(log.name()));
+    let breaker = Arc::new(Breaker::new(engines::MONGODB));
+    let pulse = engines::mongo_pulse(uri, "query-service", breaker.clone(), tasks.stop_signal());
+    tasks.spawn("database pulse", pulse.await?);
     let nats = engines::nats(&settings.nats_url, "query-service").await?;
     let verifier =
         Data::new(TokenVerifier::with_url(settings.jwks_url.clone()).map_err(StartupError::Keys)?);
@@ -193,7 +207,9 @@ async fn serve(
             .clone()
             .follow(nats, settings.names.clone(), tasks.stop_signal());
         tasks.spawn("live", follow);
-        let server = http_server(api, current, verifier, live).map_err(StartupError::Serve)?;
+        let gate = Gate::new(breaker, READS, READ_DEADLINE);
+        let server = http_server(api, settings, current, verifier, live, gate)
+            .map_err(StartupError::Serve)?;
         let handle = server.handle();
         tokio::spawn(server);
         Some(handle)
@@ -234,18 +250,29 @@ async fn open_views(
 
 fn http_server(
     listener: TcpListener,
+    settings: &Settings,
     views: CurrentViews,
     verifier: Data<TokenVerifier>,
     live: Live,
+    gate: Gate,
 ) -> std::io::Result<Server> {
     let live = Data::new(live);
+    let gate = Data::new(gate);
+    let addresses = Data::new(Addresses::new(settings));
+    let origins = Data::new(settings.cors_origins.clone());
     let views = Data::new(views);
     let server = HttpServer::new(move || {
         App::new()
-            .wrap(from_fn(shared::http::observe))
+            .wrap(from_fn(limit_address))
+            .wrap(from_fn(bound_headers))
+            .wrap(from_fn(cors))
+            .wrap(from_fn(observe))
             .app_data(views.clone())
             .app_data(verifier.clone())
             .app_data(live.clone())
+            .app_data(gate.clone())
+            .app_data(addresses.clone())
+            .app_data(origins.clone())
             .configure(http::configure)
     });
     let server = server

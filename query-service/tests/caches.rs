@@ -135,3 +135,45 @@ async fn without_notices_nothing_is_believed_and_in_bad_times_it_is_served() {
     fold.stop().await;
     world.clean_up().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
+    let mut world = World::new("back", 2, 100, 33).await;
+    world.idle_after = Some(Duration::from_millis(500));
+    let people = (0..2).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let (reader, author) = (world.history.users()[0], world.history.users()[1]);
+    let follow = world.history.toggle_follow(reader, author);
+    world.publish(vec![follow]).await;
+    let (fold, views) = (world.fold().await, world.views().await);
+    let own = views.partitions().of(reader);
+    common::eventually("whoever stays away is parked", async || {
+        views.parked_in(own).await.unwrap().contains(&reader)
+    })
+    .await;
+    let (mut at, mut expected, mut sent) = (views.position_now().await.unwrap(), vec![], vec![]);
+    let mut back = 0;
+    // Some before they are fanned out to again, some after.
+    while back < 20 {
+        let post = world.history.post(author, None);
+        expected.push(post.id.get());
+        world.publish(vec![post]).await;
+        let (all_up_to, posts) = views.newer_than(reader, at).await.unwrap();
+        sent.extend(posts.iter().map(|(_, post)| post.post_id.get()));
+        at = at.max(all_up_to);
+        back += usize::from(!views.parked_in(own).await.unwrap().contains(&reader));
+    }
+    common::eventually("everything is applied", async || {
+        views.position_now().await.unwrap() as usize >= expected.len() + 3
+    })
+    .await;
+    let (_, posts) = views.newer_than(reader, at).await.unwrap();
+    sent.extend(posts.iter().map(|(_, post)| post.post_id.get()));
+    assert_eq!(sent, expected);
+    // Who resumes from long ago gets the same again, oldest first.
+    let (_, posts) = views.newer_than(reader, 0).await.unwrap();
+    let again: Vec<i64> = posts.iter().map(|(_, post)| post.post_id.get()).collect();
+    assert_eq!(again, expected);
+    fold.stop().await;
+    world.clean_up().await;
+}

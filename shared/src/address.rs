@@ -1,7 +1,8 @@
 //! Where a request comes from, and how many may come from there.
 //!
 //! One token bucket per address and replica: `IP_RATE_PER_SECOND` fill it, two seconds' worth is
-//! the most it holds. An IPv6 customer has a /64 at least, so that is what is counted.
+//! the most it holds. An IPv6 customer has a /64 at least, so that is what is counted. Every answer
+//! says how the bucket stands.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,19 +10,23 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpRequest, ResponseError};
 
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, whole_seconds};
 use crate::settings::{Network, Settings};
 use crate::token::KEY_SET;
 
-const BURST_SECS: f64 = 2.0;
+const BURST_SECS: u32 = 2;
 /// Buckets remembered; one that is forgotten is a full one.
 const REMEMBERED: u64 = 100_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+
+/// What limits there are, and how they stand: every limit of a service adds its own item.
+pub const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Which forwarded addresses are believed, and how much one address may ask.
 pub struct Addresses {
@@ -80,11 +85,11 @@ impl Addresses {
         client
     }
 
-    /// Takes one request from the address's bucket, or says how long to wait.
-    fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let rate = f64::from(self.per_second);
+    /// Takes one request from the address's bucket if there is one in it.
+    fn take(&self, address: IpAddr, now: Instant) -> Level {
+        let (rate, most) = (f64::from(self.per_second), f64::from(self.most()));
         let full = || Bucket {
-            tokens: rate * BURST_SECS,
+            tokens: most,
             filled: now,
         };
         let bucket = self
@@ -92,13 +97,58 @@ impl Addresses {
             .get_with(customer(address), || Arc::new(Mutex::new(full())));
         let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
-        bucket.tokens = (bucket.tokens + passed * rate).min(rate * BURST_SECS);
+        bucket.tokens = (bucket.tokens + passed * rate).min(most);
         bucket.filled = now;
-        if bucket.tokens < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / rate));
+        let wait = Duration::from_secs_f64((1.0 - bucket.tokens).max(0.0) / rate);
+        let granted = wait.is_zero();
+        if granted {
+            bucket.tokens -= 1.0;
         }
-        bucket.tokens -= 1.0;
-        Ok(())
+        Level {
+            wait: (!granted).then_some(wait),
+            left: bucket.tokens,
+            full_in: Duration::from_secs_f64((most - bucket.tokens) / rate),
+        }
+    }
+
+    /// What a full bucket holds.
+    fn most(&self) -> u32 {
+        self.per_second.saturating_mul(BURST_SECS)
+    }
+
+    /// Adds the bucket to what `RateLimit-Policy` and `RateLimit` say already, as structured
+    /// fields.
+    fn tell(&self, headers: &mut HeaderMap, level: &Level) {
+        let (most, full_in) = (self.most(), whole_seconds(level.full_in));
+        let left = level.left.floor();
+        add_item(
+            headers,
+            POLICY,
+            &format!(r#""address";q={most};w={BURST_SECS}"#),
+        );
+        add_item(
+            headers,
+            STATE,
+            &format!(r#""address";r={left};t={full_in}"#),
+        );
+    }
+}
+
+/// How a bucket stands after a request.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    /// The request was not granted: how long until one would be.
+    wait: Option<Duration>,
+    left: f64,
+    full_in: Duration,
+}
+
+/// Adds to a list in one header line: not everybody reads a second one.
+fn add_item(headers: &mut HeaderMap, name: HeaderName, item: &str) {
+    let before = headers.get(&name).and_then(|value| value.to_str().ok());
+    let list = before.map_or_else(|| item.to_owned(), |list| format!("{list}, {item}"));
+    if let Ok(value) = HeaderValue::from_str(&list) {
+        headers.insert(name, value);
     }
 }
 
@@ -143,17 +193,24 @@ pub async fn limit_address(
     // it from them.
     let limited = addresses.per_second > 0 && request.path() != KEY_SET;
     let address = limited.then(|| addresses.of(request.request()));
-    if let Some(Some(address)) = address
-        && let Err(wait) = addresses.take(address, Instant::now())
-    {
-        let rate = addresses.per_second;
-        let detail = format!("one address sends at most {rate} requests per second");
-        let mut problem = Problem::new(Code::TooManyRequests, detail);
-        problem.retry_after = Some(wait.as_secs() + 1);
-        let response = problem.error_response();
-        return Ok(request.into_response(response).map_into_right_body());
-    }
-    Ok(next.call(request).await?.map_into_left_body())
+    let Some(Some(address)) = address else {
+        return Ok(next.call(request).await?.map_into_left_body());
+    };
+    let level = addresses.take(address, Instant::now());
+    let mut response = match level.wait {
+        None => next.call(request).await?.map_into_left_body(),
+        Some(wait) => {
+            let rate = addresses.per_second;
+            let detail = format!("one address sends at most {rate} requests per second");
+            let mut problem = Problem::new(Code::TooManyRequests, detail);
+            problem.retry_after = Some(whole_seconds(wait));
+            request
+                .into_response(problem.error_response())
+                .map_into_right_body()
+        }
+    };
+    addresses.tell(response.headers_mut(), &level);
+    Ok(response)
 }
 
 #[cfg(test)]
@@ -194,17 +251,27 @@ mod tests {
         let (addresses, start) = (Addresses::with(Vec::new(), 10), Instant::now());
         let address: IpAddr = "2001:db8::1".parse().unwrap();
         let neighbour: IpAddr = "2001:db8::2".parse().unwrap();
+        let granted = |address, now| addresses.take(address, now).wait.is_none();
         for _ in 0..20 {
-            addresses.take(address, start).unwrap();
+            assert!(granted(address, start));
         }
-        assert!(
-            addresses.take(neighbour, start).is_err(),
-            "one /64 is one customer"
-        );
+        assert!(!granted(neighbour, start), "one /64 is one customer");
         let later = start + Duration::from_millis(150);
-        assert!(addresses.take(address, later).is_ok());
-        assert!(addresses.take(address, later).is_err());
+        assert!(granted(address, later));
+        assert!(!granted(address, later));
         let other: IpAddr = "2001:db8:0:1::1".parse().unwrap();
-        assert!(addresses.take(other, start).is_ok());
+        assert!(granted(other, start));
+    }
+
+    #[test]
+    fn the_bucket_is_told_after_the_limits_that_are_told_already() {
+        let addresses = Addresses::with(Vec::new(), 10);
+        let level = addresses.take(IpAddr::from([10, 0, 0, 1]), Instant::now());
+        let mut headers = HeaderMap::new();
+        headers.insert(POLICY, HeaderValue::from_static(r#""posts";q=300;w=10800"#));
+        addresses.tell(&mut headers, &level);
+        let policy = headers.get(POLICY).unwrap();
+        assert_eq!(policy, r#""posts";q=300;w=10800, "address";q=20;w=2"#);
+        assert_eq!(headers.get(STATE).unwrap(), r#""address";r=19;t=1"#);
     }
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use mongodb::options::ClientOptions;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::resilience::{self, Breaker};
 use crate::settings::Secret;
 
 /// A connection could not be made.
@@ -50,6 +52,38 @@ pub async fn mongo(
     Ok(client.database(name.as_deref().unwrap_or(DEFAULT_DATABASE)))
 }
 
+/// Labels of MongoDB and NATS in metrics.
+pub const MONGODB: &str = "mongodb";
+const NATS: &str = "nats";
+
+/// Keeps a breaker informed whether MongoDB answers, over a connection of its own.
+pub async fn mongo_pulse(
+    uri: &Secret,
+    app_name: &str,
+    breaker: Arc<Breaker>,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + use<>, ConnectError> {
+    const CONNECTIONS: u32 = 2;
+    let database = mongo(uri, app_name, CONNECTIONS).await?;
+    let ping = move || {
+        let database = database.clone();
+        async move { database.run_command(bson::doc! { "ping": 1 }).await.is_ok() }
+    };
+    Ok(breaker.pulse(ping, stop))
+}
+
+/// Whether MongoDB could not be reached, rather than said something we do not like.
+pub fn is_away(error: &mongodb::error::Error) -> bool {
+    use mongodb::error::ErrorKind;
+    matches!(
+        error.kind.as_ref(),
+        ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::ServerSelection { .. }
+            | ErrorKind::DnsResolve { .. }
+    )
+}
+
 /// A NATS connection that comes back within a quarter of a second of the broker, and wakes
 /// whoever waits on [`Nats::changed`].
 #[derive(Clone, Debug)]
@@ -73,6 +107,8 @@ impl Nats {
 pub async fn nats(url: &Secret, name: &str) -> Result<Nats, ConnectError> {
     let changed = Arc::new(Notify::new());
     let on_event = changed.clone();
+    // Nothing is sent to a broker that is away; what must reach it waits in the log.
+    resilience::tell_circuit(NATS, true);
     let client = async_nats::ConnectOptions::new()
         .name(name)
         .retry_on_initial_connect()
@@ -87,8 +123,14 @@ pub async fn nats(url: &Secret, name: &str) -> Result<Nats, ConnectError> {
             async move {
                 #[expect(clippy::wildcard_enum_match_arm, reason = "the rest is only told")]
                 match event {
-                    async_nats::Event::Connected => debug!("connected to NATS"),
-                    async_nats::Event::Disconnected => warn!("lost the connection to NATS"),
+                    async_nats::Event::Connected => {
+                        resilience::tell_circuit(NATS, false);
+                        debug!("connected to NATS");
+                    }
+                    async_nats::Event::Disconnected => {
+                        resilience::tell_circuit(NATS, true);
+                        warn!("lost the connection to NATS");
+                    }
                     other => warn!(nats.event = %other, "NATS reports {other}"),
                 }
                 changed.notify_waiters();

@@ -17,6 +17,8 @@ use crate::problem::{Code, Problem};
 
 /// The largest request body, in bytes.
 pub const MAX_BODY: usize = 16 * 1024;
+/// The largest head of a request that is looked at: names and values of its headers, in bytes.
+pub const MAX_HEADERS: usize = 16 * 1024;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The route label of a request that no route matches: one series, whatever the path.
 const UNMATCHED: &str = "unmatched";
@@ -116,6 +118,23 @@ pub async fn observe(
             EitherBody::left(sent)
         }
     }))
+}
+
+/// Refuses requests with more headers than anybody needs, before anything looks at them.
+pub async fn bound_headers(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
+    let headers = request.headers().iter();
+    let size: usize = headers
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if size > MAX_HEADERS {
+        let detail = format!("headers have at most {MAX_HEADERS} bytes together");
+        let problem = Problem::new(Code::HeadersTooLarge, detail).error_response();
+        return Ok(request.into_response(problem).map_into_right_body());
+    }
+    Ok(next.call(request).await?.map_into_left_body())
 }
 
 /// A resource that answers any other method with 405 and `Allow`. What answers GET answers HEAD:

@@ -4,6 +4,7 @@
 //! every code.
 
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ContentType, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -55,6 +56,7 @@ codes! {
     Conflict "conflict" 409 "Somebody else was faster";
     BodyTooLarge "body_too_large" 413 "The request body is too large";
     UnsupportedMediaType "unsupported_media_type" 415 "The body must be application/json";
+    HeadersTooLarge "headers_too_large" 431 "The request's headers are too large";
     IdempotencyKeyReused "idempotency_key_reused" 422 "The idempotency key belongs to another request";
     TooManyRequests "too_many_requests" 429 "Too many requests";
     Internal "internal" 500 "Something went wrong here";
@@ -155,6 +157,11 @@ impl ResponseError for Problem {
             ))
             .body(json)
     }
+}
+
+/// Rounded up: nobody is asked to come back too early.
+pub fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 #[cfg(test)]

@@ -1,6 +1,20 @@
-//! Named retry policies: how long to wait, how often, and for whom.
+//! Named policies: how long to wait, how often, for whom, and when not to ask at all.
+//!
+//! * [`Backoff`]: waits between tries.
+//! * [`Breaker`]: whether a dependency answers at all. A pulse asks it all the time; while it is
+//!   silent nobody else does.
+//! * [`Gate`]: a breaker, a bounded number of places, and a deadline: what stands between
+//!   requests and the database.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 /// Exponential backoff with full jitter, between two bounds.
 #[derive(Clone, Debug)]
@@ -49,6 +63,220 @@ pub fn interactive() -> Backoff {
     Backoff::between_millis(10, 100)
 }
 
+/// Between two beats of a pulse while the dependency answers.
+const PULSE: Duration = Duration::from_millis(200);
+/// A beat without an answer for this long, when nobody else had one either, opens the circuit.
+/// With [`PULSE`] before it, callers know within a second.
+const SILENCE: Duration = Duration::from_millis(600);
+/// Calls in a row that could not reach the dependency: the connections are gone.
+const FAILURES: u32 = 5;
+/// Beats that nobody has answered yet, at once: each holds a connection.
+const BEATS: usize = 8;
+
+/// Labels: `dependency` (mongodb, nats): 1 while nobody is sent there.
+const OPEN: &str = "circuit_open";
+/// Labels: `dependency`.
+const OPENED: &str = "circuit_opened_total";
+
+/// Half-open is one beat of the pulse under way: an open circuit asks by itself, so that no
+/// caller waits to find out.
+fn heal() -> Backoff {
+    Backoff::between_millis(50, 1_000)
+}
+
+/// Says, as a metric, whether callers are sent to a dependency.
+pub fn tell_circuit(dependency: &'static str, open: bool) {
+    describe_gauge!(OPEN, "1 while nobody is sent to the dependency");
+    gauge!(OPEN, "dependency" => dependency).set(if open { 1.0 } else { 0.0 });
+}
+
+/// A circuit breaker: open while its dependency does not answer.
+#[derive(Debug)]
+pub struct Breaker {
+    dependency: &'static str,
+    open: watch::Sender<bool>,
+    failures: AtomicU32,
+    answered: Mutex<Instant>,
+}
+
+impl Breaker {
+    pub fn new(dependency: &'static str) -> Self {
+        describe_counter!(OPENED, "How often callers were no longer sent there");
+        tell_circuit(dependency, false);
+        Self {
+            dependency,
+            open: watch::Sender::new(false),
+            failures: AtomicU32::new(0),
+            answered: Mutex::new(Instant::now()),
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        *self.open.borrow()
+    }
+
+    /// Something came back from the dependency, be it a refusal. Closes nothing: a call may have
+    /// begun before the silence.
+    pub fn answered(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// The dependency could not be reached.
+    pub fn failed(&self) {
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
+            self.turn(true);
+        }
+    }
+
+    fn turn(&self, open: bool) {
+        let changed = self
+            .open
+            .send_if_modified(|is| std::mem::replace(is, open) != open);
+        if !changed {
+            return;
+        }
+        let dependency = self.dependency;
+        tell_circuit(dependency, open);
+        if open {
+            counter!(OPENED, "dependency" => dependency).increment(1);
+            warn!(
+                dependency,
+                "{dependency} does not answer: nobody is sent there"
+            );
+        } else {
+            info!(dependency, "{dependency} answers again");
+        }
+    }
+
+    /// Keeps asking until it is stopped: `ping` says whether it was answered, and is never
+    /// dropped before that. It should have a connection of its own, or it waits in the queue
+    /// that it shall judge.
+    pub async fn pulse<F>(self: Arc<Self>, ping: impl Fn() -> F, stop: CancellationToken)
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        let (beats, mut backoff) = (Arc::new(Semaphore::new(BEATS)), heal());
+        loop {
+            let heard = match beats.clone().try_acquire_owned() {
+                Ok(beat) => self.clone().beat(ping(), beat).await,
+                Err(_) => false,
+            };
+            let pause = if heard {
+                backoff.reset();
+                PULSE
+            } else {
+                backoff.next_delay()
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => (),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Asks once, and gives up on the answer, never on the question. Whether there was one.
+    async fn beat(
+        self: Arc<Self>,
+        ping: impl Future<Output = bool> + Send + 'static,
+        beat: OwnedSemaphorePermit,
+    ) -> bool {
+        let breaker = self.clone();
+        let asked = tokio::spawn(async move {
+            let heard = ping.await;
+            if heard {
+                breaker.answered();
+                breaker.turn(false);
+            } else {
+                breaker.failed();
+            }
+            drop(beat);
+            heard
+        });
+        let Ok(heard) = tokio::time::timeout(SILENCE, asked).await else {
+            if self.silence() >= SILENCE {
+                self.turn(true);
+            }
+            return false;
+        };
+        heard.unwrap_or(false)
+    }
+
+    fn silence(&self) -> Duration {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.elapsed()
+    }
+}
+
+/// Why a request was not let through, or not waited for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// Not begun: the dependency does not answer.
+    #[error("the database does not answer now")]
+    Away,
+    /// Not begun: too much is under way.
+    #[error("too much is under way")]
+    Full,
+    /// Begun, and still under way: the dependency has gone silent, or it took too long.
+    #[error("no answer in time")]
+    Late,
+    #[error("the work ended in a panic")]
+    Panicked,
+}
+
+/// Bounds what requests have under way at a dependency.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    breaker: Arc<Breaker>,
+    places: Arc<Semaphore>,
+    deadline: Duration,
+}
+
+/// One of a gate's places; belongs to the work, not to whoever waits for it.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Gate {
+    pub fn new(breaker: Arc<Breaker>, places: usize, deadline: Duration) -> Self {
+        Self {
+            breaker,
+            places: Arc::new(Semaphore::new(places)),
+            deadline,
+        }
+    }
+
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// A place, at once or not at all: a queue in front of a full pool only makes everybody late.
+    pub fn enter(&self) -> Result<Place, Refused> {
+        if self.breaker.is_open() {
+            return Err(Refused::Away);
+        }
+        let permit = self.places.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Refused::Full)?;
+        Ok(Place { _permit: permit })
+    }
+
+    /// Waits for work that runs in a task of its own: until the deadline, or until the dependency
+    /// has gone silent. The work goes on either way.
+    pub async fn attend<T>(&self, work: JoinHandle<T>) -> Result<T, Refused> {
+        let mut open = self.breaker.open.subscribe();
+        tokio::select! {
+            biased;
+            done = work => done.map_err(|panic| {
+                tracing::error!(error = %panic, "work for a request panicked");
+                Refused::Panicked
+            }),
+            _ = open.wait_for(|open| *open) => Err(Refused::Late),
+            () = tokio::time::sleep(self.deadline) => Err(Refused::Late),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +290,102 @@ mod tests {
         assert!(waits[39] >= Duration::from_millis(50));
         backoff.reset();
         assert!(backoff.next_delay() <= Duration::from_millis(10));
+    }
+
+    fn open(breaker: &Breaker) {
+        (0..FAILURES).for_each(|_| breaker.failed());
+        assert!(breaker.is_open());
+    }
+
+    #[tokio::test]
+    async fn failures_in_a_row_open_the_circuit_and_an_answer_between_them_does_not() {
+        let breaker = Breaker::new("test");
+        for _ in 0..3 {
+            (1..FAILURES).for_each(|_| breaker.failed());
+            breaker.answered();
+        }
+        assert!(!breaker.is_open());
+        open(&breaker);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_opens_the_circuit_within_a_second_and_an_answer_closes_it() {
+        let breaker = Arc::new(Breaker::new("test"));
+        let (answers, stop) = (watch::Sender::new(true), CancellationToken::new());
+        let hear = answers.clone();
+        let ping = move || {
+            let mut heard = hear.subscribe();
+            async move { heard.wait_for(|answers| *answers).await.is_ok() }
+        };
+        let pulse = tokio::spawn(breaker.clone().pulse(ping, stop.clone()));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!breaker.is_open());
+        answers.send_replace(false);
+        // The clock of the silence is the real one: it has lasted when a beat gives up.
+        *breaker.answered.lock().unwrap() = Instant::now() - SILENCE;
+        tokio::time::sleep(PULSE + SILENCE + Duration::from_millis(1)).await;
+        assert!(breaker.is_open());
+        answers.send_replace(true);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(!breaker.is_open());
+        stop.cancel();
+        pulse.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_beat_is_no_silence_while_others_are_answered() {
+        let breaker = Arc::new(Breaker::new("test"));
+        let stop = CancellationToken::new();
+        let pulse = tokio::spawn(
+            breaker
+                .clone()
+                .pulse(std::future::pending::<bool>, stop.clone()),
+        );
+        for _ in 0..50 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            breaker.answered();
+        }
+        assert!(!breaker.is_open());
+        stop.cancel();
+        pulse.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_bounds_what_is_under_way_not_who_waits() {
+        let gate = Gate::new(Arc::new(Breaker::new("test")), 1, Duration::from_secs(3));
+        let (place, done) = (gate.enter().unwrap(), CancellationToken::new());
+        assert_eq!(gate.enter().unwrap_err(), Refused::Full);
+        let finish = done.clone();
+        let work = tokio::spawn(async move {
+            finish.cancelled().await;
+            drop(place);
+        });
+        assert_eq!(gate.attend(work).await, Err(Refused::Late));
+        assert_eq!(
+            gate.enter().unwrap_err(),
+            Refused::Full,
+            "it is still under way"
+        );
+        done.cancel();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(gate.enter().is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_open_circuit_refuses_at_once_and_calls_back_who_waits() {
+        let gate = Gate::new(Arc::new(Breaker::new("test")), 9, Duration::from_secs(60));
+        let place = gate.enter().unwrap();
+        let work = tokio::spawn(async move {
+            let _place = place;
+            std::future::pending::<()>().await;
+        });
+        let waiting = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.attend(work).await }
+        });
+        tokio::task::yield_now().await;
+        open(gate.breaker());
+        assert_eq!(waiting.await.unwrap(), Err(Refused::Late));
+        assert_eq!(gate.enter().unwrap_err(), Refused::Away);
     }
 }

@@ -177,6 +177,7 @@ impl TokenVerifier {
         };
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.leeway = LEEWAY_SECS;
+        validation.validate_nbf = true;
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
         // Without this a claim that is absent is a claim that is not checked.

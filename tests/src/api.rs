@@ -8,7 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use shared::consistency;
 
+use crate::events::Events;
 use crate::eventually;
+use crate::world::Service;
 
 /// Clients of one deployment.
 #[derive(Clone, Debug)]
@@ -91,6 +93,10 @@ pub struct Relationship {
 /// How long a read is tried again while the system recovers or a write is not visible yet.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+fn base(address: &str) -> String {
+    format!("{address}/api/v1")
+}
+
 impl Api {
     pub fn new(command: &str, query: &str) -> Self {
         // Longer than the service's own deadline (5 s), so that mostly the service gives up first.
@@ -98,7 +104,6 @@ impl Api {
             .timeout(Duration::from_secs(8))
             .no_proxy()
             .build();
-        let base = |address: &str| format!("{address}/api/v1");
         Self {
             http: http.expect("a client"),
             command: base(command),
@@ -173,19 +178,55 @@ pub struct Session {
     token: String,
 }
 
+/// An answer to a query as it came, whatever it says.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub retry_after: Option<String>,
+    /// `Null` where there was no JSON.
+    pub body: Value,
+}
+
 impl Session {
+    /// The same user, with queries through another process.
+    #[must_use]
+    pub fn through(&self, query: &Service) -> Self {
+        let mut session = self.clone();
+        session.api.query = base(&query.api);
+        session
+    }
+
     /// Posts under an idempotency key; the value is the post's id.
     pub async fn post(&self, content: &str, key: &str) -> Outcome<String> {
         let request = self
             .command(Method::POST, "/posts")
             .header("idempotency-key", key);
-        let outcome = send::<Value>(request.json(&json!({ "content": content }))).await;
-        outcome.map(|post| {
-            post["post_id"]
-                .as_str()
-                .expect("a post has an id")
-                .to_owned()
-        })
+        let request = request.json(&json!({ "content": content }));
+        send::<Value>(request).await.map(post_id)
+    }
+
+    /// Sends a post, and resets the connection `after` a while: nobody reads the answer.
+    pub async fn post_and_reset(&self, content: &str, key: &str, after: Duration) {
+        let address = self.api.command.trim_start_matches("http://");
+        let host = address
+            .split('/')
+            .next()
+            .expect("an address begins with its host");
+        let body = json!({ "content": content }).to_string();
+        let request = format!(
+            "POST /api/v1/posts HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {}\r\n\
+             idempotency-key: {key}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            self.token,
+            body.len()
+        );
+        let Ok(mut stream) = tokio::net::TcpStream::connect(host).await else {
+            return;
+        };
+        // With no time to linger, closing is a reset.
+        stream.set_zero_linger().expect("an option");
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await;
+        tokio::time::sleep(after).await;
     }
 
     pub async fn follow(&self, followee: &str) -> Outcome<()> {
@@ -196,6 +237,74 @@ impl Session {
     pub async fn unfollow(&self, followee: &str) -> Outcome<()> {
         let request = self.command(Method::DELETE, &format!("/users/{followee}/follow"));
         send::<Value>(request).await.map(|_| ())
+    }
+
+    /// Replies; the value is the reply's id.
+    pub async fn reply(&self, parent: &str, content: &str) -> Outcome<String> {
+        let request = self.command(Method::POST, "/posts");
+        let reply = json!({ "content": content, "reply_to_post_id": parent });
+        send::<Value>(request.json(&reply)).await.map(post_id)
+    }
+
+    pub async fn delete(&self, post: &str) -> Outcome<()> {
+        self.plain(Method::DELETE, &format!("/posts/{post}")).await
+    }
+
+    pub async fn like(&self, post: &str) -> Outcome<()> {
+        self.plain(Method::POST, &format!("/posts/{post}/like"))
+            .await
+    }
+
+    pub async fn unlike(&self, post: &str) -> Outcome<()> {
+        self.plain(Method::DELETE, &format!("/posts/{post}/like"))
+            .await
+    }
+
+    pub async fn repost(&self, post: &str) -> Outcome<()> {
+        self.plain(Method::POST, &format!("/posts/{post}/repost"))
+            .await
+    }
+
+    pub async fn unrepost(&self, post: &str) -> Outcome<()> {
+        self.plain(Method::DELETE, &format!("/posts/{post}/repost"))
+            .await
+    }
+
+    pub async fn rename(&self, display_name: &str) -> Outcome<()> {
+        let request = self.command(Method::PATCH, "/users/me");
+        let request = request.json(&json!({ "display_name": display_name }));
+        send::<Value>(request).await.map(|_| ())
+    }
+
+    async fn plain(&self, method: Method, path: &str) -> Outcome<()> {
+        send::<Value>(self.command(method, path)).await.map(|_| ())
+    }
+
+    /// One query, asked once: its answer as it came.
+    pub async fn get(&self, path: &str, after: Option<&str>) -> Result<Answer, String> {
+        let mut request = self.query(path);
+        if let Some(after) = after {
+            request = request.header(consistency::HEADER, after);
+        }
+        let answer = request.send().await.map_err(|error| error.to_string())?;
+        let retry_after = answer.headers().get("retry-after");
+        let retry_after = retry_after.and_then(|value| value.to_str().ok());
+        Ok(Answer {
+            status: answer.status(),
+            retry_after: retry_after.map(str::to_owned),
+            body: answer.json().await.unwrap_or_default(),
+        })
+    }
+
+    /// The live stream, resumed after an event where one is named.
+    pub async fn live(&self, after: Option<u64>) -> Events {
+        // Without the deadline that other requests have.
+        let http = reqwest::Client::builder().no_proxy().build();
+        let request = http
+            .expect("a client")
+            .get(format!("{}/timeline/stream", self.api.query))
+            .bearer_auth(&self.token);
+        Events::open(request, after).await
     }
 
     fn command(&self, method: Method, path: &str) -> RequestBuilder {
@@ -298,8 +407,19 @@ async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Outcome<T> {
     let consistency = token
         .expect("every accepted command has a consistency token")
         .to_owned();
-    match answer.json().await {
+    let body = match answer.bytes().await {
+        // What is deleted has no body.
+        Ok(body) if body.is_empty() => "null".into(),
+        Ok(body) => body,
+        Err(error) => return Outcome::Unknown(error.to_string()),
+    };
+    match serde_json::from_slice(&body) {
         Ok(value) => Outcome::Accepted(Accepted { value, consistency }),
         Err(error) => Outcome::Unknown(error.to_string()),
     }
+}
+
+fn post_id(post: Value) -> String {
+    let id = post["post_id"].as_str();
+    id.expect("a post has an id").to_owned()
 }

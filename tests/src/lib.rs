@@ -2,21 +2,27 @@
 //!
 //! Rooms, in reading order:
 //! * [`world`]: engines and services of one test, on free ports, in a folder of its own.
+//! * [`proxy`]: the network between services and engines, with weather.
 //! * [`process`]: one program that can be killed, paused, stopped, and started again.
 //! * [`api`]: the HTTP API's verbs, and what an answer (or none) says about the command.
+//! * [`events`]: live streams, read as a client does.
 //! * [`history`]: what clients were told, judged against what there is afterwards.
 //! * [`audit`]: the log against the stream: each event once, each log stream in order.
 //! * [`graph`]: who follows whom, for imports.
+//! * [`routes`]: what each service serves, for tests that are generated from it.
 //! * [`load`]: clients that act, retry, give up, and remember.
 //!
 //! Tests run what `cargo build --bins` built; `make test` and `make chaos` do that first.
 
 pub mod api;
 pub mod audit;
+pub mod events;
 pub mod graph;
 pub mod history;
 pub mod load;
 pub mod process;
+pub mod proxy;
+pub mod routes;
 pub mod world;
 
 use std::time::{Duration, Instant};
@@ -53,4 +59,12 @@ pub fn seed(test: &str) -> u64 {
     let seed = seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     println!("{test}: MICROBLOG_SEED={seed}");
     seed
+}
+
+/// The time that this share of the measured ones stay below: 0.5 for the median.
+pub fn quantile(times: &[Duration], share: f64) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    let last = sorted.len().checked_sub(1).expect("something was measured");
+    sorted[(last as f64 * share).round() as usize]
 }

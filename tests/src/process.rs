@@ -89,6 +89,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// SIGINT: what Ctrl-C sends.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// SIGSTOP: it stands still and does not know.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

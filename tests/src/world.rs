@@ -4,20 +4,22 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream;
 use bson::{Document, doc};
+use futures_util::future::join_all;
 use mongodb::options::{ClientOptions, ReadConcern};
 use rand::RngExt;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::api::Api;
+use crate::api::{Api, Session};
 use crate::audit::{Audit, read_log, read_stream};
 use crate::eventually;
 use crate::process::{Process, describe};
+use crate::proxy::Proxy;
 
 /// How long anything may take to come up: a database may replay its journal, two cores are shared,
 /// and the transaction of a killed process keeps its rows for a minute.
@@ -62,6 +64,13 @@ impl Service {
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 
+    /// Everything that it measures, as Prometheus reads it.
+    pub async fn metrics(&self) -> String {
+        let answer = self.http.get(format!("{}/metrics", self.ops)).send().await;
+        let text = answer.expect("an answer").text().await;
+        text.expect("metrics are text")
+    }
+
     /// The sum of a metric over its labels; `None` while it is not there.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let answer = self
@@ -82,6 +91,13 @@ impl Service {
     }
 }
 
+/// The network between the services and the engines.
+#[derive(Debug)]
+pub struct Proxies {
+    pub mongodb: Proxy,
+    pub nats: Proxy,
+}
+
 /// Everything that one test runs.
 pub struct World {
     pub mongodb: Arc<Process>,
@@ -94,6 +110,7 @@ pub struct World {
     environment: Vec<(String, String)>,
     others: Mutex<Vec<Arc<Process>>>,
     mongodb_client: OnceCell<mongodb::Client>,
+    proxies: Option<Proxies>,
     /// Removed when everything that writes into it is dead: the last field.
     folder: TempDir,
 }
@@ -102,7 +119,38 @@ impl World {
     /// Starts engines and both services, and waits until they are ready. `extra` goes into the
     /// services' environment.
     pub async fn start(extra: &[(&str, &str)]) -> Self {
-        let world = Self::prepare(extra);
+        Self::prepare(extra, free_ports(), None).started().await
+    }
+
+    /// The same, with the engines behind proxies.
+    pub async fn start_behind_proxies(extra: &[(&str, &str)]) -> Self {
+        let ports: [u16; 6] = free_ports();
+        let [mongodb_port, nats_port, ..] = ports;
+        let proxies = Proxies {
+            mongodb: Proxy::start(mongodb_port).await,
+            nats: Proxy::start(nats_port).await,
+        };
+        // Directly: a replica set would tell its own address, behind the proxy.
+        let mongodb_uri = format!(
+            "mongodb://127.0.0.1:{}/?directConnection=true",
+            proxies.mongodb.port()
+        );
+        let nats_url = format!("nats://127.0.0.1:{}", proxies.nats.port());
+        let mut all = vec![
+            ("MONGODB_URI", mongodb_uri.as_str()),
+            ("NATS_URL", nats_url.as_str()),
+        ];
+        all.extend(extra);
+        Self::prepare(&all, ports, Some(proxies)).started().await
+    }
+
+    /// What is between the services and the engines.
+    pub fn proxies(&self) -> &Proxies {
+        self.proxies.as_ref().expect("this world has proxies")
+    }
+
+    async fn started(self) -> Self {
+        let world = self;
         world.start_mongodb().await;
         world.start_nats().await;
         // Together: the query service waits for the key set.
@@ -113,7 +161,7 @@ impl World {
         world
     }
 
-    fn prepare(extra: &[(&str, &str)]) -> Self {
+    fn prepare(extra: &[(&str, &str)], ports: [u16; 6], proxies: Option<Proxies>) -> Self {
         let folder = tempfile::Builder::new().prefix("microblog-test-").tempdir();
         let folder = folder.expect("a folder for temporary files");
         let [
@@ -123,7 +171,7 @@ impl World {
             command_ops,
             query,
             query_ops,
-        ] = free_ports();
+        ] = ports;
         let is_mongod = needed("MICROBLOG_MONGODB_KIND") == "mongod";
         let replica_set = if is_mongod { "rs0" } else { "secantus" };
         let address = |port: u16| format!("127.0.0.1:{port}");
@@ -177,6 +225,7 @@ impl World {
             environment: environment.clone(),
             others: Mutex::default(),
             mongodb_client: OnceCell::new(),
+            proxies,
             folder,
         }
     }
@@ -210,7 +259,12 @@ impl World {
         .await;
     }
 
-    async fn start_nats(&self) {
+    /// Where the broker keeps its streams.
+    pub fn nats_store(&self) -> PathBuf {
+        self.folder.path().join("nats")
+    }
+
+    pub async fn start_nats(&self) {
         self.nats.start();
         eventually("NATS answers", PATIENCE, async || {
             if let Some(status) = self.nats.ended() {
@@ -227,6 +281,11 @@ impl World {
 
     /// Another process of a service, with ports of its own; not started yet.
     pub fn another(&self, of: &Service) -> Service {
+        self.another_with(of, &[])
+    }
+
+    /// Another process of a service, started with arguments.
+    pub fn another_with(&self, of: &Service, arguments: &[&str]) -> Service {
         let [port, ops] = free_ports();
         let program = if of.process.name().starts_with("command") {
             "COMMAND"
@@ -242,29 +301,48 @@ impl World {
                 *value = format!("127.0.0.1:{ops}");
             }
         }
-        let name = format!("{}-other", of.process.name());
-        let process = Process::new(&name, &binary_named(&binary), self.folder.path());
-        let other = with_addresses(process.environment(environment), port, ops);
+        let number = self.others().len();
+        let name = format!("{}-other-{number}", of.process.name());
+        let process = Process::new(&name, &binary_named(&binary), self.folder.path())
+            .arguments(arguments.iter().copied())
+            .environment(environment);
+        let other = with_addresses(process, port, ops);
         self.remember(other.process.clone());
         other
     }
 
     /// One of the operator's commands, not started yet.
     pub fn operator(&self, name: &str, binary: &str, arguments: &[&str]) -> Arc<Process> {
+        self.operator_with(name, binary, arguments, &[])
+    }
+
+    /// One of the operator's commands with `extra` in its environment.
+    pub fn operator_with(
+        &self,
+        name: &str,
+        binary: &str,
+        arguments: &[&str],
+        extra: &[(&str, &str)],
+    ) -> Arc<Process> {
         let process = Process::new(name, &binary_named(binary), self.folder.path());
+        let extra = extra
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let process = process
             .arguments(arguments.iter().copied())
-            .environment(self.environment.clone());
+            .environment(self.environment.clone())
+            .environment(extra);
         let process = Arc::new(process);
         self.remember(process.clone());
         process
     }
 
     fn remember(&self, process: Arc<Process>) {
-        self.others
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(process);
+        self.others().push(process);
+    }
+
+    fn others(&self) -> MutexGuard<'_, Vec<Arc<Process>>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs one of the operator's commands to its end: how it ended, what it printed.
@@ -273,7 +351,8 @@ impl World {
             .await
     }
 
-    async fn run_to_end(&self, process: &Process) -> (ExitStatus, String) {
+    /// Runs a process to its end: how it ended, what it printed.
+    pub async fn run_to_end(&self, process: &Process) -> (ExitStatus, String) {
         let name = process.name();
         process.forget_output();
         process.start();
@@ -302,17 +381,39 @@ impl World {
             .iter()
             .map(|name| format!(r#"{{"type":"user","username":"{name}"}}"#))
             .collect();
-        let file = self.file("users.ndjson", &(lines.join("\n") + "\n"));
+        self.import("users", &lines).await;
+        self.tokens(names).await
+    }
+
+    /// New users without passwords, and a session for each through `api`.
+    pub async fn sessions(&self, api: &Api, prefix: &str, count: usize) -> Vec<Session> {
+        let names: Vec<String> = (0..count)
+            .map(|number| format!("{prefix}_{number}"))
+            .collect();
+        let tokens = self.users(&names).await;
+        self.known(api, &names, &tokens).await
+    }
+
+    /// Sessions of users who are there already.
+    pub async fn known(&self, api: &Api, names: &[String], tokens: &[String]) -> Vec<Session> {
+        let sessions = names
+            .iter()
+            .zip(tokens)
+            .map(|(name, token)| api.session(name, token));
+        join_all(sessions).await
+    }
+
+    /// Imports lines of JSON; nothing of it may be refused.
+    pub async fn import(&self, name: &str, lines: &[String]) {
+        let file = self.file(&format!("{name}.ndjson"), &(lines.join("\n") + "\n"));
         let file = file.to_str().expect("a path in UTF-8");
-        let (status, _) = self
-            .run("import-users", "command-service", &["import", file])
-            .await;
+        let name = format!("import-{name}");
+        let (status, printed) = self.run(&name, "command-service", &["import", file]).await;
         assert!(
             status.success(),
-            "users cannot be imported: {}",
+            "import ended with {}: {printed}",
             describe(status)
         );
-        self.tokens(names).await
     }
 
     /// Access tokens, as `command-service token` prints them.
@@ -371,9 +472,36 @@ impl World {
         let client = async_nats::connect(self.nats_url())
             .await
             .expect("the broker answers");
-        let names: shared::event_stream::Names = "microblog".parse().expect("a prefix");
-        let stream = jetstream::new(client).get_stream(names.stream()).await;
+        let stream = jetstream::new(client)
+            .get_stream(Self::names().stream())
+            .await;
         stream.expect("the stream is there")
+    }
+
+    fn names() -> shared::event_stream::Names {
+        "microblog".parse().expect("a prefix")
+    }
+
+    /// Publishes something that is no event, past the relay.
+    pub async fn publish_foreign(&self, body: &str) {
+        let client = async_nats::connect(self.nats_url()).await.expect("NATS");
+        let published = jetstream::new(client)
+            .publish(Self::names().tick(), body.to_owned().into())
+            .await
+            .expect("handed over");
+        published.await.expect("the stream takes it");
+    }
+
+    /// How many messages were not understood, as an operator is told.
+    pub async fn dead_letters(&self) -> usize {
+        let (status, printed) = self
+            .run("dead-letters", "query-service", &["dead-letters", "list"])
+            .await;
+        assert!(status.success(), "{printed}");
+        printed
+            .lines()
+            .filter(|line| line.starts_with(|first: char| first.is_ascii_digit()))
+            .count()
     }
 
     /// Waits until the stream has as many events as the log, and compares the two.
@@ -411,13 +539,7 @@ impl World {
             self.mongodb.clone(),
             self.nats.clone(),
         ];
-        all.extend(
-            self.others
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .iter()
-                .cloned(),
-        );
+        all.extend(self.others().iter().cloned());
         all
     }
 }
@@ -539,7 +661,7 @@ fn needed(name: &str) -> String {
 }
 
 /// A binary of the workspace: in `MICROBLOG_BIN_DIR`, or beside this test.
-fn binary_named(name: &str) -> PathBuf {
+pub fn binary_named(name: &str) -> PathBuf {
     let folder = std::env::var_os("MICROBLOG_BIN_DIR")
         .map(PathBuf::from)
         .unwrap_or_else(|| {

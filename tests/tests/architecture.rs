@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use system_tests::routes::{self, Route, routes_table};
+
 // ---- the rules --------------------------------------------------------------------------------
 
 /// A room, and the names that must not occur in it.
@@ -207,12 +209,7 @@ fn every_route_is_in_the_http_contract() {
     let documented = documented_routes(&read(&root().join("docs/api.md")));
     let mut missing = Vec::new();
     for service in ["command-service", "query-service"] {
-        let mut routes = BTreeSet::new();
-        for file in rust_files(&root().join(service).join("src")) {
-            routes.extend(routes_table(&read(&file)));
-        }
-        assert!(!routes.is_empty(), "{service}: no `const ROUTES` found");
-        for (method, path) in routes {
+        for (method, path) in routes::of(service) {
             if !documented.contains(&(method.clone(), path.clone())) {
                 missing.push(format!(
                     "{service}: {method} {path} is served, but docs/api.md does not list it"
@@ -500,8 +497,6 @@ fn report(found: &[String]) {
 
 // ---- the contract -----------------------------------------------------------------------------
 
-type Route = (String, String);
-
 /// The routes in the first column of the tables of docs/api.md.
 fn documented_routes(text: &str) -> BTreeSet<Route> {
     let mut routes = BTreeSet::new();
@@ -539,22 +534,6 @@ fn documented_routes(text: &str) -> BTreeSet<Route> {
         }
     }
     routes
-}
-
-/// The pairs of texts in `const ROUTES`, if the file has one.
-fn routes_table(text: &str) -> Vec<Route> {
-    let Some((_, table)) = text
-        .split_once("const ROUTES")
-        .and_then(|(_, rest)| rest.split_once('='))
-    else {
-        return Vec::new();
-    };
-    let table = table.split_once("];").map_or(table, |(table, _)| table);
-    let texts: Vec<&str> = table.split('"').skip(1).step_by(2).collect();
-    texts
-        .chunks_exact(2)
-        .map(|pair| (pair[0].to_owned(), pair[1].to_owned()))
-        .collect()
 }
 
 // ---- sources ----------------------------------------------------------------------------------

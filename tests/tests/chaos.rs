@@ -39,7 +39,7 @@ async fn a_kill_of_anything_during_an_import_loses_no_acknowledged_command() {
     };
     let begun = Instant::now();
     let world = World::start(&[]).await;
-    let sessions = sessions(&world, &world.api(), "client", CLIENTS).await;
+    let sessions = world.sessions(&world.api(), "client", CLIENTS).await;
     let mut load = Load::start(sessions, &[], PACE, seed);
     let mut faults = Faults::new(&world, rounds, seed);
     let mut import = Import::new(&world, &graph, faults.schedule.len(), posts_per_user);
@@ -299,7 +299,9 @@ async fn a_relay_that_wakes_up_past_its_lease_changes_nothing() {
         let [holder, standby] = &services;
         // Clients use the one that is not paused: from the other they would hear nothing.
         let api = Api::new(&standby.api, &world.query.api);
-        let sessions = sessions(&world, &api, &format!("client_{round}"), CLIENTS).await;
+        let sessions = world
+            .sessions(&api, &format!("client_{round}"), CLIENTS)
+            .await;
         let mut load = Load::start(sessions, &[], PACE, seed + round);
         load.acknowledged(20).await;
         holder.process.pause();
@@ -357,7 +359,7 @@ async fn a_fold_that_wakes_up_past_its_leases_changes_nothing() {
         .expect("a holder");
     let other = world.another(&world.query);
     other.start().await;
-    let sessions = sessions(&world, &world.api(), "client", CLIENTS * 2).await;
+    let sessions = world.sessions(&world.api(), "client", CLIENTS * 2).await;
     let mut load = Load::start(sessions, &[], PACE, seed);
     let rounds = if is_long() { 6 } else { 2 };
     let mut taken_over = 0;
@@ -439,7 +441,7 @@ async fn a_service_that_is_asked_to_stop_under_load_ends_in_order_and_keeps_its_
     const AT_MOST: Duration = Duration::from_secs(15);
     let seed = seed("stop");
     let world = World::start(&[]).await;
-    let sessions = sessions(&world, &world.api(), "client", CLIENTS).await;
+    let sessions = world.sessions(&world.api(), "client", CLIENTS).await;
     let mut load = Load::start(sessions, &[], Duration::from_millis(5), seed);
     let rounds = if is_long() { 5 } else { 2 };
     let mut slowest: BTreeMap<String, Duration> = BTreeMap::new();
@@ -511,7 +513,7 @@ async fn follows_unfollows_and_posts_in_any_interleaving_equal_the_model() {
     // With 4 a second follower in a partition makes an author hot there; with 100,000 nobody is.
     let threshold = if rng.random_bool(0.5) { "4" } else { "100000" };
     let world = World::start(&[("CELEBRITY_THRESHOLD", threshold)]).await;
-    let sessions = Arc::new(sessions(&world, &world.api(), "client", users).await);
+    let sessions = Arc::new(world.sessions(&world.api(), "client", users).await);
     let model = Arc::<Mutex<Model>>::default();
     let begun = Instant::now();
     let people = (0..users).map(|at| {
@@ -657,19 +659,4 @@ fn lines(posts: &[Post]) -> Vec<(u64, String)> {
 
 fn locked(model: &Mutex<Model>) -> std::sync::MutexGuard<'_, Model> {
     model.lock().expect("nobody panics while holding it")
-}
-
-// ---- users -----------------------------------------------------------------------------------
-
-/// New users, and a session for each through `api`.
-async fn sessions(world: &World, api: &Api, prefix: &str, count: usize) -> Vec<Session> {
-    let names: Vec<String> = (0..count)
-        .map(|number| format!("{prefix}_{number}"))
-        .collect();
-    let tokens = world.users(&names).await;
-    let sessions = names
-        .iter()
-        .zip(&tokens)
-        .map(|(name, token)| api.session(name, token));
-    join_all(sessions).await
 }

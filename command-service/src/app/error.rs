@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use shared::resilience::Refused;
+
 use super::limits::PostAllowance;
 use super::store::StoreError;
 use crate::domain::Fault;
@@ -42,9 +44,15 @@ pub enum CommandError {
     #[error("the post quota is used up")]
     PostQuota(PostAllowance),
     #[error("too many attempts to sign in")]
-    LoginLimit { retry_after: Duration },
+    LoginLimit {
+        most: u32,
+        window: Duration,
+        retry_after: Duration,
+    },
     #[error("too many commands at once")]
     Overloaded,
+    #[error("the database does not answer; nothing was done")]
+    Away,
     #[error("the command took too long; it may still be carried out")]
     Deadline,
     #[error("the command ended in a panic")]
@@ -62,6 +70,7 @@ impl CommandError {
     pub fn is_rejection(&self) -> bool {
         match self {
             Self::Overloaded
+            | Self::Away
             | Self::Deadline
             | Self::Panicked
             | Self::Signing(_)
@@ -83,6 +92,17 @@ impl CommandError {
             | Self::KeyReused
             | Self::PostQuota(_)
             | Self::LoginLimit { .. } => true,
+        }
+    }
+}
+
+impl From<Refused> for CommandError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Away => Self::Away,
+            Refused::Full => Self::Overloaded,
+            Refused::Late => Self::Deadline,
+            Refused::Panicked => Self::Panicked,
         }
     }
 }

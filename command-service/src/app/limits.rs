@@ -151,8 +151,11 @@ fn count<K: std::hash::Hash + Eq + Send + Sync + 'static>(
         *window = fresh;
     }
     if window.attempts >= most {
-        let retry_after = length.saturating_sub(passed);
-        return Err(CommandError::LoginLimit { retry_after });
+        return Err(CommandError::LoginLimit {
+            most,
+            window: length,
+            retry_after: length.saturating_sub(passed),
+        });
     }
     window.attempts += 1;
     Ok(())
@@ -174,7 +177,7 @@ mod tests {
         }
         let refused = attempt(&limits, 1).unwrap_err();
         assert!(
-            matches!(refused, CommandError::LoginLimit { retry_after } if retry_after <= PAIR_WINDOW)
+            matches!(refused, CommandError::LoginLimit { retry_after, .. } if retry_after <= PAIR_WINDOW)
         );
         assert!(
             attempt(&limits, 2).is_ok(),

@@ -34,11 +34,12 @@ use moka::future::Cache;
 use shared::consistency::ConsistencyToken;
 use shared::error_chain::Chain;
 use shared::ids::{IdGenerator, PostId, UserId};
+use shared::resilience::Gate;
 use shared::tasks::Tasks;
 use shared::time::Clock;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
-use tracing::{Instrument, error, warn};
+use tokio::sync::Notify;
+use tracing::{Instrument, warn};
 
 pub use create_post::{Created, NewPost};
 pub use edit_profile::Edited;
@@ -56,7 +57,7 @@ use limits::{LoginLimits, PostLimits};
 use passwords::Passwords;
 use store::{Quota, Result as StoreResult, Store};
 
-/// Labels: `command` (a fixed set), `outcome` (accepted, rejected, failed).
+/// Labels: `command` (a fixed set), `outcome` (accepted, rejected, refused, failed).
 const COMMANDS: &str = "command_service_commands_total";
 
 /// How long a standing may be believed without looking.
@@ -64,11 +65,10 @@ const STANDING_TTL: Duration = Duration::from_secs(1);
 const STANDINGS_CACHED: u64 = 100_000;
 /// Posts never change what is remembered of them: author, parent.
 const POSTS_CACHED: u64 = 200_000;
-/// Commands at work at once; past it callers are told to come back.
-const MAX_IN_FLIGHT: usize = 1_024;
-/// Nobody waits longer for an answer. Above the driver's wait for a server (3 s) and the
-/// retries of one append (1 s), so that most get the better answer.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// Nobody waits longer for an answer. Above the retries of one append (1 s) and the wait for a
+/// turn at hashing (2 s), so that most get the better answer. A database that has gone silent
+/// ends the wait much earlier ([`Gate`]).
+pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The use cases and what they share.
 pub struct App {
@@ -84,7 +84,7 @@ pub struct App {
     tasks: Tasks,
     /// Where commands run: not on a web worker, which may end before they do.
     runtime: Handle,
-    in_flight: Arc<Semaphore>,
+    gate: Gate,
     farewells: Notify,
 }
 
@@ -94,6 +94,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub signer: Arc<Signer>,
     pub tasks: Tasks,
+    /// What commands pass on their way to the store.
+    pub gate: Gate,
     pub quota: Quota,
     /// Off in load tests.
     pub limit_logins: bool,
@@ -135,7 +137,7 @@ impl App {
             post_limits: PostLimits::new(parts.quota),
             tasks: parts.tasks,
             runtime: Handle::current(),
-            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            gate: parts.gate,
             farewells: Notify::new(),
         }
     }
@@ -156,6 +158,8 @@ impl App {
         let outcome = match &result {
             Ok(_) => "accepted",
             Err(error) if error.is_rejection() => "rejected",
+            // Counted, not told each time: there may be thousands a second.
+            Err(CommandError::Overloaded | CommandError::Away) => "refused",
             Err(fault) => {
                 warn!(command, error = %Chain(fault), "{command} failed");
                 "failed"
@@ -170,25 +174,17 @@ impl App {
         trace: Option<String>,
         work: impl Future<Output = Result<T, CommandError>> + Send + 'static,
     ) -> Result<T, CommandError> {
-        let permit = self.in_flight.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| CommandError::Overloaded)?;
+        let place = self.gate.enter()?;
         let task = async move {
             let result = TRACE.scope(trace, work).await;
-            drop(permit);
+            drop(place);
             result
         };
         let handle = {
             let _main = self.runtime.enter();
             self.tasks.run(task.in_current_span())
         };
-        match tokio::time::timeout(DEADLINE, handle).await {
-            Err(_) => Err(CommandError::Deadline),
-            Ok(Ok(result)) => result,
-            Ok(Err(panic)) => {
-                error!(error = %panic, "a command panicked");
-                Err(CommandError::Panicked)
-            }
-        }
+        self.gate.attend(handle).await?
     }
 
     /// For bulk loading, which decides and appends many at once.

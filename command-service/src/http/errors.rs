@@ -1,27 +1,24 @@
 //! The one table from refusals to answers.
 
 use std::fmt;
-use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
+use shared::address::{POLICY, STATE};
 use shared::error_chain::Chain;
-use shared::problem::{Code, FieldError, Problem};
+use shared::problem::{Code, FieldError, Problem, whole_seconds};
 use tracing::error;
 
 use crate::app::CommandError;
 use crate::app::limits::PostAllowance;
 use crate::domain::Fault;
 
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const STATE: HeaderName = HeaderName::from_static("ratelimit");
-
 /// An answer other than success.
 #[derive(Debug)]
 pub struct ApiError {
     problem: Problem,
-    allowance: Option<PostAllowance>,
+    limit: Option<Limit>,
 }
 
 impl fmt::Display for ApiError {
@@ -37,8 +34,8 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = self.problem.error_response();
-        if let Some(allowance) = &self.allowance {
-            tell_allowance(response.headers_mut(), allowance);
+        if let Some(limit) = &self.limit {
+            limit.tell(response.headers_mut());
         }
         response
     }
@@ -48,7 +45,7 @@ impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
         Self {
             problem,
-            allowance: None,
+            limit: None,
         }
     }
 }
@@ -60,17 +57,26 @@ impl From<CommandError> for ApiError {
             error!(error = %Chain(&error), "a command failed");
         }
         let mut problem = Problem::new(code, detail_of(&error));
-        let mut allowance = None;
+        let mut limit = None;
         match error {
             CommandError::Invalid(faults) => {
                 problem.errors = faults.into_iter().map(field_error).collect();
             }
             CommandError::PostQuota(used_up) => {
                 problem.retry_after = Some(whole_seconds(used_up.state.resets_in));
-                allowance = Some(used_up);
+                limit = Some(Limit::of(&used_up));
             }
-            CommandError::LoginLimit { retry_after } => {
-                problem.retry_after = Some(whole_seconds(retry_after));
+            CommandError::LoginLimit {
+                most,
+                window,
+                retry_after,
+            } => {
+                let resets = whole_seconds(retry_after);
+                problem.retry_after = Some(resets);
+                limit = Some(Limit {
+                    policy: format!(r#""login";q={most};w={}"#, window.as_secs()),
+                    state: format!(r#""login";r=0;t={resets}"#),
+                });
             }
             CommandError::NoActor
             | CommandError::Suspended
@@ -86,13 +92,14 @@ impl From<CommandError> for ApiError {
             | CommandError::Conflict
             | CommandError::KeyReused
             | CommandError::Overloaded
+            | CommandError::Away
             | CommandError::Deadline
             | CommandError::Panicked
             | CommandError::Signing(_)
             | CommandError::Hashing(_)
             | CommandError::Store(_) => {}
         }
-        Self { problem, allowance }
+        Self { problem, limit }
     }
 }
 
@@ -113,7 +120,7 @@ fn code_of(error: &CommandError) -> Code {
         CommandError::KeyReused => Code::IdempotencyKeyReused,
         CommandError::PostQuota(_) | CommandError::LoginLimit { .. } => Code::TooManyRequests,
         CommandError::Overloaded => Code::Overloaded,
-        CommandError::Deadline => Code::Unavailable,
+        CommandError::Away | CommandError::Deadline => Code::Unavailable,
         CommandError::Store(error) if error.is_transient() => Code::Unavailable,
         CommandError::Panicked
         | CommandError::Signing(_)
@@ -155,6 +162,7 @@ fn detail_of(error: &CommandError) -> String {
         | CommandError::KeyReused
         | CommandError::LoginLimit { .. }
         | CommandError::Overloaded
+        | CommandError::Away
         | CommandError::Deadline => error.to_string(),
     }
 }
@@ -167,29 +175,38 @@ fn field_error(fault: Fault) -> FieldError {
     }
 }
 
-/// `RateLimit-Policy` and `RateLimit`, as structured fields.
-pub fn tell_allowance(headers: &mut HeaderMap, allowance: &PostAllowance) {
-    let (quota, window) = (allowance.quota.posts, allowance.quota.window.as_secs());
-    let (left, resets) = (
-        allowance.state.remaining,
-        whole_seconds(allowance.state.resets_in),
-    );
-    let policy = format!(r#""posts";q={quota};w={window}"#);
-    let state = format!(r#""posts";r={left};t={resets}"#);
-    for (name, text) in [(POLICY, policy), (STATE, state)] {
-        if let Ok(value) = HeaderValue::from_str(&text) {
-            headers.insert(name, value);
+/// A limit and how it stands, as structured fields.
+#[derive(Debug)]
+pub struct Limit {
+    policy: String,
+    state: String,
+}
+
+impl Limit {
+    pub fn of(allowance: &PostAllowance) -> Self {
+        let (quota, window) = (allowance.quota.posts, allowance.quota.window.as_secs());
+        let left = allowance.state.remaining;
+        let resets = whole_seconds(allowance.state.resets_in);
+        Self {
+            policy: format!(r#""posts";q={quota};w={window}"#),
+            state: format!(r#""posts";r={left};t={resets}"#),
+        }
+    }
+
+    /// Sets `RateLimit-Policy` and `RateLimit`.
+    pub fn tell(&self, headers: &mut HeaderMap) {
+        for (name, text) in [(POLICY, &self.policy), (STATE, &self.state)] {
+            if let Ok(value) = HeaderValue::from_str(text) {
+                headers.insert(name, value);
+            }
         }
     }
 }
 
-/// Rounded up: nobody is asked to come back too early.
-fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::app::store::StoreError;
 
@@ -213,6 +230,7 @@ mod tests {
             (CommandError::Conflict, 409, "conflict"),
             (CommandError::KeyReused, 422, "idempotency_key_reused"),
             (CommandError::Overloaded, 503, "overloaded"),
+            (CommandError::Away, 503, "unavailable"),
             (CommandError::Deadline, 503, "unavailable"),
             (CommandError::Store(away()), 503, "unavailable"),
             (
@@ -236,9 +254,16 @@ mod tests {
 
     #[test]
     fn what_is_refused_for_a_while_says_how_long() {
-        let retry_after = Duration::from_millis(1_500);
-        let answer = ApiError::from(CommandError::LoginLimit { retry_after }).error_response();
+        let refused = CommandError::LoginLimit {
+            most: 10,
+            window: Duration::from_secs(60),
+            retry_after: Duration::from_millis(1_500),
+        };
+        let answer = ApiError::from(refused).error_response();
         assert_eq!(answer.status(), 429);
-        assert_eq!(answer.headers().get("retry-after").unwrap(), "2");
+        let header = |name: &str| answer.headers().get(name).unwrap();
+        assert_eq!(header("retry-after"), "2");
+        assert_eq!(header("ratelimit-policy"), r#""login";q=10;w=60"#);
+        assert_eq!(header("ratelimit"), r#""login";r=0;t=2"#);
     }
 }

@@ -10,7 +10,7 @@ use shared::ids::{EntryId, PostId, UserId};
 use shared::problem::{Code, Problem};
 use shared::time::Timestamp;
 
-use super::errors::tell_allowance;
+use super::errors::Limit;
 use super::extract::{Body, Caller, IdempotencyKey, OptionalJson, Trace};
 use super::{Answer, BASE, accepted, no_content};
 use crate::app::{App, CommandError, Created, NewPost, Reacted};
@@ -128,7 +128,7 @@ pub async fn create(
     let allowance = created.value.allowance;
     let mut response = accepted(response, created, PostView::from);
     if let Some(allowance) = &allowance {
-        tell_allowance(response.headers_mut(), allowance);
+        Limit::of(allowance).tell(response.headers_mut());
     }
     Ok(response)
 }

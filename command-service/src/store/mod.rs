@@ -33,6 +33,7 @@ use mongodb::{Collection, Database};
 use shared::events::{Event, LogStream};
 use shared::ids::{EventId, PostId, UserId};
 use shared::log::LogDocument;
+use shared::resilience::Breaker;
 use shared::tasks::Tasks;
 use shared::time::Timestamp;
 
@@ -57,11 +58,13 @@ pub struct MongoStore {
     database: Database,
     /// Uniqueness holds only once the indexes are there.
     prepared: Arc<AtomicBool>,
+    /// Told of every answer, asked by nobody here: commands pass it on their way in.
+    breaker: Arc<Breaker>,
 }
 
 impl MongoStore {
     /// A store on this database; `views` is where the query service keeps its own.
-    pub fn new(database: Database, views: Database, tasks: Tasks) -> Self {
+    pub fn new(database: Database, views: Database, tasks: Tasks, breaker: Arc<Breaker>) -> Self {
         let events: Collection<LogDocument> = database.collection(shared::log::COLLECTION);
         Self {
             log: log::Log::new(events.clone()),
@@ -73,6 +76,7 @@ impl MongoStore {
             views: views::Views::new(views, tasks),
             database,
             prepared: Arc::default(),
+            breaker,
         }
     }
 
@@ -91,6 +95,26 @@ impl MongoStore {
         Ok(Timestamp::from_millis(time.timestamp_millis()))
     }
 
+    /// [`retry`], with the outcome told to the breaker.
+    async fn ask<T, F, A>(&self, attempt: F) -> Result<T>
+    where
+        F: Fn() -> A,
+        A: Future<Output = std::result::Result<T, errors::Fault>>,
+    {
+        self.heard(retry(attempt).await)
+    }
+
+    fn heard<T>(&self, outcome: Result<T>) -> Result<T> {
+        match &outcome {
+            Err(StoreError::Unavailable(_)) => self.breaker.failed(),
+            Ok(_)
+            | Err(StoreError::NotPrepared | StoreError::Corrupt(_) | StoreError::Unexpected(_)) => {
+                self.breaker.answered();
+            }
+        }
+        outcome
+    }
+
     fn prepared(&self) -> Result<()> {
         let prepared = self.prepared.load(Ordering::Acquire);
         prepared.then_some(()).ok_or(StoreError::NotPrepared)
@@ -101,88 +125,89 @@ impl MongoStore {
 impl Store for MongoStore {
     async fn append(&self, append: &Append) -> Result<Outcome> {
         self.prepared()?;
-        self.log.append(append).await
+        self.heard(self.log.append(append).await)
     }
 
     async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
         self.prepared()?;
-        self.log.append_all(appends).await
+        self.heard(self.log.append_all(appends).await)
     }
 
     async fn last(&self, owner: UserId, stream: LogStream) -> Result<Option<Event>> {
-        retry(|| self.log.last(owner, stream)).await
+        self.ask(|| self.log.last(owner, stream)).await
     }
 
     async fn user_events(&self, user: UserId) -> Result<Vec<Event>> {
-        retry(|| self.log.user_events(user)).await
+        self.ask(|| self.log.user_events(user)).await
     }
 
     async fn post_created(&self, post: PostId) -> Result<Option<Event>> {
-        retry(|| self.log.post_created(post)).await
+        self.ask(|| self.log.post_created(post)).await
     }
 
     async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>> {
-        retry(|| self.log.receipt(owner, key)).await
+        self.ask(|| self.log.receipt(owner, key)).await
     }
 
     async fn receipts(&self, keys: &[(UserId, String)]) -> Result<HashMap<String, EventId>> {
-        retry(|| self.log.receipts(keys)).await
+        self.ask(|| self.log.receipts(keys)).await
     }
 
     async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>> {
-        retry(|| self.log.standings(users)).await
+        self.ask(|| self.log.standings(users)).await
     }
 
     async fn register(&self, account: &NewAccount) -> Result<Registered> {
         self.prepared()?;
-        self.accounts.register(std::slice::from_ref(account)).await
+        self.heard(self.accounts.register(std::slice::from_ref(account)).await)
     }
 
     async fn register_all(&self, accounts: &[NewAccount]) -> Result<bool> {
         self.prepared()?;
-        Ok(self.accounts.register(accounts).await? == Registered::Done)
+        let registered = self.heard(self.accounts.register(accounts).await);
+        Ok(registered? == Registered::Done)
     }
 
     async fn find_account(&self, name: &AccountName) -> Result<Option<UserId>> {
-        retry(|| self.accounts.find(name)).await
+        self.ask(|| self.accounts.find(name)).await
     }
 
     async fn users_named(&self, usernames: &[String]) -> Result<HashMap<String, UserId>> {
-        retry(|| self.accounts.users_named(usernames)).await
+        self.ask(|| self.accounts.users_named(usernames)).await
     }
 
     async fn users_at(&self, emails: &[String]) -> Result<HashMap<String, UserId>> {
-        retry(|| self.accounts.users_at(emails)).await
+        self.ask(|| self.accounts.users_at(emails)).await
     }
 
     async fn password_hash(&self, user: UserId) -> Result<Option<String>> {
-        retry(|| self.accounts.password_hash(user)).await
+        self.ask(|| self.accounts.password_hash(user)).await
     }
 
     async fn open_session(&self, session: &Session) -> Result<()> {
         self.prepared()?;
-        retry(|| self.sessions.open(session)).await
+        self.ask(|| self.sessions.open(session)).await
     }
 
     async fn rotate_session(&self, current: &[u8; 32], next: &Session) -> Result<Rotation> {
-        retry(|| self.sessions.rotate(current, next)).await
+        self.ask(|| self.sessions.rotate(current, next)).await
     }
 
     async fn session_user(&self, family: &str) -> Result<Option<UserId>> {
-        retry(|| self.sessions.user(family)).await
+        self.ask(|| self.sessions.user(family)).await
     }
 
     async fn close_session(&self, family: &str) -> Result<()> {
-        retry(|| self.sessions.close(family)).await
+        self.ask(|| self.sessions.close(family)).await
     }
 
     async fn close_sessions_of(&self, user: UserId) -> Result<()> {
-        retry(|| self.sessions.close_all(user)).await
+        self.ask(|| self.sessions.close_all(user)).await
     }
 
     async fn reserve_follow(&self, follower: UserId, limit: u32) -> Result<Option<u32>> {
         // A lost answer may count one too many, never one too few.
-        retry(|| self.follows.reserve(follower, limit)).await
+        self.ask(|| self.follows.reserve(follower, limit)).await
     }
 
     async fn release_follow(&self, follower: UserId) -> Result<()> {
@@ -191,19 +216,19 @@ impl Store for MongoStore {
     }
 
     async fn count_follows(&self, follower: UserId) -> Result<u32> {
-        retry(|| self.follows.count(follower)).await
+        self.ask(|| self.follows.count(follower)).await
     }
 
     async fn recount_follows(&self, followers: &[UserId]) -> Result<()> {
-        retry(|| self.follows.mark_stale(followers)).await
+        self.ask(|| self.follows.mark_stale(followers)).await
     }
 
     async fn reserve_post(&self, author: UserId, quota: Quota) -> Result<QuotaState> {
-        retry(|| self.quotas.reserve(author, quota)).await
+        self.ask(|| self.quotas.reserve(author, quota)).await
     }
 
     async fn post_quota(&self, author: UserId, quota: Quota) -> Result<QuotaState> {
-        retry(|| self.quotas.look(author, quota)).await
+        self.ask(|| self.quotas.look(author, quota)).await
     }
 
     async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()> {
@@ -212,19 +237,19 @@ impl Store for MongoStore {
     }
 
     async fn plan_farewell(&self, user: UserId, now: Timestamp) -> Result<()> {
-        retry(|| self.farewells.plan(user, now)).await
+        self.ask(|| self.farewells.plan(user, now)).await
     }
 
     async fn claim_farewell(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>> {
-        retry(|| self.farewells.claim(now, lease)).await
+        self.ask(|| self.farewells.claim(now, lease)).await
     }
 
     async fn save_farewell(&self, job: &Farewell, due: Timestamp) -> Result<()> {
-        retry(|| self.farewells.save(job, due)).await
+        self.ask(|| self.farewells.save(job, due)).await
     }
 
     async fn drop_farewell(&self, job: &Farewell) -> Result<()> {
-        retry(|| self.farewells.drop(job)).await
+        self.ask(|| self.farewells.drop(job)).await
     }
 
     async fn follow_peers(
@@ -234,7 +259,8 @@ impl Store for MongoStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<UserId>> {
-        retry(|| self.log.follow_peers(user, direction, after, limit)).await
+        self.ask(|| self.log.follow_peers(user, direction, after, limit))
+            .await
     }
 
     async fn projected(&self, reaction: Reaction, post: PostId, user: UserId) -> Projected {

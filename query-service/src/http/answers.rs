@@ -10,6 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use shared::error_chain::Chain;
 use shared::problem::{Code, Problem};
+use shared::resilience::{Gate, Refused};
 use tracing::error;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -30,7 +31,8 @@ pub struct Found<T> {
 const SERVED: HeaderName = HeaderName::from_static("x-served");
 
 /// Runs a read to its end even if the client goes away: dropping a database call half way costs
-/// the connection it runs on. Where the database is away, what is remembered is served.
+/// the connection it runs on. Past the gate's bound it is not begun. Where the database is away
+/// or silent, what is remembered is served, unless the answer must reflect a write.
 pub async fn detached<T, F>(
     after: Consistency,
     views: &Data<CurrentViews>,
@@ -41,26 +43,51 @@ where
     F: Future<Output = Result<Option<T>, ViewError>> + Send,
 {
     let views = views.borrow().cached();
-    let work = tokio::spawn(async move {
-        let views = match after.0 {
-            Some(token) => views.wait_for(&token).await?,
-            None => views,
+    let Consistency { token, gate } = after;
+    let (loading, reading) = (views.clone(), read.clone());
+    let found = load(&gate, async move {
+        let views = match token {
+            Some(token) => loading.wait_for(&token).await?,
+            None => loading,
         };
-        let (item, stale) = match read.clone()(views.clone()).await {
-            Err(fault @ ViewError::Database(_)) => match read(views.stale()).await {
-                Ok(item) => (item, true),
-                Err(_) => return Err(fault),
-            },
-            found => (found?, false),
-        };
-        Ok(Found { item, stale })
+        reading(views).await
     });
-    match work.await {
-        Ok(outcome) => outcome.map_err(|error| problem(&error)),
-        Err(panic) => {
-            error!(error = %panic, "a read panicked");
-            Err(Problem::new(Code::Internal, "something went wrong here"))
+    match found.await {
+        Ok(item) => Ok(Found { item, stale: false }),
+        Err(problem) if problem.code == Code::Unavailable && token.is_none() => {
+            match read(views.stale()).await {
+                Ok(item) => Ok(Found { item, stale: true }),
+                Err(_) => Err(problem),
+            }
         }
+        Err(problem) => Err(problem),
+    }
+}
+
+async fn load<T: Send + 'static>(
+    gate: &Gate,
+    read: impl Future<Output = Result<T, ViewError>> + Send + 'static,
+) -> Result<T, Problem> {
+    let place = gate.enter().map_err(refused)?;
+    let work = tokio::spawn(async move {
+        let _place = place;
+        read.await
+    });
+    let outcome: Result<_, ViewError> = gate.attend(work).await.map_err(refused)?;
+    outcome.map_err(|error| {
+        if error.is_away() {
+            gate.breaker().failed();
+        }
+        problem(&error)
+    })
+}
+
+fn refused(refused: Refused) -> Problem {
+    match refused {
+        Refused::Away => problem(&ViewError::Away),
+        Refused::Full => Problem::new(Code::Overloaded, "too many reads at once"),
+        Refused::Late => Problem::new(Code::Unavailable, "the read took too long"),
+        Refused::Panicked => Problem::new(Code::Internal, "something went wrong here"),
     }
 }
 
@@ -163,6 +190,8 @@ fn problem(fault: &ViewError) -> Problem {
     match fault {
         ViewError::BadCursor => Problem::new(Code::BadCursor, fault.to_string()),
         ViewError::NotYetVisible => Problem::new(Code::NotYetVisible, "ask again in a second"),
+        // Told once, by whoever found out.
+        ViewError::Away => Problem::new(Code::Unavailable, "the views cannot be read now"),
         ViewError::Database(_) | ViewError::NotRemembered => {
             tracing::warn!(error = %Chain(fault), "a read failed");
             Problem::new(Code::Unavailable, "the views cannot be read now")

@@ -12,6 +12,7 @@ use shared::consistency::{self, ConsistencyToken};
 use shared::http::bearer;
 use shared::ids::UserId;
 use shared::problem::{Code, Problem};
+use shared::resilience::Gate;
 use shared::token::{TokenError, TokenVerifier};
 
 use crate::read_model::{CurrentViews, Views};
@@ -61,6 +62,7 @@ fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, 
     let views = request
         .app_data::<Data<CurrentViews>>()
         .map(|views| views.borrow().cached());
+    let gate = request.app_data::<Data<Gate>>().cloned();
     async move {
         let invalid = || Problem::new(Code::Unauthorized, TokenError::Invalid.to_string());
         let Some(token) = token else {
@@ -70,7 +72,7 @@ fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, 
             return Err(Problem::new(Code::Internal, "something went wrong here"));
         };
         match verifier.verify(&token).await {
-            Ok(user) if left(views, user).await => Err(invalid()),
+            Ok(user) if left(views, gate, user).await => Err(invalid()),
             Ok(user) => Ok(Some(user)),
             Err(TokenError::Invalid) => Err(invalid()),
             Err(error @ TokenError::NoKeys) => {
@@ -82,15 +84,26 @@ fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, 
 
 /// Whether the views know that the user was deactivated. Where they cannot be asked, the read
 /// itself says so.
-async fn left(views: Option<Views>, user: UserId) -> bool {
-    let Some(views) = views else { return false };
+async fn left(views: Option<Views>, gate: Option<Data<Gate>>, user: UserId) -> bool {
+    let (Some(views), Some(gate)) = (views, gate) else {
+        return false;
+    };
+    let Ok(place) = gate.enter() else {
+        return false;
+    };
     // Detached like every read: the request may be dropped while the database is asked.
-    let asked = tokio::spawn(async move { views.is_deactivated(user).await });
-    matches!(asked.await, Ok(Ok(true)))
+    let asked = tokio::spawn(async move {
+        let _place = place;
+        views.is_deactivated(user).await
+    });
+    matches!(gate.attend(asked).await, Ok(Ok(true)))
 }
 
-/// The write that the answer must reflect, if one is named.
-pub struct Consistency(pub Option<ConsistencyToken>);
+/// The write that the answer must reflect, if one is named, and the gate that the read passes.
+pub struct Consistency {
+    pub token: Option<ConsistencyToken>,
+    pub gate: Data<Gate>,
+}
 
 impl FromRequest for Consistency {
     type Error = Problem;
@@ -102,7 +115,13 @@ impl FromRequest for Consistency {
             ConsistencyToken::decode(text)
                 .map_err(|error| Problem::new(Code::BadConsistencyToken, error.to_string()))
         });
-        std::future::ready(token.transpose().map(Self))
+        let missing = || Problem::new(Code::Internal, "something went wrong here");
+        let gate = request
+            .app_data::<Data<Gate>>()
+            .cloned()
+            .ok_or_else(missing);
+        let both = token.transpose().and_then(|token| Ok((token, gate?)));
+        std::future::ready(both.map(|(token, gate)| Self { token, gate }))
     }
 }
 

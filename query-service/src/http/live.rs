@@ -22,8 +22,10 @@ use crate::read_model::{CurrentViews, ViewError};
 
 /// A comment is sent at least this often: proxies close what is silent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Events that wait for a slow client; one more and it is dropped: it can resume.
+/// Events that wait for a slow client.
 const BUFFERED: usize = 64;
+/// A client that takes nothing for so long is dropped: it can resume.
+const SLOW: Duration = Duration::from_secs(5);
 /// Between two looks at the views for one stream.
 const PACE: Duration = Duration::from_millis(5);
 
@@ -97,14 +99,15 @@ impl LiveStream {
     async fn run(mut self) {
         let stopping = self.live.stopping();
         // Tell the client at once that it is connected.
-        if !self.send(": connected\n\n".to_owned()) {
+        if !self.send(": connected\n\n".to_owned()).await {
             return;
         }
         let mut beat = Instant::now() + HEARTBEAT;
         loop {
             match self.send_new().await {
-                Ok(true) => (),
-                Ok(false) => return,
+                Ok(Sent::All) => (),
+                Ok(Sent::Some) => continue,
+                Ok(Sent::Gone) => return,
                 // The next look, at the latest with the heartbeat, makes up for it.
                 Err(error) => debug!(error = %Chain(&error), "a live stream cannot read the views"),
             }
@@ -113,38 +116,63 @@ impl LiveStream {
                 () = self.subscription.woken() => tokio::time::sleep_until(pace).await,
                 () = tokio::time::sleep_until(beat) => {
                     beat = Instant::now() + HEARTBEAT;
-                    if !self.send(": heartbeat\n\n".to_owned()) {
+                    if !self.send(": heartbeat\n\n".to_owned()).await || self.left().await {
                         return;
                     }
                 }
                 () = self.events.closed() => return,
                 () = stopping.cancelled() => {
-                    self.send(": goodbye\n\n".to_owned());
+                    self.send(": goodbye\n\n".to_owned()).await;
                     return;
                 }
             }
         }
     }
 
-    /// Sends what has become visible; false if the client is gone or too slow.
-    async fn send_new(&mut self) -> Result<bool, ViewError> {
+    /// Whether the reader was deactivated meanwhile. Where that cannot be asked, the next
+    /// heartbeat asks again.
+    async fn left(&self) -> bool {
+        let views = self.views.borrow().clone();
+        views.is_deactivated(self.reader).await.unwrap_or(false)
+    }
+
+    /// Sends what has become visible.
+    async fn send_new(&mut self) -> Result<Sent, ViewError> {
         // Whatever readers are shown now: a rebuild may have switched.
         let views = self.views.borrow().clone();
-        let (now, posts) = views.newer_than(self.reader, self.at).await?;
+        views.note_seen(self.reader).await?;
+        let (all_up_to, posts) = views.newer_than(self.reader, self.at).await?;
         for (seq, post) in posts {
             let Ok(json) = serde_json::to_string(&post) else {
                 continue;
             };
-            if !self.send(format!("event: post\nid: {seq}\ndata: {json}\n\n")) {
-                return Ok(false);
+            if !self
+                .send(format!("event: post\nid: {seq}\ndata: {json}\n\n"))
+                .await
+            {
+                return Ok(Sent::Gone);
             }
             metrics::counter!("query_service_live_events_total").increment(1);
         }
-        self.at = self.at.max(now);
-        Ok(true)
+        let before = self.at;
+        self.at = self.at.max(all_up_to);
+        let more = self.at > before && self.at < views.position_now().await?;
+        Ok(if more { Sent::Some } else { Sent::All })
     }
 
-    fn send(&self, text: String) -> bool {
-        self.events.try_send(Bytes::from(text)).is_ok()
+    /// False if the client is gone, or too slow.
+    async fn send(&self, text: String) -> bool {
+        let sent = tokio::time::timeout(SLOW, self.events.send(Bytes::from(text))).await;
+        matches!(sent, Ok(Ok(())))
     }
+}
+
+/// How far sending what is new came.
+enum Sent {
+    /// Everything that all partitions have applied.
+    All,
+    /// There is more.
+    Some,
+    /// Not to its end: the client is gone, or too slow.
+    Gone,
 }

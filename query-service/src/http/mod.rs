@@ -113,6 +113,7 @@ async fn timeline(
         ));
     }
     let read = detached(after, &views, move |views| async move {
+        views.note_seen(caller).await?;
         views
             .home(caller, limit.get(), cursor.as_deref())
             .await

@@ -17,7 +17,7 @@ use shared::partition::Partition;
 use super::idle::Idle;
 use crate::read_model::changes::Changes;
 use crate::read_model::rows::{FanOutRow, FollowersRow};
-use crate::read_model::write::Entry;
+use crate::read_model::write::{Entry, MOST_FAN_OUTS};
 use crate::read_model::{ViewError, Views};
 
 /// Followers in one batch of a fan-out: past this it becomes a durable job.
@@ -39,6 +39,8 @@ pub struct Fold {
     pub pending: BTreeMap<(UserId, UserId), u64>,
     /// Fan-outs under way, oldest first.
     pub fan_outs: BTreeMap<(i64, i64), FanOutRow>,
+    /// More of them wait in the views.
+    more_fan_outs: bool,
 }
 
 /// What one batch of events amounts to.
@@ -70,6 +72,7 @@ impl Fold {
             idle: Idle::load(&views, partition, idle_after).await?,
             pending: BTreeMap::new(),
             fan_outs: BTreeMap::new(),
+            more_fan_outs: true,
             views,
         };
         fold.pending = fold
@@ -79,12 +82,42 @@ impl Fold {
             .into_iter()
             .map(|(follower, followee, seq)| ((follower, followee), seq))
             .collect();
-        let jobs = fold.views.fan_outs(partition).await?;
-        fold.fan_outs = jobs
-            .into_iter()
-            .map(|job| ((job.entry.get(), job.author.get()), job))
-            .collect();
+        fold.load_fan_outs().await?;
         Ok(fold)
+    }
+
+    /// The oldest fan-outs under way, once those in memory are done.
+    pub async fn load_fan_outs(&mut self) -> Result<(), ViewError> {
+        if self.fan_outs.is_empty() && self.more_fan_outs {
+            let jobs = self.views.fan_outs(self.partition).await?;
+            self.more_fan_outs = jobs.len() == MOST_FAN_OUTS;
+            let keyed = jobs
+                .into_iter()
+                .map(|job| ((job.entry.get(), job.author.get()), job));
+            self.fan_outs = keyed.collect();
+        }
+        Ok(())
+    }
+
+    /// A fan-out that was just made durable: in memory unless there are very many.
+    fn keep_fan_out(&mut self, job: FanOutRow) {
+        if self.fan_outs.len() < MOST_FAN_OUTS {
+            self.fan_outs
+                .insert((job.entry.get(), job.author.get()), job);
+        } else {
+            self.more_fan_outs = true;
+        }
+    }
+
+    /// Bounds what is kept in memory. Between batches only: within one, it is ahead of the views.
+    pub fn forget(&mut self) {
+        if self.counts.len() >= MOST_CACHED {
+            self.counts.clear();
+        }
+        if self.cached >= MOST_CACHED {
+            self.followers.clear();
+            self.cached = 0;
+        }
     }
 
     /// Takes one event's share of this partition into the batch.
@@ -120,9 +153,6 @@ impl Fold {
     /// How many followers an author has here, with this batch.
     async fn count(&mut self, author: UserId) -> Result<&mut FollowersRow, ViewError> {
         if !self.counts.contains_key(&author) {
-            if self.counts.len() >= MOST_CACHED {
-                self.counts.clear();
-            }
             let row = self.views.follower_count(author, self.partition).await?;
             self.counts.insert(author, row);
         }
@@ -132,16 +162,14 @@ impl Fold {
     /// An author's followers here, with this batch. For authors who are fanned out at once.
     async fn followers(&mut self, batch: &Batch, author: UserId) -> Result<&[UserId], ViewError> {
         if !self.followers.contains_key(&author) {
+            // Those who unfollow in this batch are still there, and must not crowd out others.
+            let most = FAN_OUT_BATCH + batch.edges.get(&author).map_or(0, BTreeMap::len);
             let mut followers = self
                 .views
-                .followers_in(author, self.partition, 0, FAN_OUT_BATCH + 1)
+                .followers_in(author, self.partition, 0, most)
                 .await?;
             for (follower, on) in batch.edges.get(&author).into_iter().flatten() {
                 set(&mut followers, *follower, *on);
-            }
-            if self.cached + followers.len() > MOST_CACHED {
-                self.followers.clear();
-                self.cached = 0;
             }
             self.cached += followers.len();
             self.followers.insert(author, followers);

@@ -64,7 +64,11 @@ impl Idle {
             .and_then(|after| i64::try_from(after.as_millis()).ok());
         // Without a limit nobody is away for too long, and whoever is parked comes back.
         let since = away.map_or(i64::MIN, |away| SystemClock.now().millis() - away);
-        let back = views.parked_and_seen(partition, since, PER_SLICE).await?;
+        let back = if self.parked.is_empty() {
+            Vec::new()
+        } else {
+            views.parked_and_seen(partition, since, PER_SLICE).await?
+        };
         let gone = if away.is_some() {
             views
                 .unparked_and_unseen(partition, since, PER_SLICE)
@@ -77,7 +81,7 @@ impl Idle {
         }
         let mut changes = Changes::default();
         for reader in &back {
-            Views::reactivate(&mut changes, *reader, hold.at.top);
+            Views::reactivate(&mut changes, *reader, &hold.at);
         }
         for reader in &gone {
             Views::park(&mut changes, *reader);
@@ -87,7 +91,7 @@ impl Idle {
             self.parked.remove(&reader);
         }
         for reader in gone {
-            views.delete_entries(reader).await?;
+            views.delete_entries(reader, hold.at.top).await?;
             self.parked.insert(reader);
         }
         metrics::gauge!("query_service_parked_readers", "partition" => partition.0.to_string())

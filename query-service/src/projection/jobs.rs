@@ -3,7 +3,7 @@
 //! Jobs are rows; a slice of one is done between two batches, by the same task that folds, so
 //! that nothing races. A crash repeats a slice; entries are hints, and repeating is harmless.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bson::doc;
 use shared::ids::UserId;
@@ -14,7 +14,7 @@ use super::hold::Hold;
 use crate::read_model::changes::Changes;
 use crate::read_model::generation::View;
 use crate::read_model::keys::Key;
-use crate::read_model::rows::FanOutRow;
+use crate::read_model::rows::{FanOutRow, PulledRow};
 use crate::read_model::write::{CommitError, Entry};
 use crate::read_model::{ViewError, Views};
 
@@ -24,6 +24,8 @@ pub const KEPT: usize = 800;
 const SLACK: u16 = 200;
 /// Edges whose older entries are inserted in one slice.
 const EDGES_PER_SLICE: usize = 1_000;
+/// Entries after which a slice has done enough: a quarter of a second's worth.
+const ENTRIES_PER_SLICE: usize = 20_000;
 /// Readers whose sizes are remembered per partition.
 const MOST_SIZES: usize = 500_000;
 
@@ -34,6 +36,7 @@ pub async fn fan_out(
     sizes: &mut Sizes,
 ) -> Result<bool, CommitError> {
     let (views, partition) = (hold.views.clone(), hold.partition);
+    fold.load_fan_outs().await?;
     let Some((&key, job)) = fold.fan_outs.iter().next() else {
         return Ok(false);
     };
@@ -70,12 +73,8 @@ pub async fn fan_out(
         None => {
             changes.delete(View::FanOuts, row);
             let pulled = Key::in_partition(partition, author);
-            let others = fold
-                .fan_outs
-                .values()
-                .any(|job| job.author == author && job.entry != entry);
-            let hot = views.follower_count(author, partition).await?.hot;
-            if others || hot {
+            let PulledRow { jobs, hot } = views.pulled_row(partition, author).await?;
+            if jobs > 1 || hot {
                 changes.add(View::Pulled, pulled, "jobs", -1);
             } else {
                 changes.delete(View::Pulled, pulled);
@@ -123,7 +122,7 @@ pub async fn backfill(
     if edges.is_empty() {
         return Ok(false);
     }
-    let entries = older_entries(&views, &edges).await?;
+    let (entries, edges) = older_entries(&views, &edges).await?;
     let mut changes = Changes::default();
     for (follower, followee) in &edges {
         changes.delete(View::Pending, Key::pair(*follower, *followee));
@@ -137,45 +136,57 @@ pub async fn backfill(
 }
 
 /// The followees' outbox entries above each follower's horizon, at most [`KEPT`] for each edge;
-/// where there are more, the horizon rises first.
-async fn older_entries(views: &Views, edges: &[(UserId, UserId)]) -> Result<Vec<Entry>, ViewError> {
+/// where there are more, the horizon rises first. Comes with the edges that are done by these
+/// entries: about [`ENTRIES_PER_SLICE`] are enough for one slice.
+async fn older_entries(
+    views: &Views,
+    edges: &[(UserId, UserId)],
+) -> Result<(Vec<Entry>, Vec<(UserId, UserId)>), ViewError> {
     let mut by_followee: BTreeMap<UserId, Vec<UserId>> = BTreeMap::new();
     for (follower, followee) in edges {
         by_followee.entry(*followee).or_default().push(*follower);
     }
     let followees: Vec<UserId> = by_followee.keys().copied().collect();
-    let with_outbox = views.with_outbox(&followees).await?;
-    if with_outbox.is_empty() {
-        return Ok(Vec::new());
-    }
+    let with_outbox: HashSet<UserId> = views.with_outbox(&followees).await?.into_iter().collect();
     let followers: Vec<UserId> = edges.iter().map(|(follower, _)| *follower).collect();
-    let horizons = views.horizons(&followers).await?;
-    let mut entries = Vec::new();
-    for followee in with_outbox {
-        let readers = &by_followee[&followee];
-        let lowest = readers
-            .iter()
-            .map(|reader| horizons.get(reader).copied().unwrap_or(0))
-            .min()
-            .unwrap_or(0);
-        let outbox = views.outbox_above(followee, lowest, KEPT + 1).await?;
+    let horizons = if with_outbox.is_empty() {
+        HashMap::new()
+    } else {
+        views.horizons(&followers).await?
+    };
+    let horizon_of = |reader: &UserId| horizons.get(reader).copied().unwrap_or(0);
+    let (mut entries, mut done) = (Vec::new(), Vec::new());
+    for (followee, readers) in by_followee {
+        if entries.len() >= ENTRIES_PER_SLICE {
+            break;
+        }
+        let lowest = readers.iter().map(horizon_of).min().unwrap_or(0);
+        let outbox = if with_outbox.contains(&followee) {
+            views.outbox_above(followee, lowest, KEPT + 1).await?
+        } else {
+            Vec::new()
+        };
         let (outbox, beyond) = outbox.split_at(outbox.len().min(KEPT));
         for reader in readers {
-            if let Some((entry, _)) = beyond.first() {
-                views.raise_horizon(*reader, entry.get()).await?;
+            if entries.len() >= ENTRIES_PER_SLICE {
+                break;
             }
-            let horizon = horizons.get(reader).copied().unwrap_or(0);
+            if let Some((entry, _)) = beyond.first() {
+                views.raise_horizon(reader, entry.get()).await?;
+            }
+            let horizon = horizon_of(&reader);
             let above = outbox.iter().filter(|(entry, _)| entry.get() > horizon);
             entries.extend(above.map(|(entry, row)| Entry {
-                reader: *reader,
+                reader,
                 entry: *entry,
                 post: row.post,
                 by: followee,
                 seq: u64::try_from(row.s).unwrap_or(0),
             }));
+            done.push((reader, followee));
         }
     }
-    Ok(entries)
+    Ok((entries, done))
 }
 
 /// About how many entries readers have: says when to look, never what is there.

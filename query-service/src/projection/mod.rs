@@ -37,6 +37,8 @@ use stream_reader::{Content, Message, StreamFault, StreamReader};
 /// How long a partition is held without being renewed.
 const LEASE: Duration = Duration::from_secs(3);
 const RENEW: Duration = Duration::from_secs(1);
+/// Entries after which a batch is committed before its end: a quarter of a second's worth.
+const ENTRIES_PER_COMMIT: usize = 20_000;
 /// How long to wait for messages while jobs wait for other partitions.
 const WHILE_PENDING: Duration = Duration::from_millis(20);
 
@@ -137,6 +139,10 @@ impl Projector {
         nats: &Nats,
         stop: &CancellationToken,
     ) -> Result<Ended, ViewError> {
+        // A step may take longer than the lease: it is renewed beside them, until this ends.
+        let (lost, done) = (CancellationToken::new(), CancellationToken::new());
+        let _ends_with_us = done.clone().drop_guard();
+        tokio::spawn(keep_lease(lease.clone(), held, lost.clone(), done));
         let Some(at) = self.views.take_over(partition, held.epoch).await? else {
             return Ok(Ended::LeaseLost);
         };
@@ -164,15 +170,11 @@ impl Projector {
         )
         .await;
         let mut sizes = Sizes::default();
-        let mut renewed = Instant::now();
         let mut backoff = resilience::background();
         let mut job_done = true;
         while !stop.is_cancelled() {
-            if renewed.elapsed() >= RENEW {
-                if lease.renew(held).await?.is_none() {
-                    return Ok(Ended::LeaseLost);
-                }
-                renewed = Instant::now();
+            if lost.is_cancelled() {
+                return Ok(Ended::LeaseLost);
             }
             let waiting = !fold.pending.is_empty() || !fold.fan_outs.is_empty();
             let patience = match (job_done, waiting) {
@@ -183,6 +185,7 @@ impl Projector {
             let read = tokio::select! {
                 read = reader.next_batch(Instant::now() + patience) => read,
                 () = stop.cancelled() => break,
+                () = lost.cancelled() => return Ok(Ended::LeaseLost),
             };
             let step = match read {
                 Ok(messages) => {
@@ -216,32 +219,31 @@ impl Projector {
         sizes: &mut Sizes,
         messages: Vec<Message>,
     ) -> Result<bool, CommitError> {
-        if let Some(last) = messages.last() {
-            let at = hold.at;
-            let to = Checkpoint {
-                seq: last.seq,
-                chain: last.chain,
-                epoch: at.epoch,
-                top: messages
-                    .iter()
-                    .map(Message::event_id)
-                    .max()
-                    .unwrap_or(0)
-                    .max(at.top),
-            };
-            let mut batch = Batch::default();
-            for message in &messages {
-                self.fold_message(hold.partition, fold, &mut batch, message)
-                    .await?;
-            }
-            hold.commit(&batch.entries, &batch.changes, &batch.pulled, to)
+        fold.forget();
+        let (mut batch, mut to, mut folded) = (Batch::default(), hold.at, 0);
+        for (number, message) in messages.iter().enumerate() {
+            self.fold_message(hold.partition, fold, &mut batch, message)
                 .await?;
-            let label = hold.partition.0.to_string();
-            metrics::gauge!("query_service_checkpoint_sequence", "partition" => label.clone())
-                .set(to.seq as f64);
-            metrics::counter!("query_service_messages_total", "partition" => label)
-                .increment(messages.len() as u64);
-            sizes.grow(&batch.entries);
+            to = Checkpoint {
+                seq: message.seq,
+                chain: message.chain,
+                top: message.event_id().max(to.top),
+                ..to
+            };
+            folded += 1;
+            let is_last = number + 1 == messages.len();
+            if is_last || batch.entries.len() >= ENTRIES_PER_COMMIT {
+                hold.commit(&batch.entries, &batch.changes, &batch.pulled, to)
+                    .await?;
+                sizes.grow(&batch.entries);
+                batch = Batch::default();
+                let label = hold.partition.0.to_string();
+                metrics::gauge!("query_service_checkpoint_sequence", "partition" => label.clone())
+                    .set(to.seq as f64);
+                metrics::counter!("query_service_messages_total", "partition" => label)
+                    .increment(folded);
+                folded = 0;
+            }
         }
         let fanned = jobs::fan_out(fold, hold, sizes).await?;
         let filled = jobs::backfill(fold, hold, sizes).await?;
@@ -280,6 +282,25 @@ impl Projector {
             self.views.dead_letter(letter).await?;
         }
         Ok(())
+    }
+}
+
+/// Renews a lease until `done`; says so when it is lost.
+async fn keep_lease(lease: Lease, held: Held, lost: CancellationToken, done: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RENEW) => (),
+            () = done.cancelled() => return,
+        }
+        match lease.renew(held).await {
+            Ok(Some(_)) => (),
+            Ok(None) => {
+                lost.cancel();
+                return;
+            }
+            // Whatever cannot be reached cannot be written to either; others may take it soon.
+            Err(error) => warn!(error = %Chain(&error), "a partition's lease is not renewed"),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A generation of views: its own collections, its own number of partitions.
 
 use bson::{Document, doc};
-use mongodb::options::{ClusteredIndex, IndexOptions};
+use mongodb::options::{ClusteredIndex, IndexOptions, ReturnDocument};
 use mongodb::{Collection, Database, IndexModel};
 use shared::partition::Partitions;
 
@@ -153,14 +153,20 @@ impl Catalog {
 
     /// A new generation beside the others, to be folded from the first message on.
     pub async fn create(&self, partitions: Partitions) -> Result<Generation, ViewError> {
-        let number = self
-            .all()
-            .await?
-            .iter()
-            .map(|generation| generation.number)
-            .max()
-            .unwrap_or(0)
-            + 1;
+        // A number is never used again: a process that was paused may still fold the one it had.
+        let all = self.all().await?;
+        let known = all.iter().map(|generation| generation.number).max();
+        let pointer = doc! { "_id": CURRENT };
+        let at_least = doc! { "$max": { "last": known.unwrap_or(0) } };
+        self.rows().update_one(pointer.clone(), at_least).await?;
+        let counted = self
+            .rows()
+            .find_one_and_update(pointer, doc! { "$inc": { "last": 1_i64 } })
+            .return_document(ReturnDocument::After)
+            .await?;
+        let number = counted
+            .and_then(|pointer| pointer.get_i64("last").ok())
+            .ok_or(ViewError::Corrupt("the pointer to the current generation"))?;
         self.record(number, partitions).await?;
         let made = self
             .generation(number)
@@ -179,6 +185,9 @@ impl Catalog {
 
     /// Takes a generation off the catalog: those who fold it stop when they look next.
     pub async fn retire(&self, generation: &Generation) -> Result<(), ViewError> {
+        let pointer = doc! { "_id": CURRENT, "previous": generation.number };
+        let nothing_before = doc! { "$unset": { "previous": "" } };
+        self.rows().update_one(pointer, nothing_before).await?;
         self.rows()
             .delete_one(doc! { "_id": generation.number })
             .await?;
@@ -272,7 +281,7 @@ impl Generation {
             .create_index(by_name)
             .await?;
         let by_absence = IndexModel::builder()
-            .keys(doc! { "p": 1, "seen": 1 })
+            .keys(doc! { "p": 1, "horizon": 1, "seen": 1 })
             .build();
         self.collection::<Document>(View::Readers)
             .create_index(by_absence)

@@ -46,6 +46,8 @@ use notice::Notice;
 pub enum ViewError {
     #[error("the views' database failed")]
     Database(#[from] mongodb::error::Error),
+    #[error("the views' database is away: it was not asked")]
+    Away,
     #[error("the views hold something that cannot be read: {0}")]
     Corrupt(&'static str),
     #[error("the database refused a write: {0}")]
@@ -60,6 +62,22 @@ pub enum ViewError {
         "the views are folded in {recorded} partitions, but PARTITIONS is {wanted}: start with PARTITIONS={recorded}, or change it with `query-service rebuild`"
     )]
     OtherPartitions { recorded: u16, wanted: u16 },
+}
+
+impl ViewError {
+    /// Whether the database could not be reached, rather than said something we do not like.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Database(error) => shared::engines::is_away(error),
+            Self::Away => true,
+            Self::Corrupt(_)
+            | Self::Refused(_)
+            | Self::BadCursor
+            | Self::NotYetVisible
+            | Self::NotRemembered
+            | Self::OtherPartitions { .. } => false,
+        }
+    }
 }
 
 /// The views that readers are shown at the moment: a rebuild may switch them.

@@ -94,6 +94,17 @@ pub struct FollowersRow {
 pub struct ReaderRow {
     /// Stored entries are complete above this entry id.
     pub horizon: i64,
+    /// Whoever was parked is fanned out to again after this sequence.
+    pub active_since: i64,
+}
+
+/// Why an author is pulled in one partition.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PulledRow {
+    /// Fan-outs under way.
+    pub jobs: i64,
+    pub hot: bool,
 }
 
 /// The horizon of a reader to whom nothing is fanned out: above every entry.

@@ -40,8 +40,10 @@ const SHORTEST_WINDOW: i64 = 1_000;
 /// Back to the first id.
 const EVERYTHING: i64 = i64::MAX >> 16;
 const WIDER: i64 = 8;
-/// Entries of a live stream sent at a time: who is further behind reads the timeline.
+/// Entries of a live stream sent at a time.
 const MOST_NEWER: usize = 800;
+/// Rows of an outbox looked at, at a time, for what is new.
+const OUTBOX_LOOKBACK: usize = 100;
 /// Outboxes read at a time: more than this is no faster on one connection pool.
 const PULLS_AT_ONCE: usize = 8;
 
@@ -54,7 +56,6 @@ impl Views {
         cursor: Option<&str>,
     ) -> Result<Page<PostView>, ViewError> {
         let mut before = self.position(CursorKind::Home, reader.get(), cursor)?;
-        self.note_seen(reader).await?;
         let state = self.reader(reader).await?;
         let mut filling = Filling::new(limit);
         let mut window = self.inner.windows.get(&reader).unwrap_or(FIRST_WINDOW);
@@ -101,8 +102,10 @@ impl Views {
         Ok(self.partitions().all().map(of).min().unwrap_or(0))
     }
 
-    /// What has become visible to a reader after `seq`, up to the sequence that all partitions
-    /// have applied, which comes with it. Rising sequences; at most `MOST_NEWER`.
+    /// What has become visible to a reader after `seq`, in the order of sequences, and up to
+    /// which sequence that is all: at most the one that all partitions have applied.
+    ///
+    /// At most `MOST_NEWER` at a time: ask again after the sequence it says.
     pub async fn newer_than(
         &self,
         reader: UserId,
@@ -112,42 +115,48 @@ impl Views {
         if now <= seq {
             return Ok((now, Vec::new()));
         }
-        self.note_seen(reader).await?;
+        let (low, high) = (super::write::signed(seq), super::write::signed(now));
         let mut state = self.reader(reader).await?;
-        if self.horizon(reader).await? == PARKED {
+        let row = self.reader_row(reader).await?;
+        if row.horizon == PARKED || low < row.active_since {
+            // What came while they were parked is in nobody's timeline.
             state.pulled = state.everybody();
         }
-        let newer = doc! { "$gt": super::write::signed(seq), "$lte": super::write::signed(now) };
-        let mut found = BTreeMap::new();
+        let mut newer = Newer::default();
         let mut range = between(&reader.to_key(), 0, i64::MAX);
-        range.insert("s", newer.clone());
-        for row in self
-            .newest::<EntryRow>(View::Timeline, range, MOST_NEWER)
-            .await?
-        {
+        range.insert("s", doc! { "$gt": low, "$lte": high });
+        for row in self.all::<EntryRow>(View::Timeline, range).await? {
             if let Some(line) = row.line().filter(|line| state.may_see(line.by)) {
-                found.insert(row.s, Candidate::new(line, false));
+                newer.insert(row.s, Candidate::new(line, false));
             }
         }
         for author in state.pulled {
-            let mut range = between(&author.to_key(), 0, i64::MAX);
-            range.insert("s", newer.clone());
-            for row in self
-                .newest::<OutboxRow>(View::Outbox, range, MOST_NEWER)
-                .await?
-            {
-                if let Some(line) = row.line(author) {
-                    found.insert(row.s, Candidate::new(line, true));
+            let mut before = i64::MAX;
+            loop {
+                let range = between(&author.to_key(), 0, before);
+                let rows: Vec<OutboxRow> =
+                    self.newest(View::Outbox, range, OUTBOX_LOOKBACK).await?;
+                // An author's ids and sequences rise together but for clocks that differ.
+                let more = rows.len() == OUTBOX_LOOKBACK && rows.iter().any(|row| row.s > low);
+                for row in rows.iter().filter(|row| row.s > low && row.s <= high) {
+                    if let Some(line) = row.line(author) {
+                        newer.insert(row.s, Candidate::new(line, true));
+                    }
+                }
+                match rows.last().and_then(|row| row.line(author)) {
+                    Some(last) if more => before = last.entry.get(),
+                    Some(_) | None => break,
                 }
             }
         }
+        let (found, all_up_to) = newer.take(high);
         let candidates: Vec<Candidate> = found.values().copied().collect();
         let shown = self.show(&candidates, Some(reader)).await?;
         let numbered = found.into_keys().zip(shown);
         let posts = numbered
             .filter_map(|(seq, post)| Some((u64::try_from(seq).ok()?, post?)))
             .collect();
-        Ok((now, posts))
+        Ok((u64::try_from(all_up_to).unwrap_or(now), posts))
     }
 
     fn finish(
@@ -159,16 +168,20 @@ impl Views {
     }
 
     async fn horizon(&self, reader: UserId) -> Result<i64, ViewError> {
+        Ok(self.reader_row(reader).await?.horizon)
+    }
+
+    async fn reader_row(&self, reader: UserId) -> Result<ReaderRow, ViewError> {
         let row: Option<ReaderRow> = self
             .rows(View::Readers)
             .find_one(doc! { "_id": reader.get() })
             .await?;
-        Ok(row.unwrap_or_default().horizon)
+        Ok(row.unwrap_or_default())
     }
 
-    /// Readers who are seen are fanned out to. Noted before anything is read: who is parked now
-    /// is merged, and soon re-activated.
-    async fn note_seen(&self, reader: UserId) -> Result<(), ViewError> {
+    /// Readers who are seen are fanned out to. To be noted before anything is read: who is parked
+    /// now is merged, and soon re-activated. Whoever merely compares does not note it.
+    pub async fn note_seen(&self, reader: UserId) -> Result<(), ViewError> {
         if self.inner.seen.contains_key(&reader) || self.may_load().is_err() {
             return Ok(());
         }
@@ -381,6 +394,30 @@ impl Views {
             loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
         }
         Ok((lines, complete_above))
+    }
+}
+
+/// The candidates with the lowest sequences.
+#[derive(Default)]
+struct Newer {
+    found: BTreeMap<i64, Candidate>,
+    /// Something above what is kept was let go.
+    cut: bool,
+}
+
+impl Newer {
+    fn insert(&mut self, seq: i64, candidate: Candidate) {
+        self.found.insert(seq, candidate);
+        if self.found.len() > MOST_NEWER {
+            self.found.pop_last();
+            self.cut = true;
+        }
+    }
+
+    /// They, and up to which sequence they are all: `high` unless some were let go.
+    fn take(self, high: i64) -> (BTreeMap<i64, Candidate>, i64) {
+        let last = self.found.keys().next_back().copied();
+        (self.found, last.filter(|_| self.cut).unwrap_or(high))
     }
 }
 

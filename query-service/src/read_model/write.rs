@@ -1,11 +1,14 @@
 //! Writing the views: entries first, then all rows and the checkpoint in one transaction.
 
 use bson::{Document, doc};
+use futures_util::TryStreamExt;
 use mongodb::error::{ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::{ClientSession, Collection};
 use shared::event_stream::ChainHash;
 use shared::ids::{EntryId, UserId};
 use shared::partition::Partition;
+use shared::resilience;
+use tokio::time::{Duration, Instant};
 use tracing::warn;
 
 use super::changes::Changes;
@@ -13,17 +16,19 @@ use super::generation::View;
 use super::keys::{Key, binary, first_id, last_id};
 use super::rows::{
     CheckpointRow, DeadLetterRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PARKED,
-    PendingRow, ReaderRow,
+    PendingRow, PulledRow, ReaderRow,
 };
 use super::{ViewError, Views};
 
 /// Entries in one `insert_many`: more is no faster, and holds other writers up.
 const ENTRIES_PER_INSERT: usize = 1_000;
+/// How long a transaction that meets another's is begun again.
+const CONFLICTS: Duration = Duration::from_secs(2);
 /// Statements in one `update` command.
 const UPDATES_PER_COMMAND: usize = 500;
 
 /// Unfinished fan-outs loaded at a time; more are found at the next take-over.
-const MOST_FAN_OUTS: usize = 100_000;
+pub const MOST_FAN_OUTS: usize = 100_000;
 /// Entries looked at when a timeline is trimmed: more than a reader ever has between two trims.
 const MOST_STORED: usize = 10_000;
 
@@ -96,8 +101,12 @@ impl Views {
     ) -> Result<(), CommitError> {
         let guard =
             doc! { "_id": i32::from(partition.0), "seq": signed(from.seq), "epoch": from.epoch };
-        let moved =
-            doc! { "$set": { "seq": signed(to.seq), "chain": to.chain.to_hex(), "top": to.top } };
+        // The count makes every commit a write of the row, also a job's, which moves nothing: so
+        // it conflicts with whoever takes the partition over.
+        let moved = doc! {
+            "$set": { "seq": signed(to.seq), "chain": to.chain.to_hex(), "top": to.top },
+            "$inc": { "commits": 1_i64 },
+        };
         if changes.is_empty() {
             let checkpoints = self.rows::<Document>(View::Checkpoints);
             let outcome = checkpoints
@@ -116,6 +125,7 @@ impl Views {
             .await
             .map_err(ViewError::from)?;
         let mut careful = false;
+        let (mut backoff, give_up) = (resilience::interactive(), Instant::now() + CONFLICTS);
         loop {
             session.start_transaction().await.map_err(ViewError::from)?;
             match self
@@ -141,8 +151,11 @@ impl Views {
                         careful = true;
                     } else if !fault.contains_label(TRANSIENT_TRANSACTION_ERROR)
                         || is_network(fault)
+                        || Instant::now() > give_up
                     {
                         return Err(error);
+                    } else {
+                        backoff.wait().await;
                     }
                 }
             }
@@ -420,11 +433,7 @@ impl Views {
     ) -> Result<Vec<UserId>, ViewError> {
         let filter =
             doc! { "p": i32::from(partition.0), "seen": { "$gte": since }, "horizon": PARKED };
-        Ok(user_ids(
-            &self
-                .oldest::<Document>(View::Readers, filter, limit)
-                .await?,
-        ))
+        self.some_readers(filter, limit).await
     }
 
     /// Readers who are not parked and have not read since `since`, in Unix milliseconds.
@@ -434,17 +443,25 @@ impl Views {
         since: i64,
         limit: usize,
     ) -> Result<Vec<UserId>, ViewError> {
-        let filter = doc! { "p": i32::from(partition.0), "seen": { "$lt": since }, "horizon": { "$ne": PARKED } };
-        Ok(user_ids(
-            &self
-                .oldest::<Document>(View::Readers, filter, limit)
-                .await?,
-        ))
+        let filter = doc! { "p": i32::from(partition.0), "horizon": { "$lt": PARKED }, "seen": { "$lt": since } };
+        self.some_readers(filter, limit).await
     }
 
-    /// Fans out to a reader again: everything above `horizon` will be there.
-    pub fn reactivate(changes: &mut Changes, reader: UserId, horizon: i64) {
-        changes.set(View::Readers, Key::id(reader), doc! { "horizon": horizon });
+    /// Some readers that a filter finds, in no order.
+    async fn some_readers(&self, filter: Document, limit: usize) -> Result<Vec<UserId>, ViewError> {
+        let rows = self.rows::<Document>(View::Readers);
+        let found = rows
+            .find(filter)
+            .projection(doc! { "_id": 1 })
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX));
+        Ok(user_ids(&found.await?.try_collect::<Vec<_>>().await?))
+    }
+
+    /// Fans out to a reader again: everything above the greatest entry id applied will be there,
+    /// and everything after the checkpoint's sequence.
+    pub fn reactivate(changes: &mut Changes, reader: UserId, at: &Checkpoint) {
+        let fields = doc! { "horizon": at.top, "active_since": signed(at.seq) };
+        changes.set(View::Readers, Key::id(reader), fields);
     }
 
     /// Promises a reader nothing: their timeline is merged.
@@ -452,11 +469,28 @@ impl Views {
         changes.set(View::Readers, Key::id(reader), doc! { "horizon": PARKED });
     }
 
-    /// Deletes all entries of a parked reader.
-    pub async fn delete_entries(&self, reader: UserId) -> Result<(), ViewError> {
-        let all = super::keys::between(&reader.to_key(), 0, i64::MAX);
-        self.rows::<KeyRow>(View::Timeline).delete_many(all).await?;
+    /// Deletes a parked reader's entries up to `top`, the greatest id applied when they were
+    /// parked. They may be back by now; then their horizon is not below it.
+    pub async fn delete_entries(&self, reader: UserId, top: i64) -> Result<(), ViewError> {
+        let parked = super::keys::between(&reader.to_key(), 0, top.saturating_add(1));
+        self.rows::<KeyRow>(View::Timeline)
+            .delete_many(parked)
+            .await?;
         Ok(())
+    }
+
+    /// Why an author is pulled in a partition.
+    pub async fn pulled_row(
+        &self,
+        partition: Partition,
+        author: UserId,
+    ) -> Result<PulledRow, ViewError> {
+        let key = Key::in_partition(partition, author).bson();
+        Ok(self
+            .rows(View::Pulled)
+            .find_one(doc! { "_id": key })
+            .await?
+            .unwrap_or_default())
     }
 
     /// Notes that a reader has read their timeline.
@@ -465,6 +499,26 @@ impl Views {
         self.rows::<ReaderRow>(View::Readers)
             .update_one(doc! { "_id": reader.get() }, change)
             .await?;
+        Ok(())
+    }
+
+    /// Tells another generation when readers were last seen.
+    pub async fn copy_seen_to(&self, other: &Self) -> Result<(), ViewError> {
+        let rows = self.rows::<Document>(View::Readers);
+        let seen = rows.find(doc! {}).projection(doc! { "seen": 1 }).await?;
+        let mut chunks = seen.try_chunks(UPDATES_PER_COMMAND);
+        while let Some(chunk) = chunks.try_next().await.map_err(|fault| fault.1)? {
+            let updates: Vec<Document> = chunk
+                .iter()
+                .filter_map(|row| Some((row.get_i64("_id").ok()?, row.get_i64("seen").ok()?)))
+                .map(|(id, seen)| doc! { "q": { "_id": id }, "u": { "$max": { "seen": seen } } })
+                .collect();
+            if updates.is_empty() {
+                continue;
+            }
+            let command = doc! { "update": other.name(View::Readers), "updates": updates };
+            other.database().run_command(command).await?;
+        }
         Ok(())
     }
 

@@ -6,8 +6,7 @@
 
 pub mod model;
 
-use std::collections::BTreeMap;
-use std::future::Future;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use shared::engines;
 use shared::error_chain::Chain;
 use shared::events::Event;
-use shared::ids::UserId;
+use shared::ids::{PostId, UserId};
 use shared::log::LogDocument;
 use shared::settings::Settings;
 use tokio::time::Instant;
@@ -250,14 +249,111 @@ async fn compare_user(
     ))
 }
 
+/// One of the lists around a user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub enum List {
+    Followers,
+    Following,
+    Mutuals,
+    Home,
+    Posts,
+    /// To one of the user's own posts.
+    Replies(PostId),
+}
+
+/// One line of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line {
+    User(UserId),
+    Post(Box<PostView>),
+}
+
 /// All that one user sees and shows.
 #[derive(Debug, Default, PartialEq)]
 pub struct Visible {
     pub profile: Option<UserView>,
-    pub followers: Vec<UserId>,
-    pub following: Vec<UserId>,
-    pub home: Vec<Vec<PostView>>,
-    pub posts: Vec<Vec<PostView>>,
+    /// Pages of posts; users are one page, since theirs may end early.
+    pub lists: BTreeMap<List, Vec<Vec<Line>>>,
+}
+
+impl List {
+    pub const OF_EVERYBODY: [List; 5] = [
+        Self::Followers,
+        Self::Following,
+        Self::Mutuals,
+        Self::Home,
+        Self::Posts,
+    ];
+
+    fn is_of_users(self) -> bool {
+        matches!(self, Self::Followers | Self::Following | Self::Mutuals)
+    }
+
+    /// One page, as a client reads it; an empty one where there is nothing.
+    pub async fn page(
+        self,
+        views: &Views,
+        user: UserId,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Page<Line>, ViewError> {
+        Ok(match self {
+            Self::Followers => users(views.followers(user, limit, cursor).await?),
+            Self::Following => users(views.following(user, limit, cursor).await?),
+            Self::Mutuals => users(views.mutuals(user, limit, cursor).await?),
+            Self::Home => posts(Some(views.home(user, limit, cursor).await?)),
+            Self::Posts => posts(views.posts_of(user, None, limit, cursor).await?),
+            Self::Replies(post) => posts(views.replies_to(post, None, limit, cursor).await?),
+        })
+    }
+
+    /// All pages, as a client reads them.
+    pub async fn scroll(
+        self,
+        views: &Views,
+        user: UserId,
+        limit: usize,
+    ) -> Result<Vec<Vec<Line>>, ViewError> {
+        let (mut pages, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = self.page(views, user, limit, cursor.as_deref()).await?;
+            pages.push(page.items);
+            if page.next_cursor.is_none() {
+                break;
+            }
+            cursor = page.next_cursor;
+        }
+        if self.is_of_users() {
+            pages = vec![pages.concat()];
+        }
+        Ok(pages)
+    }
+}
+
+fn users(page: Option<Page<UserView>>) -> Page<Line> {
+    lines(page, |user| Line::User(user.user_id))
+}
+
+fn posts(page: Option<Page<PostView>>) -> Page<Line> {
+    lines(page, |post| Line::Post(Box::new(post)))
+}
+
+fn lines<T>(page: Option<Page<T>>, line: impl Fn(T) -> Line) -> Page<Line> {
+    page.map_or_else(Page::default, |page| Page {
+        items: page.items.into_iter().map(line).collect(),
+        next_cursor: page.next_cursor,
+    })
+}
+
+/// The replies to those of a user's posts that have any.
+fn answered<'a>(posts: impl IntoIterator<Item = &'a Line>) -> impl Iterator<Item = List> {
+    posts.into_iter().filter_map(|line| match line {
+        Line::Post(post) => {
+            let own = post.reposted_by.is_none() && post.replies_count > 0;
+            own.then_some(List::Replies(post.post_id))
+        }
+        Line::User(_) => None,
+    })
 }
 
 impl Visible {
@@ -267,45 +363,20 @@ impl Visible {
         if profile.is_none() {
             return Ok(Self::default());
         }
-        let followers = scroll(|cursor| async move {
-            views
-                .followers(user, PAGE, cursor.as_deref())
-                .await
-                .map(Option::unwrap_or_default)
-        })
-        .await?;
-        let following = scroll(|cursor| async move {
-            views
-                .following(user, PAGE, cursor.as_deref())
-                .await
-                .map(Option::unwrap_or_default)
-        })
-        .await?;
-        let ids = |pages: Vec<Vec<UserView>>| {
-            pages
-                .into_iter()
-                .flatten()
-                .map(|user| user.user_id)
-                .collect()
-        };
-        Ok(Self {
-            profile,
-            followers: ids(followers),
-            following: ids(following),
-            home: scroll(|cursor| async move { views.home(user, PAGE, cursor.as_deref()).await })
-                .await?,
-            posts: scroll(|cursor| async move {
-                views
-                    .posts_of(user, None, PAGE, cursor.as_deref())
-                    .await
-                    .map(Option::unwrap_or_default)
-            })
-            .await?,
-        })
+        let mut lists = BTreeMap::new();
+        for list in List::OF_EVERYBODY {
+            lists.insert(list, list.scroll(views, user, PAGE).await?);
+        }
+        let own: Vec<List> = answered(lists[&List::Posts].iter().flatten()).collect();
+        for list in own {
+            lists.insert(list, list.scroll(views, user, PAGE).await?);
+        }
+        Ok(Self { profile, lists })
     }
 
     pub fn entries(&self) -> usize {
-        self.home.iter().map(Vec::len).sum()
+        let home = self.lists.get(&List::Home).into_iter().flatten();
+        home.map(Vec::len).sum()
     }
 
     /// A line for each thing that is shown otherwise than expected.
@@ -317,21 +388,10 @@ impl Visible {
                 self.profile, shown.profile
             ));
         }
-        for (list, expected, shown) in [
-            ("followers", &self.followers, &shown.followers),
-            ("following", &self.following, &shown.following),
-        ] {
-            if expected != shown {
-                differences.push(format!(
-                    "user {user}: {list}: expected {expected:?}, shown {shown:?}"
-                ));
-            }
-        }
-        for (list, expected, shown) in [
-            ("timeline", &self.home, &shown.home),
-            ("posts", &self.posts, &shown.posts),
-        ] {
-            differences.extend(compare_pages(user, list, expected, shown));
+        let lists: BTreeSet<&List> = self.lists.keys().chain(shown.lists.keys()).collect();
+        for list in lists {
+            let pages = |of: &Self| of.lists.get(list).cloned().unwrap_or_default();
+            differences.extend(compare_pages(user, *list, &pages(self), &pages(shown)));
         }
         differences
     }
@@ -339,27 +399,103 @@ impl Visible {
 
 fn compare_pages(
     user: UserId,
-    list: &str,
-    expected: &[Vec<PostView>],
-    shown: &[Vec<PostView>],
+    list: List,
+    expected: &[Vec<Line>],
+    shown: &[Vec<Line>],
 ) -> Vec<String> {
+    let none = Vec::new();
+    let pages = 0..expected.len().max(shown.len());
+    let differing = pages.filter_map(|page| {
+        let expected = expected.get(page).unwrap_or(&none);
+        compare_page(user, list, page, expected, shown.get(page).unwrap_or(&none))
+    });
+    differing.collect()
+}
+
+/// The first line that differs: what follows has moved, so that it says enough.
+fn compare_page(
+    user: UserId,
+    list: List,
+    page: usize,
+    expected: &[Line],
+    shown: &[Line],
+) -> Option<String> {
+    let mut lines = 0..expected.len().max(shown.len());
+    let at = lines.find(|at| expected.get(*at) != shown.get(*at))?;
+    let (expected, shown) = (expected.get(at), shown.get(at));
+    Some(format!(
+        "user {user}: {list:?}: page {page}, line {at}: expected {expected:?}, shown {shown:?}"
+    ))
+}
+
+/// What a user sees otherwise in another generation of views: a line for each page.
+///
+/// While others write, two generations are at the same position only for moments. So both are
+/// asked for the same page at once, and again while they differ: only what stays different counts.
+/// Whole timelines, read one after the other, would differ for as long as people write.
+pub async fn compare_generations(
+    old: &Views,
+    new: &Views,
+    user: UserId,
+) -> Result<Vec<String>, ViewError> {
+    let profiles = settled(
+        async || tokio::try_join!(old.user(user, Some(user)), new.user(user, Some(user))),
+        |(before, after)| before == after,
+    );
+    let (before, after) = profiles.await?;
     let mut differences = Vec::new();
-    for page in 0..expected.len().max(shown.len()) {
-        let none = Vec::new();
-        let (expected, shown) = (
-            expected.get(page).unwrap_or(&none),
-            shown.get(page).unwrap_or(&none),
-        );
-        for at in 0..expected.len().max(shown.len()) {
-            let (expected, shown) = (expected.get(at), shown.get(at));
-            if expected != shown {
-                differences.push(format!("user {user}: {list}: page {page}, line {at}: expected {expected:?}, shown {shown:?}"));
-                // What follows has moved: the first difference of a page says enough.
+    if before != after {
+        differences.push(format!(
+            "user {user}: profile: expected {before:?}, shown {after:?}"
+        ));
+    }
+    let mut lists = Vec::from(List::OF_EVERYBODY);
+    while let Some(list) = lists.pop() {
+        let (mut page, mut cursor) = (0, None::<String>);
+        loop {
+            let at = cursor.as_deref();
+            let pages = settled(
+                async || {
+                    let (before, after) = (
+                        list.page(old, user, PAGE, at),
+                        list.page(new, user, PAGE, at),
+                    );
+                    tokio::try_join!(before, after)
+                },
+                |(before, after)| before.items == after.items,
+            );
+            let (before, after) = pages.await?;
+            differences.extend(compare_page(user, list, page, &before.items, &after.items));
+            if list == List::Posts {
+                lists.extend(answered(&before.items));
+            }
+            // The cursors are made with the same key, so that one fits both.
+            if before.next_cursor.is_none() {
                 break;
             }
+            (page, cursor) = (page + 1, before.next_cursor);
         }
     }
-    differences
+    Ok(differences)
+}
+
+/// Looks until two answers agree, or have not for a good while: then the last ones.
+async fn settled<T>(
+    look: impl AsyncFn() -> Result<(T, T), ViewError>,
+    agree: impl Fn(&(T, T)) -> bool,
+) -> Result<(T, T), ViewError> {
+    const LOOKS: u32 = 30;
+    let mut answers = look().await?;
+    for again in 1..LOOKS {
+        if agree(&answers) {
+            break;
+        }
+        // Not in step with whoever writes.
+        let pause = Duration::from_millis(u64::from(again) * 7 % 40);
+        tokio::time::sleep(pause).await;
+        answers = look().await?;
+    }
+    Ok(answers)
 }
 
 impl<T> Default for Page<T> {
@@ -368,22 +504,6 @@ impl<T> Default for Page<T> {
             items: Vec::new(),
             next_cursor: None,
         }
-    }
-}
-
-/// All pages, as a client reads them.
-async fn scroll<T, F>(mut page: impl FnMut(Option<String>) -> F) -> Result<Vec<Vec<T>>, ViewError>
-where
-    F: Future<Output = Result<Page<T>, ViewError>>,
-{
-    let (mut pages, mut cursor) = (Vec::new(), None);
-    loop {
-        let Page { items, next_cursor } = page(cursor).await?;
-        pages.push(items);
-        if next_cursor.is_none() {
-            return Ok(pages);
-        }
-        cursor = next_cursor;
     }
 }
 

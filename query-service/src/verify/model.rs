@@ -9,8 +9,8 @@ use shared::events::{Event, LogStream, Payload, PostRef};
 use shared::ids::{EntryId, PostId, UserId};
 use shared::time::Timestamp;
 
-use super::Visible;
-use crate::read_model::view::{PostView, Rendered, Reposter, UserView};
+use super::{Line, List, Visible};
+use crate::read_model::view::{PostView, Relationship, Rendered, Reposter, UserView};
 
 #[derive(Debug)]
 struct User {
@@ -180,12 +180,29 @@ impl Model {
         if self.active(id).is_none() {
             return Visible::default();
         }
+        let people = |ids: Vec<UserId>| vec![ids.into_iter().map(Line::User).collect()];
+        let paged = |entries: &[PostView]| {
+            let pages = pages(entries, super::PAGE).into_iter();
+            let lines = |page: Vec<PostView>| page.into_iter().map(Box::new).map(Line::Post);
+            pages.map(|page| lines(page).collect()).collect()
+        };
+        let posts = self.posts_of(id);
+        let own = posts.iter().filter(|post| post.reposted_by.is_none());
+        let answered = own.filter(|post| post.replies_count > 0);
+        let replies: Vec<PostId> = answered.map(|post| post.post_id).collect();
+        let mut lists = BTreeMap::from([
+            (List::Followers, people(self.followers(id))),
+            (List::Following, people(self.followees(id))),
+            (List::Mutuals, people(self.mutuals(id))),
+            (List::Home, paged(&self.home(id))),
+            (List::Posts, paged(&posts)),
+        ]);
+        for post in replies {
+            lists.insert(List::Replies(post), paged(&self.replies_to(post)));
+        }
         Visible {
             profile: self.user(id, Some(id)),
-            followers: self.followers(id),
-            following: self.followees(id),
-            home: pages(&self.home(id), super::PAGE),
-            posts: pages(&self.posts_of(id), super::PAGE),
+            lists,
         }
     }
 
@@ -218,6 +235,27 @@ impl Model {
     /// Followers who are active, newest account first.
     pub fn followers(&self, id: UserId) -> Vec<UserId> {
         self.listed(self.followers.get(&id))
+    }
+
+    /// Followees who are active and follow back, newest account first.
+    pub fn mutuals(&self, id: UserId) -> Vec<UserId> {
+        let mut mutuals = self.followees(id);
+        let followers = self.followers.get(&id);
+        mutuals.retain(|peer| followers.is_some_and(|followers| followers.contains(peer)));
+        mutuals
+    }
+
+    /// How `viewer` and `user` stand; `None` if there is no such user.
+    pub fn relationship(&self, viewer: UserId, user: UserId) -> Option<Relationship> {
+        self.active(user)?;
+        let follows = |follower, followee| {
+            let following = self.following.get(&follower);
+            following.is_some_and(|followees| followees.contains(&followee))
+        };
+        Some(Relationship {
+            following: follows(viewer, user),
+            followed_by: follows(user, viewer),
+        })
     }
 
     fn listed(&self, ids: Option<&BTreeSet<UserId>>) -> Vec<UserId> {
@@ -255,6 +293,21 @@ impl Model {
         outbox
             .rev()
             .filter_map(|(entry, post)| self.post(*entry, *post, user, None))
+            .collect()
+    }
+
+    /// Every post there is, whether its author is active or not.
+    pub fn posts(&self) -> impl Iterator<Item = PostId> {
+        self.posts.keys().copied()
+    }
+
+    /// The replies to a post, newest first.
+    pub fn replies_to(&self, post: PostId) -> Vec<PostView> {
+        let standing = self.post(post.cast(), post, post.cast(), None);
+        let replies = self.replies.get(&post).filter(|_| standing.is_some());
+        let replies = replies.into_iter().flatten().rev();
+        replies
+            .filter_map(|reply| self.post(reply.cast(), *reply, reply.cast(), None))
             .collect()
     }
 

@@ -1,6 +1,8 @@
 //! A world of its own for each test: a database, a stream, a history, and a fold that can be
 //! started and killed. The relay's part is played here: events go to the log and to the stream.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::collections::HashMap;
 
 use async_nats::HeaderMap;

@@ -217,7 +217,7 @@ impl Fold {
             1,
         );
         batch.pulled.push((by, seq));
-        self.fan_outs.insert((entry.get(), by.get()), job);
+        self.keep_fan_out(job);
         Ok(())
     }
 }
