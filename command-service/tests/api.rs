@@ -8,12 +8,15 @@ use std::collections::HashSet;
 
 use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
 use command_service::app::Verdict;
+use command_service::app::store::{Append, Store};
 use command_service::http::{BASE, ROUTES};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use shared::consistency::ConsistencyToken;
-use shared::events::{LogStream, Payload};
-use shared::token::{KeySet, TokenVerifier};
+use shared::events::{Bare, Event, LogStream, Payload};
+use shared::ids::{Id, SEQUENCE_BITS};
+use shared::time::{Clock, SystemClock};
+use shared::token::{KEY_SET, KeySet, TokenVerifier};
 use support::{Account, PASSWORD, TestApp, eventually};
 
 // --- users ---
@@ -246,6 +249,39 @@ async fn a_profile_is_edited_in_part_and_shows_in_the_next_post() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_edited_profile_is_answered_with_its_projected_numbers() {
+    let app = TestApp::spawn();
+    let (ada, bob) = (app.account("ada").await, app.account("bob").await);
+    let database = app.database().await;
+    let views = database
+        .client()
+        .database(&format!("{}_views", database.name()));
+    let rows = |name: &str| views.collection::<Document>(name);
+    let pointer = doc! { "_id": "current", "generation": 7_i64 };
+    rows("generations").insert_one(pointer).await.unwrap();
+    let id = |who: &Account| who.id.parse::<i64>().unwrap();
+    let user = doc! { "_id": id(&ada), "following": 3_i64, "posts": 12_i64 };
+    rows("g7_users").insert_one(user).await.unwrap();
+    for (who, partition, n) in [(&ada, 0_u16, 4_i64), (&ada, 3, 5), (&bob, 0, 70)] {
+        let bytes = [&id(who).to_be_bytes()[..], &partition.to_be_bytes()].concat();
+        let subtype = BinarySubtype::Generic;
+        let row = doc! { "_id": Binary { subtype, bytes }, "n": n };
+        rows("g7_follower_counts").insert_one(row).await.unwrap();
+    }
+    let edit = json!({ "bio": "engines" });
+    let edited = app.command_with(&ada, "PATCH", "/users/me", edit).await;
+    for (field, number) in [
+        ("followers_count", 9),
+        ("following_count", 3),
+        ("posts_count", 12),
+    ] {
+        assert_eq!(edited.accepted(200).body[field], number, "{field}");
+    }
+    views.drop().await.unwrap();
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn concurrent_edits_are_all_kept_in_order() {
     let app = TestApp::spawn();
     let ada = app.account("ada").await;
@@ -371,6 +407,13 @@ async fn a_replayed_answer_is_the_first_one_even_after_a_rename() {
         .accepted(200);
     let again = app.send(keyed(&app, &ada, "\"k-1\"", "once")).await;
     assert_eq!((first.status, first.body), (again.status, again.body));
+    let policy = again.headers.get("ratelimit-policy").unwrap();
+    assert_eq!(policy, "\"posts\";q=300;w=10800");
+    let state = again.headers.get("ratelimit").unwrap().to_str().unwrap();
+    assert!(
+        state.starts_with("\"posts\";r=299;t=10"),
+        "a replay takes nothing: {state}"
+    );
     app.end().await;
 }
 
@@ -797,6 +840,50 @@ async fn who_leaves_is_gone_at_once_and_their_edges_end() {
     app.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_that_a_deactivation_overtakes_ends_itself() {
+    let app = TestApp::spawn();
+    let (ada, bob, eve) = (
+        app.account("ada").await,
+        app.account("bob").await,
+        app.account("eve").await,
+    );
+    let path = |who: &Account| format!("/users/{}/follow", who.id);
+    let (core, id) = (app.core().await, bob.id.parse::<i64>().unwrap());
+    let bob_id = Id::new(id).unwrap();
+    // Another replica's, which no farewell follows here.
+    let leave = Append {
+        event: Event {
+            id: Id::new(SystemClock.now().millis() << SEQUENCE_BITS).unwrap(),
+            stream: LogStream::User(bob_id),
+            version: 2,
+            actor: bob_id,
+            at: SystemClock.now(),
+            payload: Payload::UserDeactivated(Bare {}),
+        },
+        owner: bob_id,
+        key: None,
+        trace: None,
+        nonce: 1,
+    };
+    // From here on this replica believes for a second that bob is there.
+    app.command(&eve, "POST", &path(&bob)).await.accepted(200);
+    core.store.append(&leave).await.unwrap();
+    let (to_bob, to_ada) = (path(&bob), path(&ada));
+    let (overtaken, own) = tokio::join!(
+        app.command(&ada, "POST", &to_bob),
+        app.command(&bob, "POST", &to_ada)
+    );
+    overtaken.refused(404, "not_found");
+    own.refused(401, "unauthorized");
+    for (from, to) in [(&ada, &bob), (&bob, &ada)] {
+        let versions = app.versions(&format!("follow:{}:{}", from.id, to.id)).await;
+        // Nothing at all where this machine took more than that second.
+        assert!(versions == [1, 2] || versions.is_empty(), "{versions:?}");
+    }
+    app.end().await;
+}
+
 // --- the envelope ---
 
 #[tokio::test(flavor = "multi_thread")]
@@ -845,6 +932,12 @@ async fn what_frameworks_answer_in_plain_text_is_a_problem_too() {
         .send(app.request("GET", &format!("{BASE}/posts/1/like")))
         .await;
     assert_eq!(both.header("allow"), "POST, DELETE");
+    let keys = async |method| app.request(method, KEY_SET).send().await.unwrap();
+    let (head, whole) = (keys("HEAD").await, keys("GET").await);
+    assert_eq!(head.status(), 200);
+    let length = |answer: &reqwest::Response| answer.headers().get("content-length").cloned();
+    assert_eq!(length(&head), length(&whole));
+    assert_eq!(head.text().await.unwrap(), "");
     app.send(json("{".into()))
         .await
         .refused(400, "malformed_body");
@@ -940,6 +1033,9 @@ async fn one_address_sends_so_many_requests_a_second() {
     assert!(limited.len() >= 15, "{} were limited", limited.len());
     limited[0].refused(429, "too_many_requests");
     assert_eq!(limited[0].header("retry-after"), "1");
+    // Whoever else is at this address can still verify tokens.
+    let keys = app.send(app.request("GET", KEY_SET)).await;
+    keys.accepted(200);
     app.end().await;
 }
 

@@ -699,6 +699,22 @@ async fn a_scan_that_crashes_anywhere_is_exact_while_writers_go_on() {
     world.end().await;
 }
 
+/// A scan's token may be ahead of what a majority has, and what it reads is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_has_a_majority_confirm_a_write_after_its_token_before_it_reads_ids() {
+    let world = World::new("mark").await;
+    world.write(1, 2).await;
+    let marks: Collection<Document> = world.database.collection(relay::MARKS);
+    let mut written = marks.watch().await.unwrap();
+    // Nothing past the greatest id is reached: no window has set a mark of its own.
+    let relay = world.relay(world.settings()).await;
+    let running = Running::start(relay.failing_at(|point| point == Point::ScanBegun));
+    let first = tokio::time::timeout(PATIENCE, written.next()).await;
+    assert!(first.is_ok(), "a mark is written");
+    running.stop().await;
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_named_crash_point_of_a_scan_is_survived() {
     let points = [

@@ -16,7 +16,7 @@ use command_service::app::store::{
 use command_service::startup::Core;
 use shared::events::{Edge, Event, LogStream, Payload, PostCreated, UserRegistered};
 use shared::ids::Id;
-use shared::time::Timestamp;
+use shared::time::{Clock, SystemClock, Timestamp};
 use support::TestApp;
 
 async fn world() -> (TestApp, Core) {
@@ -187,6 +187,27 @@ async fn a_farewell_whose_deactivation_never_came_goes_away() {
         "the job is looked at"
     );
     assert!(!core.app.farewell_step().await.unwrap(), "and gone");
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_farewell_that_is_planned_again_is_not_given_up() {
+    let (app, core) = world().await;
+    let user = Id::new(10).unwrap();
+    let (long_ago, now) = (Timestamp::from_millis(1_000), SystemClock.now());
+    let lease = Duration::from_secs(30);
+    core.store.plan_farewell(user, long_ago).await.unwrap();
+    // A worker has found that the user is still there; meanwhile they try again.
+    let claimed = core.store.claim_farewell(long_ago, lease).await.unwrap();
+    core.store.plan_farewell(user, now).await.unwrap();
+    core.store.drop_farewell(&claimed.unwrap()).await.unwrap();
+    assert!(
+        core.app.farewell_step().await.unwrap(),
+        "the job is still there"
+    );
+    let later = Timestamp::from_millis(now.millis() + 3_600_000);
+    let kept = core.store.claim_farewell(later, lease).await.unwrap();
+    assert_eq!(kept.unwrap().planned_at, now);
     app.end().await;
 }
 

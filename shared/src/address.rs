@@ -17,6 +17,7 @@ use actix_web::{Error, HttpRequest, ResponseError};
 
 use crate::problem::{Code, Problem, whole_seconds};
 use crate::settings::{Network, Settings};
+use crate::token::KEY_SET;
 
 const BURST_SECS: u32 = 2;
 /// Buckets remembered; one that is forgotten is a full one.
@@ -188,7 +189,10 @@ pub async fn limit_address(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
-    let address = (addresses.per_second > 0).then(|| addresses.of(request.request()));
+    // Without the keys a query service serves nobody: whoever shares its address must not keep
+    // it from them.
+    let limited = addresses.per_second > 0 && request.path() != KEY_SET;
+    let address = limited.then(|| addresses.of(request.request()));
     let Some(Some(address)) = address else {
         return Ok(next.call(request).await?.map_into_left_body());
     };

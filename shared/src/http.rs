@@ -3,13 +3,13 @@
 
 use std::time::Instant;
 
-use actix_web::body::{EitherBody, MessageBody};
+use actix_web::body::{self, BodySize, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpRequest, HttpResponse, Resource, ResponseError, Route, web};
+use actix_web::{Error, HttpRequest, HttpResponse, Resource, ResponseError, Route, guard, web};
 use metrics::{Label, counter, histogram};
 use tracing::Instrument;
 
@@ -66,13 +66,16 @@ fn method_label(method: &Method) -> &'static str {
 pub async fn observe(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
+) -> Result<ServiceResponse<EitherBody<impl MessageBody, body::None>>, Error> {
     let started = Instant::now();
     let id = request_id(&request);
     let route = request
         .match_pattern()
         .unwrap_or_else(|| UNMATCHED.to_owned());
-    let method = method_label(request.method());
+    let (method, is_head) = (
+        method_label(request.method()),
+        request.method() == Method::HEAD,
+    );
     let span =
         tracing::info_span!("request", request.id = %id, http.method = method, http.route = %route);
     // Handlers' errors are answers by now; what is left are faults of other middleware.
@@ -107,7 +110,14 @@ pub async fn observe(
         let value = HeaderValue::from_static("no-store");
         headers.insert(HeaderName::from_static("cache-control"), value);
     }
-    Ok(response)
+    Ok(response.map_body(|_, sent| {
+        // The server sends no body to a HEAD, but would wait for the end of a stream.
+        if is_head && sent.size() == BodySize::Stream {
+            EitherBody::right(body::None::new())
+        } else {
+            EitherBody::left(sent)
+        }
+    }))
 }
 
 /// Refuses requests with more headers than anybody needs, before anything looks at them.
@@ -127,16 +137,24 @@ pub async fn bound_headers(
     Ok(next.call(request).await?.map_into_left_body())
 }
 
-/// A resource that answers any other method with 405 and `Allow`.
+/// A resource that answers any other method with 405 and `Allow`. What answers GET answers HEAD:
+/// the server leaves the body out.
 pub fn resource<const N: usize>(path: &str, routes: [(Method, Route); N]) -> Resource {
     let allow = routes
         .iter()
-        .map(|(method, _)| method.as_str())
+        .map(|(method, _)| match *method {
+            Method::GET => "GET, HEAD",
+            _ => method.as_str(),
+        })
         .collect::<Vec<_>>()
         .join(", ");
     let mut resource = web::resource(path);
     for (method, route) in routes {
-        resource = resource.route(route.method(method));
+        resource = resource.route(if method == Method::GET {
+            route.guard(guard::Any(guard::Get()).or(guard::Head()))
+        } else {
+            route.method(method)
+        });
     }
     resource.default_service(web::to(move || {
         let allow = allow.clone();
@@ -219,4 +237,39 @@ pub fn bearer(request: &HttpRequest) -> Option<&str> {
 /// Whether an answer says that somebody should look: metrics and logs count these.
 pub fn is_fault(status: StatusCode) -> bool {
     status.is_server_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::middleware::from_fn;
+    use actix_web::{App, test};
+
+    use super::*;
+
+    #[actix_web::test]
+    async fn what_answers_get_answers_head_and_waits_for_no_stream() {
+        let whole = || async { "whole" };
+        let endless = || async {
+            let never = futures_util::stream::pending::<Result<web::Bytes, Error>>();
+            HttpResponse::Ok().streaming(never)
+        };
+        let app = App::new()
+            .wrap(from_fn(observe))
+            .service(resource("/whole", [(Method::GET, web::to(whole))]))
+            .service(resource("/endless", [(Method::GET, web::to(endless))]));
+        let app = test::init_service(app).await;
+        let call = async |method: Method, path| {
+            let request = test::TestRequest::with_uri(path).method(method);
+            test::call_service(&app, request.to_request()).await
+        };
+        let answer = call(Method::HEAD, "/whole").await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.response().body().size(), BodySize::Sized(5));
+        let answer = call(Method::HEAD, "/endless").await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.response().body().size(), BodySize::None);
+        let answer = call(Method::PUT, "/whole").await;
+        assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(answer.headers().get(ALLOW).unwrap(), "GET, HEAD");
+    }
 }

@@ -18,8 +18,12 @@ pub const AUDIENCE: &str = "microblog";
 pub const LIFETIME: Duration = Duration::from_secs(900);
 /// Clocks of two machines may differ by this much.
 const LEEWAY_SECS: u64 = 5;
+/// Where a service publishes its key set.
+pub const KEY_SET: &str = "/.well-known/jwks.json";
 /// At most one look at the key set in this time, however many unknown keys are named.
 const REFETCH: Duration = Duration::from_secs(5);
+/// The same while the key set cannot be had.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What an access token says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,11 +69,32 @@ enum Source {
     Url { url: String, http: reqwest::Client },
 }
 
+/// The last look at the key set.
+#[derive(Clone, Copy)]
+struct Look {
+    at: Instant,
+    /// Not before it has come to its end.
+    worked: bool,
+}
+
+impl Look {
+    /// What it says to whoever asks so soon after it that there is no other.
+    fn answer(self) -> Option<Result<(), TokenError>> {
+        let (holds, answer) = if self.worked {
+            (REFETCH, Ok(()))
+        } else {
+            (RETRY, Err(TokenError::NoKeys))
+        };
+        (self.at.elapsed() < holds).then_some(answer)
+    }
+}
+
 /// Verifies tokens, and remembers those it has verified until they expire.
 pub struct TokenVerifier {
     source: Source,
     keys: RwLock<HashMap<String, Arc<DecodingKey>>>,
-    fetched: tokio::sync::Mutex<Option<Instant>>,
+    /// Held while the key set is fetched: whoever waits for it takes what the fetch came to.
+    looked: tokio::sync::Mutex<Option<Look>>,
     verified: moka::sync::Cache<[u8; 32], (UserId, u64)>,
 }
 
@@ -93,7 +118,7 @@ impl TokenVerifier {
         Self {
             source,
             keys: RwLock::default(),
-            fetched: tokio::sync::Mutex::default(),
+            looked: tokio::sync::Mutex::default(),
             verified: moka::sync::Cache::builder()
                 .max_capacity(100_000)
                 .time_to_live(LIFETIME)
@@ -180,10 +205,16 @@ impl TokenVerifier {
         let Source::Url { url, http } = &self.source else {
             return Ok(());
         };
-        let mut fetched = self.fetched.lock().await;
-        if fetched.is_some_and(|at| at.elapsed() < REFETCH) {
-            return Ok(());
+        let mut looked = self.looked.lock().await;
+        if let Some(answer) = looked.and_then(Look::answer) {
+            return answer;
         }
+        let mut tell = |worked| {
+            let at = Instant::now();
+            *looked = Some(Look { at, worked });
+        };
+        // Now already: a caller that goes away leaves a look that came to nothing.
+        tell(false);
         let answer = async {
             http.get(url)
                 .send()
@@ -195,13 +226,74 @@ impl TokenVerifier {
         match answer.await {
             Ok(set) => {
                 self.learn(&set);
-                *fetched = Some(Instant::now());
+                tell(true);
                 Ok(())
             }
             Err(error) => {
+                tell(false);
                 warn!(error = %Chain(&error), "the key set cannot be fetched");
                 Err(TokenError::NoKeys)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Answers every request with this, after a while; the URL, and how often it was asked.
+    async fn server(status: &'static str, body: &'static str) -> (String, Arc<AtomicUsize>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}{KEY_SET}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                let mut head = [0; 1_024];
+                let _ = stream.read(&mut head).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        (url, asked)
+    }
+
+    #[tokio::test]
+    async fn a_key_set_that_cannot_be_had_is_asked_for_once_in_a_while() {
+        let (url, asked) = server("503 Service Unavailable", "").await;
+        let verifier = TokenVerifier::with_url(url).unwrap();
+        let began = Instant::now();
+        let waiters = (0..20).map(|_| verifier.fetch());
+        for outcome in futures_util::future::join_all(waiters).await {
+            assert_eq!(outcome, Err(TokenError::NoKeys));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert!(began.elapsed() < RETRY, "nobody waits for more than one");
+        tokio::time::sleep(RETRY).await;
+        assert!(!verifier.is_ready().await);
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "later it is asked again");
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_does_not_make_the_next_ask_at_once() {
+        let (url, asked) = server("200 OK", r#"{"keys":[]}"#).await;
+        let verifier = TokenVerifier::with_url(url).unwrap();
+        let short = Duration::from_millis(20);
+        let dropped = tokio::time::timeout(short, verifier.fetch()).await;
+        assert!(dropped.is_err());
+        assert_eq!(verifier.fetch().await, Err(TokenError::NoKeys));
+        tokio::time::sleep(RETRY).await;
+        assert_eq!(verifier.fetch().await, Ok(()));
+        assert_eq!(verifier.fetch().await, Ok(()));
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 }

@@ -38,7 +38,7 @@ pub struct Created {
     pub at: Timestamp,
     /// An earlier request with the same key wrote it.
     pub replayed: bool,
-    /// How the author's quota stands; unknown for what was written before.
+    /// How the author's quota stands, where that could be read.
     pub allowance: Option<PostAllowance>,
 }
 
@@ -71,7 +71,7 @@ impl App {
         if let Some(key) = &key
             && let Some(receipt) = self.store.receipt(actor, &key.text).await?
         {
-            return self.replay(actor, key, receipt).await;
+            return self.replay(&author, key, receipt).await;
         }
         let parent = match new.reply_to {
             Some(parent) => self.find_post(parent).await?,
@@ -91,7 +91,7 @@ impl App {
             Ok(Appended::KeyTaken(receipt)) => {
                 self.release_post(actor, allowance).await;
                 let key = key.ok_or(CommandError::Conflict)?;
-                self.replay(actor, &key, receipt).await
+                self.replay(&author, &key, receipt).await
             }
             Ok(Appended::Stale) => {
                 self.release_post(actor, allowance).await;
@@ -107,20 +107,24 @@ impl App {
     }
 
     /// The first answer: with the author's profile as the first request read it, which is what
-    /// events with smaller ids say.
+    /// events with smaller ids say. The quota is told as it stands now.
     async fn replay(
         &self,
-        actor: UserId,
+        current: &User,
         key: &Key,
         receipt: Receipt,
     ) -> Result<Accepted<Created>, CommandError> {
         if receipt.hash != key.hash {
             return Err(CommandError::KeyReused);
         }
-        let mut events = self.store.user_events(actor).await?;
+        let (events, allowance) = tokio::join!(
+            self.store.user_events(current.id),
+            self.post_allowance(current)
+        );
+        let mut events = events?;
         events.retain(|event| event.id < receipt.event.id);
         let author = User::fold(&events).ok_or(CommandError::NoActor)?;
-        accepted(&receipt.event, Arc::new(author), None, true)
+        accepted(&receipt.event, Arc::new(author), allowance, true)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The job is written before the event: a crash between the two leaves a job that finds its
 //! user still there and goes away after a while. The edges are looked at twice, the second time
-//! when no command can still believe an older standing.
+//! when hardly a command can still believe an older standing; a follow that was slower than that
+//! looks after itself, once it is in the log.
 
 use std::time::Duration;
 
@@ -26,8 +27,9 @@ const PASSES: u32 = 2;
 /// Between them: longer than a command may run on a standing read before the deactivation
 /// ([`super::DEADLINE`] and [`super::STANDING_TTL`] together).
 const BETWEEN_PASSES: Duration = Duration::from_secs(7);
-/// After this long a job whose user is still there belongs to a command that came to nothing.
-const ABANDONED: Duration = Duration::from_secs(60);
+/// After this long a job whose user is still there belongs to a command that came to nothing. Far
+/// above the time that a command may take while the database comes and goes.
+const ABANDONED: Duration = Duration::from_secs(600);
 /// How long one step may take before another replica tries it.
 const LEASE: Duration = Duration::from_secs(30);
 /// Jobs of replicas that are gone are found within this time.
@@ -48,7 +50,7 @@ impl App {
             return Err(CommandError::NoActor);
         }
         // Whoever has a stolen token guesses no faster than whoever has none.
-        self.login_limits.check(actor.to_string(), None)?;
+        self.login_limits.check(&actor.to_string(), None)?;
         let hash = self.store.password_hash(actor).await?;
         if !self.passwords.verify(password, hash).await? {
             return Err(CommandError::BadCredentials);
@@ -116,7 +118,7 @@ impl App {
     /// The job was planned, the event is not there yet, or never will be.
     async fn wait_for_event(&self, job: &Farewell, now: Timestamp) -> Result<(), StoreError> {
         if now >= later(job.planned_at, ABANDONED) {
-            self.store.drop_farewell(job.user).await
+            self.store.drop_farewell(job).await
         } else {
             self.store.save_farewell(job, later(now, POLL)).await
         }
@@ -139,7 +141,7 @@ impl App {
             }
             Direction::Incoming => {
                 info!(user.id = %job.user, "every edge of user {} has ended", job.user);
-                self.store.drop_farewell(job.user).await
+                self.store.drop_farewell(&job).await
             }
         }
     }
@@ -158,7 +160,7 @@ impl App {
         ended.into_iter().collect()
     }
 
-    async fn end_edge(&self, ends: Ends, actor: UserId) -> Result<(), StoreError> {
+    pub(super) async fn end_edge(&self, ends: Ends, actor: UserId) -> Result<(), StoreError> {
         let (owner, stream): (UserId, LogStream) = follow_stream(ends);
         let decide = |edge: &edge::Edge| Ok(edge::end_follow(edge, ends));
         match self.switch(owner, stream, actor, actor.get(), decide).await {

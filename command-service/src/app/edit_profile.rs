@@ -5,17 +5,30 @@ use shared::ids::UserId;
 
 use super::append::{Appended, Draft, Target, tries, wait_turn};
 use super::register::own_token;
+use super::store::Counts;
 use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, ProfileChange, User};
+
+/// A profile after an edit, with its numbers as last projected.
+#[derive(Clone, Debug)]
+pub struct Edited {
+    pub user: User,
+    pub counts: Counts,
+}
 
 impl App {
     pub async fn edit_profile(
         &self,
         actor: UserId,
         change: ProfileChange,
-    ) -> Result<Accepted<User>, CommandError> {
+    ) -> Result<Accepted<Edited>, CommandError> {
         let decide = |user: &User| user::edit_profile(user, &change).map_err(CommandError::from);
-        self.change_user(actor, decide).await
+        let Accepted { value: user, token } = self.change_user(actor, decide).await?;
+        let counts = self.store.counts(actor).await;
+        Ok(Accepted {
+            value: Edited { user, counts },
+            token,
+        })
     }
 
     /// Decides on a user's own stream, and decides again as long as others are faster.

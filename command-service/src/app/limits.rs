@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
+use sha2::{Digest, Sha256};
 use shared::error_chain::Chain;
 use shared::ids::UserId;
 use tracing::warn;
@@ -62,6 +63,13 @@ impl App {
         }
     }
 
+    /// How the author's quota stands; what is only told is not worth a failure.
+    pub(super) async fn post_allowance(&self, author: &User) -> Option<PostAllowance> {
+        let quota = self.post_limits.of(author);
+        let state = self.store.post_quota(author.id, quota).await.ok()?;
+        Some(PostAllowance { quota, state })
+    }
+
     /// Gives a reservation back after a definite failure.
     pub(super) async fn release_post(&self, author: UserId, allowance: PostAllowance) {
         let window = allowance.state.window_start;
@@ -80,13 +88,15 @@ struct Window {
 }
 
 type Windows<K> = Cache<K, Arc<Mutex<Window>>>;
-type Pair = (String, Option<IpAddr>);
+/// What somebody calls an account may be as long as a body; its hash is not.
+type Account = [u8; 32];
+type Pair = (Account, Option<IpAddr>);
 
 /// Counts attempts to sign in, successful or not, on this replica.
 pub struct LoginLimits {
     enabled: bool,
     pairs: Windows<Pair>,
-    accounts: Windows<String>,
+    accounts: Windows<Account>,
 }
 
 impl LoginLimits {
@@ -105,12 +115,13 @@ impl LoginLimits {
     }
 
     /// Counts one attempt at this account, or refuses it.
-    pub fn check(&self, account: String, address: Option<IpAddr>) -> Result<(), CommandError> {
+    pub fn check(&self, account: &str, address: Option<IpAddr>) -> Result<(), CommandError> {
         if !self.enabled {
             return Ok(());
         }
         let now = Instant::now();
-        let pair = (account.clone(), address);
+        let account: Account = Sha256::digest(account).into();
+        let pair = (account, address);
         count(&self.pairs, pair, LOGINS_PER_PAIR, PAIR_WINDOW, now)?;
         count(
             &self.accounts,
@@ -155,7 +166,7 @@ mod tests {
     use super::*;
 
     fn attempt(limits: &LoginLimits, last: u8) -> Result<(), CommandError> {
-        limits.check("ada".into(), Some(IpAddr::from([10, 0, 0, last])))
+        limits.check("ada", Some(IpAddr::from([10, 0, 0, last])))
     }
 
     #[test]

@@ -42,6 +42,7 @@ use tokio::sync::Notify;
 use tracing::{Instrument, warn};
 
 pub use create_post::{Created, NewPost};
+pub use edit_profile::Edited;
 pub use error::CommandError;
 pub use follow::Followed;
 pub use moderate::Verdict;

@@ -49,7 +49,7 @@ impl App {
     pub async fn sign_in(&self, claim: SignIn) -> Result<Tokens, CommandError> {
         let user = self.store.find_account(&claim.account).await?;
         let account = account_label(user, &claim.account);
-        self.login_limits.check(account, claim.address)?;
+        self.login_limits.check(&account, claim.address)?;
         // Asked for an unknown account too: its absence must not be told by the time it takes.
         let nobody = UserId::new(1).unwrap_or_else(|| unreachable!("1 is positive"));
         let hash = self.store.password_hash(user.unwrap_or(nobody)).await?;

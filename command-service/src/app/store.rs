@@ -159,6 +159,14 @@ pub struct Projected {
     pub version: i64,
 }
 
+/// What the views knew last of a user's numbers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    pub followers: i64,
+    pub following: i64,
+    pub posts: i64,
+}
+
 /// Which side of the edges a deactivation ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Direction {
@@ -232,15 +240,19 @@ pub trait Store: Send + Sync + 'static {
 
     // How much somebody posts.
     async fn reserve_post(&self, author: UserId, quota: Quota) -> Result<QuotaState>;
+    /// How it stands; takes nothing.
+    async fn post_quota(&self, author: UserId, quota: Quota) -> Result<QuotaState>;
     async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()>;
 
     // Leaving.
+    /// Makes the job, or says of one that is there that it is wanted as of now.
     async fn plan_farewell(&self, user: UserId, now: Timestamp) -> Result<()>;
     /// Takes a job that is due; nobody else gets it for `lease`.
     async fn claim_farewell(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>>;
     /// Keeps how far a job has come, and when to go on.
     async fn save_farewell(&self, job: &Farewell, due: Timestamp) -> Result<()>;
-    async fn drop_farewell(&self, user: UserId) -> Result<()>;
+    /// Removes a job unless it has been planned again since it was claimed.
+    async fn drop_farewell(&self, job: &Farewell) -> Result<()>;
     /// Users at the other end of follow streams, standing or not, in an order of the store's,
     /// beginning behind `after`.
     async fn follow_peers(
@@ -254,4 +266,6 @@ pub trait Store: Send + Sync + 'static {
     // Views.
     /// The count of a post's reactions as last projected; zeros when the views cannot be read.
     async fn projected(&self, reaction: Reaction, post: PostId, user: UserId) -> Projected;
+    /// A user's numbers as last projected; zeros when the views cannot be read.
+    async fn counts(&self, user: UserId) -> Counts;
 }

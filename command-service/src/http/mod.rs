@@ -13,16 +13,13 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use shared::consistency::{self, ConsistencyToken};
 use shared::http::{json_config, no_such_path, path_config, resource};
-use shared::token::KeySet;
+use shared::token::{KEY_SET, KeySet};
 
 use crate::app::Accepted;
 use errors::ApiError;
 
 /// Base of every route but the key set's.
 pub const BASE: &str = "/api/v1";
-/// Where the keys are that verify access tokens.
-pub const KEY_SET: &str = "/.well-known/jwks.json";
-
 /// Every route of this service, as method and pattern below [`BASE`]; tests and the Postman
 /// collection are checked against it.
 pub const ROUTES: [(&str, &str); 14] = [

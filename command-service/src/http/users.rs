@@ -12,7 +12,8 @@ use shared::time::Timestamp;
 
 use super::extract::{Body, Caller, OptionalJson, Trace};
 use super::{Answer, BASE, accepted, no_content};
-use crate::app::{App, CommandError, Followed};
+use crate::app::store::Counts;
+use crate::app::{App, CommandError, Edited, Followed};
 use crate::domain::text::Password;
 use crate::domain::user::{ProfileChange, RegistrationForm, User};
 
@@ -47,7 +48,7 @@ pub struct FollowBody {
     followee_id: Option<UserId>,
 }
 
-/// A user as shown to themselves. What is counted is the query service's to say.
+/// A user as shown to themselves.
 #[derive(Serialize)]
 struct UserView {
     user_id: UserId,
@@ -57,13 +58,21 @@ struct UserView {
     email: String,
     verified: bool,
     created_at: Timestamp,
-    followers_count: u64,
-    following_count: u64,
-    posts_count: u64,
+    followers_count: i64,
+    following_count: i64,
+    posts_count: i64,
 }
 
 impl From<User> for UserView {
+    /// Somebody new.
     fn from(user: User) -> Self {
+        let counts = Counts::default();
+        Self::from(Edited { user, counts })
+    }
+}
+
+impl From<Edited> for UserView {
+    fn from(Edited { user, counts }: Edited) -> Self {
         Self {
             user_id: user.id,
             username: user.username,
@@ -72,9 +81,9 @@ impl From<User> for UserView {
             email: user.email,
             verified: user.verified,
             created_at: user.registered_at,
-            followers_count: 0,
-            following_count: 0,
-            posts_count: 0,
+            followers_count: counts.followers,
+            following_count: counts.following,
+            posts_count: counts.posts,
         }
     }
 }

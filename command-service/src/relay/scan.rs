@@ -1,6 +1,8 @@
 //! Recovery: finds out what the stream lacks and publishes that.
 //!
-//! 1. Take a token *T* for now. All that is on the stream was committed before it.
+//! 1. Take a token *T* for now. All that is on the stream was committed before it. Write a mark,
+//!    with a majority: *T* may be ahead of what a majority has, and reads see only that. Once the
+//!    mark is there, so is every event before *T*.
 //! 2. Publish, in id order, every event that was committed before *T* and is not on the stream,
 //!    marked `scan:T`.
 //! 3. Publish a tick with the plain token *T*, and go on from *T*.
@@ -56,6 +58,8 @@ impl Relay {
             .await?;
         let plain = message::write_token(&token).map_err(RelayError::Token)?;
         let resume = message::write_scan(&plain);
+        let mark = self.set_mark().await?;
+        self.clear_mark(mark).await?;
         let events = self.log.events.clone();
         let upper = self
             .finish(async move { greatest_id(&events).await })
@@ -75,7 +79,7 @@ impl Relay {
                 .await?;
             pager = next;
             let Some(&end) = window.last() else { break };
-            late.catch_up(&self.log, self).await?;
+            late.catch_up(self).await?;
             self.fail.reached(Point::ScanWindowRead)?;
             let missing = lacking(&window, late.up_to(end), publisher, until).await?;
             self.fail.reached(Point::ScanCompared)?;
@@ -102,6 +106,23 @@ impl Relay {
             began.elapsed()
         );
         Ok(Some(token))
+    }
+
+    /// Writes a mark beside the log; when this returns, a majority has it and all before it.
+    async fn set_mark(&self) -> Result<ObjectId, RelayError> {
+        let (marks, mark) = (self.log.marks.clone(), ObjectId::new());
+        self.finish(async move {
+            // The moment lets a TTL index, or an operator, clean up after a crash.
+            let row = doc! { "_id": mark, "at": bson::DateTime::now() };
+            marks.insert_one(row).await.map(|_| mark)
+        })
+        .await
+    }
+
+    async fn clear_mark(&self, mark: ObjectId) -> Result<(), RelayError> {
+        let marks = self.log.marks.clone();
+        self.finish(async move { marks.delete_one(doc! { "_id": mark }).await.map(|_| ()) })
+            .await
     }
 
     /// Publishes the events with the ids `missing`, in their order.
@@ -160,31 +181,20 @@ impl LateEvents {
     }
 
     /// Learns of every event committed before this call.
-    async fn catch_up(&mut self, log: &Log, relay: &Relay) -> Result<(), RelayError> {
-        let mark = ObjectId::new();
-        let marks = log.marks.clone();
-        relay
-            .finish(async move {
-                // The moment lets a TTL index, or an operator, clean up after a crash.
-                let row = doc! { "_id": mark, "at": bson::DateTime::now() };
-                marks.insert_one(row).await.map(|_| ())
-            })
-            .await?;
+    async fn catch_up(&mut self, relay: &Relay) -> Result<(), RelayError> {
+        let mark = relay.set_mark().await?;
         loop {
             match self.changes.recv().await {
                 Some(Ok(Late::Event(id))) => {
                     self.ids.insert(id);
                 }
                 Some(Ok(Late::Mark(seen))) if seen == mark => break,
-                Some(Ok(Late::Mark(_))) => (), // Another scan's.
+                Some(Ok(Late::Mark(_))) => (), // Another scan's, or this one's first.
                 Some(Err(error)) => return Err(error),
                 None => return Err(RelayError::ReaderGone),
             }
         }
-        let marks = log.marks.clone();
-        relay
-            .finish(async move { marks.delete_one(doc! { "_id": mark }).await.map(|_| ()) })
-            .await
+        relay.clear_mark(mark).await
     }
 
     /// Hands out those up to `end`.

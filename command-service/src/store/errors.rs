@@ -78,12 +78,16 @@ pub(super) fn corrupt(error: impl Into<Box<dyn std::error::Error + Send + Sync>>
 
 /// Tries until it works, a person would not wait any longer, or there is no point. Whatever is
 /// tried must bear being done twice.
+///
+/// An attempt without an answer may have done it. Whatever a later one is told, the outcome stays
+/// unknown then: nothing that was reserved for it is to be given back.
 pub(super) async fn retry<T, F, A>(attempt: F) -> Result<T>
 where
     F: Fn() -> A,
     A: Future<Output = std::result::Result<T, Fault>>,
 {
     let (started, mut backoff) = (Instant::now(), resilience::interactive());
+    let mut unknown = false;
     loop {
         let fault = match attempt().await {
             Ok(value) => return Ok(value),
@@ -95,9 +99,20 @@ where
             Fault::Store(_) => false,
         };
         if !again || started.elapsed() >= INTERACTIVE {
-            return Err(fault.into());
+            let error = StoreError::from(fault);
+            return Err(if unknown { in_doubt(error) } else { error });
         }
+        unknown |= matches!(fault, Fault::Driver(_));
         backoff.wait().await;
+    }
+}
+
+/// The same, as what it means after an attempt whose outcome is not known.
+fn in_doubt(error: StoreError) -> StoreError {
+    if error.is_transient() {
+        error
+    } else {
+        StoreError::Unavailable(Box::new(error))
     }
 }
 
@@ -145,5 +160,44 @@ pub(super) fn is_duplicate(error: &Error) -> bool {
                 && errors.all(|error| error.code == DUPLICATE_KEY)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    fn lost() -> Fault {
+        Fault::Driver(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
+    }
+
+    fn refused() -> Fault {
+        Fault::Driver(Error::custom("refused"))
+    }
+
+    /// What comes of attempts that end like this, one after the other.
+    async fn outcome(mut attempts: Vec<Fault>) -> StoreError {
+        attempts.reverse();
+        let attempts = RefCell::new(attempts);
+        let attempt = || async { Err::<(), _>(attempts.borrow_mut().pop().unwrap()) };
+        retry(attempt).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_refusal_after_a_lost_answer_leaves_the_outcome_unknown() {
+        for last in [refused(), Fault::Store(corrupt("unreadable"))] {
+            let error = outcome(vec![lost(), last]).await;
+            assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_of_the_only_attempt_that_was_sent_is_definite() {
+        let error = outcome(vec![refused()]).await;
+        assert!(matches!(error, StoreError::Unexpected(_)), "{error:?}");
+        let error = outcome(vec![Fault::Unsettled, refused()]).await;
+        assert!(matches!(error, StoreError::Unexpected(_)), "{error:?}");
     }
 }

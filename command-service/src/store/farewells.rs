@@ -40,18 +40,21 @@ impl Farewells {
         }
     }
 
+    /// A job that is there keeps its place, and is as young as a new one.
     pub(super) async fn plan(&self, user: UserId, now: Timestamp) -> Attempt<()> {
-        let first = doc! { "$setOnInsert": {
-            "kind": KIND,
-            "user": user.get(),
-            "planned_at": date(now),
-            "passes": 0_i64,
-            "incoming": false,
-            "after": 0_i64,
-            "due": date(now),
-        } };
+        let planned = doc! {
+            "$set": { "planned_at": date(now) },
+            "$setOnInsert": {
+                "kind": KIND,
+                "user": user.get(),
+                "passes": 0_i64,
+                "incoming": false,
+                "after": 0_i64,
+                "due": date(now),
+            },
+        };
         let job = doc! { "_id": id(user) };
-        self.jobs.update_one(job, first).upsert(true).await?;
+        self.jobs.update_one(job, planned).upsert(true).await?;
         Ok(())
     }
 
@@ -79,8 +82,10 @@ impl Farewells {
         Ok(())
     }
 
-    pub(super) async fn drop(&self, user: UserId) -> Attempt<()> {
-        self.jobs.delete_one(doc! { "_id": id(user) }).await?;
+    /// Unless it has been planned again since it was claimed.
+    pub(super) async fn drop(&self, job: &Farewell) -> Attempt<()> {
+        let unchanged = doc! { "_id": id(job.user), "planned_at": date(job.planned_at) };
+        self.jobs.delete_one(unchanged).await?;
         Ok(())
     }
 }

@@ -40,8 +40,8 @@ use shared::time::Timestamp;
 pub use views::SUFFIX as VIEWS_SUFFIX;
 
 use crate::app::store::{
-    AccountName, Append, Direction, Farewell, NewAccount, Outcome, Projected, Quota, QuotaState,
-    Reaction, Receipt, Registered, Result, Rotation, Session, Store, StoreError,
+    AccountName, Append, Counts, Direction, Farewell, NewAccount, Outcome, Projected, Quota,
+    QuotaState, Reaction, Receipt, Registered, Result, Rotation, Session, Store, StoreError,
 };
 use crate::domain::user::Standing;
 use errors::{retry, translate};
@@ -227,6 +227,10 @@ impl Store for MongoStore {
         self.ask(|| self.quotas.reserve(author, quota)).await
     }
 
+    async fn post_quota(&self, author: UserId, quota: Quota) -> Result<QuotaState> {
+        self.ask(|| self.quotas.look(author, quota)).await
+    }
+
     async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()> {
         let released = self.quotas.release(author, window_start).await;
         released.map_err(translate)
@@ -244,8 +248,8 @@ impl Store for MongoStore {
         self.ask(|| self.farewells.save(job, due)).await
     }
 
-    async fn drop_farewell(&self, user: UserId) -> Result<()> {
-        self.ask(|| self.farewells.drop(user)).await
+    async fn drop_farewell(&self, job: &Farewell) -> Result<()> {
+        self.ask(|| self.farewells.drop(job)).await
     }
 
     async fn follow_peers(
@@ -261,5 +265,9 @@ impl Store for MongoStore {
 
     async fn projected(&self, reaction: Reaction, post: PostId, user: UserId) -> Projected {
         self.views.projected(reaction, post, user).await
+    }
+
+    async fn counts(&self, user: UserId) -> Counts {
+        self.views.counts(user).await
     }
 }

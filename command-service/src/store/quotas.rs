@@ -56,6 +56,22 @@ impl PostQuotas {
         }
     }
 
+    /// By this machine's clock, which a second's skew from the database's does not matter to.
+    pub(super) async fn look(&self, author: UserId, quota: Quota) -> Attempt<QuotaState> {
+        let row = self.quotas.find_one(doc! { "_id": author.get() }).await?;
+        let now = DateTime::now();
+        let state = row.map(|row| state(&QuotaDocument { asked: now, ..row }, quota));
+        // A window that is over has nothing left of it, and the next begins with a post.
+        Ok(state
+            .filter(|state| !state.resets_in.is_zero())
+            .unwrap_or_else(|| QuotaState {
+                granted: true,
+                remaining: quota.posts,
+                window_start: Timestamp::from_millis(now.timestamp_millis()),
+                resets_in: Duration::ZERO,
+            }))
+    }
+
     /// A row apart from the reservation: not every server answers with the document when two
     /// upserts of one row meet.
     async fn create(&self, author: UserId) -> Attempt<()> {

@@ -166,9 +166,9 @@ fn tagged(request: &HttpRequest, body: &impl Serialize, next: Option<&str>) -> A
     }
 }
 
-/// The same request with the next cursor: RFC 8288.
+/// The same request with the next cursor: RFC 8288. Relative: what scheme and host the caller
+/// used, the caller knows, and only a trusted proxy could tell.
 fn next_link(request: &HttpRequest, cursor: &str) -> Option<String> {
-    let connection = request.connection_info();
     let others = request
         .query_string()
         .split('&')
@@ -178,9 +178,7 @@ fn next_link(request: &HttpRequest, cursor: &str) -> Option<String> {
     // Quotes and angle brackets would end the link early.
     let plain = |text: &str| !text.contains(['<', '>', '"', ',', ' ']);
     let url = format!(
-        "{}://{}{}?{}{separator}cursor={cursor}",
-        connection.scheme(),
-        connection.host(),
+        "{}?{}{separator}cursor={cursor}",
         request.path(),
         query.join("&")
     );
@@ -202,5 +200,24 @@ fn problem(fault: &ViewError) -> Problem {
             error!(error = %Chain(fault), "a read failed");
             Problem::new(Code::Internal, "something went wrong here")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_where_this_one_was_whatever_a_caller_claims_of_the_host() {
+        let request = TestRequest::with_uri("/api/v1/timeline?limit=2&cursor=old")
+            .insert_header(("forwarded", "host=evil.example;proto=https"))
+            .insert_header(("x-forwarded-host", "evil.example"))
+            .to_http_request();
+        assert_eq!(
+            next_link(&request, "new").unwrap(),
+            "</api/v1/timeline?limit=2&cursor=new>; rel=\"next\""
+        );
     }
 }
