@@ -33,7 +33,7 @@ where
 {
     let views = views.borrow().clone();
     let Consistency { token, gate } = after;
-    let place = gate.enter().map_err(refused)?;
+    let place = gate.enter().await.map_err(refused)?;
     let work = tokio::spawn(async move {
         let _place = place;
         if let Some(token) = token {
