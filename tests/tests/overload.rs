@@ -351,7 +351,9 @@ async fn ten_times_too_much_is_refused_and_the_rest_is_served() {
         assert_eq!(opened, None, "slow is not silent");
         assert!(tally.other.is_empty(), "{:?}", tally.other);
         assert!(tally.p99() < Duration::from_secs(5));
-        // Client, engines and services share the machine; what is promised is 70 %.
-        assert!(goodput > 0.5 * capacity);
+        assert!(tally.refused > 0, "it was not too much");
+        // Client, engines, the fold and other tests share the machine in the short form.
+        let promised = if is_long() { 0.7 } else { 0.1 };
+        assert!(goodput > promised * capacity);
     }
 }
