@@ -15,7 +15,7 @@ use shared::engines;
 use shared::error_chain::Chain;
 use shared::http::{MAX_BODY, bound_headers, observe};
 use shared::ops::{self, Readiness};
-use shared::resilience::{Breaker, Gate};
+use shared::resilience::{Bounds, Breaker, Gate};
 use shared::settings::Settings;
 use shared::tasks::Tasks;
 use shared::time::{Clock, SystemClock};
@@ -80,10 +80,14 @@ const LEASES: &str = "leases";
 const MAX_SKEW_MS: i64 = 1_000;
 /// The driver's default of 10 is for a process that does not live off its database.
 const POOL: u32 = 32;
-/// Commands at work at once. A command asks the database some four times, and an answer takes a
-/// few milliseconds: whoever is eighth at a connection is served in some 100 ms, far within the
-/// deadline. Past that, waiting helps nobody.
-const IN_FLIGHT: usize = 8 * POOL as usize;
+/// A command asks one question after the other, so that twice the pool keeps it busy; as many
+/// again may be at work on passwords ([`crate::app::passwords`]).
+const BOUNDS: Bounds = Bounds {
+    places: 4 * POOL as usize,
+    waiting: 512,
+    patience: Duration::from_millis(500),
+    deadline: DEADLINE,
+};
 /// Requests in flight and background tasks have this long to end, each.
 const GRACE: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 10_000;
@@ -118,7 +122,7 @@ impl Core {
             clock: Arc::new(SystemClock),
             signer: signer.clone(),
             tasks: tasks.clone(),
-            gate: Gate::new(breaker.clone(), IN_FLIGHT, DEADLINE),
+            gate: Gate::new(breaker.clone(), BOUNDS),
             quota: Quota {
                 posts: settings.post_quota,
                 window: Duration::from_secs(window),

@@ -145,7 +145,7 @@ fn account(id: i64, username: &str, email: &str) -> NewAccount {
         },
         username: username.into(),
         email: email.into(),
-        password_hash: Some("$argon2id$".into()),
+        password_hash: Some(shared::settings::Secret::new("$argon2id$")),
         trace: None,
         nonce: rand::random(),
     }

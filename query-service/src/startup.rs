@@ -14,7 +14,7 @@ use shared::engines;
 use shared::error_chain::Chain;
 use shared::http::{bound_headers, observe};
 use shared::ops::{self, Readiness};
-use shared::resilience::{self, Breaker, Gate};
+use shared::resilience::{self, Bounds, Breaker, Gate};
 use shared::settings::Settings;
 use shared::tasks::Tasks;
 use shared::token::TokenVerifier;
@@ -76,12 +76,14 @@ const BROKER: &str = "NATS is connected";
 const KEYS: &str = "the key set is known";
 /// The driver's default of 10 is for a process that does not live off its database.
 const POOL: u32 = 32;
-/// Reads at work at once. A read asks the database a few times, and an answer takes a few
-/// milliseconds: whoever is eighth at a connection is served in some 100 ms. Past that, waiting
-/// helps nobody.
-const READS: usize = 8 * POOL as usize;
-/// Nobody waits longer for a page; the wait for a write to be visible (1 s) is within it.
-const READ_DEADLINE: Duration = Duration::from_secs(3);
+/// Twice the pool keeps every connection busy; more reads at once only make each other late. The
+/// wait for a write to be visible (1 s) is within the deadline.
+const READS: Bounds = Bounds {
+    places: 2 * POOL as usize,
+    waiting: 512,
+    patience: Duration::from_millis(500),
+    deadline: Duration::from_secs(3),
+};
 /// Requests in flight, streams and the fold have this long to end.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -207,7 +209,7 @@ async fn serve(
             .clone()
             .follow(nats, settings.names.clone(), tasks.stop_signal());
         tasks.spawn("live", follow);
-        let gate = Gate::new(breaker, READS, READ_DEADLINE);
+        let gate = Gate::new(breaker, READS);
         let server = http_server(api, settings, current, verifier, live, gate)
             .map_err(StartupError::Serve)?;
         let handle = server.handle();

@@ -216,7 +216,7 @@ pub async fn limit_address(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
 
     fn client(trusted: &str, peer: &str, forwarded: &[&'static str]) -> String {
         let vars = [("TRUSTED_PROXIES".into(), trusted.into())];
@@ -244,6 +244,22 @@ mod tests {
         let forwarded = ["6.6.6.6, 1.2.3.4", "10.0.0.9"];
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &forwarded), "1.2.3.4");
         assert_eq!(client("0.0.0.0/0", "10.0.0.1", &["junk"]), "10.0.0.1");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_forwarded_is_an_address_or_nothing(line in "[ -~]{0,80}") {
+            let addresses = Addresses::with(vec!["::/0", "0.0.0.0/0"].into_iter().map(|text| {
+                let (base, _) = text.split_once('/').unwrap();
+                Network { base: base.parse().unwrap(), prefix: 0 }
+            }).collect(), 1);
+            let mut headers = HeaderMap::new();
+            let name = HeaderName::from_static("x-forwarded-for");
+            headers.append(name, HeaderValue::from_str(&line).unwrap());
+            let peer = IpAddr::from([10, 0, 0, 1]);
+            let client = addresses.client(peer, &headers);
+            prop_assert!(client == peer || line.split(',').any(|hop| hop.trim().parse() == Ok(client)));
+        }
     }
 
     #[test]

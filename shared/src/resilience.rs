@@ -65,9 +65,11 @@ pub fn interactive() -> Backoff {
 
 /// Between two beats of a pulse while the dependency answers.
 const PULSE: Duration = Duration::from_millis(200);
-/// A beat without an answer for this long, when nobody else had one either, opens the circuit.
-/// With [`PULSE`] before it, callers know within a second.
-const SILENCE: Duration = Duration::from_millis(600);
+/// When nobody had an answer for this long, the pulse included, the circuit opens: whoever waits
+/// knows within a second.
+const SILENCE: Duration = Duration::from_millis(700);
+/// What a beat is given at least, however long ago the last answer was.
+const BEAT: Duration = Duration::from_millis(400);
 /// Calls in a row that could not reach the dependency: the connections are gone.
 const FAILURES: u32 = 5;
 /// Beats that nobody has answered yet, at once: each holds a connection.
@@ -159,7 +161,7 @@ impl Breaker {
         let (beats, mut backoff) = (Arc::new(Semaphore::new(BEATS)), heal());
         loop {
             let heard = match beats.clone().try_acquire_owned() {
-                Ok(beat) => self.clone().beat(ping(), beat).await,
+                Ok(beat) => self.clone().beat(ping(), beat, &stop).await,
                 Err(_) => false,
             };
             let pause = if heard {
@@ -180,9 +182,10 @@ impl Breaker {
         self: Arc<Self>,
         ping: impl Future<Output = bool> + Send + 'static,
         beat: OwnedSemaphorePermit,
+        stop: &CancellationToken,
     ) -> bool {
         let breaker = self.clone();
-        let asked = tokio::spawn(async move {
+        let mut asked = tokio::spawn(async move {
             let heard = ping.await;
             if heard {
                 breaker.answered();
@@ -193,13 +196,21 @@ impl Breaker {
             drop(beat);
             heard
         });
-        let Ok(heard) = tokio::time::timeout(SILENCE, asked).await else {
-            if self.silence() >= SILENCE {
-                self.turn(true);
+        let mut patience = SILENCE.saturating_sub(self.silence()).max(BEAT);
+        loop {
+            tokio::select! {
+                heard = &mut asked => return heard.unwrap_or(false),
+                () = tokio::time::sleep(patience) => (),
+                () = stop.cancelled() => return false,
             }
-            return false;
-        };
-        heard.unwrap_or(false)
+            let silence = self.silence();
+            if silence >= SILENCE {
+                self.turn(true);
+                return false;
+            }
+            // Others are answered: only this one waits.
+            patience = SILENCE.saturating_sub(silence);
+        }
     }
 
     fn silence(&self) -> Duration {
@@ -224,12 +235,28 @@ pub enum Refused {
     Panicked,
 }
 
+/// How much may be under way, and how long anybody waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// At work at once.
+    pub places: usize,
+    /// For a place; as many again are refused at once.
+    pub waiting: usize,
+    pub patience: Duration,
+    /// For the answer, from the place on.
+    pub deadline: Duration,
+}
+
 /// Bounds what requests have under way at a dependency.
+///
+/// What is let in is worth doing: it begins soon, or not at all. Without the bound a pool's queue
+/// grows until every answer is later than its deadline, and all work is for nothing.
 #[derive(Clone, Debug)]
 pub struct Gate {
     breaker: Arc<Breaker>,
     places: Arc<Semaphore>,
-    deadline: Duration,
+    waiting: Arc<Semaphore>,
+    bounds: Bounds,
 }
 
 /// One of a gate's places; belongs to the work, not to whoever waits for it.
@@ -239,11 +266,12 @@ pub struct Place {
 }
 
 impl Gate {
-    pub fn new(breaker: Arc<Breaker>, places: usize, deadline: Duration) -> Self {
+    pub fn new(breaker: Arc<Breaker>, bounds: Bounds) -> Self {
         Self {
             breaker,
-            places: Arc::new(Semaphore::new(places)),
-            deadline,
+            places: Arc::new(Semaphore::new(bounds.places)),
+            waiting: Arc::new(Semaphore::new(bounds.waiting)),
+            bounds,
         }
     }
 
@@ -251,12 +279,22 @@ impl Gate {
         &self.breaker
     }
 
-    /// A place, at once or not at all: a queue in front of a full pool only makes everybody late.
-    pub fn enter(&self) -> Result<Place, Refused> {
+    /// A place, soon or not at all. Whoever goes away while waiting leaves nothing behind.
+    pub async fn enter(&self) -> Result<Place, Refused> {
         if self.breaker.is_open() {
             return Err(Refused::Away);
         }
-        let permit = self.places.clone().try_acquire_owned();
+        if let Ok(permit) = self.places.clone().try_acquire_owned() {
+            return Ok(Place { _permit: permit });
+        }
+        let _waiting = self.waiting.try_acquire().map_err(|_| Refused::Full)?;
+        let turn = self.places.clone().acquire_owned();
+        let turn = tokio::time::timeout(self.bounds.patience, turn).await;
+        let permit = turn.map_err(|_| Refused::Full)?;
+        // It may have gone silent meanwhile.
+        if self.breaker.is_open() {
+            return Err(Refused::Away);
+        }
         let permit = permit.map_err(|_| Refused::Full)?;
         Ok(Place { _permit: permit })
     }
@@ -272,7 +310,7 @@ impl Gate {
                 Refused::Panicked
             }),
             _ = open.wait_for(|open| *open) => Err(Refused::Late),
-            () = tokio::time::sleep(self.deadline) => Err(Refused::Late),
+            () = tokio::time::sleep(self.bounds.deadline) => Err(Refused::Late),
         }
     }
 }
@@ -350,31 +388,43 @@ mod tests {
         pulse.await.unwrap();
     }
 
+    fn gate(places: usize) -> Gate {
+        let bounds = Bounds {
+            places,
+            waiting: 1,
+            patience: Duration::from_millis(500),
+            deadline: Duration::from_secs(3),
+        };
+        Gate::new(Arc::new(Breaker::new("test")), bounds)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_gate_bounds_what_is_under_way_not_who_waits() {
-        let gate = Gate::new(Arc::new(Breaker::new("test")), 1, Duration::from_secs(3));
-        let (place, done) = (gate.enter().unwrap(), CancellationToken::new());
-        assert_eq!(gate.enter().unwrap_err(), Refused::Full);
+        let gate = gate(1);
+        let (place, done) = (gate.enter().await.unwrap(), CancellationToken::new());
+        assert_eq!(gate.enter().await.unwrap_err(), Refused::Full);
         let finish = done.clone();
         let work = tokio::spawn(async move {
             finish.cancelled().await;
             drop(place);
         });
         assert_eq!(gate.attend(work).await, Err(Refused::Late));
-        assert_eq!(
-            gate.enter().unwrap_err(),
-            Refused::Full,
-            "it is still under way"
-        );
-        done.cancel();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(gate.enter().is_ok());
+        let under_way = gate.enter().await.unwrap_err();
+        assert_eq!(under_way, Refused::Full, "it is still under way");
+        let (first, second) = tokio::join!(gate.enter(), async {
+            tokio::task::yield_now().await;
+            let second = gate.enter().await;
+            done.cancel();
+            second
+        });
+        assert_eq!(second.unwrap_err(), Refused::Full, "one waits already");
+        assert!(first.is_ok(), "whoever waits gets the place that is left");
     }
 
     #[tokio::test]
     async fn an_open_circuit_refuses_at_once_and_calls_back_who_waits() {
-        let gate = Gate::new(Arc::new(Breaker::new("test")), 9, Duration::from_secs(60));
-        let place = gate.enter().unwrap();
+        let gate = gate(9);
+        let place = gate.enter().await.unwrap();
         let work = tokio::spawn(async move {
             let _place = place;
             std::future::pending::<()>().await;
@@ -386,6 +436,6 @@ mod tests {
         tokio::task::yield_now().await;
         open(gate.breaker());
         assert_eq!(waiting.await.unwrap(), Err(Refused::Late));
-        assert_eq!(gate.enter().unwrap_err(), Refused::Away);
+        assert_eq!(gate.enter().await.unwrap_err(), Refused::Away);
     }
 }

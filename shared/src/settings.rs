@@ -13,8 +13,9 @@ use serde::Deserialize;
 use crate::event_stream::Names;
 use crate::partition::Partitions;
 
-/// A value that is never printed.
-#[derive(Clone)]
+/// A value that is never printed: settings, and what callers send or are sent to prove who they
+/// are.
+#[derive(Clone, Deserialize)]
 pub struct Secret(String);
 
 impl Secret {
@@ -451,6 +452,7 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn read(vars: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         Settings::from_vars(vars.iter().map(|(name, value)| (name.into(), value.into())))
@@ -504,6 +506,22 @@ mod tests {
     fn secrets_are_not_printed() {
         let settings = read(&[("MONGODB_URI", "mongodb://me:canary@localhost")]).unwrap();
         assert!(!format!("{settings:?}").contains("canary"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_setting_or_a_fault_that_does_not_repeat_it(
+            at in 0..VARIABLES.len(),
+            text in "[!-~]{0,40}",
+            any in "\\PC{0,40}",
+        ) {
+            let _ = read(&[(VARIABLES[at], &any)]);
+            let text = format!("{text}canary{text}");
+            if let Err(SettingsError(faults)) = read(&[(VARIABLES[at], &text)]) {
+                prop_assert!(faults.iter().any(|fault| fault.starts_with(VARIABLES[at])));
+                prop_assert!(!faults.join("\n").contains("canary"));
+            }
+        }
     }
 
     #[test]

@@ -111,6 +111,16 @@ impl Process {
         kill_process(pid.expect("a process id"), signal).expect("our own process takes signals");
     }
 
+    /// What it holds in memory, in bytes; 0 where that cannot be told.
+    pub fn resident(&self) -> u64 {
+        let child = self.child();
+        let id = child.as_ref().map(Child::id).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or_default() * 1024
+    }
+
     /// Whether it was started and has not ended.
     pub fn is_running(&self) -> bool {
         let mut child = self.child();
@@ -273,6 +283,7 @@ mod tests {
         process.kill();
         process.start();
         process.pause();
+        assert!(process.resident() > 0);
         process.resume();
         process.terminate();
         let status = process.wait(Duration::from_secs(10)).await.unwrap();

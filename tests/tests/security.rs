@@ -46,6 +46,7 @@ async fn nobody_gets_in() {
     every_route_answers_every_token_as_specified(&clients, &people, Path::new(&key)).await;
     every_bad_request_is_a_problem_and_none_is_ours(&world, &clients, &people).await;
     ten_thousand_paths_are_one_series(&world, &clients).await;
+    an_unknown_account_takes_as_long_as_a_wrong_password(&clients).await;
     both_services_limit_addresses_and_know_origins(&clients).await;
     two_replicas_accept_exactly_the_quota(&world, &clients).await;
 }
@@ -790,6 +791,28 @@ async fn both_services_limit_addresses_and_know_origins(clients: &Clients) {
         let foreign = preflight("https://b.example").await;
         assert_eq!(foreign.header("access-control-allow-origin"), "");
     }
+}
+
+async fn an_unknown_account_takes_as_long_as_a_wrong_password(clients: &Clients) {
+    const GUESSES: usize = 9;
+    let mut times = [Vec::new(), Vec::new()];
+    for guess in 0..GUESSES {
+        for (name, times) in ["bob", "nobody"].into_iter().zip(&mut times) {
+            let body = json!({ "username": name, "password": format!("guess {guess}") });
+            let request = clients.request("command-service", "POST", "/api/v1/auth/login");
+            let began = std::time::Instant::now();
+            let answer = clients.send(request.json(&body)).await;
+            times.push(began.elapsed());
+            assert_eq!((answer.status, answer.code()), (401, "bad_credentials"));
+        }
+    }
+    let [known, unknown] = times.map(|mut times| {
+        times.sort_unstable();
+        times[GUESSES / 2]
+    });
+    println!("a wrong password takes {known:?}, an unknown account {unknown:?} (medians)");
+    // Without the decoy it would be a twentieth.
+    assert!(unknown * 2 > known && known * 2 > unknown);
 }
 
 // ---- the quota --------------------------------------------------------------------------------

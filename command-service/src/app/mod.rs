@@ -174,7 +174,7 @@ impl App {
         trace: Option<String>,
         work: impl Future<Output = Result<T, CommandError>> + Send + 'static,
     ) -> Result<T, CommandError> {
-        let place = self.gate.enter()?;
+        let place = self.gate.enter().await?;
         let task = async move {
             let result = TRACE.scope(trace, work).await;
             drop(place);

@@ -2,6 +2,7 @@
 
 use shared::consistency::ConsistencyToken;
 use shared::events::{Event, LogStream};
+use shared::settings::Secret;
 
 use super::store::{AccountName, NewAccount, Registered, StoreError};
 use super::{Accepted, App, CommandError, current_trace};
@@ -15,7 +16,7 @@ impl App {
         let registration = Registration::parse(&form).map_err(CommandError::Invalid)?;
         self.refuse_taken_names(&registration).await?;
         let password_hash = match &registration.password {
-            Some(password) => Some(self.passwords.hash(password.clone()).await?),
+            Some(password) => Some(Secret::new(self.passwords.hash(password.clone()).await?)),
             None => None,
         };
         for _ in 0..ID_TRIES {
@@ -35,7 +36,7 @@ impl App {
     pub(crate) fn new_account(
         &self,
         registration: &Registration,
-        password_hash: Option<String>,
+        password_hash: Option<Secret>,
     ) -> NewAccount {
         let id = self.ids.next(self.clock.as_ref(), 0);
         NewAccount {

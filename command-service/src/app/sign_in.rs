@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use shared::ids::UserId;
+use shared::settings::Secret;
 use shared::time::Timestamp;
 
 use super::store::{AccountName, Rotation, Session};
@@ -68,8 +69,8 @@ impl App {
         self.tokens(user, &refresh)
     }
 
-    pub async fn refresh(&self, token: String) -> Result<Tokens, CommandError> {
-        let old = Refresh::parse(&token).ok_or(CommandError::BadRefreshToken)?;
+    pub async fn refresh(&self, token: Secret) -> Result<Tokens, CommandError> {
+        let old = Refresh::parse(token.expose()).ok_or(CommandError::BadRefreshToken)?;
         let user = self.store.session_user(&old.family).await?;
         let user = user.ok_or(CommandError::BadRefreshToken)?;
         if !self.is_there(user).await? {
@@ -89,8 +90,8 @@ impl App {
     }
 
     /// Ends the family of a refresh token. Nothing is told about one that is not ours.
-    pub async fn sign_out(&self, token: String) -> Result<(), CommandError> {
-        if let Some(refresh) = Refresh::parse(&token) {
+    pub async fn sign_out(&self, token: Secret) -> Result<(), CommandError> {
+        if let Some(refresh) = Refresh::parse(token.expose()) {
             self.store.close_session(&refresh.family).await?;
         }
         Ok(())
@@ -176,6 +177,20 @@ mod tests {
         let refresh = Refresh::new_family();
         let back = Refresh::parse(&refresh.encode()).unwrap();
         assert_eq!((back.family, back.secret), (refresh.family, refresh.secret));
+    }
+
+    #[test]
+    fn who_signs_in_or_registers_shows_no_secret() {
+        let claim = SignIn {
+            account: AccountName::Username("ada".into()),
+            password: Password::guess("canary"),
+            address: None,
+        };
+        let form = crate::domain::user::RegistrationForm {
+            password: Some(Secret::new("canary")),
+            ..Default::default()
+        };
+        assert!(!format!("{claim:?} {form:?}").contains("canary"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use shared::events::{Event, LogStream};
 use shared::ids::{EventId, PostId, UserId};
+use shared::settings::Secret;
 use shared::time::Timestamp;
 
 use crate::domain::user::Standing;
@@ -87,7 +88,7 @@ pub struct NewAccount {
     /// Folded: two addresses that differ in case are one.
     pub email: String,
     /// An imported user may have none.
-    pub password_hash: Option<String>,
+    pub password_hash: Option<Secret>,
     pub trace: Option<String>,
     /// As in [`Append`].
     pub nonce: i64,

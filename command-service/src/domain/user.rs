@@ -2,6 +2,7 @@
 
 use shared::events::{Bare, Event, Payload, ProfileEdited, UserRegistered};
 use shared::ids::{EventId, UserId};
+use shared::settings::Secret;
 use shared::time::Timestamp;
 
 use super::Fault;
@@ -125,7 +126,7 @@ pub struct RegistrationForm {
     pub username: String,
     pub email: String,
     /// An imported user may have none: they cannot sign in.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     pub display_name: Option<String>,
     pub bio: Option<String>,
 }
@@ -145,7 +146,8 @@ impl Registration {
     pub fn parse(form: &RegistrationForm) -> Result<Self, Vec<Fault>> {
         let username = Username::parse(&form.username).map_err(|e| Fault::of("username", &e));
         let email = Email::parse(&form.email).map_err(|e| Fault::of("email", &e));
-        let password = form.password.as_deref().map(Password::parse).transpose();
+        let password = form.password.as_ref().map(Secret::expose);
+        let password = password.map(Password::parse).transpose();
         let password = password.map_err(|e| Fault::of("password", &e));
         let display_name = parse_display_name(form.display_name.as_deref());
         let bio = parse_bio(form.bio.as_deref());
@@ -267,7 +269,7 @@ mod tests {
         RegistrationForm {
             username: "Ada".into(),
             email: "ada@example.org".into(),
-            password: Some("correct horse".into()),
+            password: Some(Secret::new("correct horse")),
             ..RegistrationForm::default()
         }
     }
@@ -296,7 +298,7 @@ mod tests {
         let form = RegistrationForm {
             username: "a".into(),
             email: "a".into(),
-            password: Some("short".into()),
+            password: Some(Secret::new("short")),
             display_name: Some("x".repeat(51)),
             bio: Some("x".repeat(161)),
         };

@@ -4,6 +4,7 @@ use actix_web::HttpResponse;
 use actix_web::web::Data;
 use serde::{Deserialize, Serialize};
 use shared::problem::Problem;
+use shared::settings::Secret;
 use shared::token::LIFETIME;
 
 use super::Answer;
@@ -17,13 +18,13 @@ use crate::domain::text::Password;
 pub struct SignInBody {
     username: Option<String>,
     email: Option<String>,
-    password: String,
+    password: Secret,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RefreshBody {
-    refresh_token: String,
+    refresh_token: Secret,
 }
 
 #[derive(Serialize)]
@@ -67,7 +68,7 @@ pub async fn sign_in(
 ) -> Answer {
     let claim = SignIn {
         account: account_name(&body.0)?,
-        password: Password::guess(&body.0.password),
+        password: Password::guess(body.0.password.expose()),
         address: address.0,
     };
     let work = |app: std::sync::Arc<App>| async move { app.sign_in(claim).await };

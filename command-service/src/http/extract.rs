@@ -236,5 +236,14 @@ mod tests {
         fn visible_keys_are_kept_as_they_are(text in "[!#-~]{1,128}") {
             prop_assert_eq!(key(&text), Some(text));
         }
+
+        #[test]
+        fn any_header_is_a_key_or_refused(text in "[ -~é]{0,200}") {
+            let parsed = key(&text);
+            let visible = |key: &String| key.bytes().all(|byte| byte.is_ascii_graphic());
+            prop_assert!(parsed.as_ref().is_none_or(visible));
+            prop_assert!(parsed.is_none_or(|key| (1..=MAX_KEY).contains(&key.len())));
+            let _ = is_traceparent(&text);
+        }
     }
 }

@@ -8,6 +8,7 @@ use actix_web::web::{Data, Path};
 use serde::{Deserialize, Serialize};
 use shared::ids::UserId;
 use shared::problem::{Code, Problem};
+use shared::settings::Secret;
 use shared::time::Timestamp;
 
 use super::extract::{Body, Caller, OptionalJson, Trace};
@@ -22,7 +23,7 @@ use crate::domain::user::{ProfileChange, RegistrationForm, User};
 pub struct RegisterBody {
     username: String,
     email: String,
-    password: String,
+    password: Secret,
     display_name: Option<String>,
     bio: Option<String>,
 }
@@ -37,7 +38,7 @@ pub struct EditProfileBody {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeactivateBody {
-    password: String,
+    password: Secret,
 }
 
 /// Names the edge once more; it must be the one of token and path.
@@ -154,7 +155,7 @@ pub async fn deactivate(
     trace: Trace,
     body: Body<DeactivateBody>,
 ) -> Answer {
-    let password = Password::guess(&body.0.password);
+    let password = Password::guess(body.0.password.expose());
     let work = move |app: Arc<App>| async move { app.deactivate(caller.0, password).await };
     let deactivated = app.run("deactivate", trace.0, work).await?;
     Ok(no_content(&deactivated))

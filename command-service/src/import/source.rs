@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use shared::settings::Secret;
 
 use super::{Arguments, ImportError};
 use crate::domain::user::RegistrationForm;
@@ -264,7 +265,7 @@ enum JsonLine {
     User {
         username: String,
         email: Option<String>,
-        password: Option<String>,
+        password: Option<Secret>,
         display_name: Option<String>,
         bio: Option<String>,
     },

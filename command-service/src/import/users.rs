@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures_util::StreamExt;
 use shared::ids::UserId;
+use shared::settings::Secret;
 
 use super::ImportError;
 use super::loader::Loader;
@@ -163,7 +164,7 @@ async fn accounts(
         .await;
     let account = |(candidate, hash): (&Candidate, Result<Option<String>, CommandError>)| {
         let hash = hash.map_err(ImportError::Command)?;
-        Ok(app.new_account(&candidate.registration, hash))
+        Ok(app.new_account(&candidate.registration, hash.map(Secret::new)))
     };
     candidates.iter().zip(hashes).map(account).collect()
 }

@@ -211,7 +211,7 @@ impl Documents {
             if let Some(hash) = &account.password_hash {
                 documents.credentials.push(Credentials {
                     user,
-                    password_hash: hash.clone(),
+                    password_hash: hash.expose().to_owned(),
                 });
             }
             let event = LogDocument::new(&account.event, user, account.nonce);

@@ -68,7 +68,7 @@ async fn load<T: Send + 'static>(
     gate: &Gate,
     read: impl Future<Output = Result<T, ViewError>> + Send + 'static,
 ) -> Result<T, Problem> {
-    let place = gate.enter().map_err(refused)?;
+    let place = gate.enter().await.map_err(refused)?;
     let work = tokio::spawn(async move {
         let _place = place;
         read.await

@@ -88,7 +88,7 @@ async fn left(views: Option<Views>, gate: Option<Data<Gate>>, user: UserId) -> b
     let (Some(views), Some(gate)) = (views, gate) else {
         return false;
     };
-    let Ok(place) = gate.enter() else {
+    let Ok(place) = gate.enter().await else {
         return false;
     };
     // Detached like every read: the request may be dropped while the database is asked.
