@@ -112,8 +112,8 @@ impl Writers {
     }
 }
 
-fn names() -> Vec<String> {
-    (0..CLIENTS).map(|n| format!("client_{n}")).collect()
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("client_{n}")).collect()
 }
 
 fn slowest(seen: &[Seen]) -> Duration {
@@ -139,7 +139,7 @@ async fn circuit_becomes(service: &Service, dependency: &str, value: f64) {
 async fn without_an_engine_answers_come_within_a_second_and_all_recovers() {
     let outage = Duration::from_secs(if is_long() { 60 } else { 2 });
     let world = World::start(&[]).await;
-    let tokens = world.users(&names()).await;
+    let tokens = world.users(&names(CLIENTS)).await;
     let writers = Writers::start(&world, &tokens);
     writers.until(201).await;
     // Gone, then silent: a killed server refuses connections, a stopped one takes them.
@@ -310,7 +310,8 @@ async fn ten_times_too_much_is_refused_and_the_rest_is_served() {
     let (short, length) = if is_long() { (10, 30) } else { (1, 4) };
     let (short, length) = (Duration::from_secs(short), Duration::from_secs(length));
     let world = World::start(&[]).await;
-    let tokens = world.users(&names()).await;
+    // Many: writers of one account wait for each other.
+    let tokens = world.users(&names(64)).await;
     let writers = Writers::start(&world, &tokens);
     writers.until(201).await;
     writers.stop().await;
