@@ -6,8 +6,22 @@ use command_service::cli;
 use shared::settings::Settings;
 use shared::telemetry;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("command-service: no threads to run on: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run());
+    // What is left of the drivers ends with the process. Taken down task by task, one complains
+    // that another is gone.
+    std::mem::forget(runtime);
+    code
+}
+
+async fn run() -> ExitCode {
     let arguments = match cli::parse() {
         Ok(arguments) => arguments,
         Err(code) => return code,

@@ -46,8 +46,16 @@ enum Command {
 /// Bad settings: EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
 
-#[actix_web::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let system = actix_web::rt::System::new();
+    let code = system.block_on(run());
+    // What is left of the drivers ends with the process. Taken down task by task, one complains
+    // that another is gone.
+    std::mem::forget(system);
+    code
+}
+
+async fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let settings = match Settings::from_vars(std::env::vars_os()) {
         Ok(settings) => settings,

@@ -485,7 +485,9 @@ impl World {
     /// Publishes something that is no event, past the relay.
     pub async fn publish_foreign(&self, body: &str) {
         let client = async_nats::connect(self.nats_url()).await.expect("NATS");
-        let published = jetstream::new(client)
+        // Kept until there is an answer: with it goes the connection.
+        let jetstream = jetstream::new(client);
+        let published = jetstream
             .publish(Self::names().tick(), body.to_owned().into())
             .await
             .expect("handed over");
