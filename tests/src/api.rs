@@ -188,6 +188,11 @@ pub struct Answer {
 }
 
 impl Session {
+    /// For requests that have no verb here.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The same user, with queries through another process.
     #[must_use]
     pub fn through(&self, query: &Service) -> Self {

@@ -30,25 +30,30 @@ struct Seen {
     ended: Instant,
     /// A refusal says when to ask again.
     said_when: bool,
+    /// It says that it is from memory.
+    stale: bool,
 }
 
 async fn ask(request: RequestBuilder) -> Seen {
     let began = Instant::now();
-    let (status, said_when) = match request.send().await {
+    let (status, said_when, stale) = match request.send().await {
         Ok(answer) => {
             let said_when = answer.headers().contains_key("retry-after");
+            let served = answer.headers().get("x-served");
+            let stale = served.is_some_and(|served| served == "stale");
             let status = answer.status().as_u16();
             // To its end, so that the connection can be used again.
             let _ = answer.bytes().await;
-            (status, said_when)
+            (status, said_when, stale)
         }
-        Err(_) => (0, false),
+        Err(_) => (0, false, false),
     };
     Seen {
         status,
         took: began.elapsed(),
         ended: Instant::now(),
         said_when,
+        stale,
     }
 }
 
@@ -142,8 +147,29 @@ async fn without_an_engine_answers_come_within_a_second_and_all_recovers() {
     let tokens = world.users(&names(CLIENTS)).await;
     let writers = Writers::start(&world, &tokens);
     writers.until(201).await;
+    // Pages that are read all the time, by somebody whose followees write all the time.
+    let reader = &world.sessions(&world.api(), "reader", 1).await[0];
+    for name in names(CLIENTS - 1) {
+        let followee = world.api().user(&name).await.user_id;
+        reader.follow(&followee).await.accepted();
+    }
+    let http = http();
+    let get = |path: &str| {
+        let request = http.get(format!("{}/api/v1{path}", world.query.api));
+        request.bearer_auth(reader.token())
+    };
+    let hot = [
+        "/timeline".to_owned(),
+        "/timeline?limit=5".to_owned(),
+        format!("/users/{}", reader.user_id),
+        "/users/by-username/client_0".to_owned(),
+    ];
     // Gone, then silent: a killed server refuses connections, a stopped one takes them.
     for fault in ["killed", "stopped"] {
+        for path in hot.iter().cycle().take(20) {
+            let seen = ask(get(path)).await;
+            assert_eq!((seen.status, seen.stale), (200, false), "{path}");
+        }
         writers.since().await;
         let before = world.command.process.resident();
         let began = Instant::now();
@@ -151,12 +177,13 @@ async fn without_an_engine_answers_come_within_a_second_and_all_recovers() {
             "killed" => drop(world.mongodb.kill()),
             _ => world.mongodb.pause(),
         }
-        let read = http().get(format!(
-            "{}/api/v1/users/by-username/client_0",
-            world.query.api
-        ));
-        let read = ask(read).await;
-        tokio::time::sleep(outage.saturating_sub(began.elapsed())).await;
+        // What nobody has read is not made up.
+        let read = ask(get("/users/by-username/client_7")).await;
+        let mut reads = Vec::new();
+        while began.elapsed() < outage {
+            reads.extend(join_all(hot.iter().map(|path| ask(get(path)))).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         let seen = writers.since().await;
         let refused: Vec<Seen> = seen.into_iter().filter(|seen| seen.status != 201).collect();
         let grown = world.command.process.resident().saturating_sub(before) / 1024;
@@ -170,6 +197,15 @@ async fn without_an_engine_answers_come_within_a_second_and_all_recovers() {
         let back = Instant::now();
         writers.until(201).await;
         let recovered = back.elapsed();
+        let served = reads.iter().filter(|seen| seen.status == 200).count();
+        let stale = reads.iter().filter(|seen| seen.stale).count();
+        println!(
+            "hot reads meanwhile: {served} of {} answered, {stale} marked stale, the slowest after {:?}",
+            reads.len(),
+            slowest(&reads)
+        );
+        assert_eq!(served, reads.len(), "what is read all the time is served");
+        assert!(stale * 2 > reads.len() && slowest(&reads) < REFUSED_WITHIN);
         println!(
             "MongoDB {fault} for {outage:?}: {} writes refused, the slowest after {:?}; a read \
              answered {} after {:?}; {grown} KiB more; writes again after {recovered:?}",

@@ -7,7 +7,9 @@
 //! * Whoever misses a notice forgets everything: the epoch counts up, values of older epochs are
 //!   no hits. So does a partition's new holder, who cannot know what the one before did not tell.
 //! * Nothing is a hit while any partition has been silent for [`SILENCE`], nor after
-//!   [`LONGEST`]; it is still kept, for when the database is away ([`Mode::Stale`]).
+//!   [`LONGEST`].
+//! * What is no hit any more is still kept for when the database is away ([`Mode::Stale`]); but
+//!   not what somebody took back: a deleted post, an ended edge, a profile that is gone.
 //!
 //! A slot may be evicted at any time. A load that then stores into it stores into nowhere: the
 //! next reader makes a new slot.
@@ -239,15 +241,18 @@ impl Caches {
     fn touch(&self, notice: &Notice, touched: &Touched) {
         match touched {
             Touched::Post(post) => self.posts.touch(post),
+            Touched::Deleted(post) => self.posts.forget(post),
             Touched::User(user) => {
                 self.users.touch(user);
                 self.follower_counts.touch(user);
             }
+            Touched::Standing(user) => self.users.forget(user),
             Touched::Reaction(post, user) => self.reactions.touch(&(*post, *user)),
             Touched::Outbox(author) => self.outboxes.touch(author),
-            Touched::Withdrawn(entry) => self.standing.touch(entry),
+            Touched::Withdrawn(entry) => self.standing.forget(entry),
             Touched::Timeline(reader) => self.timelines.touch(reader),
             Touched::Edges(reader) => self.edges.touch(reader),
+            Touched::Unfollowed(reader) => self.edges.forget(reader),
             Touched::Pulled => self.pulled.touch(&Partition(notice.p)),
         }
     }
@@ -263,7 +268,7 @@ impl Caches {
         let slot = slots.slot(key);
         let state = slot.state();
         let hit = state.value.as_ref().filter(|cached| match mode {
-            Mode::Cached => cached.epoch == epoch && cached.loaded.elapsed() < LONGEST,
+            Mode::Cached => cached.epoch == Some(epoch) && cached.loaded.elapsed() < LONGEST,
             Mode::Direct => false,
             Mode::Stale => true,
         });
@@ -317,7 +322,8 @@ struct State<V> {
 }
 
 struct Cached<V> {
-    epoch: u64,
+    /// `None`: it is known to have changed.
+    epoch: Option<u64>,
     loaded: Instant,
     value: Arc<V>,
 }
@@ -340,7 +346,7 @@ impl<V> Loading<V> {
         let mut state = self.slot.state();
         if state.version == self.version {
             state.value = Some(Cached {
-                epoch: self.epoch,
+                epoch: Some(self.epoch),
                 loaded: Instant::now(),
                 value,
             });
@@ -383,6 +389,15 @@ where
 
     /// The value is another now.
     fn touch(&self, key: &K) {
+        self.change(key, |value| {
+            if let Some(cached) = value {
+                cached.epoch = None;
+            }
+        });
+    }
+
+    /// The value must not be told again, not even in bad times.
+    fn forget(&self, key: &K) {
         self.change(key, |value| *value = None);
     }
 
@@ -455,6 +470,19 @@ mod tests {
         assert_eq!(hit(&caches, key), Some(2), "others' changes do not matter");
         caches.take(&notice(7, 3, &[Touched::User(key)]));
         assert_eq!(hit(&caches, key), None);
+    }
+
+    #[test]
+    fn what_was_taken_back_is_not_kept_for_bad_times() {
+        let (caches, reader) = (caches(), Id::new(KEY).unwrap());
+        let edges = || caches.look(Mode::Stale, &caches.edges, &reader);
+        caches
+            .load(&caches.edges, &reader)
+            .store(Arc::new(Edges::default()));
+        caches.take(&notice(7, 1, &[Touched::Edges(reader)]));
+        assert!(matches!(edges(), Look::Hit(_)), "one more is no reason");
+        caches.take(&notice(7, 2, &[Touched::Unfollowed(reader)]));
+        assert!(matches!(edges(), Look::Miss(_)));
     }
 
     #[test]

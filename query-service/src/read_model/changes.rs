@@ -32,18 +32,21 @@ impl Changes {
         self.deletes.is_empty() && self.inserts.is_empty() && self.updates.is_empty()
     }
 
-    /// Every row that changes; `true` where it is deleted.
-    pub(super) fn keys(&self) -> impl Iterator<Item = (View, &Key, bool)> {
-        fn of<T>(rows: &BTreeMap<View, BTreeMap<Key, T>>) -> impl Iterator<Item = (View, &Key)> {
+    /// Every row that changes, with the fields that are set; `None` where it is deleted.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (View, &Key, Option<&Document>)> {
+        fn each<T>(
+            rows: &BTreeMap<View, BTreeMap<Key, T>>,
+        ) -> impl Iterator<Item = (View, &Key, &T)> {
             rows.iter()
-                .flat_map(|(view, rows)| rows.keys().map(|key| (*view, key)))
+                .flat_map(|(view, rows)| rows.iter().map(|(key, row)| (*view, key, row)))
         }
         let deleted = self
             .deletes
             .iter()
-            .flat_map(|(view, keys)| keys.iter().map(|key| (*view, key, true)));
-        let written = of(&self.inserts).chain(of(&self.updates));
-        deleted.chain(written.map(|(view, key)| (view, key, false)))
+            .flat_map(|(view, keys)| keys.iter().map(|key| (*view, key, None)));
+        let inserted = each(&self.inserts).map(|(view, key, row)| (view, key, Some(row)));
+        let updated = each(&self.updates).map(|(view, key, it)| (view, key, Some(&it.set)));
+        deleted.chain(inserted).chain(updated)
     }
 
     /// A row that is not there, or is deleted by this batch.

@@ -60,9 +60,14 @@ pub struct Delivered {
 /// entries are looked for, so that who sees a new edge sees what came with it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Serialize, Deserialize)]
 pub enum Touched {
+    /// A post's counts.
     Post(PostId),
+    /// A post that was deleted.
+    Deleted(PostId),
     /// A profile, or its counts.
     User(UserId),
+    /// A user who was deactivated, suspended, or is back.
+    Standing(UserId),
     Reaction(PostId, UserId),
     Outbox(UserId),
     /// An entry that was withdrawn from its outbox.
@@ -71,6 +76,8 @@ pub enum Touched {
     Timeline(UserId),
     /// Whom a reader follows, and which of those edges are pending.
     Edges(UserId),
+    /// Somebody whom a reader follows no more.
+    Unfollowed(UserId),
     /// The authors that readers of this partition pull.
     Pulled,
 }
@@ -115,22 +122,34 @@ impl Notice {
 
 fn touched(changes: &Changes) -> BTreeSet<Touched> {
     let mut touched = BTreeSet::new();
-    for (view, key, deleted) in changes.keys() {
+    for (view, key, fields) in changes.rows() {
         let first = key.first();
+        let says = |field: &str, value: bool| {
+            fields.is_some_and(|fields| fields.get_bool(field) == Ok(value))
+        };
         let pair = || first.zip(key.last());
         let it = match view {
+            View::Posts if says("deleted", true) => first.map(|post| Touched::Deleted(post.cast())),
             View::Posts => first.map(|post| Touched::Post(post.cast())),
+            View::Users if fields.is_some_and(|fields| fields.contains_key("standing")) => {
+                first.map(|user| Touched::Standing(user.cast()))
+            }
             View::Users | View::FollowerCounts => first.map(|user| Touched::User(user.cast())),
             View::Likes | View::Reposts => {
                 pair().map(|(post, user)| Touched::Reaction(post.cast(), user.cast()))
             }
             View::Outbox => {
-                if deleted && let Some(entry) = key.last() {
+                if fields.is_none()
+                    && let Some(entry) = key.last()
+                {
                     touched.insert(Touched::Withdrawn(entry.cast()));
                 }
                 first.map(|author| Touched::Outbox(author.cast()))
             }
             View::Readers => first.map(|reader| Touched::Timeline(reader.cast())),
+            View::Following if says("on", false) => {
+                first.map(|reader| Touched::Unfollowed(reader.cast()))
+            }
             View::Following | View::Pending => first.map(|reader| Touched::Edges(reader.cast())),
             View::Pulled => Some(Touched::Pulled),
             // Nothing of these is cached.
@@ -196,13 +215,25 @@ mod tests {
         changes.set(View::Readers, Key::id(two), doc! { "horizon": 1_i64 });
         changes.delete(View::Outbox, Key::pair(one, two));
         changes.insert(View::Likes, Key::pair(two, one), doc! {});
+        changes.set(
+            View::Users,
+            Key::id(one),
+            doc! { "standing": "deactivated" },
+        );
+        changes.add(View::Users, Key::id(two), "posts", 1);
+        changes.set(View::Posts, Key::id(one), doc! { "deleted": true });
+        changes.set(View::Following, Key::pair(two, one), doc! { "on": false });
         let named: Vec<Touched> = Notice::of(&changes, &[], &[]).touched.into_iter().collect();
         let expected = [
+            Touched::Deleted(one.cast()),
+            Touched::User(two),
+            Touched::Standing(one),
             Touched::Reaction(two.cast(), one),
             Touched::Outbox(one),
             Touched::Withdrawn(two.cast()),
             Touched::Timeline(two),
             Touched::Edges(one),
+            Touched::Unfollowed(two),
         ];
         assert_eq!(named, expected);
     }

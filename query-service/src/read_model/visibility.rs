@@ -55,15 +55,21 @@ impl Views {
             return Ok(Vec::new());
         }
         let ids: HashSet<PostId> = candidates.iter().map(|candidate| candidate.post).collect();
-        let unproven = candidates
-            .iter()
-            .filter(|candidate| candidate.is_repost() && !candidate.proven);
+        let reposts = || candidates.iter().filter(|candidate| candidate.is_repost());
+        let unproven = reposts().filter(|candidate| !candidate.proven);
         let (posts, standing_reposts, reactions) = tokio::try_join!(
             self.posts_by_id(&ids),
             self.standing_reposts(unproven),
             self.reactions(&ids, viewer),
         )?;
-        let reposters = candidates.iter().map(|candidate| candidate.by);
+        let known = |candidate: &&Candidate| posts.contains_key(&candidate.post);
+        // The newest may never have been read: without them it is the page as it was. What is
+        // missing below them is a hole.
+        let remembered = candidates.iter().skip_while(|candidate| !known(candidate));
+        if remembered.clone().next().is_none() || !remembered.clone().all(|it| known(&it)) {
+            self.may_load()?;
+        }
+        let reposters = reposts().filter(known).map(|candidate| candidate.by);
         let people: HashSet<UserId> = posts
             .values()
             .map(|post| post.row.author)
@@ -122,7 +128,7 @@ impl Views {
         ids: &HashSet<PostId>,
     ) -> Result<HashMap<PostId, Arc<Post>>, ViewError> {
         // What is not there yet is not remembered: the author's partition may be behind.
-        let found = self.remembered(&self.caches().posts, ids, async |ids| {
+        self.remembered(&self.caches().posts, ids, async |ids| {
             let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
             let rows: Vec<PostRow> = self
                 .all(View::Posts, doc! { "_id": { "$in": ids } })
@@ -132,8 +138,8 @@ impl Views {
                 (row.id, Post { row, rendered })
             });
             Ok(posts.collect())
-        });
-        self.whole(ids, found.await?)
+        })
+        .await
     }
 
     pub(super) async fn users_by_id(
