@@ -2,9 +2,9 @@
 //!
 //! Rooms, in reading order:
 //! * [`projection`]: partition leases, the ordered reader, one file per family of events, jobs.
-//! * [`read_model`]: the only reader and writer of the views.
+//! * [`read_model`]: the only reader and writer of the views, and what is remembered of them.
 //! * [`http`]: extracts, makes one call into [`read_model`], maps.
-//! * [`live`]: follows the notices of the fold, wakes live streams.
+//! * [`live`]: follows the notices of the fold, hands them to the caches, wakes live streams.
 //! * [`verify`]: recomputes from the log what readers should see, and compares.
 //! * [`rebuild`]: a second generation of views beside the live one.
 //! * [`dead_letters`]: messages that could not be understood.

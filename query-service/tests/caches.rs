@@ -1,4 +1,5 @@
-//! What a replica remembers equals the model as soon as it was told, whatever it loaded when.
+//! What a replica remembers equals the model as soon as it was told, whatever it loaded when; and
+//! what a live stream is sent while its reader comes back.
 
 mod common;
 

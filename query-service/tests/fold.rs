@@ -1,4 +1,6 @@
-//! Random interleavings of everything people do, folded with restarts, equal a plain model.
+//! Random interleavings of everything people do, folded with restarts and failing commits, equal a
+//! plain model: past the horizon, through a rebuild, for readers who are parked and return. With a
+//! fault built in they do not.
 
 mod common;
 

@@ -1,5 +1,9 @@
 //! The whole system as its users and operators meet it: processes, signals, HTTP.
 //!
+//! The tests: `behaviour` while nothing is broken; `chaos` and `faults` while things are;
+//! `overload` when there is too much to do, or nobody to ask; `security`; and `architecture`,
+//! which reads the sources.
+//!
 //! Rooms, in reading order:
 //! * [`world`]: engines and services of one test, on free ports, in a folder of its own.
 //! * [`proxy`]: the network between services and engines, with weather.

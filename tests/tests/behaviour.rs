@@ -1,5 +1,6 @@
 //! What people are promised while nothing is broken: a write is read back at once, live streams
-//! and scrolls show everything once and in order, and a crowd slows nobody down.
+//! and scrolls show everything once and in order, a crowd slows nobody down, and a rebuild of the
+//! views fails no read.
 //!
 //! Every test has engines and services of its own, and times are measured in some: so they run
 //! one after the other. The short form runs with all tests; the long one, `make chaos`, has more

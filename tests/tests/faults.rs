@@ -1,5 +1,5 @@
 //! The fault matrix: what was acknowledged stays and happens once, everybody sees it, and each
-//! kind of fault says what it did and what held.
+//! kind of fault says what it did and what held. Beside it, posts through a network that cuts.
 //!
 //! One world for all kinds, its engines behind proxies. For each: clients at work, the fault some
 //! times over, recovery, then the log against the stream, the views against the log, and the

@@ -1,4 +1,5 @@
-//! Too much, and nobody to ask: what is refused is refused quickly, and what is served is served.
+//! Too much, and nobody to ask: what is refused is refused quickly, what is served is served, and
+//! memory stays flat.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

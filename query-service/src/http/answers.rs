@@ -1,4 +1,7 @@
 //! Answers: JSON with an entity tag, pages with a link to the next, errors as problems.
+//!
+//! Every read passes the gate, and runs to its end. Where the database is away, what is remembered
+//! is the answer, and marked.
 
 use std::future::Future;
 

@@ -1,4 +1,5 @@
-//! Follows the notices of all partitions, and wakes the live streams they concern.
+//! Follows the notices of all partitions, hands them to the caches of the views, and wakes the live
+//! streams they concern.
 //!
 //! A stream is woken once every partition has applied what concerns it: then all rows that make
 //! an entry true are there, and sequences rise from event to event.

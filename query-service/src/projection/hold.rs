@@ -1,8 +1,11 @@
 //! One holding of a partition: what it writes, where it stands, and what it tells.
 //!
-//! Every change goes through [`Hold::commit`]: the entries, then the rows with the checkpoint, then
-//! the notice. A crash between any two of them is healed: entries are hints, the checkpoint guards
-//! the rows, and who misses a notice finds out by its number.
+//! Whatever the fold and its jobs change goes through [`Hold::commit`]: the entries, then the rows
+//! with the checkpoint, then the notice. A crash between any two of them is healed: entries are
+//! hints, the checkpoint guards the rows, and who misses a notice finds out by its number.
+//!
+//! Trimming and rising horizons tell nobody: the entries that replicas remember of a timeline are
+//! fewer than those that are kept.
 
 use shared::engines::Nats;
 use shared::event_stream::Names;

@@ -1,8 +1,16 @@
 //! Folds the stream into the views.
 //!
 //! Every partition is one task: it holds a lease, reads the whole stream, applies its share and
-//! moves its checkpoint with the same transaction. A holder that was paused past its lease finds
-//! its commits refused by the checkpoint's epoch.
+//! moves its checkpoint with the same transaction. A keeper beside it renews the lease, however
+//! long a step takes. A holder that was paused past its lease finds its commits refused by the
+//! checkpoint's epoch.
+//!
+//! * [`stream_reader`]: messages in order, from a position of its own.
+//! * [`fold`]: events in, changes and entries out.
+//! * [`hold`]: commits them, then tells the replicas.
+//! * [`jobs`], [`idle`]: fan-outs, backfills and trims; readers who stay away.
+//! * [`generations`]: which views are folded, and which are shown.
+//! * [`monitor`]: how far the fold is behind.
 
 pub mod fold;
 pub mod generations;

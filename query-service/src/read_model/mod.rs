@@ -3,8 +3,10 @@
 //! * `rows`, `keys`, `generation`: what is stored, and where.
 //! * [`changes`], [`mod@write`]: how the fold writes.
 //! * [`timeline`], [`people`], [`posts`]: how readers read.
+//! * `visibility`, [`view`]: what of it is shown, and how it looks.
 //! * [`cursor`]: where a page ended.
 //! * [`notice`], `cache`: what replicas are told of changes, and what they remember until then.
+//! * [`sabotage`]: faults that tests build in.
 //!
 //! An entry is a hint, rows are the truth: every answer is checked against the edges, posts and
 //! users that make it true.

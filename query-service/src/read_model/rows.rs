@@ -1,4 +1,4 @@
-//! The rows of the views, as stored. Private to the read model.
+//! The rows of the views, as stored. The fold makes some; readers are shown [`super::view`].
 
 use bson::Binary;
 use serde::{Deserialize, Serialize};
