@@ -90,6 +90,8 @@ const BOUNDS: Bounds = Bounds {
 };
 /// Requests in flight and background tasks have this long to end, each.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a look at the database may take before it counts as away.
+const PATIENCE: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: usize = 10_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -301,11 +303,14 @@ async fn watch_database(store: Arc<MongoStore>, readiness: Readiness, stop: Canc
     }
 }
 
-async fn look(store: &MongoStore, readiness: &Readiness) {
+async fn look(store: &Arc<MongoStore>, readiness: &Readiness) {
     let asked = SystemClock.now().millis();
-    let answer = store.database_time().await;
+    let asking = store.clone();
+    // The question is never dropped; a database that stands still is not waited for.
+    let answer = tokio::spawn(async move { asking.database_time().await });
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
     let answered = SystemClock.now().millis();
-    let Ok(time) = answer else {
+    let Ok(Ok(Ok(time))) = answer else {
         readiness.set(DATABASE, Err("it does not answer".to_owned()));
         return;
     };

@@ -196,7 +196,7 @@ async fn serve(
     tasks.spawn(
         "probe",
         probe(
-            current.clone(),
+            breaker.clone(),
             nats.clone(),
             verifier.clone(),
             readiness.clone(),
@@ -288,7 +288,7 @@ fn http_server(
 
 /// Looks each second whether the dependencies answer.
 async fn probe(
-    views: CurrentViews,
+    database: Arc<Breaker>,
     nats: engines::Nats,
     verifier: Data<TokenVerifier>,
     readiness: Readiness,
@@ -301,11 +301,11 @@ async fn probe(
             _ = every.tick() => (),
             () = stop.cancelled() => return,
         }
-        let open = views.borrow().clone();
-        let database = open
-            .ping()
-            .await
-            .map_err(|_| "it does not answer".to_owned());
+        let database = if database.is_open() {
+            Err("it does not answer".to_owned())
+        } else {
+            Ok(())
+        };
         readiness.set(DATABASE, database);
         let broker = if nats.is_connected() {
             Ok(())

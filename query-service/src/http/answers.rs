@@ -4,6 +4,7 @@
 //! is the answer, and marked.
 
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use actix_web::http::header::{
     CACHE_CONTROL, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LINK, VARY,
@@ -11,6 +12,7 @@ use actix_web::http::header::{
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
+use shared::consistency::ConsistencyToken;
 use shared::error_chain::Chain;
 use shared::problem::{Code, Problem};
 use shared::resilience::{Gate, Refused};
@@ -43,19 +45,15 @@ pub async fn detached<T, F>(
 ) -> Result<Found<T>, Problem>
 where
     T: Send + 'static,
-    F: Future<Output = Result<Option<T>, ViewError>> + Send,
+    F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
 {
     let views = views.borrow().cached();
     let Consistency { token, gate } = after;
-    let (loading, reading) = (views.clone(), read.clone());
-    let found = load(&gate, async move {
-        let views = match token {
-            Some(token) => loading.wait_for(&token).await?,
-            None => loading,
-        };
-        reading(views).await
-    });
-    match found.await {
+    let current = match token {
+        Some(token) => until_visible(&gate, &views, token).await?,
+        None => views.clone(),
+    };
+    match load(&gate, read.clone()(current)).await {
         Ok(item) => Ok(Found { item, stale: false }),
         Err(problem) if problem.code == Code::Unavailable && token.is_none() => {
             match read(views.stale()).await {
@@ -67,7 +65,32 @@ where
     }
 }
 
-async fn load<T: Send + 'static>(
+/// Waits until the views reflect a write, at most a second. Each look passes the gate by itself:
+/// whoever waits takes nobody's place.
+async fn until_visible(
+    gate: &Gate,
+    views: &Views,
+    token: ConsistencyToken,
+) -> Result<Views, Problem> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+    let (began, mut pause) = (Instant::now(), Duration::from_millis(2));
+    loop {
+        let looking = views.clone();
+        let look = load(gate, async move { looking.reflecting(&token).await });
+        if let Some(views) = look.await? {
+            return Ok(views);
+        }
+        if began.elapsed() >= PATIENCE {
+            return Err(problem(&ViewError::NotYetVisible));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Runs a read to its end in a task of its own, past the gate.
+pub async fn load<T: Send + 'static>(
     gate: &Gate,
     read: impl Future<Output = Result<T, ViewError>> + Send + 'static,
 ) -> Result<T, Problem> {

@@ -15,6 +15,7 @@ use shared::problem::{Code, Problem};
 use shared::resilience::Gate;
 use shared::token::{TokenError, TokenVerifier};
 
+use super::answers::load;
 use crate::read_model::{CurrentViews, Views};
 
 /// The user whose access token came with the request; without one the answer is 401.
@@ -72,7 +73,7 @@ fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, 
             return Err(Problem::new(Code::Internal, "something went wrong here"));
         };
         match verifier.verify(&token).await {
-            Ok(user) if left(views, gate, user).await => Err(invalid()),
+            Ok(user) if left(views, gate, user).await? => Err(invalid()),
             Ok(user) => Ok(Some(user)),
             Err(TokenError::Invalid) => Err(invalid()),
             Err(error @ TokenError::NoKeys) => {
@@ -82,21 +83,27 @@ fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, 
     }
 }
 
-/// Whether the views know that the user was deactivated. Where they cannot be asked, the read
-/// itself says so.
-async fn left(views: Option<Views>, gate: Option<Data<Gate>>, user: UserId) -> bool {
+/// Whether the views know that the user was deactivated: from memory at once, else past the gate.
+/// While the database is away, who is not remembered is told to come back.
+async fn left(
+    views: Option<Views>,
+    gate: Option<Data<Gate>>,
+    user: UserId,
+) -> Result<bool, Problem> {
     let (Some(views), Some(gate)) = (views, gate) else {
-        return false;
+        return Err(Problem::new(Code::Internal, "something went wrong here"));
     };
-    let Ok(place) = gate.enter().await else {
-        return false;
-    };
-    // Detached like every read: the request may be dropped while the database is asked.
-    let asked = tokio::spawn(async move {
-        let _place = place;
-        views.is_deactivated(user).await
-    });
-    matches!(gate.attend(asked).await, Ok(Ok(true)))
+    if let Some(known) = views.remembered_as_deactivated(user) {
+        return Ok(known);
+    }
+    let asking = views.clone();
+    let asked = load(&gate, async move { asking.is_deactivated(user).await });
+    match asked.await {
+        Err(problem) if problem.code == Code::Unavailable => {
+            views.stale().remembered_as_deactivated(user).ok_or(problem)
+        }
+        answer => answer,
+    }
 }
 
 /// The write that the answer must reflect, if one is named, and the gate that the read passes.

@@ -11,6 +11,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use shared::error_chain::Chain;
 use shared::ids::UserId;
 use shared::problem::{Code, Problem};
+use shared::resilience::Gate;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
@@ -57,6 +58,7 @@ pub async fn stream(
     let resume = last_event_id(&request)?;
     let full = || Problem::new(Code::Overloaded, "too many live streams: ask again");
     let subscription = live.subscribe(reader).ok_or_else(full)?;
+    let gate = after.gate.clone();
     let begin = super::answers::detached(after, &views, move |views| async move {
         views.position_now().await.map(Some)
     });
@@ -64,6 +66,7 @@ pub async fn stream(
     let (events, body) = mpsc::channel(BUFFERED);
     let stream = LiveStream {
         views: views.get_ref().clone(),
+        gate,
         live: live.get_ref().clone(),
         subscription,
         reader,
@@ -87,6 +90,7 @@ pub async fn stream(
 
 struct LiveStream {
     views: CurrentViews,
+    gate: Data<Gate>,
     live: Live,
     subscription: Subscription,
     reader: UserId,
@@ -132,16 +136,24 @@ impl LiveStream {
     /// Whether the reader was deactivated meanwhile. Where that cannot be asked, the next
     /// heartbeat asks again.
     async fn left(&self) -> bool {
-        let views = self.views.borrow().clone();
-        views.is_deactivated(self.reader).await.unwrap_or(false)
+        let views = self.views.borrow().cached();
+        let _look = self.live.look().await;
+        let open = self.gate.breaker().is_open();
+        !open && views.is_deactivated(self.reader).await.unwrap_or(false)
     }
 
     /// Sends what has become visible.
     async fn send_new(&mut self) -> Result<Sent, ViewError> {
         // Whatever readers are shown now: a rebuild may have switched.
         let views = self.views.borrow().clone();
+        let look = self.live.look().await;
+        if self.gate.breaker().is_open() {
+            return Err(ViewError::Away);
+        }
         views.note_seen(self.reader).await?;
         let (all_up_to, posts) = views.newer_than(self.reader, self.at).await?;
+        let now = views.position_now().await?;
+        drop(look);
         for (seq, post) in posts {
             let Ok(json) = serde_json::to_string(&post) else {
                 continue;
@@ -156,7 +168,7 @@ impl LiveStream {
         }
         let before = self.at;
         self.at = self.at.max(all_up_to);
-        let more = self.at > before && self.at < views.position_now().await?;
+        let more = self.at > before && self.at < now;
         Ok(if more { Sent::Some } else { Sent::All })
     }
 

@@ -14,7 +14,7 @@ use shared::event_stream::Names;
 use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -23,6 +23,11 @@ use crate::read_model::notice::Notice;
 
 /// Live streams that one process serves at the most.
 const MOST_STREAMS: usize = 10_000;
+/// Of these, to one reader: a person has a few devices.
+const MOST_PER_READER: usize = 20;
+/// Streams that look at the views at once. One post may wake all of them, and other reads need
+/// connections too.
+const LOOKS: usize = 16;
 
 /// The live streams of this process. Cloning gives another handle.
 #[derive(Clone)]
@@ -30,6 +35,7 @@ pub struct Live {
     state: Arc<Mutex<State>>,
     views: CurrentViews,
     places: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -65,6 +71,7 @@ impl Live {
             state: Arc::default(),
             views,
             places: Arc::new(Semaphore::new(MOST_STREAMS)),
+            looks: Arc::new(Semaphore::new(LOOKS)),
             stop,
         }
     }
@@ -73,7 +80,12 @@ impl Live {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a reader's live stream; `None` if all are taken.
+    /// Leave to look at the views, in turn; to be given back before anything is sent.
+    pub async fn look(&self) -> Option<SemaphorePermit<'_>> {
+        self.looks.acquire().await.ok()
+    }
+
+    /// A place for a reader's live stream; `None` if all are taken, or this reader has many.
     pub fn subscribe(&self, reader: UserId) -> Option<Subscription> {
         let place = self.places.clone().try_acquire_owned().ok()?;
         let wake = Arc::new(Notify::new());
@@ -83,6 +95,10 @@ impl Live {
             wake: wake.clone(),
         };
         let mut state = self.state();
+        let others = state.streams.values().filter(|it| it.reader == reader);
+        if others.count() >= MOST_PER_READER {
+            return None;
+        }
         let id = state.next;
         state.next += 1;
         state.streams.insert(id, listener);

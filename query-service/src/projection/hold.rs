@@ -7,6 +7,7 @@
 //! Trimming and rising horizons tell nobody: the entries that replicas remember of a timeline are
 //! fewer than those that are kept.
 
+use mongodb::ClientSession;
 use shared::engines::Nats;
 use shared::event_stream::Names;
 use shared::partition::Partition;
@@ -29,6 +30,8 @@ pub struct Hold {
     names: Names,
     /// What readers are shown: nobody remembers anything of other generations.
     current: CurrentViews,
+    /// All commits of this holding are made in it.
+    session: ClientSession,
     /// Names this holding.
     id: u64,
     told: u64,
@@ -41,6 +44,7 @@ impl Hold {
         views: Views,
         partition: Partition,
         at: Checkpoint,
+        session: ClientSession,
         nats: Nats,
         names: Names,
         current: CurrentViews,
@@ -52,6 +56,7 @@ impl Hold {
             nats,
             names,
             current,
+            session,
             id: rand::random(),
             told: 0,
             told_at: Instant::now(),
@@ -79,7 +84,7 @@ impl Hold {
         // Entries first: once the checkpoint has passed, they must be there.
         self.views.insert_entries(entries).await?;
         self.views
-            .commit(self.partition, changes, &self.at, &to)
+            .commit(&mut self.session, self.partition, changes, &self.at, &to)
             .await?;
         self.at = to;
         self.tell(Notice::of(changes, entries, pulled)).await;

@@ -25,8 +25,9 @@ pub const KEPT: usize = 800;
 const SLACK: u16 = 200;
 /// Edges whose older entries are inserted in one slice.
 const EDGES_PER_SLICE: usize = 1_000;
-/// Entries after which a slice has done enough: a quarter of a second's worth.
-const ENTRIES_PER_SLICE: usize = 20_000;
+/// Entries after which a slice has done enough: each may be to another reader, and one notice has
+/// to name them.
+const ENTRIES_PER_SLICE: usize = 2_000;
 /// Readers whose sizes are remembered per partition.
 const MOST_SIZES: usize = 500_000;
 

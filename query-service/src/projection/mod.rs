@@ -45,8 +45,11 @@ use stream_reader::{Content, Message, StreamFault, StreamReader};
 /// How long a partition is held without being renewed.
 const LEASE: Duration = Duration::from_secs(3);
 const RENEW: Duration = Duration::from_secs(1);
-/// Entries after which a batch is committed before its end: a quarter of a second's worth.
-const ENTRIES_PER_COMMIT: usize = 20_000;
+/// Entries after which a batch is committed before its end: what one notice can name, and less
+/// than a tenth of a second's worth.
+const ENTRIES_PER_COMMIT: usize = 5_000;
+/// A holder that cannot read the stream for so long lets its partition go.
+const STUCK: Duration = Duration::from_secs(15);
 /// How long to wait for messages while jobs wait for other partitions.
 const WHILE_PENDING: Duration = Duration::from_millis(20);
 
@@ -63,6 +66,8 @@ pub struct Projector {
 enum Ended {
     Stopped,
     LeaseLost,
+    /// The stream could not be read for long: somebody else may be able to.
+    Stuck,
 }
 
 impl Projector {
@@ -118,6 +123,20 @@ impl Projector {
                             }
                             return;
                         }
+                        Ok(Ended::Stuck) => {
+                            warn!(
+                                partition = partition.0,
+                                "partition {} is let go: the stream cannot be read here",
+                                partition.0
+                            );
+                            if let Err(error) = lease.release(held).await {
+                                warn!(error = %Chain(&error), "partition {} not released: it is free in {LEASE:?}", partition.0);
+                            }
+                            // Others first.
+                            if stopped_while(&stop, tokio::time::sleep(LEASE)).await {
+                                return;
+                            }
+                        }
                         Ok(Ended::LeaseLost) => warn!(
                             partition = partition.0,
                             "partition {} was taken over", partition.0
@@ -151,7 +170,9 @@ impl Projector {
         let (lost, done) = (CancellationToken::new(), CancellationToken::new());
         let _ends_with_us = done.clone().drop_guard();
         tokio::spawn(keep_lease(lease.clone(), held, lost.clone(), done));
-        let Some(at) = self.views.take_over(partition, held.epoch).await? else {
+        let session = self.views.session().await?;
+        let taken = self.views.take_over(partition, held.epoch, &session);
+        let Some(at) = taken.await? else {
             return Ok(Ended::LeaseLost);
         };
         let mut fold = Fold::load(
@@ -172,6 +193,7 @@ impl Projector {
             self.views.clone(),
             partition,
             at,
+            session,
             nats.clone(),
             self.settings.names.clone(),
             self.current.clone(),
@@ -180,6 +202,7 @@ impl Projector {
         let mut sizes = Sizes::default();
         let mut backoff = resilience::background();
         let mut job_done = true;
+        let mut stuck_since = None;
         while !stop.is_cancelled() {
             if lost.is_cancelled() {
                 return Ok(Ended::LeaseLost);
@@ -198,10 +221,16 @@ impl Projector {
             let step = match read {
                 Ok(messages) => {
                     backoff.reset();
+                    stuck_since = None;
                     self.step(&mut hold, &mut fold, &mut sizes, messages).await
                 }
                 Err(fault) => {
                     stream_reader::report(partition.0, &fault);
+                    // The views stay as they are, and what is remembered of them stays right.
+                    hold.heartbeat().await;
+                    if stuck_since.get_or_insert_with(Instant::now).elapsed() > STUCK {
+                        return Ok(Ended::Stuck);
+                    }
                     if !matches!(fault, StreamFault::Disconnected)
                         && stopped_while(stop, backoff.wait()).await
                     {

@@ -60,7 +60,7 @@ pub(super) struct Caches {
     pub standing: Slots<EntryId, ()>,
     pub timelines: Slots<UserId, Timeline>,
     pub edges: Slots<UserId, Edges>,
-    pub pulled: Slots<Partition, Vec<UserId>>,
+    pub pulled: Slots<Partition, Pulled>,
     /// A name is its user's for ever, so that this needs no notice.
     pub names: moka::sync::Cache<String, UserId>,
 }
@@ -95,6 +95,35 @@ pub(super) struct Edges {
     pub following: Vec<UserId>,
     /// Of those, whose older entries are not inserted yet.
     pub pending: Vec<UserId>,
+    pub lately: Lately,
+}
+
+/// Authors who were pulled, or not followed, when this was loaded before.
+///
+/// A load sees the views as they are, which may be ahead of the notices: the entries that made
+/// it needless to pull them may be missing in what is remembered of timelines. So they are pulled
+/// until the notices must have come, or nothing is fresh.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lately(Option<(Instant, Vec<UserId>)>);
+
+impl Lately {
+    pub fn new(authors: Vec<UserId>) -> Self {
+        Self((!authors.is_empty()).then(|| (Instant::now(), authors)))
+    }
+
+    pub fn authors(&self) -> &[UserId] {
+        match &self.0 {
+            Some((loaded, authors)) if loaded.elapsed() < SILENCE => authors,
+            Some(_) | None => &[],
+        }
+    }
+}
+
+/// The authors whom all their readers in a partition pull. Sorted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pulled {
+    pub authors: Vec<UserId>,
+    pub lately: Lately,
 }
 
 /// One line of a timeline or an outbox.
@@ -249,7 +278,10 @@ impl Caches {
             Touched::Standing(user) => self.users.forget(user),
             Touched::Reaction(post, user) => self.reactions.touch(&(*post, *user)),
             Touched::Outbox(author) => self.outboxes.touch(author),
-            Touched::Withdrawn(entry) => self.standing.forget(entry),
+            Touched::Withdrawn(author, entry) => {
+                self.standing.forget(entry);
+                self.outboxes.forget(author);
+            }
             Touched::Timeline(reader) => self.timelines.touch(reader),
             Touched::Edges(reader) => self.edges.touch(reader),
             Touched::Unfollowed(reader) => self.edges.forget(reader),
@@ -284,6 +316,22 @@ impl Caches {
             version,
             epoch,
         })
+    }
+
+    /// What was remembered last, however old.
+    pub fn last<K, V>(&self, slots: &Slots<K, V>, key: &K) -> Option<Arc<V>>
+    where
+        K: Copy + Eq + Hash + Send + Sync + 'static,
+        V: Send + Sync + 'static,
+    {
+        let slot = slots.slots.get(key)?;
+        let state = slot.state();
+        state.value.as_ref().map(|cached| cached.value.clone())
+    }
+
+    /// A reader's entries as they are remembered may lack some.
+    pub fn doubt_timeline(&self, reader: &UserId) {
+        self.timelines.touch(reader);
     }
 
     /// Leave to load a key again, whatever is remembered of it.

@@ -215,28 +215,16 @@ impl Views {
         &self.inner.cursors
     }
 
-    /// Waits until the views reflect a write, at most a second. The handle it returns reads from
-    /// the database alone if what is remembered may be older than the write.
-    ///
-    /// # Errors
-    /// `NotYetVisible` if they do not by then.
-    pub async fn wait_for(&self, token: &ConsistencyToken) -> Result<Self, ViewError> {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        let started = std::time::Instant::now();
-        let mut pause = Duration::from_millis(2);
-        loop {
-            if let Some(seq) = self.reflects(token).await? {
-                let told = |user| self.caches().has_heard(self.partitions().of(user), seq);
-                let current = told(token.actor) && told(token.owner);
-                let mode = if current { self.mode } else { Mode::Direct };
-                return Ok(self.in_mode(mode));
-            }
-            if started.elapsed() >= PATIENCE {
-                return Err(ViewError::NotYetVisible);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(50));
-        }
+    /// A handle that reflects a write; `None` if the views do not yet. It reads from the database
+    /// alone if what is remembered may be older than the write.
+    pub async fn reflecting(&self, token: &ConsistencyToken) -> Result<Option<Self>, ViewError> {
+        let Some(seq) = self.reflects(token).await? else {
+            return Ok(None);
+        };
+        let told = |user| self.caches().has_heard(self.partitions().of(user), seq);
+        let current = told(token.actor) && told(token.owner);
+        let mode = if current { self.mode } else { Mode::Direct };
+        Ok(Some(self.in_mode(mode)))
     }
 
     /// The sequence from which on the views reflect a write; `None` if they do not yet.
@@ -277,6 +265,7 @@ impl Views {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
+        self.may_load()?;
         Ok(self
             .rows::<T>(view)
             .find(filter)
@@ -295,6 +284,7 @@ impl Views {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
+        self.may_load()?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.rows::<T>(view);
         let query = rows.find(filter).sort(doc! { "_id": -1 }).limit(limit);
@@ -311,16 +301,11 @@ impl Views {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
+        self.may_load()?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.rows::<T>(view);
         let query = rows.find(filter).sort(doc! { "_id": 1 }).limit(limit);
         Ok(query.await?.try_collect().await?)
-    }
-
-    /// Answers if the database does.
-    pub async fn ping(&self) -> Result<(), ViewError> {
-        self.database().run_command(doc! { "ping": 1 }).await?;
-        Ok(())
     }
 }
 

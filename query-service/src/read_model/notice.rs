@@ -71,7 +71,7 @@ pub enum Touched {
     Reaction(PostId, UserId),
     Outbox(UserId),
     /// An entry that was withdrawn from its outbox.
-    Withdrawn(EntryId),
+    Withdrawn(UserId, EntryId),
     /// A reader's stored entries as a whole: parked, or back.
     Timeline(UserId),
     /// Whom a reader follows, and which of those edges are pending.
@@ -80,6 +80,24 @@ pub enum Touched {
     Unfollowed(UserId),
     /// The authors that readers of this partition pull.
     Pulled,
+}
+
+impl Touched {
+    /// What somebody took back must not be told again, not even in bad times.
+    fn takes_back(&self) -> bool {
+        match self {
+            Self::Deleted(_) | Self::Standing(_) | Self::Unfollowed(_) | Self::Withdrawn(..) => {
+                true
+            }
+            Self::Post(_)
+            | Self::User(_)
+            | Self::Reaction(..)
+            | Self::Outbox(_)
+            | Self::Timeline(_)
+            | Self::Edges(_)
+            | Self::Pulled => false,
+        }
+    }
 }
 
 impl Notice {
@@ -110,7 +128,7 @@ impl Notice {
             self.all = true;
             self.delivered.clear();
             self.pulled.clear();
-            self.touched.clear();
+            self.touched.retain(Touched::takes_back);
         }
         serde_json::to_vec(&self).unwrap_or_default()
     }
@@ -125,7 +143,7 @@ fn touched(changes: &Changes) -> BTreeSet<Touched> {
     for (view, key, fields) in changes.rows() {
         let first = key.first();
         let says = |field: &str, value: bool| {
-            fields.is_some_and(|fields| fields.get_bool(field) == Ok(value))
+            fields.is_some_and(|fields| fields.get_bool(field).is_ok_and(|said| said == value))
         };
         let pair = || first.zip(key.last());
         let it = match view {
@@ -139,12 +157,11 @@ fn touched(changes: &Changes) -> BTreeSet<Touched> {
                 pair().map(|(post, user)| Touched::Reaction(post.cast(), user.cast()))
             }
             View::Outbox => {
-                if fields.is_none()
-                    && let Some(entry) = key.last()
-                {
-                    touched.insert(Touched::Withdrawn(entry.cast()));
+                let withdrawn = pair().filter(|_| fields.is_none());
+                match withdrawn {
+                    Some((author, entry)) => Some(Touched::Withdrawn(author.cast(), entry)),
+                    None => first.map(|author| Touched::Outbox(author.cast())),
                 }
-                first.map(|author| Touched::Outbox(author.cast()))
             }
             View::Readers => first.map(|reader| Touched::Timeline(reader.cast())),
             View::Following if says("on", false) => {
@@ -229,8 +246,7 @@ mod tests {
             Touched::User(two),
             Touched::Standing(one),
             Touched::Reaction(two.cast(), one),
-            Touched::Outbox(one),
-            Touched::Withdrawn(two.cast()),
+            Touched::Withdrawn(one, two.cast()),
             Touched::Timeline(two),
             Touched::Edges(one),
             Touched::Unfollowed(two),

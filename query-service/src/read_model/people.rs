@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use bson::{Document, doc};
 use shared::ids::UserId;
 
+use super::cache::Look;
 use super::cursor::CursorKind;
 use super::generation::View;
 use super::keys::{Key, between, last_id};
@@ -68,6 +69,14 @@ impl Views {
         let rows = self.users_by_id(&[user].into()).await?;
         let row = rows.get(&user);
         Ok(row.is_some_and(|row| row.standing == Standing::Deactivated))
+    }
+
+    /// Whether a user is deactivated, if that is remembered.
+    pub fn remembered_as_deactivated(&self, user: UserId) -> Option<bool> {
+        match self.look(&self.caches().users, &user) {
+            Look::Hit(row) => Some(row.standing == Standing::Deactivated),
+            Look::Miss(_) => None,
+        }
     }
 
     /// How `viewer` and `user` stand; `None` if there is no such user.

@@ -1,6 +1,6 @@
 //! The rows of the views, as stored. The fold makes some; readers are shown [`super::view`].
 
-use bson::Binary;
+use bson::{Binary, Document};
 use serde::{Deserialize, Serialize};
 use shared::events::PostRef;
 use shared::ids::{EntryId, PostId, UserId};
@@ -198,6 +198,9 @@ pub struct CheckpointRow {
     /// The greatest event id applied.
     #[serde(default)]
     pub top: i64,
+    /// The database session in which the holder commits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Document>,
 }
 
 /// A message that could not be understood.

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use shared::ids::{EntryId, UserId};
 use shared::partition::Partition;
 
-use super::cache::{Edges, Head, Line, Look};
+use super::cache::{Edges, Head, Lately, Line, Look, Pulled};
 use super::cursor::CursorKind;
 use super::generation::View;
 use super::keys::{between, last_id};
@@ -69,7 +69,12 @@ impl Views {
                 .rev()
                 .filter(|candidate| state.may_see(candidate.by))
                 .collect();
-            for chunk in candidates.chunks(limit + 1) {
+            // From memory all at once: only the newest of all may be unknown.
+            let size = match self.may_load() {
+                Ok(()) => limit + 1,
+                Err(_) => candidates.len().max(1),
+            };
+            for chunk in candidates.chunks(size) {
                 let shown = self.show(chunk, Some(reader)).await?;
                 for (candidate, shown) in chunk.iter().zip(shown) {
                     if filling.offer(candidate.entry.get(), shown).is_full() {
@@ -119,8 +124,13 @@ impl Views {
         let (low, high) = (super::write::signed(seq), super::write::signed(now));
         let mut state = self.reader(reader).await?;
         let row = self.reader_row(reader).await?;
-        if row.horizon == PARKED || low < row.active_since {
-            // What came while they were parked is in nobody's timeline.
+        let stored = between(&reader.to_key(), 0, i64::MAX);
+        let trimmed = row.horizon > 0 && {
+            let lowest: Vec<EntryRow> = self.oldest(View::Timeline, stored, 1).await?;
+            lowest.first().is_none_or(|lowest| lowest.s > low)
+        };
+        if row.horizon == PARKED || low < row.active_since || trimmed {
+            // What came while they were parked, or was trimmed since, is in nobody's timeline.
             state.pulled = state.everybody();
         }
         let mut newer = Newer::default();
@@ -173,6 +183,7 @@ impl Views {
     }
 
     async fn reader_row(&self, reader: UserId) -> Result<ReaderRow, ViewError> {
+        self.may_load()?;
         let row: Option<ReaderRow> = self
             .rows(View::Readers)
             .find_one(doc! { "_id": reader.get() })
@@ -196,12 +207,14 @@ impl Views {
     async fn reader(&self, id: UserId) -> Result<Reader, ViewError> {
         let edges = self.edges(id).await?;
         let partition = self.partitions().of(id);
-        let mut pulled: Vec<UserId> = self
-            .pulled(partition)
-            .await?
+        let everywhere = self.pulled(partition).await?;
+        let mut pulled: Vec<UserId> = everywhere
+            .authors
             .iter()
+            .chain(everywhere.lately.authors())
             .filter(|author| edges.following.binary_search(author).is_ok())
             .chain(&edges.pending)
+            .chain(edges.lately.authors())
             .copied()
             .collect();
         pulled.sort_unstable();
@@ -226,13 +239,31 @@ impl Views {
         let pending = between(&reader.to_key(), 0, i64::MAX);
         let mut pending = sorted(self.all(View::Pending, pending).await?);
         pending.retain(|author| following.binary_search(author).is_ok());
-        let edges = Arc::new(Edges { following, pending });
+        let lately = match self.caches().last(&self.caches().edges, &reader) {
+            Some(before) => {
+                let new = following.iter();
+                let new = new.filter(|author| before.following.binary_search(author).is_err());
+                let done = before.pending.iter().chain(before.lately.authors());
+                let done = done.filter(|author| following.binary_search(author).is_ok());
+                new.chain(done).copied().collect()
+            }
+            None => {
+                // Whom they follow since their entries were remembered nobody knows.
+                self.caches().doubt_timeline(&reader);
+                Vec::new()
+            }
+        };
+        let edges = Arc::new(Edges {
+            following,
+            pending,
+            lately: Lately::new(lately),
+        });
         loading.store(edges.clone());
         Ok(edges)
     }
 
     /// The authors whom all their readers in a partition pull.
-    async fn pulled(&self, partition: Partition) -> Result<Arc<Vec<UserId>>, ViewError> {
+    async fn pulled(&self, partition: Partition) -> Result<Arc<Pulled>, ViewError> {
         let loading = match self.look(&self.caches().pulled, &partition) {
             Look::Hit(pulled) => return Ok(pulled),
             Look::Miss(loading) => loading,
@@ -240,7 +271,14 @@ impl Views {
         self.may_load()?;
         let range = between(&partition.0.to_be_bytes(), 0, i64::MAX);
         let rows: Vec<KeyRow> = self.all(View::Pulled, range).await?;
-        let pulled = Arc::new(rows.iter().filter_map(|row| last_id(&row.id)).collect());
+        let authors: Vec<UserId> = rows.iter().filter_map(|row| last_id(&row.id)).collect();
+        let before = self.caches().last(&self.caches().pulled, &partition);
+        let lately = before.iter().flat_map(|before| {
+            let done = before.authors.iter().chain(before.lately.authors());
+            done.filter(|author| authors.binary_search(author).is_err())
+        });
+        let lately = Lately::new(lately.copied().collect());
+        let pulled = Arc::new(Pulled { authors, lately });
         loading.store(Arc::clone(&pulled));
         Ok(pulled)
     }

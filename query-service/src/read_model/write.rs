@@ -4,6 +4,7 @@ use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::{ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::{ClientSession, Collection};
+use shared::error_chain::Chain;
 use shared::event_stream::ChainHash;
 use shared::ids::{EntryId, UserId};
 use shared::partition::Partition;
@@ -95,6 +96,7 @@ impl Views {
     /// Writes a batch's changes and moves the checkpoint from `from` to `to`, both or neither.
     pub async fn commit(
         &self,
+        session: &mut ClientSession,
         partition: Partition,
         changes: &Changes,
         from: &Checkpoint,
@@ -103,16 +105,19 @@ impl Views {
         let guard =
             doc! { "_id": i32::from(partition.0), "seq": signed(from.seq), "epoch": from.epoch };
         self.crash_sometimes()?;
-        self.commit_guarded(partition, changes, guard, to).await?;
+        self.commit_guarded(session, partition, changes, guard, to)
+            .await?;
         if self.is_sabotaged(Sabotage::NoGuard) && from != to {
             let any = doc! { "_id": i32::from(partition.0) };
-            self.commit_guarded(partition, changes, any, to).await?;
+            self.commit_guarded(session, partition, changes, any, to)
+                .await?;
         }
         Ok(self.crash_sometimes()?)
     }
 
     async fn commit_guarded(
         &self,
+        session: &mut ClientSession,
         partition: Partition,
         changes: &Changes,
         guard: Document,
@@ -136,23 +141,16 @@ impl Views {
                 Err(CommitError::Fenced)
             };
         }
-        let mut session = self
-            .client()
-            .start_session()
-            .await
-            .map_err(ViewError::from)?;
         let mut careful = false;
         let (mut backoff, give_up) = (resilience::interactive(), Instant::now() + CONFLICTS);
         loop {
             session.start_transaction().await.map_err(ViewError::from)?;
             match self
-                .write_all(&mut session, changes, &guard, &moved, careful)
+                .write_all(session, changes, &guard, &moved, careful)
                 .await
             {
                 Ok(()) => {
-                    return commit_transaction(&mut session)
-                        .await
-                        .map_err(CommitError::from);
+                    return commit_transaction(session).await.map_err(CommitError::from);
                 }
                 Err(error) => {
                     // A failed abort leaves a transaction that the server ends by itself.
@@ -261,11 +259,21 @@ impl Views {
         Ok(())
     }
 
-    /// Takes a partition over: from here on only commits of `epoch` fit. Returns where it stands.
+    /// A session for the commits of one holding.
+    pub async fn session(&self) -> Result<ClientSession, ViewError> {
+        Ok(self.client().start_session().await?)
+    }
+
+    /// Takes a partition over: from here on only commits of `epoch` fit, by `session`. Returns
+    /// where it stands.
+    ///
+    /// A holder that was killed may have left a transaction open, which would keep its rows for a
+    /// minute: its session is ended first.
     pub async fn take_over(
         &self,
         partition: Partition,
         epoch: i64,
+        session: &ClientSession,
     ) -> Result<Option<Checkpoint>, ViewError> {
         let checkpoints = self.rows::<CheckpointRow>(View::Checkpoints);
         let first = CheckpointRow {
@@ -274,14 +282,24 @@ impl Views {
             chain: ChainHash::START.to_hex(),
             epoch: 0,
             top: 0,
+            session: None,
         };
         match checkpoints.insert_one(first).await {
             Err(error) if !is_duplicate(&error) => return Err(error.into()),
             Ok(_) | Err(_) => (),
         }
         let ours = doc! { "_id": i32::from(partition.0), "epoch": { "$lte": epoch } };
+        let before = checkpoints.find_one(ours.clone()).await?;
+        if let Some(left) = before.and_then(|row| row.session) {
+            let end = doc! { "killSessions": [left] };
+            // Without the right to do so its transaction ends by itself, later.
+            if let Err(error) = self.database().run_command(end).await {
+                warn!(partition = partition.0, error = %Chain(&error), "the session of the holder before is not ended");
+            }
+        }
+        let taken = doc! { "$set": { "epoch": epoch, "session": session.id().clone() } };
         let row = checkpoints
-            .find_one_and_update(ours, doc! { "$set": { "epoch": epoch } })
+            .find_one_and_update(ours, taken)
             .return_document(mongodb::options::ReturnDocument::After)
             .await?;
         row.map(|row| checkpoint(&row)).transpose()
