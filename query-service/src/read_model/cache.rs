@@ -2,8 +2,8 @@
 //!
 //! * A key has a *slot*, made before its first load begins. A notice that names the key counts the
 //!   slot's version up and drops (or extends) the value. A load stores what it found only if the
-//!   version is still the one it began with: what was loaded before a change is never remembered
-//!   after it.
+//!   version is still the one it began with, or if all that came since are new lines, which are
+//!   added: what was loaded before a change is never remembered after it.
 //! * Whoever misses a notice forgets everything: the epoch counts up, values of older epochs are
 //!   no hits. So does a partition's new holder, who cannot know what the one before did not tell.
 //! * Nothing is a hit while any partition has been silent for [`SILENCE`], nor after
@@ -14,7 +14,7 @@
 //! A slot may be evicted at any time. A load that then stores into it stores into nowhere: the
 //! next reader makes a new slot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,8 +32,10 @@ const SILENCE: Duration = Duration::from_secs(3);
 const LONGEST: Duration = Duration::from_secs(60);
 /// What nobody has asked for in this time is not kept.
 const IDLE: Duration = Duration::from_secs(15 * 60);
+/// New lines that a slot keeps for loads under way.
+const MOST_RECENT: usize = 64;
 /// Entries of one cached timeline, of one cached outbox.
-const MOST_ENTRIES: usize = 200;
+pub(super) const MOST_ENTRIES: usize = 200;
 
 /// Where a read may get its answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -145,6 +147,26 @@ pub(super) struct Head {
 
 pub(super) type Timeline = Head;
 pub(super) type Outbox = Head;
+
+/// What a slot can remember.
+pub(super) trait Remembered: Clone + Send + Sync + 'static {
+    /// Adds a new line, where there are lines.
+    fn extend(&mut self, _line: Line) {}
+}
+
+impl Remembered for Head {
+    fn extend(&mut self, line: Line) {
+        self.insert(line);
+    }
+}
+
+impl Remembered for Post {}
+impl Remembered for UserRow {}
+impl Remembered for i64 {}
+impl Remembered for Reactions {}
+impl Remembered for () {}
+impl Remembered for Edges {}
+impl Remembered for Pulled {}
 
 impl Head {
     /// `lines` are all there are above `complete_above`, newest first.
@@ -263,7 +285,7 @@ impl Caches {
             by: delivered.by,
         };
         for reader in &delivered.to {
-            self.timelines.update(reader, |head| head.insert(line));
+            self.timelines.extend(reader, line);
         }
     }
 
@@ -293,7 +315,7 @@ impl Caches {
     pub fn look<K, V>(&self, mode: Mode, slots: &Slots<K, V>, key: &K) -> Look<V>
     where
         K: Copy + Eq + Hash + Send + Sync + 'static,
-        V: Send + Sync + 'static,
+        V: Remembered,
     {
         // Before the slot is looked at: whatever is missed from here on ends this epoch.
         let epoch = self.epoch.load(Ordering::Acquire);
@@ -322,7 +344,7 @@ impl Caches {
     pub fn last<K, V>(&self, slots: &Slots<K, V>, key: &K) -> Option<Arc<V>>
     where
         K: Copy + Eq + Hash + Send + Sync + 'static,
-        V: Send + Sync + 'static,
+        V: Remembered,
     {
         let slot = slots.slots.get(key)?;
         let state = slot.state();
@@ -338,7 +360,7 @@ impl Caches {
     pub fn load<K, V>(&self, slots: &Slots<K, V>, key: &K) -> Loading<V>
     where
         K: Copy + Eq + Hash + Send + Sync + 'static,
-        V: Send + Sync + 'static,
+        V: Remembered,
     {
         let epoch = self.epoch.load(Ordering::Acquire);
         let slot = slots.slot(key);
@@ -366,6 +388,8 @@ struct Slot<V>(Mutex<State<V>>);
 struct State<V> {
     /// How often the key was named by a notice.
     version: u64,
+    /// The last lines it was extended by, one a version, up to this one.
+    recent: VecDeque<Line>,
     value: Option<Cached<V>>,
 }
 
@@ -388,11 +412,15 @@ pub(super) struct Loading<V> {
     epoch: u64,
 }
 
-impl<V> Loading<V> {
-    /// Remembers the value, unless the key was named since the load began.
-    pub fn store(self, value: Arc<V>) {
+impl<V: Remembered> Loading<V> {
+    /// Remembers the value, unless the key changed since the load began by more than new lines.
+    pub fn store(self, mut value: Arc<V>) {
         let mut state = self.slot.state();
-        if state.version == self.version {
+        let missed = usize::try_from(state.version - self.version).unwrap_or(usize::MAX);
+        if let Some(known) = state.recent.len().checked_sub(missed) {
+            for line in state.recent.range(known..) {
+                Arc::make_mut(&mut value).extend(*line);
+            }
             state.value = Some(Cached {
                 epoch: Some(self.epoch),
                 loaded: Instant::now(),
@@ -411,7 +439,7 @@ impl<V> Slot<V> {
 impl<K, V> Slots<K, V>
 where
     K: Copy + Eq + Hash + Send + Sync + 'static,
-    V: Send + Sync + 'static,
+    V: Remembered,
 {
     fn new(name: &'static str, most: u64) -> Self {
         let outcome = |outcome| metrics::counter!(LOOKS, "cache" => name, "outcome" => outcome);
@@ -429,6 +457,7 @@ where
         let empty = || {
             Arc::new(Slot(Mutex::new(State {
                 version: 0,
+                recent: VecDeque::new(),
                 value: None,
             })))
         };
@@ -449,16 +478,20 @@ where
         self.change(key, |value| *value = None);
     }
 
-    /// The value is extended; a load under way may have missed it.
-    fn update(&self, key: &K, change: impl FnOnce(&mut V))
-    where
-        V: Clone,
-    {
-        self.change(key, |value| {
-            if let Some(cached) = value {
-                change(Arc::make_mut(&mut cached.value));
-            }
-        });
+    /// There is a new line; a load under way may have missed it.
+    fn extend(&self, key: &K, line: Line) {
+        let Some(slot) = self.slots.get(key) else {
+            return;
+        };
+        let mut state = slot.state();
+        state.version += 1;
+        if state.recent.len() == MOST_RECENT {
+            state.recent.pop_front();
+        }
+        state.recent.push_back(line);
+        if let Some(cached) = &mut state.value {
+            Arc::make_mut(&mut cached.value).extend(line);
+        }
     }
 
     fn change(&self, key: &K, change: impl FnOnce(&mut Option<Cached<V>>)) {
@@ -466,6 +499,8 @@ where
         if let Some(slot) = self.slots.get(key) {
             let mut state = slot.state();
             state.version += 1;
+            // No load that began before this can be told by lines alone.
+            state.recent.clear();
             change(&mut state.value);
         }
     }
@@ -626,10 +661,23 @@ mod tests {
         };
         caches.take(&deliver);
         assert_eq!(look().ok(), Some(vec![30, 20]));
-        // A load under way may or may not have seen it: it is not remembered.
-        caches.take(&notice(7, 2, &[Touched::Timeline(reader)]));
-        let Err(loading) = look() else { panic!() };
-        caches.take(&Notice { n: 3, ..deliver });
+        // A load under way may have missed it, and is told.
+        let loading = caches.load(&caches.timelines, &reader);
+        let next = Notice {
+            n: 2,
+            delivered: vec![Delivered {
+                entry: Id::new(40).unwrap(),
+                ..deliver.delivered[0].clone()
+            }],
+            ..deliver.clone()
+        };
+        caches.take(&next);
+        loading.store(Arc::new(Head::new(vec![line(30), line(20)], 10)));
+        assert_eq!(look().ok(), Some(vec![40, 30, 20]));
+        // Of more than new lines it cannot be told.
+        let loading = caches.load(&caches.timelines, &reader);
+        caches.take(&notice(7, 3, &[Touched::Timeline(reader)]));
+        caches.take(&Notice { n: 4, ..deliver });
         loading.store(head);
         assert!(look().is_err());
     }

@@ -174,7 +174,7 @@ impl Views {
     fn look<K, V>(&self, slots: &Slots<K, V>, key: &K) -> Look<V>
     where
         K: Copy + Eq + std::hash::Hash + Send + Sync + 'static,
-        V: Send + Sync + 'static,
+        V: cache::Remembered,
     {
         self.caches().look(self.mode, slots, key)
     }

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use shared::ids::{EntryId, UserId};
 use shared::partition::Partition;
 
-use super::cache::{Edges, Head, Lately, Line, Look, Pulled};
+use super::cache::{Edges, Head, Lately, Line, Look, MOST_ENTRIES, Pulled};
 use super::cursor::CursorKind;
 use super::generation::View;
 use super::keys::{between, last_id};
@@ -38,6 +38,8 @@ struct Span {
 /// The first span to look at for a reader we know nothing of, in milliseconds.
 const FIRST_WINDOW: i64 = 60 * 60 * 1_000;
 const SHORTEST_WINDOW: i64 = 1_000;
+/// Rows taken at once even for a short page: what costs is the span, and more is remembered.
+const LEAST_LOADED: usize = 50;
 /// Back to the first id.
 const EVERYTHING: i64 = i64::MAX >> 16;
 const WIDER: i64 = 8;
@@ -59,31 +61,39 @@ impl Views {
         let mut before = self.position(CursorKind::Home, reader.get(), cursor)?;
         let state = self.reader(reader).await?;
         let mut filling = Filling::new(limit);
-        let mut window = self.inner.windows.get(&reader).unwrap_or(FIRST_WINDOW);
+        let remembered = self.inner.windows.get(&reader).unwrap_or(FIRST_WINDOW);
+        let mut window = remembered;
         let top = before.min(now_id());
+        let from_memory = self.may_load().is_err();
+        let want = if from_memory { MOST_ENTRIES } else { limit + 1 };
         loop {
-            let span = self.span(&state, before, window, limit + 1).await?;
+            let span = self.span(&state, before, window, want).await?;
             let candidates: Vec<Candidate> = span
                 .candidates
                 .into_values()
                 .rev()
                 .filter(|candidate| state.may_see(candidate.by))
                 .collect();
-            // From memory all at once: only the newest of all may be unknown.
-            let size = match self.may_load() {
-                Ok(()) => limit + 1,
-                Err(_) => candidates.len().max(1),
-            };
-            for chunk in candidates.chunks(size) {
+            let (mut known, mut whole) = (&candidates[..], true);
+            if from_memory {
+                known = self.remembered_run(&candidates, limit + 1);
+                whole = known.last() == candidates.last();
+            }
+            for chunk in known.chunks(limit + 1) {
                 let shown = self.show(chunk, Some(reader)).await?;
                 for (candidate, shown) in chunk.iter().zip(shown) {
                     if filling.offer(candidate.entry.get(), shown).is_full() {
                         let reached = (top - candidate.entry.get()) >> 16;
-                        let window = reached.max(SHORTEST_WINDOW) * 2;
+                        // Short pages do not make the next long one look twice.
+                        let window = (reached.max(SHORTEST_WINDOW) * 2).max(remembered / 2);
                         self.inner.windows.insert(reader, window);
                         return self.finish(reader, filling.finish());
                     }
                 }
+            }
+            if !whole {
+                // What comes next is not remembered.
+                self.may_load()?;
             }
             if span.complete_above <= 0 || self.is_sabotaged(Sabotage::NoRefill) {
                 // All there is fits on a page: the next look takes it at once.
@@ -338,6 +348,7 @@ impl Views {
         }
         self.may_load()?;
         let loading = self.caches().load(&self.caches().timelines, &reader);
+        let want = want.max(LEAST_LOADED);
         let range = between(&reader.to_key(), low, before);
         let rows: Vec<EntryRow> = self.newest(View::Timeline, range, want).await?;
         // The horizon after the entries: what was trimmed in between is below it by now.
@@ -415,13 +426,17 @@ impl Views {
     ) -> Result<(Vec<Line>, i64), ViewError> {
         if let Look::Hit(head) = self.look(&self.caches().outboxes, &author) {
             let (mut lines, complete_above) = head.below(before, limit);
-            if complete_above <= low || lines.len() == limit {
+            let enough = complete_above <= low || lines.len() == limit;
+            // From memory the page ends where that does, as long as it gets anywhere.
+            let some = before > head.complete_above + 1 && self.may_load().is_err();
+            if enough || some {
                 lines.retain(|line| line.entry.get() > low);
                 return Ok((lines, complete_above.max(low)));
             }
         }
         self.may_load()?;
         let loading = self.caches().load(&self.caches().outboxes, &author);
+        let limit = limit.max(LEAST_LOADED);
         let range = between(&author.to_key(), low, before);
         let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, limit).await?;
         let lines: Vec<Line> = rows.iter().filter_map(|row| row.line(author)).collect();

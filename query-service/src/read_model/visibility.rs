@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bson::{Bson, doc};
 use shared::ids::{EntryId, PostId, UserId};
 
-use super::cache::{Line, Look, Post, Reactions, Slots};
+use super::cache::{Line, Look, Post, Reactions, Remembered, Slots};
 use super::generation::View;
 use super::keys::{Key, first_id, last_id};
 use super::rows::{KeyRow, PostRow, ReactionRow, Standing, UserRow};
@@ -62,14 +62,8 @@ impl Views {
             self.standing_reposts(unproven),
             self.reactions(&ids, viewer),
         )?;
-        let known = |candidate: &&Candidate| posts.contains_key(&candidate.post);
-        // The newest may never have been read: without them it is the page as it was. What is
-        // missing below them is a hole.
-        let remembered = candidates.iter().skip_while(|candidate| !known(candidate));
-        if remembered.clone().next().is_none() || !remembered.clone().all(|it| known(&it)) {
-            self.may_load()?;
-        }
-        let reposters = reposts().filter(known).map(|candidate| candidate.by);
+        let posts = self.whole(&ids, posts)?;
+        let reposters = reposts().map(|candidate| candidate.by);
         let people: HashSet<UserId> = posts
             .values()
             .map(|post| post.row.author)
@@ -121,6 +115,29 @@ impl Views {
             })
         });
         Ok(shown.collect())
+    }
+
+    /// Of these candidates, newest first, `most` in a row that can be shown from memory, or the
+    /// first row of fewer. Those above them may never have been read: it is the page as it was.
+    pub(super) fn remembered_run<'a>(
+        &self,
+        candidates: &'a [Candidate],
+        most: usize,
+    ) -> &'a [Candidate] {
+        let known =
+            |it: &Candidate| matches!(self.look(&self.caches().posts, &it.post), Look::Hit(_));
+        let known: Vec<bool> = candidates.iter().map(known).collect();
+        let mut runs = Vec::new();
+        let mut begin = 0;
+        for run in known.chunk_by(|one, other| one == other) {
+            let end = begin + run.len();
+            if run[0] {
+                runs.push(&candidates[begin..end]);
+            }
+            begin = end;
+        }
+        let enough = runs.iter().find(|run| run.len() >= most);
+        enough.or(runs.first()).copied().unwrap_or_default()
     }
 
     async fn posts_by_id(
@@ -242,7 +259,7 @@ impl Views {
     ) -> Result<HashMap<K, Arc<V>>, ViewError>
     where
         K: Copy + Eq + Hash + Send + Sync + 'static,
-        V: Send + Sync + 'static,
+        V: Remembered,
         F: Future<Output = Result<Vec<(K, V)>, ViewError>>,
     {
         let (mut found, mut loading) = (HashMap::with_capacity(keys.len()), HashMap::new());
