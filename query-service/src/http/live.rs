@@ -125,6 +125,10 @@ impl LiveStream {
                     }
                 }
                 () = self.events.closed() => return,
+                () = self.subscription.ended() => {
+                    self.send(": replaced\n\n".to_owned()).await;
+                    return;
+                }
                 () = stopping.cancelled() => {
                     self.send(": goodbye\n\n".to_owned()).await;
                     return;

@@ -23,7 +23,8 @@ use crate::read_model::notice::Notice;
 
 /// Live streams that one process serves at the most.
 const MOST_STREAMS: usize = 10_000;
-/// Of these, to one reader: a person has a few devices.
+/// Of these, to one reader: a person has a few devices. One more ends the oldest, which may well
+/// be gone: a connection that was left is noticed when it is next written to.
 const MOST_PER_READER: usize = 20;
 /// Streams that look at the views at once. One post may wake all of them, and other reads need
 /// connections too.
@@ -55,6 +56,7 @@ struct Listener {
     /// Wake when all partitions have applied this; 0: nothing to wait for.
     wanted: u64,
     wake: Arc<Notify>,
+    ended: CancellationToken,
 }
 
 /// One live stream's place; given back when dropped.
@@ -62,6 +64,7 @@ pub struct Subscription {
     live: Live,
     id: u64,
     wake: Arc<Notify>,
+    ended: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
 
@@ -85,19 +88,25 @@ impl Live {
         self.looks.acquire().await.ok()
     }
 
-    /// A place for a reader's live stream; `None` if all are taken, or this reader has many.
+    /// A place for a reader's live stream; `None` if all are taken.
     pub fn subscribe(&self, reader: UserId) -> Option<Subscription> {
         let place = self.places.clone().try_acquire_owned().ok()?;
-        let wake = Arc::new(Notify::new());
+        let (wake, ended) = (Arc::new(Notify::new()), CancellationToken::new());
         let listener = Listener {
             reader,
             wanted: 0,
             wake: wake.clone(),
+            ended: ended.clone(),
         };
         let mut state = self.state();
-        let others = state.streams.values().filter(|it| it.reader == reader);
-        if others.count() >= MOST_PER_READER {
-            return None;
+        let others = state.streams.iter().filter(|(_, it)| it.reader == reader);
+        let mut others: Vec<u64> = others.map(|(id, _)| *id).collect();
+        others.sort_unstable();
+        let too_many = (others.len() + 1).saturating_sub(MOST_PER_READER);
+        for oldest in &others[..too_many] {
+            if let Some(listener) = state.streams.remove(oldest) {
+                listener.ended.cancel();
+            }
         }
         let id = state.next;
         state.next += 1;
@@ -107,6 +116,7 @@ impl Live {
             live: self.clone(),
             id,
             wake,
+            ended,
             _place: place,
         })
     }
@@ -195,6 +205,11 @@ impl State {
 }
 
 impl Subscription {
+    /// Resolves when a newer stream of the same reader took this one's place.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
     /// Resolves when there may be something new. A wake-up between two calls is not lost.
     pub async fn woken(&self) {
         self.wake.notified().await;
@@ -251,6 +266,7 @@ mod tests {
                 reader,
                 wanted: 0,
                 wake: wake.clone(),
+                ended: CancellationToken::new(),
             },
         );
         let mut woken_by = |notice| {

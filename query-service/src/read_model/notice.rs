@@ -2,7 +2,7 @@
 //!
 //! A notice names what changed, so that caches can drop or extend just that. It may be lost: each
 //! carries who sent it and a number, and whoever misses one forgets everything
-//! ([`super::cache`]). A partition that has nothing to say still says so, at least each second.
+//! (`cache`). A partition that has nothing to say still says so, at least each second.
 
 use std::collections::{BTreeMap, BTreeSet};
 
