@@ -145,7 +145,6 @@ impl Fault {
                 | Self::Weather(Database, Weather::Stall)
                 | Self::Weather(_, Weather::LoseAnswers)
                 | Self::Resets
-                | Self::KillRebuild
                 | Self::RestoreBroker
                 | Self::Poison
         )
