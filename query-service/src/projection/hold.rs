@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant};
 use crate::read_model::changes::Changes;
 use crate::read_model::notice::Notice;
 use crate::read_model::write::{Checkpoint, CommitError, Entry};
-use crate::read_model::{CurrentViews, ViewError, Views};
+use crate::read_model::{CurrentViews, Views};
 use shared::ids::UserId;
 
 /// A partition with nothing to say says so this often.
@@ -98,11 +98,6 @@ impl Hold {
         changes: &Changes,
     ) -> Result<(), CommitError> {
         self.commit(entries, changes, &[], self.at).await
-    }
-
-    /// Removes what was trimmed from a reader's entries. Returns how many are left.
-    pub async fn trim(&self, reader: UserId, keep: usize) -> Result<usize, ViewError> {
-        self.views.trim(reader, keep).await
     }
 
     /// Says that this partition is there, if it has said nothing for a while.

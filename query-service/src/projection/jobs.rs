@@ -222,11 +222,11 @@ impl Sizes {
     }
 
     /// Trims the next reader who may have too many. Says whether there was one.
-    pub async fn trim_next(&mut self, hold: &Hold) -> Result<bool, ViewError> {
+    pub async fn trim_next(&mut self, views: &Views) -> Result<bool, ViewError> {
         let Some(reader) = self.over.last().copied() else {
             return Ok(false);
         };
-        let left = hold.trim(reader, KEPT).await?;
+        let left = views.trim(reader, KEPT).await?;
         self.over.pop();
         self.entries
             .insert(reader, u16::try_from(left).unwrap_or(u16::MAX));

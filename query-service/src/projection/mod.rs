@@ -284,7 +284,7 @@ impl Projector {
         }
         let fanned = jobs::fan_out(fold, hold, sizes).await?;
         let filled = jobs::backfill(fold, hold, sizes).await?;
-        let trimmed = sizes.trim_next(hold).await?;
+        let trimmed = sizes.trim_next(&hold.views).await?;
         let idle = fold.idle.look(hold).await?;
         hold.heartbeat().await;
         Ok(fanned || filled || trimmed || idle)

@@ -351,11 +351,6 @@ impl Caches {
         state.value.as_ref().map(|cached| cached.value.clone())
     }
 
-    /// A reader's entries as they are remembered may lack some.
-    pub fn doubt_timeline(&self, reader: &UserId) {
-        self.timelines.touch(reader);
-    }
-
     /// Leave to load a key again, whatever is remembered of it.
     pub fn load<K, V>(&self, slots: &Slots<K, V>, key: &K) -> Loading<V>
     where
@@ -464,8 +459,8 @@ where
         self.slots.get_with(*key, empty)
     }
 
-    /// The value is another now.
-    fn touch(&self, key: &K) {
+    /// The value is another now, or may be.
+    pub fn touch(&self, key: &K) {
         self.change(key, |value| {
             if let Some(cached) = value {
                 cached.epoch = None;

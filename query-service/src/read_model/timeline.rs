@@ -259,7 +259,7 @@ impl Views {
             }
             None => {
                 // Whom they follow since their entries were remembered nobody knows.
-                self.caches().doubt_timeline(&reader);
+                self.caches().timelines.touch(&reader);
                 Vec::new()
             }
         };
