@@ -131,6 +131,8 @@ pub async fn nats(url: &Secret, name: &str) -> Result<Nats, ConnectError> {
                         resilience::tell_circuit(NATS, true);
                         warn!("lost the connection to NATS");
                     }
+                    // Ours: nobody else closes it.
+                    async_nats::Event::Closed => debug!("closed the connection to NATS"),
                     other => warn!(nats.event = %other, "NATS reports {other}"),
                 }
                 changed.notify_waiters();

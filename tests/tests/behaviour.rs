@@ -1009,7 +1009,7 @@ async fn a_rebuild_under_load_fails_no_read_and_can_be_killed_and_run_again() {
     join_all(readers).await;
     load.stop().await;
     println!(
-        "{} reads and {} writes meanwhile, {} reads failed; slowest read {:.1?}",
+        "{} reads and {} writes meanwhile, {} reads failed; slowest read or scroll {:.1?}",
         reads.served.load(Ordering::Relaxed),
         load.history.acknowledged(),
         reads.failed().len(),
