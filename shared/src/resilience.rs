@@ -6,7 +6,7 @@
 //! * [`Gate`]: a breaker, a bounded number of places, and a deadline: what stands between
 //!   requests and the database.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -235,12 +235,20 @@ pub enum Refused {
     Panicked,
 }
 
+/// A refusal costs as much as an answer from memory, and whoever is refused at once is back at
+/// once: refusing would take the time that serving needs. So a refusal takes its time, the more
+/// the more there are, and is told within a second all the same.
+const TURNED_AWAY: Duration = Duration::from_millis(250);
+const LONGEST_TURNED_AWAY: Duration = Duration::from_millis(750);
+/// One more [`TURNED_AWAY`] for as many at a time.
+const CROWD: usize = 1_000;
+
 /// How much may be under way, and how long anybody waits.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// At work at once.
     pub places: usize,
-    /// For a place; as many again are refused at once.
+    /// For a place. Who finds as many waiting is refused, but not at once ([`TURNED_AWAY`]).
     pub waiting: usize,
     pub patience: Duration,
     /// For the answer, from the place on.
@@ -256,7 +264,24 @@ pub struct Gate {
     breaker: Arc<Breaker>,
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    turned_away: Arc<AtomicUsize>,
     bounds: Bounds,
+}
+
+/// One more, for as long as it is there.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One of a gate's places; belongs to the work, not to whoever waits for it.
@@ -271,6 +296,7 @@ impl Gate {
             breaker,
             places: Arc::new(Semaphore::new(bounds.places)),
             waiting: Arc::new(Semaphore::new(bounds.waiting)),
+            turned_away: Arc::default(),
             bounds,
         }
     }
@@ -287,7 +313,10 @@ impl Gate {
         if let Ok(permit) = self.places.clone().try_acquire_owned() {
             return Ok(Place { _permit: permit });
         }
-        let _waiting = self.waiting.try_acquire().map_err(|_| Refused::Full)?;
+        let Ok(_waiting) = self.waiting.try_acquire() else {
+            self.turn_away().await;
+            return Err(Refused::Full);
+        };
         let turn = self.places.clone().acquire_owned();
         let turn = tokio::time::timeout(self.bounds.patience, turn).await;
         let permit = turn.map_err(|_| Refused::Full)?;
@@ -297,6 +326,13 @@ impl Gate {
         }
         let permit = permit.map_err(|_| Refused::Full)?;
         Ok(Place { _permit: permit })
+    }
+
+    async fn turn_away(&self) {
+        let _counted = Counted::new(&self.turned_away);
+        let crowds = self.turned_away.load(Ordering::Relaxed) / CROWD;
+        let pause = TURNED_AWAY.saturating_mul(u32::try_from(1 + crowds).unwrap_or(u32::MAX));
+        tokio::time::sleep(pause.min(LONGEST_TURNED_AWAY)).await;
     }
 
     /// Waits for work that runs in a task of its own: until the deadline, or until the dependency
@@ -419,6 +455,26 @@ mod tests {
         });
         assert_eq!(second.unwrap_err(), Refused::Full, "one waits already");
         assert!(first.is_ok(), "whoever waits gets the place that is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_a_full_queue_is_refused_later_the_more_there_are() {
+        let gate = gate(1);
+        let _place = gate.enter().await.unwrap();
+        let refused = async || {
+            let began = tokio::time::Instant::now();
+            assert_eq!(gate.enter().await.unwrap_err(), Refused::Full);
+            began.elapsed().as_millis()
+        };
+        let (waited, alone) = tokio::join!(refused(), refused());
+        assert_eq!((waited, alone), (500, 250));
+        let crowd = futures_util::future::join_all((0..5 * CROWD).map(|_| refused())).await;
+        assert_eq!(crowd[0], 500, "the one who waits");
+        assert_eq!(crowd[1], 250);
+        assert_eq!(crowd[CROWD + 1], 500);
+        assert_eq!(*crowd.last().unwrap(), 750);
+        let left = gate.turned_away.load(Ordering::Relaxed);
+        assert_eq!(left, 0);
     }
 
     #[tokio::test]

@@ -24,6 +24,34 @@ pub struct Process {
     child: Mutex<Option<Child>>,
 }
 
+/// Leaves this process, a test, the last of the machine's processors; where that can be done, how
+/// many are before it.
+pub fn only_last() -> Option<usize> {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let last = all.checked_sub(1).filter(|last| *last > 0)?;
+    bind("self", last..all).then_some(last)
+}
+
+/// All threads of a process, and those that they start.
+#[cfg(target_os = "linux")]
+fn bind(process: &str, processors: std::ops::Range<usize>) -> bool {
+    let mut set = rustix::thread::CpuSet::new();
+    processors.for_each(|processor| set.set(processor));
+    let threads = std::fs::read_dir(format!("/proc/{process}/task"));
+    let threads = threads.expect("our own process").flatten();
+    let ids = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    for thread in ids.filter_map(Pid::from_raw) {
+        // A thread may end meanwhile.
+        let _ = rustix::thread::sched_setaffinity(Some(thread), &set);
+    }
+    true
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bind(_: &str, _: std::ops::Range<usize>) -> bool {
+    false
+}
+
 impl Process {
     pub fn new(name: &str, program: &Path, folder: &Path) -> Self {
         Self {
@@ -109,6 +137,13 @@ impl Process {
         let child = child.as_ref().expect("it was started");
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a process id"), signal).expect("our own process takes signals");
+    }
+
+    /// Leaves it the first of this machine's processors, so many.
+    pub fn only_first(&self, processors: usize) {
+        let child = self.child();
+        let id = child.as_ref().expect("it was started").id();
+        bind(&id.to_string(), 0..processors);
     }
 
     /// What it holds in memory, in bytes; 0 where that cannot be told.

@@ -1,7 +1,7 @@
 //! Answers: JSON with an entity tag, pages with a link to the next, errors as problems.
 //!
-//! Every read passes the gate, and runs to its end. Where the database is away, what is remembered
-//! is the answer, and marked.
+//! What is remembered is answered at once. Every other read passes the gate, and runs to its end.
+//! Where the database is away, what was remembered is the answer, and marked.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -53,10 +53,19 @@ where
         Some(token) => until_visible(&gate, &views, token).await?,
         None => views.clone(),
     };
-    match load(&gate, read.clone()(current)).await {
+    // Needs no place: nothing of it waits for anything.
+    if let Some(memory) = current.from_memory() {
+        match Box::pin(read.clone()(memory)).await {
+            Err(ViewError::NotRemembered) => (),
+            Ok(item) => return Ok(Found { item, stale: false }),
+            Err(error) => return Err(problem(&error)),
+        }
+    }
+    let reading = read.clone();
+    match load(&gate, || reading(current)).await {
         Ok(item) => Ok(Found { item, stale: false }),
         Err(problem) if problem.code == Code::Unavailable && token.is_none() => {
-            match read(views.stale()).await {
+            match Box::pin(read(views.stale())).await {
                 Ok(item) => Ok(Found { item, stale: true }),
                 Err(_) => Err(problem),
             }
@@ -77,7 +86,7 @@ async fn until_visible(
     let (began, mut pause) = (Instant::now(), Duration::from_millis(2));
     loop {
         let looking = views.clone();
-        let look = load(gate, async move { looking.reflecting(&token).await });
+        let look = load(gate, || async move { looking.reflecting(&token).await });
         if let Some(views) = look.await? {
             return Ok(views);
         }
@@ -89,12 +98,15 @@ async fn until_visible(
     }
 }
 
-/// Runs a read to its end in a task of its own, past the gate.
-pub async fn load<T: Send + 'static>(
-    gate: &Gate,
-    read: impl Future<Output = Result<T, ViewError>> + Send + 'static,
-) -> Result<T, Problem> {
+/// Runs a read to its end in a task of its own, past the gate. It is made there: whoever waits at
+/// the gate, and there may be thousands, is small.
+pub async fn load<T, F>(gate: &Gate, read: impl FnOnce() -> F) -> Result<T, Problem>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ViewError>> + Send + 'static,
+{
     let place = gate.enter().await.map_err(refused)?;
+    let read = read();
     let work = tokio::spawn(async move {
         let _place = place;
         read.await

@@ -97,7 +97,7 @@ async fn left(
         return Ok(known);
     }
     let asking = views.clone();
-    let asked = load(&gate, async move { asking.is_deactivated(user).await });
+    let asked = load(&gate, || async move { asking.is_deactivated(user).await });
     match asked.await {
         Err(problem) if problem.code == Code::Unavailable => {
             views.stale().remembered_as_deactivated(user).ok_or(problem)

@@ -44,6 +44,8 @@ pub(super) enum Mode {
     Cached,
     /// From the database alone.
     Direct,
+    /// From what is remembered alone, and only where it may be told as if just read.
+    Memory,
     /// From what is remembered alone, however old: the database is away.
     Stale,
 }
@@ -322,7 +324,9 @@ impl Caches {
         let slot = slots.slot(key);
         let state = slot.state();
         let hit = state.value.as_ref().filter(|cached| match mode {
-            Mode::Cached => cached.epoch == Some(epoch) && cached.loaded.elapsed() < LONGEST,
+            Mode::Cached | Mode::Memory => {
+                cached.epoch == Some(epoch) && cached.loaded.elapsed() < LONGEST
+            }
             Mode::Direct => false,
             Mode::Stale => true,
         });
@@ -330,7 +334,10 @@ impl Caches {
             slots.hits.increment(1);
             return Look::Hit(cached.value.clone());
         }
-        slots.misses.increment(1);
+        // Whoever finds nothing in memory looks again before it loads.
+        if mode != Mode::Memory {
+            slots.misses.increment(1);
+        }
         let version = state.version;
         drop(state);
         Look::Miss(Loading {

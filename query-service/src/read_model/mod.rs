@@ -59,7 +59,7 @@ pub enum ViewError {
     BadCursor,
     #[error("the write is not visible yet")]
     NotYetVisible,
-    #[error("the database is away, and the answer is not remembered")]
+    #[error("the answer is not remembered, and the database not asked")]
     NotRemembered,
     #[error(
         "the views are folded in {recorded} partitions, but PARTITIONS is {wanted}: start with PARTITIONS={recorded}, or change it with `query-service rebuild`"
@@ -150,6 +150,11 @@ impl Views {
         self.in_mode(mode)
     }
 
+    /// A handle that answers as this one would, but only what needs no look at the database.
+    pub fn from_memory(&self) -> Option<Self> {
+        (self.mode == Mode::Cached).then(|| self.in_mode(Mode::Memory))
+    }
+
     /// A handle that answers from what is remembered alone, however old.
     pub fn stale(&self) -> Self {
         self.in_mode(Mode::Stale)
@@ -183,8 +188,13 @@ impl Views {
     fn may_load(&self) -> Result<(), ViewError> {
         match self.mode {
             Mode::Cached | Mode::Direct => Ok(()),
-            Mode::Stale => Err(ViewError::NotRemembered),
+            Mode::Memory | Mode::Stale => Err(ViewError::NotRemembered),
         }
+    }
+
+    /// Whether less than all is better than nothing.
+    fn is_stale(&self) -> bool {
+        self.mode == Mode::Stale
     }
 
     pub fn generation(&self) -> &Generation {

@@ -64,8 +64,8 @@ impl Views {
         let remembered = self.inner.windows.get(&reader).unwrap_or(FIRST_WINDOW);
         let mut window = remembered;
         let top = before.min(now_id());
-        let from_memory = self.may_load().is_err();
-        let want = if from_memory { MOST_ENTRIES } else { limit + 1 };
+        let is_stale = self.is_stale();
+        let want = if is_stale { MOST_ENTRIES } else { limit + 1 };
         loop {
             let span = self.span(&state, before, window, want).await?;
             let candidates: Vec<Candidate> = span
@@ -75,7 +75,7 @@ impl Views {
                 .filter(|candidate| state.may_see(candidate.by))
                 .collect();
             let (mut known, mut whole) = (&candidates[..], true);
-            if from_memory {
+            if is_stale {
                 known = self.remembered_run(&candidates, limit + 1);
                 whole = known.last() == candidates.last();
             }
@@ -204,9 +204,10 @@ impl Views {
     /// Readers who are seen are fanned out to. To be noted before anything is read: who is parked
     /// now is merged, and soon re-activated. Whoever merely compares does not note it.
     pub async fn note_seen(&self, reader: UserId) -> Result<(), ViewError> {
-        if self.inner.seen.contains_key(&reader) || self.may_load().is_err() {
+        if self.inner.seen.contains_key(&reader) || self.is_stale() {
             return Ok(());
         }
+        self.may_load()?;
         self.seen(reader, now_id() >> 16).await?;
         self.inner.seen.insert(reader, ());
         Ok(())
@@ -342,7 +343,7 @@ impl Views {
         {
             let (lines, complete_above) = head.below(before, want);
             let enough = lines.len() == want || complete_above <= low;
-            if enough || self.may_load().is_err() {
+            if enough || self.is_stale() {
                 return Ok(Some((lines, complete_above)));
             }
         }
@@ -428,7 +429,7 @@ impl Views {
             let (mut lines, complete_above) = head.below(before, limit);
             let enough = complete_above <= low || lines.len() == limit;
             // From memory the page ends where that does, as long as it gets anywhere.
-            let some = before > head.complete_above + 1 && self.may_load().is_err();
+            let some = before > head.complete_above + 1 && self.is_stale();
             if enough || some {
                 lines.retain(|line| line.entry.get() > low);
                 return Ok((lines, complete_above.max(low)));

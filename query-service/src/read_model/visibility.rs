@@ -269,9 +269,10 @@ impl Views {
                 Look::Miss(miss) => drop(loading.insert(*key, miss)),
             }
         }
-        if loading.is_empty() || self.may_load().is_err() {
+        if loading.is_empty() || self.is_stale() {
             return Ok(found);
         }
+        self.may_load()?;
         for (key, value) in load(loading.keys().copied().collect()).await? {
             let value = Arc::new(value);
             if let Some(loading) = loading.remove(&key) {
