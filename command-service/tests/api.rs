@@ -396,6 +396,31 @@ async fn the_same_key_many_times_at_once_writes_one_post() {
     app.end().await;
 }
 
+/// Drops an index of the log: what it guards against must show then, or nothing here guards it.
+async fn without_index(app: &TestApp, name: &str) {
+    let log = app
+        .database()
+        .await
+        .collection::<Document>(shared::log::COLLECTION);
+    log.drop_index(name).await.unwrap();
+}
+
+/// A negative control of [`the_same_key_many_times_at_once_writes_one_post`].
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_index_the_same_key_at_once_writes_more_than_one_post() {
+    let app = TestApp::spawn();
+    let ada = app.account("ada").await;
+    without_index(&app, "owner_1_key_1").await;
+    eventually("two posts with one key", || async {
+        let key = format!("k-{}", rand::random::<u32>());
+        join_all((0..10).map(|_| app.send(keyed(&app, &ada, &key, "once")))).await;
+        let with_key = doc! { "type": "post.created", "key": format!("http:{key}") };
+        app.log_where(with_key).await.len() > 1
+    })
+    .await;
+    app.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replayed_answer_is_the_first_one_even_after_a_rename() {
     let app = TestApp::spawn();
@@ -580,6 +605,25 @@ async fn concurrent_follows_and_unfollows_alternate_without_gaps() {
         row.get_i64("count").unwrap(),
         i64::try_from(events.len() % 2).unwrap()
     );
+    app.end().await;
+}
+
+/// A negative control of [`concurrent_follows_and_unfollows_alternate_without_gaps`].
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_index_concurrent_follows_take_one_version_twice() {
+    let app = TestApp::spawn();
+    let (ada, bob) = (app.account("ada").await, app.account("bob").await);
+    without_index(&app, "owner_1_stream_1_version_1").await;
+    let path = format!("/users/{}/follow", bob.id);
+    let stream = format!("follow:{}:{}", ada.id, bob.id);
+    eventually("a version is taken twice", || async {
+        let toggle = |n: usize| app.command(&ada, ["POST", "DELETE"][n % 2], &path);
+        join_all((0..20).map(toggle)).await;
+        let versions = app.versions(&stream).await;
+        let distinct: HashSet<&i64> = versions.iter().collect();
+        distinct.len() < versions.len()
+    })
+    .await;
     app.end().await;
 }
 

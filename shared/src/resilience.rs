@@ -457,6 +457,15 @@ mod tests {
         assert!(first.is_ok(), "whoever waits gets the place that is left");
     }
 
+    /// A negative control: what the pulse is for.
+    #[tokio::test(start_paused = true)]
+    async fn without_a_pulse_who_waits_for_a_silent_dependency_waits_for_the_deadline() {
+        let (gate, began) = (gate(1), tokio::time::Instant::now());
+        let work = tokio::spawn(std::future::pending::<()>());
+        assert_eq!(gate.attend(work).await, Err(Refused::Late));
+        assert_eq!(began.elapsed(), gate.bounds.deadline);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_finds_a_full_queue_is_refused_later_the_more_there_are() {
         let gate = gate(1);

@@ -357,7 +357,7 @@ impl Scene {
                 assert!(ended.is_some(), "{target:?} does not stop at once");
             }
             Fault::Resets => self.reset_some(load, client, round).await,
-            Fault::SlowBodies => self.slow_bodies(load).await,
+            Fault::SlowBodies => self.slow_bodies(load, client).await,
             Fault::KillRebuild => self.kill_rebuild(load).await,
             Fault::RestoreBroker => self.restore_broker(load).await,
             Fault::Poison => self.poison().await,
@@ -407,24 +407,31 @@ impl Scene {
     }
 
     /// Clients who hold on to connections and never finish hold nobody up.
-    async fn slow_bodies(&mut self, load: &Load) {
+    async fn slow_bodies(&mut self, load: &Load, session: &Session) {
         const CONNECTIONS: usize = 200;
-        const HEAD: &[u8] = b"POST /api/v1/posts HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+        let head = format!(
+            "POST /api/v1/posts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+             content-type: application/json\r\ncontent-length: 100\r\n\r\n{{",
+            session.token()
+        );
         let address = self.world.command.api.trim_start_matches("http://");
         let mut open = Vec::new();
         for number in 0..CONNECTIONS {
             let mut stream = TcpStream::connect(address).await.expect("a connection");
-            let len = if number % 2 == 0 { HEAD.len() } else { 20 };
-            stream.write_all(&HEAD[..len]).await.expect("some bytes");
+            let len = if number % 2 == 0 { head.len() } else { 20 };
+            let some = &head.as_bytes()[..len];
+            stream.write_all(some).await.expect("some bytes");
             open.push(stream);
         }
         load.acknowledged(5 * CLIENTS).await;
-        // They are told to go, or just closed, while they do nothing.
+        // They are told to go while they do nothing.
         for mut stream in open {
             let mut answer = Vec::new();
             let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer);
             let read = tokio::time::timeout(Duration::from_secs(20), read).await;
             assert!(read.is_ok(), "a request that never ends is kept open");
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         }
     }
 

@@ -332,9 +332,9 @@ impl Offer {
         length: Duration,
         half_way: impl FnOnce(),
     ) -> (Tally, u64) {
-        /// Connections of the flood: thirty times as many as it takes to keep a service busy.
-        const OPEN: usize = 2_000;
-        let (began, open) = (Instant::now(), Arc::new(Semaphore::new(OPEN)));
+        // Connections of the flood: thirty times as many as it takes to keep a service busy.
+        let most = if is_long() { 2_000 } else { 400 };
+        let (began, open) = (Instant::now(), Arc::new(Semaphore::new(most)));
         let (mut sent, mut flying) = (0_u64, tokio::task::JoinSet::new());
         let (mut seen, mut half_way) = (Vec::new(), Some(half_way));
         while began.elapsed() < length {

@@ -53,8 +53,10 @@ where
         Some(token) => until_visible(&gate, &views, token).await?,
         None => views.clone(),
     };
-    // Needs no place: nothing of it waits for anything.
-    if let Some(memory) = current.from_memory() {
+    // Needs no place: nothing of it waits for anything. Where the database is away it may be old,
+    // and is said to be, below.
+    let memory = current.from_memory();
+    if let Some(memory) = memory.filter(|_| !gate.breaker().is_open()) {
         match Box::pin(read.clone()(memory)).await {
             Err(ViewError::NotRemembered) => (),
             Ok(item) => return Ok(Found { item, stale: false }),
