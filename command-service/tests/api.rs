@@ -402,7 +402,7 @@ async fn without_index(app: &TestApp, name: &str) {
         .database()
         .await
         .collection::<Document>(shared::log::COLLECTION);
-    log.drop_index(name).await.unwrap();
+    log.drop_index(name).await.expect("an index of that name");
 }
 
 /// A negative control of [`the_same_key_many_times_at_once_writes_one_post`].
