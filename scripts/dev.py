@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
-from engines import MongoDB, Nats, free_ports, need, need_cargo, newman, note, shellcheck  # noqa: E402
+from engines import MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, shellcheck  # noqa: E402
 from supervisor import Failed, Process, Stopped, Supervisor, say  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,6 +234,8 @@ def test(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     profile = ["--release"] if arguments.release else []
     environment = start_temporary_engines(supervisor)
     build(supervisor, *profile, "--workspace", "--bins")
+    if library := faketime(supervisor):
+        environment["MICROBLOG_FAKETIME"] = str(library)
     environment["MICROBLOG_BIN_DIR"] = str(target_directory() / ("release" if arguments.release else "debug"))
     command = ["cargo", "test", *profile, *(arguments.rest or ["--workspace"])]
     return run_beside_engines(supervisor, command, environment)

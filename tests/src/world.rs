@@ -286,6 +286,36 @@ impl World {
 
     /// Another process of a service, started with arguments.
     pub fn another_with(&self, of: &Service, arguments: &[&str]) -> Service {
+        self.another_in(of, arguments, &[])
+    }
+
+    /// Another process of a service, with a clock of its own; nothing where no process can be told
+    /// another time. The clock is what [`World::set_clock`] says.
+    pub fn another_with_clock(&self, of: &Service) -> Option<Service> {
+        let library = std::env::var("MICROBLOG_FAKETIME").ok()?;
+        let offset = self.clock_file().display().to_string();
+        let environment = [
+            ("LD_PRELOAD", library.as_str()),
+            ("FAKETIME_TIMESTAMP_FILE", &offset),
+            ("FAKETIME_NO_CACHE", "1"),
+            // A clock that is set does not change how long things take.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        self.set_clock(0);
+        Some(self.another_in(of, &[], &environment))
+    }
+
+    /// Sets those clocks so many seconds off.
+    pub fn set_clock(&self, seconds: i64) {
+        let next = self.file("clock.next", &format!("{seconds:+}"));
+        std::fs::rename(next, self.clock_file()).expect("files of one folder");
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.folder.path().join("clock")
+    }
+
+    fn another_in(&self, of: &Service, arguments: &[&str], extra: &[(&str, &str)]) -> Service {
         let [port, ops] = free_ports();
         let program = if of.process.name().starts_with("command") {
             "COMMAND"
@@ -305,7 +335,8 @@ impl World {
         let name = format!("{}-other-{number}", of.process.name());
         let process = Process::new(&name, &binary_named(&binary), self.folder.path())
             .arguments(arguments.iter().copied())
-            .environment(environment);
+            .environment(environment)
+            .environment(owned(extra));
         let other = with_addresses(process, port, ops);
         self.remember(other.process.clone());
         other
@@ -324,14 +355,10 @@ impl World {
         arguments: &[&str],
         extra: &[(&str, &str)],
     ) -> Arc<Process> {
-        let process = Process::new(name, &binary_named(binary), self.folder.path());
-        let extra = extra
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let process = process
+        let process = Process::new(name, &binary_named(binary), self.folder.path())
             .arguments(arguments.iter().copied())
             .environment(self.environment.clone())
-            .environment(extra);
+            .environment(owned(extra));
         let process = Arc::new(process);
         self.remember(process.clone());
         process
@@ -566,6 +593,11 @@ impl Drop for World {
             }
         }
     }
+}
+
+fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    variables.iter().map(owned).collect()
 }
 
 fn service(

@@ -409,29 +409,26 @@ async fn a_fold_that_wakes_up_past_its_leases_changes_nothing() {
     assert!(audit.is_clean(), "{audit:?}");
 }
 
-/// Who holds each partition, as the leases say.
+/// Who holds each partition, as the leases say, once all were taken.
 async fn holders(world: &World) -> BTreeMap<String, String> {
     let leases = world.views().await.collection::<Document>("g1_leases");
-    let found = leases
-        .find(doc! { "_id": { "$regex": "^partition-" } })
-        .await
-        .expect("leases");
-    let found: Vec<Document> = found.try_collect().await.expect("leases");
     let text = |row: &Document, field| {
         row.get_str(field)
             .expect("a lease names itself and its holder")
             .to_owned()
     };
-    let holders: BTreeMap<_, _> = found
-        .iter()
-        .map(|row| (text(row, "_id"), text(row, "holder")))
-        .collect();
-    assert_eq!(
-        holders.len(),
-        4,
-        "one lease for each partition: {holders:?}"
-    );
-    holders
+    eventually("one lease for each partition", PATIENCE, async || {
+        let partitions = doc! { "_id": { "$regex": "^partition-" } };
+        let found = leases.find(partitions).await.expect("leases");
+        let found: Vec<Document> = found.try_collect().await.expect("leases");
+        (found.len() == 4).then(|| {
+            let held = found
+                .iter()
+                .map(|row| (text(row, "_id"), text(row, "holder")));
+            held.collect()
+        })
+    })
+    .await
 }
 
 // ---- SIGTERM ----------------------------------------------------------------------------------

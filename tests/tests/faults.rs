@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bson::doc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use system_tests::api::{Api, Outcome, Session};
@@ -59,10 +60,12 @@ enum Fault {
     RestoreBroker,
     /// Something that is no event is published to the stream.
     Poison,
+    /// The broker can write nothing more, until it is restarted with room again.
+    FullDisk,
 }
 
 /// All kinds, those first that leave nothing behind.
-const FAULTS: [(Fault, &str); 32] = [
+const FAULTS: [(Fault, &str); 33] = [
     (Fault::Kill(Command), "command service killed"),
     (Fault::Kill(Query), "query service killed"),
     (Fault::Kill(Broker), "broker killed"),
@@ -131,6 +134,7 @@ const FAULTS: [(Fault, &str); 32] = [
     (Fault::KillRebuild, "rebuild of the views killed"),
     (Fault::RestoreBroker, "broker restored to an older copy"),
     (Fault::Poison, "poison on the stream"),
+    (Fault::FullDisk, "broker's disk full"),
 ];
 
 const SLOW: Weather = Weather::Slow(Duration::from_millis(40));
@@ -147,6 +151,7 @@ impl Fault {
                 | Self::Resets
                 | Self::RestoreBroker
                 | Self::Poison
+                | Self::FullDisk
         )
     }
 }
@@ -361,6 +366,7 @@ impl Scene {
             Fault::KillRebuild => self.kill_rebuild(load).await,
             Fault::RestoreBroker => self.restore_broker(load).await,
             Fault::Poison => self.poison().await,
+            Fault::FullDisk => self.fill_disk(load).await,
         }
     }
 
@@ -468,6 +474,23 @@ impl Scene {
         self.world.start_nats().await;
     }
 
+    /// What it cannot write it must not acknowledge; commands do not depend on it.
+    async fn fill_disk(&mut self, load: &Load) {
+        let published = async |world: &World| {
+            let metric = world.command.metric("relay_published_total").await;
+            metric.expect("what was published is counted")
+        };
+        self.world.nats.no_file_past(0);
+        load.acknowledged(2 * CLIENTS).await;
+        // What was on its way is out, or refused.
+        let before = published(&self.world).await;
+        load.acknowledged(2 * CLIENTS).await;
+        let more = published(&self.world).await - before;
+        assert_eq!(more, 0.0, "published to a broker that cannot write");
+        self.world.nats.kill();
+        self.world.start_nats().await;
+    }
+
     async fn poison(&mut self) {
         for body in ["", "{", "\u{0}\u{1}", "{\"schema\":99}"] {
             self.world.publish_foreign(body).await;
@@ -500,6 +523,69 @@ fn copy_folder(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).expect("a copy");
         }
     }
+}
+
+/// Leases go by the database's clock, and what comes later has the greater id whatever a replica's
+/// clock says. Ten minutes: an access token is good for fifteen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
+    const TEN_MINUTES: i64 = 600;
+    let seed = seed("clocks");
+    let world = World::start(&[]).await;
+    let command = world.another_with_clock(&world.command);
+    let (Some(command), Some(query)) = (command, world.another_with_clock(&world.query)) else {
+        println!("left out: no process can be told another time here (libfaketime)");
+        return;
+    };
+    command.start().await;
+    query.start().await;
+    let (true_api, other_api) = (world.api(), Api::new(&command.api, &query.api));
+    // The same people through both: who posts here follows there.
+    let mut sessions = world.sessions(&true_api, "client", CLIENTS).await;
+    let names: Vec<String> = sessions.iter().map(|it| it.username.clone()).collect();
+    let tokens = world.tokens(&names).await;
+    let half = CLIENTS / 2;
+    sessions.truncate(half);
+    let others = world.known(&other_api, &names[half..], &tokens[half..]);
+    sessions.extend(others.await);
+    let mut load = Load::start(sessions, &[], PACE, seed);
+    let rounds = if is_long() { 6 } else { 2 };
+    for round in 0..rounds {
+        for offset in [TEN_MINUTES, -TEN_MINUTES, 0] {
+            world.set_clock(offset);
+            load.acknowledged(5 * CLIENTS).await;
+        }
+        // Whoever relayed and folded is gone for a moment: the others take over.
+        if round % 2 == 0 {
+            let first = [&world.command, &world.query];
+            for service in first {
+                service.process.kill();
+                service.process.start();
+            }
+            for service in first {
+                service.ready().await;
+            }
+        }
+    }
+    load.stop().await;
+    let log = world.events().await;
+    let newest = log.find_one(doc! {}).sort(doc! { "_id": -1 }).await;
+    let newest = newest.expect("the log").expect("an event");
+    let ahead = (newest.get_i64("_id").expect("an id") >> 16) - now_millis();
+    assert!(
+        ahead > TEN_MINUTES * 500,
+        "the clocks did not jump: {ahead} ms"
+    );
+    let (audit, verified) = (world.audit().await, world.verify().await);
+    let verdict = load.judge(&true_api, &log).await;
+    println!("clocks jumped {} times: {verdict}; {verified}", 3 * rounds);
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(audit.is_clean(), "{audit}");
+}
+
+fn now_millis() -> i64 {
+    use shared::time::Clock;
+    shared::time::SystemClock.now().millis()
 }
 
 /// Retries under one key are one post, however often the connection is cut before or after it.
