@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::World;
 use query_service::live::Live;
 use query_service::read_model::{ViewError, Views};
-use query_service::verify::{Visible, read_log};
+use query_service::verify::{List, Visible, read_log};
 use shared::ids::UserId;
 use shared::telemetry;
 use tokio::task::JoinSet;
@@ -64,6 +64,7 @@ async fn what_is_remembered_equals_the_model_while_people_act_and_folds_restart(
     } else {
         8
     };
+    let mut from_memory = 0;
     for round in 0..rounds {
         let (done, mut readers) = (Arc::<AtomicBool>::default(), JoinSet::new());
         for _ in 0..3 {
@@ -82,17 +83,23 @@ async fn what_is_remembered_equals_the_model_while_people_act_and_folds_restart(
         while let Some(read) = readers.join_next().await {
             read.expect("no panic").expect("a read while people act");
         }
-        equals_the_model(&world, &views, round).await;
+        from_memory += equals_the_model(&world, &views, round).await;
     }
     assert!(hits() > 1_000, "hardly anything was remembered");
-    println!("{rounds} rounds, {} hits", hits());
+    assert!(from_memory > rounds, "hardly a page was in memory");
+    println!(
+        "{rounds} rounds, {} hits, {from_memory} pages from memory",
+        hits()
+    );
     stop.cancel();
     follow.await.expect("no panic");
     fold.stop().await;
     world.clean_up().await;
 }
 
-async fn equals_the_model(world: &World, views: &Views, round: usize) {
+/// How many first pages were all in memory; they equal the model as well.
+async fn equals_the_model(world: &World, views: &Views, round: usize) -> usize {
+    let mut from_memory = 0;
     let model = read_log(&world.log).await.expect("the log");
     let give_up = tokio::time::Instant::now() + PATIENCE;
     for user in model.users() {
@@ -111,7 +118,22 @@ async fn equals_the_model(world: &World, views: &Views, round: usize) {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        let Some(memory) = views.cached().from_memory() else {
+            continue;
+        };
+        match List::Home.page(&memory, user, 100, None).await {
+            Ok(page) => {
+                let expected = expected.lists.get(&List::Home);
+                // Who has left has no timeline in the model.
+                let expected = expected.and_then(|pages| pages.first().cloned());
+                let expected = expected.unwrap_or_default();
+                assert_eq!(page.items, expected, "round {round}, user {user}");
+                from_memory += 1;
+            }
+            Err(error) => assert!(matches!(error, ViewError::NotRemembered), "{error}"),
+        }
     }
+    from_memory
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -248,7 +248,7 @@ const CROWD: usize = 1_000;
 pub struct Bounds {
     /// At work at once.
     pub places: usize,
-    /// For a place. Who finds as many waiting is refused, but not at once ([`TURNED_AWAY`]).
+    /// For a place. Who finds as many waiting is refused, after a while.
     pub waiting: usize,
     pub patience: Duration,
     /// For the answer, from the place on.
