@@ -237,7 +237,7 @@ pub enum Refused {
 
 /// A refusal costs as much as an answer from memory, and whoever is refused at once is back at
 /// once: refusing would take the time that serving needs. So a refusal takes its time, the more
-/// the more there are, and is told within a second all the same.
+/// the more there are, and is told within a second all the same, each time the gate is passed.
 const TURNED_AWAY: Duration = Duration::from_millis(250);
 const LONGEST_TURNED_AWAY: Duration = Duration::from_millis(750);
 /// One more [`TURNED_AWAY`] for as many at a time.
@@ -314,18 +314,25 @@ impl Gate {
             return Ok(Place { _permit: permit });
         }
         let Ok(_waiting) = self.waiting.try_acquire() else {
-            self.turn_away().await;
+            self.unless_open(self.turn_away()).await?;
             return Err(Refused::Full);
         };
         let turn = self.places.clone().acquire_owned();
-        let turn = tokio::time::timeout(self.bounds.patience, turn).await;
+        let turn = tokio::time::timeout(self.bounds.patience, turn);
+        let turn = self.unless_open(turn).await?;
         let permit = turn.map_err(|_| Refused::Full)?;
-        // It may have gone silent meanwhile.
-        if self.breaker.is_open() {
-            return Err(Refused::Away);
-        }
         let permit = permit.map_err(|_| Refused::Full)?;
         Ok(Place { _permit: permit })
+    }
+
+    /// Waits, but not for a dependency that has gone silent meanwhile.
+    async fn unless_open<T>(&self, wait: impl Future<Output = T>) -> Result<T, Refused> {
+        let mut open = self.breaker.open.subscribe();
+        tokio::select! {
+            biased;
+            _ = open.wait_for(|open| *open) => Err(Refused::Away),
+            done = wait => Ok(done),
+        }
     }
 
     async fn turn_away(&self) {
@@ -484,6 +491,19 @@ mod tests {
         assert_eq!(*crowd.last().unwrap(), 750);
         let left = gate.turned_away.load(Ordering::Relaxed);
         assert_eq!(left, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_place_is_called_back_when_the_circuit_opens() {
+        let gate = gate(1);
+        let (_place, began) = (gate.enter().await.unwrap(), tokio::time::Instant::now());
+        let (waiting, turned_away, ()) = tokio::join!(gate.enter(), gate.enter(), async {
+            tokio::time::sleep(TURNED_AWAY / 2).await;
+            open(gate.breaker());
+        });
+        assert_eq!(waiting.unwrap_err(), Refused::Away);
+        assert_eq!(turned_away.unwrap_err(), Refused::Away);
+        assert_eq!(began.elapsed(), TURNED_AWAY / 2);
     }
 
     #[tokio::test]

@@ -24,19 +24,34 @@ pub struct Process {
     child: Mutex<Option<Child>>,
 }
 
-/// Leaves this process, a test, the last of the machine's processors; where that can be done, how
-/// many are before it.
-pub fn only_last() -> Option<usize> {
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let last = all.checked_sub(1).filter(|last| *last > 0)?;
-    bind("self", last..all).then_some(last)
+/// Until it is dropped, this process, a test, has only the last of the machine's processors.
+pub struct OnlyLast {
+    /// Processors before it.
+    pub others: usize,
+}
+
+impl OnlyLast {
+    /// Nothing where that cannot be done.
+    pub fn take() -> Option<Self> {
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        let others = all.checked_sub(1).filter(|others| *others > 0)?;
+        bind("self", others..all).then_some(Self { others })
+    }
+}
+
+impl Drop for OnlyLast {
+    fn drop(&mut self) {
+        bind("self", 0..=self.others);
+    }
 }
 
 /// All threads of a process, and those that they start.
 #[cfg(target_os = "linux")]
-fn bind(process: &str, processors: std::ops::Range<usize>) -> bool {
+fn bind(process: &str, processors: impl IntoIterator<Item = usize>) -> bool {
     let mut set = rustix::thread::CpuSet::new();
-    processors.for_each(|processor| set.set(processor));
+    for processor in processors {
+        set.set(processor);
+    }
     let threads = std::fs::read_dir(format!("/proc/{process}/task"));
     let threads = threads.expect("our own process").flatten();
     let ids = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
@@ -48,7 +63,7 @@ fn bind(process: &str, processors: std::ops::Range<usize>) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn bind(_: &str, _: std::ops::Range<usize>) -> bool {
+fn bind(_: &str, _: impl IntoIterator<Item = usize>) -> bool {
     false
 }
 

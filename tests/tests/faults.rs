@@ -487,7 +487,8 @@ impl Scene {
         load.acknowledged(2 * CLIENTS).await;
         let more = published(&self.world).await - before;
         assert_eq!(more, 0.0, "published to a broker that cannot write");
-        self.world.nats.kill();
+        let ended = self.world.nats.kill();
+        assert!(ended.is_none(), "it ended by itself: {ended:?}");
         self.world.start_nats().await;
     }
 
@@ -540,34 +541,45 @@ async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
     command.start().await;
     query.start().await;
     let (true_api, other_api) = (world.api(), Api::new(&command.api, &query.api));
-    // The same people through both: who posts here follows there.
-    let mut sessions = world.sessions(&true_api, "client", CLIENTS).await;
-    let names: Vec<String> = sessions.iter().map(|it| it.username.clone()).collect();
-    let tokens = world.tokens(&names).await;
-    let half = CLIENTS / 2;
-    sessions.truncate(half);
-    let others = world.known(&other_api, &names[half..], &tokens[half..]);
-    sessions.extend(others.await);
-    let mut load = Load::start(sessions, &[], PACE, seed);
+    let (half, there) = (
+        CLIENTS / 2,
+        world.sessions(&true_api, "client", CLIENTS).await,
+    );
+    let names: Vec<String> = there.iter().map(|it| it.username.clone()).collect();
+    let tokens = world.tokens(&names[half..]).await;
+    let others = world.known(&other_api, &names[half..], &tokens).await;
+    let mut here = Load::start(there[..half].to_vec(), &[], PACE, seed);
+    let mut there = Load::start(others, &[], PACE, seed + 1);
     let rounds = if is_long() { 6 } else { 2 };
     for round in 0..rounds {
         for offset in [TEN_MINUTES, -TEN_MINUTES, 0] {
             world.set_clock(offset);
-            load.acknowledged(5 * CLIENTS).await;
+            tokio::join!(
+                here.acknowledged(3 * CLIENTS),
+                there.acknowledged(3 * CLIENTS)
+            );
         }
-        // Whoever relayed and folded is gone for a moment: the others take over.
-        if round % 2 == 0 {
+        if round == 0 {
+            // Whoever relayed is gone, and in the dark the others have to.
             let first = [&world.command, &world.query];
-            for service in first {
-                service.process.kill();
-                service.process.start();
-            }
+            first
+                .iter()
+                .for_each(|it| assert!(it.process.kill().is_none()));
+            world.set_clock(-TEN_MINUTES);
+            let end = world.stream().await.cached_info().state.last_sequence;
+            eventually("the others relay", PATIENCE, async || {
+                let now = world.stream().await.cached_info().state.last_sequence;
+                (now > end + 20).then_some(())
+            })
+            .await;
+            first.iter().for_each(|it| it.process.start());
             for service in first {
                 service.ready().await;
             }
         }
     }
-    load.stop().await;
+    here.stop().await;
+    there.stop().await;
     let log = world.events().await;
     let newest = log.find_one(doc! {}).sort(doc! { "_id": -1 }).await;
     let newest = newest.expect("the log").expect("an event");
@@ -577,9 +589,11 @@ async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
         "the clocks did not jump: {ahead} ms"
     );
     let (audit, verified) = (world.audit().await, world.verify().await);
-    let verdict = load.judge(&true_api, &log).await;
-    println!("clocks jumped {} times: {verdict}; {verified}", 3 * rounds);
-    assert!(verdict.is_clean(), "{verdict}");
+    for load in [&here, &there] {
+        let verdict = load.judge(&true_api, &log).await;
+        println!("clocks jumped {} times: {verdict}; {verified}", 3 * rounds);
+        assert!(verdict.is_clean(), "{verdict}");
+    }
     assert!(audit.is_clean(), "{audit}");
 }
 

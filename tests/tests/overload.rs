@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use reqwest::{Client, RequestBuilder};
 use serde_json::json;
-use system_tests::process::only_last;
+use system_tests::process::OnlyLast;
 use system_tests::world::{PATIENCE, Service, World};
 use system_tests::{eventually, is_long};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
@@ -275,6 +275,7 @@ struct Tally {
     /// Before the end of the flood.
     in_time: u64,
     refused: u64,
+    slowest_refusal: Duration,
     other: Vec<u16>,
     /// Of what was served.
     times: Vec<Duration>,
@@ -289,7 +290,10 @@ impl Tally {
                     tally.in_time += u64::from(seen.ended <= end);
                     tally.times.push(seen.took);
                 }
-                503 if seen.said_when => tally.refused += 1,
+                503 if seen.said_when => {
+                    tally.refused += 1;
+                    tally.slowest_refusal = tally.slowest_refusal.max(seen.took);
+                }
                 other => tally.other.push(other),
             }
         }
@@ -333,7 +337,7 @@ impl Offer {
         half_way: impl FnOnce(),
     ) -> (Tally, u64) {
         // Connections of the flood: thirty times as many as it takes to keep a service busy.
-        let most = if is_long() { 2_000 } else { 400 };
+        let most = if is_long() { 2_000 } else { 800 };
         let (began, open) = (Instant::now(), Arc::new(Semaphore::new(most)));
         let (mut sent, mut flying) = (0_u64, tokio::task::JoinSet::new());
         let (mut seen, mut half_way) = (Vec::new(), Some(half_way));
@@ -361,8 +365,8 @@ impl Offer {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        while let Some(Ok(done)) = flying.join_next().await {
-            seen.push(done);
+        while let Some(done) = flying.join_next().await {
+            seen.push(done.expect("no panic"));
         }
         (Tally::of(seen, began + length), sent)
     }
@@ -376,9 +380,8 @@ async fn ten_times_too_much_is_refused_and_the_rest_is_served() {
     let world = World::start(&[]).await;
     // Sending ten times too much takes more of a machine than serving it. With a processor of its
     // own the flood takes nothing from what is measured.
-    if is_long()
-        && let Some(rest) = only_last()
-    {
+    let last = if is_long() { OnlyLast::take() } else { None };
+    if let Some(OnlyLast { others: rest }) = last {
         let services = [&world.command.process, &world.query.process];
         for process in services.into_iter().chain([&world.mongodb, &world.nats]) {
             process.only_first(rest);
@@ -421,27 +424,36 @@ async fn ten_times_too_much_is_refused_and_the_rest_is_served() {
         let flood = offer.flood(10.0 * capacity, length, || half = resident());
         let (tally, sent) = flood.await;
         let goodput = rate(&tally, length);
-        // From memory more may be read than the flood can ask for.
         let offered = sent as f64 / length.as_secs_f64();
         let after = resident();
         println!(
             "{what}: capacity {capacity:.0}/s; offered {offered:.0}/s for {length:?}: served \
-             {goodput:.0}/s ({:.0} %), refused {}, p99 of the served {:?}; {before} KiB before, \
-             {half} KiB half way, {after} KiB after",
+             {goodput:.0}/s ({:.0} %), p99 {:?}; refused {}, the slowest after {:?}; {before} KiB \
+             before, {half} KiB half way, {after} KiB after",
             100.0 * goodput / capacity,
-            tally.refused,
             tally.p99(),
+            tally.refused,
+            tally.slowest_refusal,
         );
         let opened = service.metric("circuit_opened_total").await;
         assert_eq!(opened, None, "slow is not silent");
         assert!(tally.other.is_empty(), "{:?}", tally.other);
+        // A second is promised of a service; here the flood waits for a processor as well.
         assert!(tally.p99() < Duration::from_secs(5));
+        assert!(tally.slowest_refusal < Duration::from_secs(5));
         // As many connections hold as much; nothing piles up.
         assert!(after < half + half / 10 + 8 * 1024);
-        let all = u64::try_from(tally.times.len()).is_ok_and(|served| served == sent);
-        assert!(all || tally.refused > 0, "neither served nor refused");
+        assert!(after < before + 128 * 1024);
+        let served = u64::try_from(tally.times.len()).expect("a count");
+        assert_eq!(served + tally.refused, sent);
+        // From memory more may be read than the flood can ask for: then nobody is refused.
+        let could = if tally.refused == 0 {
+            capacity.min(offered)
+        } else {
+            capacity
+        };
         // Client, engines, the fold and other tests share the machine in the short form.
         let promised = if is_long() { 0.7 } else { 0.1 };
-        assert!(goodput > promised * capacity.min(offered));
+        assert!(goodput > promised * could);
     }
 }

@@ -35,6 +35,19 @@ pub struct Found<T> {
 /// Marks what was answered from memory alone.
 const SERVED: HeaderName = HeaderName::from_static("x-served");
 
+/// Answers a read of which all may be remembered: from memory at once, else as [`detached`].
+pub async fn remembered<T, F>(
+    after: Consistency,
+    views: &Data<CurrentViews>,
+    read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+) -> Result<Found<T>, Problem>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
+{
+    answered(after, views, read, true).await
+}
+
 /// Runs a read to its end even if the client goes away: dropping a database call half way costs
 /// the connection it runs on. Past the gate's bound it is not begun. Where the database is away
 /// or silent, what is remembered is served, unless the answer must reflect a write.
@@ -42,6 +55,19 @@ pub async fn detached<T, F>(
     after: Consistency,
     views: &Data<CurrentViews>,
     read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+) -> Result<Found<T>, Problem>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
+{
+    answered(after, views, read, false).await
+}
+
+async fn answered<T, F>(
+    after: Consistency,
+    views: &Data<CurrentViews>,
+    read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+    in_memory: bool,
 ) -> Result<Found<T>, Problem>
 where
     T: Send + 'static,
@@ -55,8 +81,8 @@ where
     };
     // Needs no place: nothing of it waits for anything. Where the database is away it may be old,
     // and is said to be, below.
-    let memory = current.from_memory();
-    if let Some(memory) = memory.filter(|_| !gate.breaker().is_open()) {
+    let in_memory = in_memory && !gate.breaker().is_open();
+    if let Some(memory) = current.from_memory().filter(|_| in_memory) {
         match Box::pin(read.clone()(memory)).await {
             Err(ViewError::NotRemembered) => (),
             Ok(item) => return Ok(Found { item, stale: false }),

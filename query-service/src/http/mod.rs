@@ -13,7 +13,7 @@ use shared::ids::{PostId, UserId};
 use shared::problem::{Code, Problem};
 
 use crate::read_model::CurrentViews;
-use answers::{Answer, detached, page, single};
+use answers::{Answer, detached, page, remembered, single};
 use extract::{Caller, Consistency, Limit, MaybeCaller};
 
 /// Base of every route.
@@ -112,7 +112,7 @@ async fn timeline(
             "a home timeline is shown to its reader alone",
         ));
     }
-    let read = detached(after, &views, move |views| async move {
+    let read = remembered(after, &views, move |views| async move {
         views.note_seen(caller).await?;
         views
             .home(caller, limit.get(), cursor.as_deref())
@@ -130,7 +130,7 @@ async fn post(
     request: HttpRequest,
 ) -> Answer {
     let id = id.into_inner();
-    let read = detached(after, &views, move |views| async move {
+    let read = remembered(after, &views, move |views| async move {
         views.post(id, caller).await
     });
     single(&request, read.await?)
@@ -162,7 +162,7 @@ async fn user(
     request: HttpRequest,
 ) -> Answer {
     let id = id.into_inner();
-    let read = detached(after, &views, move |views| async move {
+    let read = remembered(after, &views, move |views| async move {
         views.user(id, caller).await
     });
     single(&request, read.await?)
@@ -176,7 +176,7 @@ async fn user_by_name(
     request: HttpRequest,
 ) -> Answer {
     let name = name.into_inner();
-    let read = detached(after, &views, move |views| async move {
+    let read = remembered(after, &views, move |views| async move {
         views.user_by_name(&name, caller).await
     });
     single(&request, read.await?)

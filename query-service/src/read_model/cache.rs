@@ -321,7 +321,11 @@ impl Caches {
     {
         // Before the slot is looked at: whatever is missed from here on ends this epoch.
         let epoch = self.epoch.load(Ordering::Acquire);
-        let slot = slots.slot(key);
+        let slot = match mode {
+            Mode::Cached | Mode::Direct => slots.slot(key),
+            // Nothing is loaded: what is not there need not be made, and make others leave.
+            Mode::Memory | Mode::Stale => slots.slots.get(key).unwrap_or_default(),
+        };
         let state = slot.state();
         let hit = state.value.as_ref().filter(|cached| match mode {
             Mode::Cached | Mode::Memory => {
@@ -386,6 +390,16 @@ pub(super) struct Slots<K, V> {
 }
 
 struct Slot<V>(Mutex<State<V>>);
+
+impl<V> Default for Slot<V> {
+    fn default() -> Self {
+        Self(Mutex::new(State {
+            version: 0,
+            recent: VecDeque::new(),
+            value: None,
+        }))
+    }
+}
 
 struct State<V> {
     /// How often the key was named by a notice.
@@ -456,14 +470,7 @@ where
     }
 
     fn slot(&self, key: &K) -> Arc<Slot<V>> {
-        let empty = || {
-            Arc::new(Slot(Mutex::new(State {
-                version: 0,
-                recent: VecDeque::new(),
-                value: None,
-            })))
-        };
-        self.slots.get_with(*key, empty)
+        self.slots.get_with(*key, Arc::default)
     }
 
     /// The value is another now, or may be.
