@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
 
 use crate::event_stream::Names;
 use crate::partition::Partitions;
@@ -363,10 +364,11 @@ impl Settings {
                 given.rust_log,
                 "info,async_nats=warn",
                 "a filter as in info,command_service=debug",
+                // The parser (tracing-subscriber 0.3.23) takes the number of a character for its
+                // place in the text, and panics where those differ.
                 |text| {
-                    tracing_subscriber::EnvFilter::try_new(text)
-                        .ok()
-                        .map(|_| text.to_owned())
+                    let filter = text.is_ascii().then(|| EnvFilter::try_new(text).ok());
+                    filter.flatten().map(|_| text.to_owned())
                 },
             ),
             otlp_endpoint: given.otel_exporter_otlp_endpoint.map(|text| {
@@ -488,6 +490,15 @@ mod tests {
             );
         }
         assert!(!faults.join("\n").contains("canary"));
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn a_filter_with_letters_its_parser_does_not_expect_is_named() {
+        for filter in ["é[a]", "info,[ü{x", "\u{a01}[11*\u{11}{7"] {
+            let SettingsError(faults) = read(&[("RUST_LOG", filter)]).unwrap_err();
+            assert!(faults[0].starts_with("RUST_LOG must be "), "{faults:?}");
+        }
     }
 
     #[test]

@@ -915,7 +915,7 @@ fn bad_values(name: &str, canary: &str) -> Vec<String> {
     let texts: Vec<String> = match name {
         // Any text is a path, any word is a filter.
         "JWT_PRIVATE_KEY_FILE" => vec![String::new()],
-        "RUST_LOG" => vec![format!("=={canary}==[")],
+        "RUST_LOG" => vec![format!("=={canary}==["), format!("é[{canary}")],
         "MONGODB_URI" | "VIEWS_MONGODB_URI" => {
             vec![canary.to_owned(), format!("postgres://user:{canary}@host")]
         }
