@@ -319,10 +319,10 @@ impl Gate {
         };
         let turn = self.places.clone().acquire_owned();
         let turn = tokio::time::timeout(self.bounds.patience, turn);
-        let turn = self.unless_open(turn).await?;
-        let permit = turn.map_err(|_| Refused::Full)?;
-        let permit = permit.map_err(|_| Refused::Full)?;
-        Ok(Place { _permit: permit })
+        match self.unless_open(turn).await? {
+            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
+            Ok(Err(_)) | Err(_) => Err(Refused::Full),
+        }
     }
 
     /// Waits, but not for a dependency that has gone silent meanwhile.

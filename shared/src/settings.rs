@@ -367,8 +367,8 @@ impl Settings {
                 // The parser (tracing-subscriber 0.3.23) takes the number of a character for its
                 // place in the text, and panics where those differ.
                 |text| {
-                    let filter = text.is_ascii().then(|| EnvFilter::try_new(text).ok());
-                    filter.flatten().map(|_| text.to_owned())
+                    let fits = text.is_ascii() && EnvFilter::try_new(text).is_ok();
+                    fits.then(|| text.to_owned())
                 },
             ),
             otlp_endpoint: given.otel_exporter_otlp_endpoint.map(|text| {

@@ -169,6 +169,11 @@ impl Process {
             .expect("our own process takes limits");
     }
 
+    #[cfg(not(target_os = "linux"))]
+    pub fn no_file_past(&self, _: u64) {
+        panic!("only Linux limits the files of a process that runs");
+    }
+
     /// Leaves it the first of this machine's processors, so many.
     pub fn only_first(&self, processors: usize) {
         bind(&self.pid().as_raw_nonzero().to_string(), 0..processors);

@@ -286,15 +286,8 @@ impl Scene {
     }
 
     async fn sessions(&self, prefix: &str) -> Vec<Session> {
-        let names: Vec<String> = (0..CLIENTS)
-            .map(|number| format!("{prefix}_{number}"))
-            .collect();
-        let (tokens, api) = (self.world.users(&names).await, self.world.api());
-        let mut sessions = Vec::new();
-        for (name, token) in names.iter().zip(&tokens) {
-            sessions.push(api.session(name, token).await);
-        }
-        sessions
+        let api = self.world.api();
+        self.world.sessions(&api, prefix, CLIENTS).await
     }
 
     /// Starts what does not run, and waits until it is ready.
@@ -541,15 +534,10 @@ async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
     command.start().await;
     query.start().await;
     let (true_api, other_api) = (world.api(), Api::new(&command.api, &query.api));
-    let (half, there) = (
-        CLIENTS / 2,
-        world.sessions(&true_api, "client", CLIENTS).await,
-    );
-    let names: Vec<String> = there.iter().map(|it| it.username.clone()).collect();
-    let tokens = world.tokens(&names[half..]).await;
-    let others = world.known(&other_api, &names[half..], &tokens).await;
-    let mut here = Load::start(there[..half].to_vec(), &[], PACE, seed);
-    let mut there = Load::start(others, &[], PACE, seed + 1);
+    let here = world.sessions(&true_api, "here", CLIENTS / 2).await;
+    let there = world.sessions(&other_api, "there", CLIENTS / 2).await;
+    let mut here = Load::start(here, &[], PACE, seed);
+    let mut there = Load::start(there, &[], PACE, seed + 1);
     let rounds = if is_long() { 6 } else { 2 };
     for round in 0..rounds {
         for offset in [TEN_MINUTES, -TEN_MINUTES, 0] {
@@ -562,9 +550,9 @@ async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
         if round == 0 {
             // Whoever relayed is gone, and in the dark the others have to.
             let first = [&world.command, &world.query];
-            first
-                .iter()
-                .for_each(|it| assert!(it.process.kill().is_none()));
+            for service in first {
+                assert!(service.process.kill().is_none());
+            }
             world.set_clock(-TEN_MINUTES);
             let end = world.stream().await.cached_info().state.last_sequence;
             eventually("the others relay", PATIENCE, async || {
@@ -572,9 +560,8 @@ async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
                 (now > end + 20).then_some(())
             })
             .await;
-            first.iter().for_each(|it| it.process.start());
             for service in first {
-                service.ready().await;
+                service.start().await;
             }
         }
     }

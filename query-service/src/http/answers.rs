@@ -35,17 +35,11 @@ pub struct Found<T> {
 /// Marks what was answered from memory alone.
 const SERVED: HeaderName = HeaderName::from_static("x-served");
 
-/// Answers a read of which all may be remembered: from memory at once, else as [`detached`].
-pub async fn remembered<T, F>(
-    after: Consistency,
-    views: &Data<CurrentViews>,
-    read: impl FnOnce(Views) -> F + Clone + Send + 'static,
-) -> Result<Found<T>, Problem>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
-{
-    answered(after, views, read, true).await
+/// Whether all that a read needs may be remembered: then memory is asked first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Memory {
+    Perhaps,
+    Never,
 }
 
 /// Runs a read to its end even if the client goes away: dropping a database call half way costs
@@ -54,20 +48,8 @@ where
 pub async fn detached<T, F>(
     after: Consistency,
     views: &Data<CurrentViews>,
+    memory: Memory,
     read: impl FnOnce(Views) -> F + Clone + Send + 'static,
-) -> Result<Found<T>, Problem>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
-{
-    answered(after, views, read, false).await
-}
-
-async fn answered<T, F>(
-    after: Consistency,
-    views: &Data<CurrentViews>,
-    read: impl FnOnce(Views) -> F + Clone + Send + 'static,
-    in_memory: bool,
 ) -> Result<Found<T>, Problem>
 where
     T: Send + 'static,
@@ -81,9 +63,9 @@ where
     };
     // Needs no place: nothing of it waits for anything. Where the database is away it may be old,
     // and is said to be, below.
-    let in_memory = in_memory && !gate.breaker().is_open();
-    if let Some(memory) = current.from_memory().filter(|_| in_memory) {
-        match Box::pin(read.clone()(memory)).await {
+    let ask_memory = memory == Memory::Perhaps && !gate.breaker().is_open();
+    if let Some(remembered) = current.from_memory().filter(|_| ask_memory) {
+        match Box::pin(read.clone()(remembered)).await {
             Err(ViewError::NotRemembered) => (),
             Ok(item) => return Ok(Found { item, stale: false }),
             Err(error) => return Err(problem(&error)),

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::answers::Answer;
+use super::answers::{Answer, Memory, detached};
 use super::extract::{Caller, Consistency};
 use crate::live::{Live, Subscription};
 use crate::read_model::{CurrentViews, ViewError};
@@ -59,7 +59,7 @@ pub async fn stream(
     let full = || Problem::new(Code::Overloaded, "too many live streams: ask again");
     let subscription = live.subscribe(reader).ok_or_else(full)?;
     let gate = after.gate.clone();
-    let begin = super::answers::detached(after, &views, move |views| async move {
+    let begin = detached(after, &views, Memory::Never, move |views| async move {
         views.position_now().await.map(Some)
     });
     let now = begin.await?.item.unwrap_or(0);

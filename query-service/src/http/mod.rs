@@ -13,7 +13,7 @@ use shared::ids::{PostId, UserId};
 use shared::problem::{Code, Problem};
 
 use crate::read_model::CurrentViews;
-use answers::{Answer, detached, page, remembered, single};
+use answers::{Answer, Memory, detached, page, single};
 use extract::{Caller, Consistency, Limit, MaybeCaller};
 
 /// Base of every route.
@@ -112,7 +112,7 @@ async fn timeline(
             "a home timeline is shown to its reader alone",
         ));
     }
-    let read = remembered(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Perhaps, move |views| async move {
         views.note_seen(caller).await?;
         views
             .home(caller, limit.get(), cursor.as_deref())
@@ -130,7 +130,7 @@ async fn post(
     request: HttpRequest,
 ) -> Answer {
     let id = id.into_inner();
-    let read = remembered(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Perhaps, move |views| async move {
         views.post(id, caller).await
     });
     single(&request, read.await?)
@@ -146,7 +146,7 @@ async fn replies(
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Never, move |views| async move {
         views
             .replies_to(id, caller, limit.get(), cursor.as_deref())
             .await
@@ -162,7 +162,7 @@ async fn user(
     request: HttpRequest,
 ) -> Answer {
     let id = id.into_inner();
-    let read = remembered(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Perhaps, move |views| async move {
         views.user(id, caller).await
     });
     single(&request, read.await?)
@@ -176,7 +176,7 @@ async fn user_by_name(
     request: HttpRequest,
 ) -> Answer {
     let name = name.into_inner();
-    let read = remembered(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Perhaps, move |views| async move {
         views.user_by_name(&name, caller).await
     });
     single(&request, read.await?)
@@ -192,7 +192,7 @@ async fn posts_of(
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Never, move |views| async move {
         views
             .posts_of(id, caller, limit.get(), cursor.as_deref())
             .await
@@ -210,7 +210,7 @@ async fn followers(
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Never, move |views| async move {
         views.followers(id, limit.get(), cursor.as_deref()).await
     });
     page(&request, "users", read.await?)
@@ -226,7 +226,7 @@ async fn following(
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Never, move |views| async move {
         views.following(id, limit.get(), cursor.as_deref()).await
     });
     page(&request, "users", read.await?)
@@ -242,7 +242,7 @@ async fn mutuals(
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Never, move |views| async move {
         views.mutuals(id, limit.get(), cursor.as_deref()).await
     });
     page(&request, "users", read.await?)
@@ -256,7 +256,7 @@ async fn relationship(
     request: HttpRequest,
 ) -> Answer {
     let id = id.into_inner();
-    let read = detached(after, &views, move |views| async move {
+    let read = detached(after, &views, Memory::Never, move |views| async move {
         views.relationship(caller, id).await
     });
     single(&request, read.await?)
