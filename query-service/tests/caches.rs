@@ -118,15 +118,16 @@ async fn equals_the_model(world: &World, views: &Views, round: usize) -> usize {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        // Who has left is refused before any timeline is read: nobody waited for theirs above.
+        let Some(expected) = expected.lists.get(&List::Home) else {
+            continue;
+        };
         let Some(memory) = views.cached().from_memory() else {
             continue;
         };
         match List::Home.page(&memory, user, 100, None).await {
             Ok(page) => {
-                let expected = expected.lists.get(&List::Home);
-                // Who has left has no timeline in the model.
-                let expected = expected.and_then(|pages| pages.first().cloned());
-                let expected = expected.unwrap_or_default();
+                let expected = expected.first().map_or(&[][..], |page| page);
                 assert_eq!(page.items, expected, "round {round}, user {user}");
                 from_memory += 1;
             }
