@@ -17,7 +17,7 @@ use shared::events::{Bare, Event, LogStream, Payload};
 use shared::ids::{Id, SEQUENCE_BITS};
 use shared::time::{Clock, SystemClock};
 use shared::token::{KEY_SET, KeySet, TokenVerifier};
-use support::{Account, PASSWORD, TestApp, eventually};
+use support::{Account, Answer, PASSWORD, TestApp, eventually};
 
 // --- users ---
 
@@ -43,12 +43,14 @@ async fn a_registration_answers_with_the_user_and_where_it_is() {
     ] {
         assert_eq!(answer.body[field], value, "{field}");
     }
-    let token = ConsistencyToken::decode(answer.header("x-consistency-token")).unwrap();
-    assert_eq!(
-        (token.stream.to_string(), token.version),
-        (format!("user:{id}"), 1)
-    );
+    assert_eq!(write_named_by(&answer), (format!("user:{id}"), 1));
     app.end().await;
+}
+
+/// The stream and version that reads by an answer's token wait for.
+fn write_named_by(answer: &Answer) -> (String, i64) {
+    let token = ConsistencyToken::decode(answer.header("x-consistency-token")).unwrap();
+    (token.stream.to_string(), token.version)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,6 +128,7 @@ async fn one_signs_in_by_name_or_address_and_the_token_verifies() {
     tokens.accepted(200);
     assert_eq!(tokens.body["token_type"], "Bearer");
     assert_eq!(tokens.body["expires_in"], 900);
+    assert_eq!(write_named_by(&tokens), (format!("user:{}", ada.id), 1));
     let keys = app
         .request("GET", "/.well-known/jwks.json")
         .send()
@@ -182,6 +185,7 @@ async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_family() {
     let refresh = |token: &str| app.post("/auth/refresh", json!({ "refresh_token": token }));
     let second = refresh(&ada.refresh).await;
     second.accepted(200);
+    assert_eq!(write_named_by(&second), (format!("user:{}", ada.id), 1));
     let third = refresh(&second.text("refresh_token")).await;
     third.accepted(200);
     refresh(&ada.refresh)
@@ -211,7 +215,9 @@ async fn signing_out_ends_the_session() {
     let app = TestApp::spawn();
     let ada = app.account("ada").await;
     let body = || json!({ "refresh_token": ada.refresh });
-    app.post("/auth/logout", body()).await.accepted(204);
+    let out = app.post("/auth/logout", body()).await;
+    out.accepted(204);
+    assert_eq!(write_named_by(&out), (format!("user:{}", ada.id), 1));
     app.post("/auth/logout", body()).await.accepted(204);
     app.post("/auth/refresh", body())
         .await

@@ -8,7 +8,7 @@
 mod support;
 
 use std::collections::{HashMap, HashSet};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -344,8 +344,14 @@ async fn an_import_waits_for_a_database_that_is_away() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(child.try_wait().unwrap().is_none(), "it goes on trying");
+    let told = BufReader::new(child.stderr.take().unwrap());
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut told = told.lines();
+        let waits = told.any(|line| line.unwrap().contains("waiting: "));
+        (waits, told)
+    });
+    let (waits, told) = reading.await.unwrap();
+    assert!(waits, "it says that it goes on trying");
     // The database comes: a door in front of the real one opens.
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let door = tokio::spawn(async move {
@@ -355,10 +361,12 @@ async fn an_import_waits_for_a_database_that_is_away() {
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
         }
     });
-    let done = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
-        .await
-        .unwrap();
-    assert!(done.status.success(), "{}", said(&done.stderr));
+    let ending = tokio::task::spawn_blocking(move || {
+        let rest: Vec<String> = told.map(Result::unwrap).collect();
+        (child.wait().unwrap(), rest)
+    });
+    let (status, rest) = ending.await.unwrap();
+    assert!(status.success(), "{rest:?}");
     assert_eq!(app.log().await.len(), 1);
     door.abort();
     app.end().await;

@@ -10,14 +10,16 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
+use shared::consistency::ConsistencyToken;
 use shared::ids::UserId;
 use shared::settings::Secret;
 use shared::time::Timestamp;
 
+use super::register::own_token;
 use super::store::{AccountName, Rotation, Session};
-use super::{App, CommandError};
+use super::{Accepted, App, CommandError};
 use crate::domain::text::Password;
-use crate::domain::user::Standing;
+use crate::domain::user::{Standing, User};
 
 /// How long a session lasts without being used.
 const REFRESH_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -47,7 +49,7 @@ struct Refresh {
 
 impl App {
     /// Unknown account, wrong password, somebody who left: one answer, after the same work.
-    pub async fn sign_in(&self, claim: SignIn) -> Result<Tokens, CommandError> {
+    pub async fn sign_in(&self, claim: SignIn) -> Result<Accepted<Tokens>, CommandError> {
         let user = self.store.find_account(&claim.account).await?;
         let account = account_label(user, &claim.account);
         self.login_limits.check(&account, claim.address)?;
@@ -59,28 +61,27 @@ impl App {
         let user = user
             .filter(|_| matches)
             .ok_or(CommandError::BadCredentials)?;
-        if !self.is_there(user).await? {
-            return Err(CommandError::BadCredentials);
-        }
+        let user = self.present(user).await?;
+        let user = user.ok_or(CommandError::BadCredentials)?;
         let refresh = Refresh::new_family();
         self.store
-            .open_session(&self.session(user, &refresh))
+            .open_session(&self.session(user.id, &refresh))
             .await?;
-        self.tokens(user, &refresh)
+        self.tokens(&user, &refresh)
     }
 
-    pub async fn refresh(&self, token: Secret) -> Result<Tokens, CommandError> {
+    pub async fn refresh(&self, token: Secret) -> Result<Accepted<Tokens>, CommandError> {
         let old = Refresh::parse(token.expose()).ok_or(CommandError::BadRefreshToken)?;
         let user = self.store.session_user(&old.family).await?;
         let user = user.ok_or(CommandError::BadRefreshToken)?;
-        if !self.is_there(user).await? {
+        let Some(user) = self.present(user).await? else {
             self.store.close_session(&old.family).await?;
             return Err(CommandError::BadRefreshToken);
-        }
+        };
         let next = old.next();
-        let session = self.session(user, &next);
+        let session = self.session(user.id, &next);
         match self.store.rotate_session(&old.digest(), &session).await? {
-            Rotation::Rotated(user) => self.tokens(user, &next),
+            Rotation::Rotated => self.tokens(&user, &next),
             Rotation::Reused => {
                 self.store.close_session(&old.family).await?;
                 Err(CommandError::BadRefreshToken)
@@ -90,17 +91,23 @@ impl App {
     }
 
     /// Ends the family of a refresh token. Nothing is told about one that is not ours.
-    pub async fn sign_out(&self, token: Secret) -> Result<(), CommandError> {
-        if let Some(refresh) = Refresh::parse(token.expose()) {
-            self.store.close_session(&refresh.family).await?;
-        }
-        Ok(())
+    pub async fn sign_out(&self, token: Secret) -> Result<Option<ConsistencyToken>, CommandError> {
+        let Some(refresh) = Refresh::parse(token.expose()) else {
+            return Ok(None);
+        };
+        let user = self.store.session_user(&refresh.family).await?;
+        self.store.close_session(&refresh.family).await?;
+        let user = match user {
+            Some(user) => self.load_user(user).await?,
+            None => None,
+        };
+        Ok(user.as_ref().map(own_token))
     }
 
-    /// As of now, not as cached: sessions are opened seldom.
-    async fn is_there(&self, user: UserId) -> Result<bool, CommandError> {
+    /// The user, unless they have left; as of now, not as cached: sessions are opened seldom.
+    async fn present(&self, user: UserId) -> Result<Option<User>, CommandError> {
         let user = self.load_user(user).await?;
-        Ok(user.is_some_and(|user| match user.standing {
+        Ok(user.filter(|user| match user.standing {
             Standing::Active | Standing::Suspended => true,
             Standing::Deactivated => false,
         }))
@@ -116,11 +123,14 @@ impl App {
         }
     }
 
-    fn tokens(&self, user: UserId, refresh: &Refresh) -> Result<Tokens, CommandError> {
-        Ok(Tokens {
-            access: self.signer.sign(user).map_err(CommandError::Signing)?,
+    /// Reads by the consistency token that goes with them know the account as it is now.
+    fn tokens(&self, user: &User, refresh: &Refresh) -> Result<Accepted<Tokens>, CommandError> {
+        let value = Tokens {
+            access: self.signer.sign(user.id).map_err(CommandError::Signing)?,
             refresh: refresh.encode(),
-        })
+        };
+        let token = own_token(user);
+        Ok(Accepted { value, token })
     }
 }
 

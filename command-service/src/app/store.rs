@@ -122,7 +122,7 @@ pub struct Session {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Rotation {
-    Rotated(UserId),
+    Rotated,
     /// The family is known, its newest secret is another: somebody has an old token.
     Reused,
     Unknown,

@@ -7,8 +7,8 @@ use shared::problem::Problem;
 use shared::settings::Secret;
 use shared::token::LIFETIME;
 
-use super::Answer;
 use super::extract::{Body, ClientAddress, Trace};
+use super::{Answer, accepted, sign};
 use crate::app::store::AccountName;
 use crate::app::{App, SignIn, Tokens};
 use crate::domain::text::Password;
@@ -72,20 +72,24 @@ pub async fn sign_in(
         address: address.0,
     };
     let work = |app: std::sync::Arc<App>| async move { app.sign_in(claim).await };
-    let tokens = app.run("sign_in", trace.0, work).await?;
-    Ok(HttpResponse::Ok().json(TokensView::from(tokens)))
+    let signed_in = app.run("sign_in", trace.0, work).await?;
+    Ok(accepted(HttpResponse::Ok(), signed_in, TokensView::from))
 }
 
 pub async fn refresh(app: Data<App>, trace: Trace, body: Body<RefreshBody>) -> Answer {
     let token = body.0.refresh_token;
     let work = |app: std::sync::Arc<App>| async move { app.refresh(token).await };
-    let tokens = app.run("refresh", trace.0, work).await?;
-    Ok(HttpResponse::Ok().json(TokensView::from(tokens)))
+    let refreshed = app.run("refresh", trace.0, work).await?;
+    Ok(accepted(HttpResponse::Ok(), refreshed, TokensView::from))
 }
 
 pub async fn sign_out(app: Data<App>, trace: Trace, body: Body<RefreshBody>) -> Answer {
     let token = body.0.refresh_token;
     let work = |app: std::sync::Arc<App>| async move { app.sign_out(token).await };
-    app.run("sign_out", trace.0, work).await?;
-    Ok(HttpResponse::NoContent().finish())
+    let token = app.run("sign_out", trace.0, work).await?;
+    let mut response = HttpResponse::NoContent();
+    if let Some(token) = token {
+        sign(&mut response, &token);
+    }
+    Ok(response.finish())
 }

@@ -1,7 +1,6 @@
 //! Sessions: one document per family of refresh tokens. Expired ones are removed by the database.
 
 use bson::{Binary, DateTime, doc, spec::BinarySubtype};
-use mongodb::options::ReturnDocument;
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 use shared::ids::UserId;
@@ -58,20 +57,14 @@ impl Sessions {
             "current": binary(&next.current),
             "expires_at": DateTime::from_millis(next.expires_at.millis()),
         } };
-        let rotated = self
-            .sessions
-            .find_one_and_update(newest, rotate)
-            .return_document(ReturnDocument::After)
-            .await?;
-        if let Some(session) = rotated {
-            return Ok(Rotation::Rotated(session.user));
+        let rotated = self.sessions.find_one_and_update(newest, rotate).await?;
+        if rotated.is_some() {
+            return Ok(Rotation::Rotated);
         }
         let stored = self.find(&next.family).await?;
         Ok(match stored {
             // An attempt whose answer was lost did it: nobody else knows this secret.
-            Some(session) if session.current == binary(&next.current) => {
-                Rotation::Rotated(session.user)
-            }
+            Some(session) if session.current == binary(&next.current) => Rotation::Rotated,
             Some(session) if session.expires_at <= DateTime::now() => Rotation::Unknown,
             Some(_) => Rotation::Reused,
             None => Rotation::Unknown,

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{
     CACHE_CONTROL, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LINK, VARY,
 };
-use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use shared::consistency::ConsistencyToken;
@@ -19,9 +18,9 @@ use shared::resilience::{Gate, Refused};
 use tracing::error;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::extract::Consistency;
+use super::extract::Reading;
 use crate::read_model::view::Page;
-use crate::read_model::{CurrentViews, ViewError, Views};
+use crate::read_model::{ViewError, Views};
 
 pub type Answer = Result<HttpResponse, Problem>;
 
@@ -42,45 +41,78 @@ pub enum Memory {
     Never,
 }
 
-/// Runs a read to its end even if the client goes away: dropping a database call half way costs
-/// the connection it runs on. Past the gate's bound it is not begun. Where the database is away
-/// or silent, what is remembered is served, unless the answer must reflect a write.
-pub async fn detached<T, F>(
-    after: Consistency,
-    views: &Data<CurrentViews>,
-    memory: Memory,
-    read: impl FnOnce(Views) -> F + Clone + Send + 'static,
-) -> Result<Found<T>, Problem>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
-{
-    let views = views.borrow().cached();
-    let Consistency { token, gate } = after;
-    let current = match token {
-        Some(token) => until_visible(&gate, &views, token).await?,
-        None => views.clone(),
-    };
-    // Needs no place: nothing of it waits for anything. Where the database is away it may be old,
-    // and is said to be, below.
-    let ask_memory = memory == Memory::Perhaps && !gate.breaker().is_open();
-    if let Some(remembered) = current.from_memory().filter(|_| ask_memory) {
-        match Box::pin(read.clone()(remembered)).await {
-            Err(ViewError::NotRemembered) => (),
-            Ok(item) => return Ok(Found { item, stale: false }),
-            Err(error) => return Err(problem(&error)),
-        }
+impl Reading {
+    /// One thing, or 404.
+    pub async fn one<T, F>(
+        self,
+        memory: Memory,
+        read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+    ) -> Answer
+    where
+        T: Serialize + Send + 'static,
+        F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
+    {
+        let found = self.find(memory, read).await?;
+        let item = found.item.ok_or_else(not_found)?;
+        Ok(marked(tagged(&self.request, &item, None)?, found.stale))
     }
-    let reading = read.clone();
-    match load(&gate, || reading(current)).await {
-        Ok(item) => Ok(Found { item, stale: false }),
-        Err(problem) if problem.code == Code::Unavailable && token.is_none() => {
-            match Box::pin(read(views.stale())).await {
-                Ok(item) => Ok(Found { item, stale: true }),
-                Err(_) => Err(problem),
+
+    /// A page of `items`, or 404.
+    pub async fn page<T, F>(
+        self,
+        items: &str,
+        memory: Memory,
+        read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+    ) -> Answer
+    where
+        T: Serialize + Send + 'static,
+        F: Future<Output = Result<Option<Page<T>>, ViewError>> + Send + 'static,
+    {
+        let found = self.find(memory, read).await?;
+        let page = &found.item.ok_or_else(not_found)?;
+        let body = PageBody { items, page };
+        let answer = tagged(&self.request, &body, page.next_cursor.as_deref())?;
+        Ok(marked(answer, found.stale))
+    }
+
+    /// Runs a read to its end even if the client goes away: dropping a database call half way
+    /// costs the connection it runs on. Past the gate's bound it is not begun. Where the database
+    /// is away or silent, what is remembered is served, unless the answer must reflect a write.
+    pub async fn find<T, F>(
+        &self,
+        memory: Memory,
+        read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+    ) -> Result<Found<T>, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
+    {
+        let views = self.views.borrow().cached();
+        let current = match self.after {
+            Some(token) => until_visible(&self.gate, &views, token).await?,
+            None => views.clone(),
+        };
+        // Needs no place: nothing of it waits for anything. Where the database is away it may be
+        // old, and is said to be, below.
+        let ask_memory = memory == Memory::Perhaps && !self.gate.breaker().is_open();
+        if let Some(remembered) = current.from_memory().filter(|_| ask_memory) {
+            match Box::pin(read.clone()(remembered)).await {
+                Err(ViewError::NotRemembered) => (),
+                Ok(item) => return Ok(Found { item, stale: false }),
+                Err(error) => return Err(problem(&error)),
             }
         }
-        Err(problem) => Err(problem),
+        let reading = read.clone();
+        match load(&self.gate, || reading(current)).await {
+            Ok(item) => Ok(Found { item, stale: false }),
+            Err(problem) if problem.code == Code::Unavailable && self.after.is_none() => {
+                match Box::pin(read(views.stale())).await {
+                    Ok(item) => Ok(Found { item, stale: true }),
+                    Err(_) => Err(problem),
+                }
+            }
+            Err(problem) => Err(problem),
+        }
     }
 }
 
@@ -137,20 +169,6 @@ fn refused(refused: Refused) -> Problem {
         Refused::Late => Problem::new(Code::Unavailable, "the read took too long"),
         Refused::Panicked => Problem::new(Code::Internal, "something went wrong here"),
     }
-}
-
-/// One thing, or 404.
-pub fn single(request: &HttpRequest, found: Found<impl Serialize>) -> Answer {
-    let item = found.item.ok_or_else(not_found)?;
-    Ok(marked(tagged(request, &item, None)?, found.stale))
-}
-
-/// A page of `items`, or 404.
-pub fn page(request: &HttpRequest, items: &str, found: Found<Page<impl Serialize>>) -> Answer {
-    let page = found.item.ok_or_else(not_found)?;
-    let body = PageBody { items, page: &page };
-    let answer = tagged(request, &body, page.next_cursor.as_deref())?;
-    Ok(marked(answer, found.stale))
 }
 
 fn marked(mut answer: HttpResponse, stale: bool) -> HttpResponse {

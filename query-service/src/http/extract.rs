@@ -106,29 +106,37 @@ async fn left(
     }
 }
 
-/// The write that the answer must reflect, if one is named, and the gate that the read passes.
-pub struct Consistency {
-    pub token: Option<ConsistencyToken>,
+/// What every read goes through, and the write that its answer must reflect, if one is named.
+pub struct Reading {
+    pub after: Option<ConsistencyToken>,
     pub gate: Data<Gate>,
+    pub views: Data<CurrentViews>,
+    pub request: HttpRequest,
 }
 
-impl FromRequest for Consistency {
+impl FromRequest for Reading {
     type Error = Problem;
     type Future = std::future::Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let token = request.headers().get(consistency::HEADER).map(|value| {
+        std::future::ready(Self::of(request))
+    }
+}
+
+impl Reading {
+    fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        let after = request.headers().get(consistency::HEADER).map(|value| {
             let text = value.to_str().unwrap_or_default();
             ConsistencyToken::decode(text)
                 .map_err(|error| Problem::new(Code::BadConsistencyToken, error.to_string()))
         });
         let missing = || Problem::new(Code::Internal, "something went wrong here");
-        let gate = request
-            .app_data::<Data<Gate>>()
-            .cloned()
-            .ok_or_else(missing);
-        let both = token.transpose().and_then(|token| Ok((token, gate?)));
-        std::future::ready(both.map(|(token, gate)| Self { token, gate }))
+        Ok(Self {
+            after: after.transpose()?,
+            gate: request.app_data().cloned().ok_or_else(missing)?,
+            views: request.app_data().cloned().ok_or_else(missing)?,
+            request: request.clone(),
+        })
     }
 }
 

@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::answers::{Answer, Memory, detached};
-use super::extract::{Caller, Consistency};
+use super::answers::{Answer, Memory};
+use super::extract::{Caller, Reading};
 use crate::live::{Live, Subscription};
-use crate::read_model::{CurrentViews, ViewError};
+use crate::read_model::{CurrentViews, ViewError, Views};
 
 /// A comment is sent at least this often: proxies close what is silent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -48,25 +48,17 @@ fn last_event_id(request: &HttpRequest) -> Result<Option<u64>, Problem> {
     })
 }
 
-pub async fn stream(
-    views: Data<CurrentViews>,
-    live: Data<Live>,
-    Caller(reader): Caller,
-    after: Consistency,
-    request: HttpRequest,
-) -> Answer {
-    let resume = last_event_id(&request)?;
+pub async fn stream(live: Data<Live>, Caller(reader): Caller, reading: Reading) -> Answer {
+    let resume = last_event_id(&reading.request)?;
     let full = || Problem::new(Code::Overloaded, "too many live streams: ask again");
     let subscription = live.subscribe(reader).ok_or_else(full)?;
-    let gate = after.gate.clone();
-    let begin = detached(after, &views, Memory::Never, move |views| async move {
-        views.position_now().await.map(Some)
-    });
-    let now = begin.await?.item.unwrap_or(0);
+    let begin = |views: Views| async move { views.position_now().await.map(Some) };
+    let begun = reading.find(Memory::Never, begin).await?;
+    let now = begun.item.unwrap_or(0);
     let (events, body) = mpsc::channel(BUFFERED);
     let stream = LiveStream {
-        views: views.get_ref().clone(),
-        gate,
+        views: reading.views.get_ref().clone(),
+        gate: reading.gate,
         live: live.get_ref().clone(),
         subscription,
         reader,

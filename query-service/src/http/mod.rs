@@ -4,17 +4,16 @@ mod answers;
 mod extract;
 mod live;
 
-use actix_web::HttpRequest;
 use actix_web::http::Method;
-use actix_web::web::{self, Data, Path, Query, ServiceConfig};
+use actix_web::web::{self, Path, Query, ServiceConfig};
 use serde::Deserialize;
 use shared::http::{no_such_path, path_config, query_config, resource};
 use shared::ids::{PostId, UserId};
 use shared::problem::{Code, Problem};
 
-use crate::read_model::CurrentViews;
-use answers::{Answer, Memory, detached, page, single};
-use extract::{Caller, Consistency, Limit, MaybeCaller};
+use crate::read_model::Views;
+use answers::{Answer, Memory};
+use extract::{Caller, Limit, MaybeCaller, Reading};
 
 /// Base of every route.
 pub const BASE: &str = "/api/v1";
@@ -94,13 +93,7 @@ struct TimelineQuery {
     user_id: Option<UserId>,
 }
 
-async fn timeline(
-    views: Data<CurrentViews>,
-    Caller(caller): Caller,
-    after: Consistency,
-    query: Query<TimelineQuery>,
-    request: HttpRequest,
-) -> Answer {
+async fn timeline(Caller(caller): Caller, reading: Reading, query: Query<TimelineQuery>) -> Answer {
     let TimelineQuery {
         limit,
         cursor,
@@ -112,152 +105,113 @@ async fn timeline(
             "a home timeline is shown to its reader alone",
         ));
     }
-    let read = detached(after, &views, Memory::Perhaps, move |views| async move {
+    let read = move |views: Views| async move {
         views.note_seen(caller).await?;
         views
             .home(caller, limit.get(), cursor.as_deref())
             .await
             .map(Some)
-    });
-    page(&request, "posts", read.await?)
+    };
+    reading.page("posts", Memory::Perhaps, read).await
 }
 
-async fn post(
-    views: Data<CurrentViews>,
-    MaybeCaller(caller): MaybeCaller,
-    after: Consistency,
-    id: Path<PostId>,
-    request: HttpRequest,
-) -> Answer {
+async fn post(MaybeCaller(caller): MaybeCaller, reading: Reading, id: Path<PostId>) -> Answer {
     let id = id.into_inner();
-    let read = detached(after, &views, Memory::Perhaps, move |views| async move {
-        views.post(id, caller).await
-    });
-    single(&request, read.await?)
+    let read = move |views: Views| async move { views.post(id, caller).await };
+    reading.one(Memory::Perhaps, read).await
 }
 
 async fn replies(
-    views: Data<CurrentViews>,
     MaybeCaller(caller): MaybeCaller,
-    after: Consistency,
+    reading: Reading,
     id: Path<PostId>,
     query: Query<PageQuery>,
-    request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, Memory::Never, move |views| async move {
+    let read = move |views: Views| async move {
         views
             .replies_to(id, caller, limit.get(), cursor.as_deref())
             .await
-    });
-    page(&request, "posts", read.await?)
+    };
+    reading.page("posts", Memory::Never, read).await
 }
 
-async fn user(
-    views: Data<CurrentViews>,
-    MaybeCaller(caller): MaybeCaller,
-    after: Consistency,
-    id: Path<UserId>,
-    request: HttpRequest,
-) -> Answer {
+async fn user(MaybeCaller(caller): MaybeCaller, reading: Reading, id: Path<UserId>) -> Answer {
     let id = id.into_inner();
-    let read = detached(after, &views, Memory::Perhaps, move |views| async move {
-        views.user(id, caller).await
-    });
-    single(&request, read.await?)
+    let read = move |views: Views| async move { views.user(id, caller).await };
+    reading.one(Memory::Perhaps, read).await
 }
 
 async fn user_by_name(
-    views: Data<CurrentViews>,
     MaybeCaller(caller): MaybeCaller,
-    after: Consistency,
+    reading: Reading,
     name: Path<String>,
-    request: HttpRequest,
 ) -> Answer {
     let name = name.into_inner();
-    let read = detached(after, &views, Memory::Perhaps, move |views| async move {
-        views.user_by_name(&name, caller).await
-    });
-    single(&request, read.await?)
+    let read = move |views: Views| async move { views.user_by_name(&name, caller).await };
+    reading.one(Memory::Perhaps, read).await
 }
 
 async fn posts_of(
-    views: Data<CurrentViews>,
     MaybeCaller(caller): MaybeCaller,
-    after: Consistency,
+    reading: Reading,
     id: Path<UserId>,
     query: Query<PageQuery>,
-    request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, Memory::Never, move |views| async move {
+    let read = move |views: Views| async move {
         views
             .posts_of(id, caller, limit.get(), cursor.as_deref())
             .await
-    });
-    page(&request, "posts", read.await?)
+    };
+    reading.page("posts", Memory::Never, read).await
 }
 
 async fn followers(
-    views: Data<CurrentViews>,
     _caller: MaybeCaller,
-    after: Consistency,
+    reading: Reading,
     id: Path<UserId>,
     query: Query<PageQuery>,
-    request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, Memory::Never, move |views| async move {
+    let read = move |views: Views| async move {
         views.followers(id, limit.get(), cursor.as_deref()).await
-    });
-    page(&request, "users", read.await?)
+    };
+    reading.page("users", Memory::Never, read).await
 }
 
 async fn following(
-    views: Data<CurrentViews>,
     _caller: MaybeCaller,
-    after: Consistency,
+    reading: Reading,
     id: Path<UserId>,
     query: Query<PageQuery>,
-    request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, Memory::Never, move |views| async move {
+    let read = move |views: Views| async move {
         views.following(id, limit.get(), cursor.as_deref()).await
-    });
-    page(&request, "users", read.await?)
+    };
+    reading.page("users", Memory::Never, read).await
 }
 
 async fn mutuals(
-    views: Data<CurrentViews>,
     _caller: MaybeCaller,
-    after: Consistency,
+    reading: Reading,
     id: Path<UserId>,
     query: Query<PageQuery>,
-    request: HttpRequest,
 ) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
-    let read = detached(after, &views, Memory::Never, move |views| async move {
-        views.mutuals(id, limit.get(), cursor.as_deref()).await
-    });
-    page(&request, "users", read.await?)
+    let read =
+        move |views: Views| async move { views.mutuals(id, limit.get(), cursor.as_deref()).await };
+    reading.page("users", Memory::Never, read).await
 }
 
-async fn relationship(
-    views: Data<CurrentViews>,
-    Caller(caller): Caller,
-    after: Consistency,
-    id: Path<UserId>,
-    request: HttpRequest,
-) -> Answer {
+async fn relationship(Caller(caller): Caller, reading: Reading, id: Path<UserId>) -> Answer {
     let id = id.into_inner();
-    let read = detached(after, &views, Memory::Never, move |views| async move {
-        views.relationship(caller, id).await
-    });
-    single(&request, read.await?)
+    let read = move |views: Views| async move { views.relationship(caller, id).await };
+    reading.one(Memory::Never, read).await
 }
