@@ -49,7 +49,7 @@ async fn a_registration_answers_with_the_user_and_where_it_is() {
 
 /// The stream and version that reads by an answer's token wait for.
 fn write_named_by(answer: &Answer) -> (String, i64) {
-    let token = ConsistencyToken::decode(answer.header("x-consistency-token")).unwrap();
+    let token = ConsistencyToken::decode(answer.header("x-consistency-token")).expect("a token");
     (token.stream.to_string(), token.version)
 }
 
