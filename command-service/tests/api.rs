@@ -844,6 +844,16 @@ async fn who_leaves_is_gone_at_once_and_their_edges_end() {
             .await
             .accepted(200);
     }
+    let bobs = app.create_post(&bob, "his").await;
+    let answer = json!({ "content": "me too", "reply_to_post_id": bobs });
+    app.command_with(&ada, "POST", "/posts", answer)
+        .await
+        .accepted(201);
+    for reaction in ["like", "repost"] {
+        app.command(&ada, "POST", &format!("/posts/{bobs}/{reaction}"))
+            .await
+            .accepted(200);
+    }
     let leave = |password: &str| {
         app.command_with(&ada, "DELETE", "/users/me", json!({ "password": password }))
     };
@@ -870,11 +880,17 @@ async fn who_leaves_is_gone_at_once_and_their_edges_end() {
     // The job outlives the process.
     app.restart().await;
     let edges = doc! { "type": "follow.unfollowed" };
-    eventually("every edge of ada has ended", || async {
-        app.log_where(edges.clone()).await.len() == 3
+    let ties =
+        doc! { "type": { "$in": ["follow.unfollowed", "repost.unreposted", "post.deleted"] } };
+    eventually("every tie of ada has ended", || async {
+        app.log_where(ties.clone()).await.len() == 5
     })
     .await;
-    let ended = app.log_where(edges).await;
+    assert_eq!(app.log_where(edges).await.len(), 3);
+    // Other posts stay, unseen; likes stay counted.
+    assert_eq!(app.versions(&format!("post:{post}")).await, [1]);
+    assert_eq!(app.versions(&format!("like:{}:{bobs}", ada.id)).await, [1]);
+    let ended = app.log_where(ties).await;
     assert!(
         ended
             .iter()
@@ -891,7 +907,7 @@ async fn who_leaves_is_gone_at_once_and_their_edges_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follow_that_a_deactivation_overtakes_ends_itself() {
+async fn what_a_deactivation_overtakes_ends_itself() {
     let app = TestApp::spawn();
     let (ada, bob, eve) = (
         app.account("ada").await,
@@ -916,20 +932,35 @@ async fn a_follow_that_a_deactivation_overtakes_ends_itself() {
         trace: None,
         nonce: 1,
     };
+    let post = app.create_post(&ada, "before").await;
     // From here on this replica believes for a second that bob is there.
     app.command(&eve, "POST", &path(&bob)).await.accepted(200);
     core.store.append(&leave).await.unwrap();
     let (to_bob, to_ada) = (path(&bob), path(&ada));
-    let (overtaken, own) = tokio::join!(
+    let to_post = format!("/posts/{post}/repost");
+    let answer = json!({ "content": "me too", "reply_to_post_id": post });
+    let (overtaken, own, repost, reply) = tokio::join!(
         app.command(&ada, "POST", &to_bob),
-        app.command(&bob, "POST", &to_ada)
+        app.command(&bob, "POST", &to_ada),
+        app.command(&bob, "POST", &to_post),
+        app.command_with(&bob, "POST", "/posts", answer)
     );
     overtaken.refused(404, "not_found");
-    own.refused(401, "unauthorized");
-    for (from, to) in [(&ada, &bob), (&bob, &ada)] {
-        let versions = app.versions(&format!("follow:{}:{}", from.id, to.id)).await;
-        // Nothing at all where this machine took more than that second.
+    for own in [own, repost, reply] {
+        own.refused(401, "unauthorized");
+    }
+    // Nothing at all where this machine took more than that second.
+    for stream in [
+        format!("follow:{}:{}", ada.id, bob.id),
+        format!("follow:{}:{}", bob.id, ada.id),
+        format!("repost:{}:{post}", bob.id),
+    ] {
+        let versions = app.versions(&stream).await;
         assert!(versions == [1, 2] || versions.is_empty(), "{versions:?}");
+    }
+    let of_bob = doc! { "actor": bob_id.get(), "type": "post.created" };
+    for reply in app.log_where(of_bob).await {
+        assert_eq!(app.versions(&format!("post:{}", reply.id)).await, [1, 2]);
     }
     app.end().await;
 }

@@ -11,10 +11,10 @@ mod support;
 use std::time::Duration;
 
 use command_service::app::store::{
-    AccountName, Append, Direction, Key, NewAccount, Outcome, Registered, Store,
+    AccountName, Append, Key, NewAccount, Outcome, Registered, Store, Tie,
 };
 use command_service::startup::Core;
-use shared::events::{Edge, Event, LogStream, Payload, PostCreated, UserRegistered};
+use shared::events::{Edge, Event, LogStream, Payload, PostCreated, PostRef, UserRegistered};
 use shared::ids::Id;
 use shared::time::{Clock, SystemClock, Timestamp};
 use support::TestApp;
@@ -225,7 +225,8 @@ async fn a_farewell_is_one_worker_s_at_a_time_and_keeps_its_place() {
         .unwrap()
         .unwrap();
     assert_eq!(core.store.claim_farewell(now, lease).await.unwrap(), None);
-    job.after = 77;
+    job.tie = Tie::Replies;
+    job.after = Some(LogStream::Post(Id::new(77).unwrap()));
     core.store.save_farewell(&job, now).await.unwrap();
     assert_eq!(
         core.store.claim_farewell(now, lease).await.unwrap(),
@@ -235,7 +236,7 @@ async fn a_farewell_is_one_worker_s_at_a_time_and_keeps_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_are_found_on_either_side_page_by_page() {
+async fn ties_of_every_kind_are_found_page_by_page() {
     let (app, core) = world().await;
     let edge = |id: i64, follower: i64, followee: i64| {
         let ends = Edge {
@@ -253,22 +254,60 @@ async fn peers_are_found_on_either_side_page_by_page() {
     };
     let mut appends: Vec<Append> = (20..30).map(|n| edge(n, 1, n)).collect();
     appends.extend((30..40).map(|n| edge(n, n, 2)));
+    let parent = PostRef {
+        post: Id::new(7).unwrap(),
+        author: Id::new(3).unwrap(),
+    };
+    let by_one = |append: &mut Append| {
+        append.owner = Id::new(1).unwrap();
+        append.event.actor = append.owner;
+    };
+    // Posts that answer none are not looked at.
+    appends.extend((40..60).map(|n| {
+        let mut append = post(n);
+        by_one(&mut append);
+        append.event.stream = LogStream::Post(Id::new(n).unwrap());
+        append.event.payload = Payload::PostCreated(PostCreated {
+            content: "hi".into(),
+            reply_to: (n < 50).then_some(parent),
+        });
+        append
+    }));
+    appends.extend((60..70).map(|n| {
+        let mut append = post(n);
+        by_one(&mut append);
+        let reposted = PostRef {
+            post: Id::new(n).unwrap(),
+            ..parent
+        };
+        append.event.stream = LogStream::Repost {
+            user: append.owner,
+            post: reposted.post,
+        };
+        append.event.payload = Payload::Reposted(reposted);
+        append
+    }));
     core.store.append_all(&appends).await.unwrap();
-    for (user, direction, expected) in [
-        (1, Direction::Outgoing, 20..30),
-        (2, Direction::Incoming, 30..40),
+    for (user, tie, expected) in [
+        (1, Tie::Followees, 20..30),
+        (2, Tie::Followers, 30..40),
+        (1, Tie::Replies, 40..50),
+        (1, Tie::Reposts, 60..70),
     ] {
-        let (mut found, mut after) = (Vec::new(), 0);
+        let (mut found, mut after) = (Vec::new(), None);
         loop {
             let user = Id::new(user).unwrap();
-            let page = core
-                .store
-                .follow_peers(user, direction, after, 3)
-                .await
-                .unwrap();
-            let Some(last) = page.last() else { break };
-            after = last.get();
-            found.extend(page.iter().map(|peer| peer.get()));
+            let page = core.store.ties(user, tie, after, 3).await.unwrap();
+            after = page.last().copied();
+            if after.is_none() {
+                break;
+            }
+            found.extend(page.iter().map(|stream| match stream {
+                LogStream::Follow { followee, .. } if tie == Tie::Followees => followee.get(),
+                LogStream::Follow { follower, .. } => follower.get(),
+                LogStream::Post(post) | LogStream::Repost { post, .. } => post.get(),
+                LogStream::User(_) | LogStream::Like { .. } => panic!("{stream} is no tie"),
+            }));
         }
         assert_eq!(found, expected.collect::<Vec<i64>>());
     }

@@ -87,7 +87,13 @@ impl App {
             key: key.clone(),
         };
         match self.append(&draft).await {
-            Ok(Appended::Done(event)) => accepted(&event, author, Some(allowance), false),
+            Ok(Appended::Done(event)) => {
+                if new.reply_to.is_some() && self.is_gone(actor).await? {
+                    self.end_reply(actor, event.id.cast()).await?;
+                    return Err(CommandError::NoActor);
+                }
+                accepted(&event, author, Some(allowance), false)
+            }
             Ok(Appended::KeyTaken(receipt)) => {
                 self.release_post(actor, allowance).await;
                 let key = key.ok_or(CommandError::Conflict)?;

@@ -1,28 +1,30 @@
-//! Leaving: one event, then a durable job that ends every standing edge of who left.
+//! Leaving: one event, then a durable job that ends every standing tie of who left, so that nobody
+//! else's numbers count them. Likes stay; other posts are hidden by their author's standing.
 //!
 //! The job is written before the event: a crash between the two leaves a job that finds its
-//! user still there and goes away after a while. The edges are looked at twice, the second time
-//! when hardly a command can still believe an older standing; a follow that was slower than that
-//! looks after itself, once it is in the log.
+//! user still there and goes away after a while. The ties are looked at twice, the second time
+//! when hardly a command can still believe an older standing; a command that was slower than that
+//! looks after itself, once its event is in the log.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use shared::error_chain::Chain;
 use shared::events::{Edge as Ends, LogStream};
-use shared::ids::UserId;
+use shared::ids::{PostId, UserId};
 use shared::resilience;
 use shared::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::store::{Direction, Farewell, StoreError};
-use super::{Accepted, App, CommandError};
+use super::store::{Farewell, StoreError, Tie};
+use super::{Accepted, App, CommandError, FoundPost};
 use crate::domain::edge::{self, follow_stream};
+use crate::domain::post;
 use crate::domain::text::Password;
 use crate::domain::user::{self, Standing, User};
 
-/// Passes over all edges.
+/// Passes over all ties.
 const PASSES: u32 = 2;
 /// Between them: longer than a command may run on a standing read before the deactivation
 /// ([`super::DEADLINE`] and [`super::STANDING_TTL`] together).
@@ -34,7 +36,7 @@ const ABANDONED: Duration = Duration::from_secs(600);
 const LEASE: Duration = Duration::from_secs(30);
 /// Jobs of replicas that are gone are found within this time.
 const POLL: Duration = Duration::from_secs(5);
-/// Edges per step, and how many are ended at once.
+/// Events of ties per step, and how many ties are ended at once.
 const STEP: u32 = 500;
 const AT_ONCE: usize = 8;
 
@@ -75,7 +77,7 @@ impl App {
                 Ok(false) => backoff.reset(),
                 Err(error) if error.is_transient() => {}
                 Err(error) => {
-                    warn!(error = %Chain(&error), "a deactivation's edges are not ended yet");
+                    warn!(error = %Chain(&error), "a deactivation's ties are not ended yet");
                 }
             }
             // Only timers and wake-ups are dropped here, never a database call.
@@ -98,16 +100,13 @@ impl App {
             self.wait_for_event(&job, now).await?;
             return Ok(true);
         }
-        if job.passes == 0 && job.after == 0 && job.direction == Direction::Outgoing {
+        if job.passes == 0 && job.after.is_none() && job.tie == Tie::ALL[0] {
             self.store.close_sessions_of(job.user).await?;
         }
-        let peers = self
-            .store
-            .follow_peers(job.user, job.direction, job.after, STEP)
-            .await?;
-        self.end_edges(&job, &peers).await?;
-        if let Some(last) = peers.last() {
-            job.after = last.get();
+        let ties = self.store.ties(job.user, job.tie, job.after, STEP).await?;
+        self.end_ties(job.user, &ties).await?;
+        if let Some(last) = ties.last() {
+            job.after = Some(*last);
             self.store.save_farewell(&job, now).await?;
         } else {
             self.turn(job, now).await?;
@@ -124,51 +123,84 @@ impl App {
         }
     }
 
-    /// One direction is done: the other, then all once more, then nothing is left.
+    /// One kind is done: the next, then all once more, then nothing is left.
     async fn turn(&self, mut job: Farewell, now: Timestamp) -> Result<(), StoreError> {
-        job.after = 0;
-        match job.direction {
-            Direction::Outgoing => {
-                job.direction = Direction::Incoming;
-                self.store.save_farewell(&job, now).await
-            }
-            Direction::Incoming if job.passes + 1 < PASSES => {
-                job.direction = Direction::Outgoing;
-                job.passes += 1;
-                self.store
-                    .save_farewell(&job, later(now, BETWEEN_PASSES))
-                    .await
-            }
-            Direction::Incoming => {
-                info!(user.id = %job.user, "every edge of user {} has ended", job.user);
-                self.store.drop_farewell(&job).await
-            }
+        job.after = None;
+        let next = Tie::ALL.iter().skip_while(|tie| **tie != job.tie).nth(1);
+        if let Some(next) = next {
+            job.tie = *next;
+            return self.store.save_farewell(&job, now).await;
         }
+        if job.passes + 1 < PASSES {
+            job.tie = Tie::ALL[0];
+            job.passes += 1;
+            let due = later(now, BETWEEN_PASSES);
+            return self.store.save_farewell(&job, due).await;
+        }
+        info!(user.id = %job.user, "every tie of user {} has ended", job.user);
+        self.store.drop_farewell(&job).await
     }
 
-    async fn end_edges(&self, job: &Farewell, peers: &[UserId]) -> Result<(), StoreError> {
-        let end = |peer: &UserId| {
-            let (follower, followee) = match job.direction {
-                Direction::Outgoing => (job.user, *peer),
-                Direction::Incoming => (*peer, job.user),
-            };
-            self.end_edge(Ends { follower, followee }, job.user)
-        };
-        let work: Vec<_> = peers.iter().map(end).collect();
+    async fn end_ties(&self, user: UserId, ties: &[LogStream]) -> Result<(), StoreError> {
+        let work: Vec<_> = ties.iter().map(|tie| self.end_tie(user, *tie)).collect();
         let ended = futures_util::stream::iter(work).buffer_unordered(AT_ONCE);
         let ended: Vec<Result<(), StoreError>> = ended.collect().await;
         ended.into_iter().collect()
     }
 
+    async fn end_tie(&self, user: UserId, tie: LogStream) -> Result<(), StoreError> {
+        match tie {
+            LogStream::Follow { follower, followee } => {
+                self.end_edge(Ends { follower, followee }, user).await
+            }
+            LogStream::Repost { post, .. } => self.end_repost(user, post).await,
+            LogStream::Post(reply) => self.end_reply(user, reply).await,
+            LogStream::User(_) | LogStream::Like { .. } => Ok(()),
+        }
+    }
+
+    /// Whether somebody is gone, as of now: asked when an event of theirs is in the log. A
+    /// deactivation that is not seen then comes later, and its farewell finds the event. So no
+    /// tie of who left outlives both, however long a command took and however old the standings
+    /// were that it believed.
+    pub(super) async fn is_gone(&self, user: UserId) -> Result<bool, StoreError> {
+        let user = self.load_user(user).await?;
+        Ok(user.is_none_or(|user| !user.standing.is_visible()))
+    }
+
     pub(super) async fn end_edge(&self, ends: Ends, actor: UserId) -> Result<(), StoreError> {
         let (owner, stream): (UserId, LogStream) = follow_stream(ends);
         let decide = |edge: &edge::Edge| Ok(edge::end_follow(edge, ends));
-        match self.switch(owner, stream, actor, actor.get(), decide).await {
-            Ok(switched) if switched.changed => self.store.release_follow(ends.follower).await,
-            Ok(_) => Ok(()),
-            Err(CommandError::Store(error)) => Err(error),
-            Err(other) => Err(StoreError::Unexpected(Box::new(other))),
+        let switched = self.switch(owner, stream, actor, actor.get(), decide).await;
+        if of_store(switched)?.changed {
+            self.store.release_follow(ends.follower).await?;
         }
+        Ok(())
+    }
+
+    pub(super) async fn end_repost(&self, user: UserId, post: PostId) -> Result<(), StoreError> {
+        let Some(reposted) = self.created_post(post).await? else {
+            return Ok(());
+        };
+        let stream = LogStream::Repost { user, post };
+        let decide = |edge: &edge::Edge| Ok(edge::end_repost(edge, &reposted));
+        let switched = self.switch(user, stream, user, user.get(), decide).await;
+        of_store(switched).map(drop)
+    }
+
+    pub(super) async fn end_reply(&self, user: UserId, reply: PostId) -> Result<(), StoreError> {
+        let decide = |found: &FoundPost| Ok(post::end_post(&found.post));
+        let deleted = self.delete(user, user.get(), reply, decide).await;
+        of_store(deleted).map(drop)
+    }
+}
+
+/// What can go wrong where nobody's standing is asked.
+fn of_store<T>(outcome: Result<T, CommandError>) -> Result<T, StoreError> {
+    match outcome {
+        Ok(value) => Ok(value),
+        Err(CommandError::Store(error)) => Err(error),
+        Err(other) => Err(StoreError::Unexpected(Box::new(other))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Deleting one's own post.
 
 use shared::consistency::ConsistencyToken;
-use shared::events::LogStream;
+use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
 use super::append::{Appended, Draft, Target, tries, wait_turn};
@@ -16,15 +16,28 @@ impl App {
     ) -> Result<Accepted<()>, CommandError> {
         let author = self.actor(actor).await?;
         author.standing.may_act()?;
-        for attempt in 0..tries() {
-            wait_turn(attempt).await;
-            let found = self.find_post(id).await?.ok_or(CommandError::NoSuchPost)?;
+        let decide = |found: &FoundPost| {
             // Whoever left has taken their posts along: to others they do not exist.
             if !found.author.is_visible() && found.post.author != actor {
                 return Err(CommandError::NoSuchPost);
             }
-            let decided = post::delete_post(actor, author.standing, &found.post)?;
-            let Some(payload) = decided else {
+            Ok(post::delete_post(actor, author.standing, &found.post)?)
+        };
+        self.delete(actor, author.last.get(), id, decide).await
+    }
+
+    /// Decides on a deletion, and decides again as long as others are faster.
+    pub(super) async fn delete(
+        &self,
+        actor: UserId,
+        read: i64,
+        id: PostId,
+        decide: impl Fn(&FoundPost) -> Result<Option<Payload>, CommandError> + Send,
+    ) -> Result<Accepted<()>, CommandError> {
+        for attempt in 0..tries() {
+            wait_turn(attempt).await;
+            let found = self.find_post(id).await?.ok_or(CommandError::NoSuchPost)?;
+            let Some(payload) = decide(&found)? else {
                 return Ok(accepted(actor, &found, found.version));
             };
             let version = found.version + 1;
@@ -36,7 +49,7 @@ impl App {
                 },
                 actor,
                 payload,
-                read: found.read.max(author.last.get()),
+                read: found.read.max(read),
                 key: None,
             };
             if let Appended::Done(_) = self.append(&draft).await? {

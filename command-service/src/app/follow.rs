@@ -10,7 +10,7 @@ use tracing::warn;
 use super::append::Switched;
 use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, Edge, FOLLOW_LIMIT, follow_stream};
-use crate::domain::user::{Standing, User};
+use crate::domain::user::Standing;
 
 /// A standing follow.
 #[derive(Clone, Copy, Debug)]
@@ -67,18 +67,14 @@ impl App {
         Ok(followed(ends, switched.edge))
     }
 
-    /// Looks whether both ends are still there, now that the follow is in the log. A deactivation
-    /// that is not seen here comes later, and its farewell finds the edge. So no edge of who left
-    /// outlives both, however long this command took and however old its standings were.
     async fn end_if_gone(&self, ends: Ends) -> Result<(), CommandError> {
         let (follower, followee) =
-            tokio::join!(self.load_user(ends.follower), self.load_user(ends.followee));
-        let gone = |user: Option<User>| user.is_none_or(|user| !user.standing.is_visible());
-        if gone(follower?) {
+            tokio::join!(self.is_gone(ends.follower), self.is_gone(ends.followee));
+        if follower? {
             self.end_edge(ends, ends.follower).await?;
             return Err(CommandError::NoActor);
         }
-        if gone(followee?) {
+        if followee? {
             self.end_edge(ends, ends.followee).await?;
             return Err(CommandError::NoSuchUser);
         }

@@ -71,6 +71,11 @@ impl App {
                 Ok(decide(edge, user.standing, seen)?)
             })
             .await?;
+        let is_repost = reaction == Reaction::Repost && switched.edge.is_on();
+        if switched.changed && is_repost && self.is_gone(actor).await? {
+            self.end_repost(actor, post).await?;
+            return Err(CommandError::NoActor);
+        }
         let author = seen.map_or(actor, |(post, _)| post.author);
         let projected = self.store.projected(reaction, post, actor).await;
         Ok(Accepted {

@@ -168,25 +168,38 @@ pub struct Counts {
     pub posts: i64,
 }
 
-/// Which side of the edges a deactivation ends.
+/// What counts elsewhere of a user, and ends when they leave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Direction {
+pub enum Tie {
     /// Whom the user follows.
-    Outgoing,
+    Followees,
     /// Who follows the user.
-    Incoming,
+    Followers,
+    /// What the user reposted.
+    Reposts,
+    /// What the user answered.
+    Replies,
 }
 
-/// The edges of a user who left, to be ended. Durable: a crash resumes it where it was.
+impl Tie {
+    pub const ALL: [Self; 4] = [
+        Self::Followees,
+        Self::Followers,
+        Self::Reposts,
+        Self::Replies,
+    ];
+}
+
+/// The ties of a user who left, to be ended. Durable: a crash resumes it where it was.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Farewell {
     pub user: UserId,
     pub planned_at: Timestamp,
-    /// How many times all edges have been looked at.
+    /// How many times all ties have been looked at.
     pub passes: u32,
-    pub direction: Direction,
-    /// The user at the other end of the last edge looked at.
-    pub after: i64,
+    pub tie: Tie,
+    /// The last stream of this kind that was looked at.
+    pub after: Option<LogStream>,
 }
 
 /// The log and what guards it.
@@ -254,15 +267,15 @@ pub trait Store: Send + Sync + 'static {
     async fn save_farewell(&self, job: &Farewell, due: Timestamp) -> Result<()>;
     /// Removes a job unless it has been planned again since it was claimed.
     async fn drop_farewell(&self, job: &Farewell) -> Result<()>;
-    /// Users at the other end of follow streams, standing or not, in an order of the store's,
-    /// beginning behind `after`.
-    async fn follow_peers(
+    /// The streams of one kind of tie, standing or not, in an order of the store's, beginning
+    /// behind `after`: of at most `limit` events.
+    async fn ties(
         &self,
         user: UserId,
-        direction: Direction,
-        after: i64,
+        tie: Tie,
+        after: Option<LogStream>,
         limit: u32,
-    ) -> Result<Vec<UserId>>;
+    ) -> Result<Vec<LogStream>>;
 
     // Views.
     /// The count of a post's reactions as last projected; zeros when the views cannot be read.

@@ -145,15 +145,20 @@ pub fn unrepost(
     post: Option<(&Post, Standing)>,
 ) -> Result<Option<Payload>, CannotReact> {
     let post = visible(actor, post)?;
+    Ok(end_repost(edge, post))
+}
+
+/// Ends a repost because the reposter is gone: nobody's standing matters.
+pub fn end_repost(edge: &Edge, post: &Post) -> Option<Payload> {
     let standing = edge.last.filter(|_| edge.is_on());
     // The entry in timelines has the id of the repost that made it.
-    Ok(standing.map(|(reposted, _)| {
+    standing.map(|(reposted, _)| {
         Payload::Unreposted(Unreposted {
             post: post.id,
             author: post.author,
             entry: reposted.cast(),
         })
-    }))
+    })
 }
 
 /// Whose an edge's stream is: the follower's, the one's who likes or reposts.

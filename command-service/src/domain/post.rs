@@ -95,11 +95,16 @@ pub fn delete_post(
     if post.author != actor {
         return Err(CannotDelete::NotYours);
     }
+    Ok(end_post(post))
+}
+
+/// Deletes a post because its author is gone: nobody's standing matters.
+pub fn end_post(post: &Post) -> Option<Payload> {
     let deleted = PostDeleted {
         post: post.id,
         reply_to: post.reply_to,
     };
-    Ok((!post.deleted).then_some(Payload::PostDeleted(deleted)))
+    (!post.deleted).then_some(Payload::PostDeleted(deleted))
 }
 
 #[cfg(test)]

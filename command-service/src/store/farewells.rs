@@ -1,15 +1,16 @@
-//! The jobs that end the edges of users who left.
+//! The jobs that end the ties of users who left.
 
 use std::time::Duration;
 
 use bson::{DateTime, doc};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
+use shared::events::LogStream;
 use shared::ids::UserId;
 use shared::time::Timestamp;
 
 use super::errors::Fault;
-use crate::app::store::{Direction, Farewell};
+use crate::app::store::{Farewell, Tie};
 
 const COLLECTION: &str = "jobs";
 const KIND: &str = "farewell";
@@ -28,8 +29,8 @@ struct FarewellDocument {
     user: UserId,
     planned_at: Timestamp,
     passes: i64,
-    incoming: bool,
-    after: i64,
+    tie: String,
+    after: Option<LogStream>,
     due: DateTime,
 }
 
@@ -48,8 +49,8 @@ impl Farewells {
                 "kind": KIND,
                 "user": user.get(),
                 "passes": 0_i64,
-                "incoming": false,
-                "after": 0_i64,
+                "tie": name(Tie::ALL[0]),
+                "after": null,
                 "due": date(now),
             },
         };
@@ -73,8 +74,8 @@ impl Farewells {
     pub(super) async fn save(&self, job: &Farewell, due: Timestamp) -> Attempt<()> {
         let progress = doc! { "$set": {
             "passes": i64::from(job.passes),
-            "incoming": job.direction == Direction::Incoming,
-            "after": job.after,
+            "tie": name(job.tie),
+            "after": job.after.map(|stream| stream.to_string()),
             "due": date(due),
         } };
         let job = doc! { "_id": id(job.user) };
@@ -92,17 +93,23 @@ impl Farewells {
 
 impl From<FarewellDocument> for Farewell {
     fn from(document: FarewellDocument) -> Self {
+        let tie = Tie::ALL.into_iter().find(|tie| name(*tie) == document.tie);
         Self {
             user: document.user,
             planned_at: document.planned_at,
             passes: u32::try_from(document.passes).unwrap_or(0),
-            direction: if document.incoming {
-                Direction::Incoming
-            } else {
-                Direction::Outgoing
-            },
+            tie: tie.unwrap_or(Tie::ALL[0]),
             after: document.after,
         }
+    }
+}
+
+fn name(tie: Tie) -> &'static str {
+    match tie {
+        Tie::Followees => "followees",
+        Tie::Followers => "followers",
+        Tie::Reposts => "reposts",
+        Tie::Replies => "replies",
     }
 }
 

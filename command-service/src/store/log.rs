@@ -15,7 +15,7 @@ use shared::ids::{EventId, PostId, UserId};
 use shared::log::LogDocument;
 
 use super::errors::{Fault, corrupt, is_duplicate, retry};
-use crate::app::store::{Append, Direction, Outcome, Receipt, Result, StoreError};
+use crate::app::store::{Append, Outcome, Receipt, Result, StoreError, Tie};
 use crate::domain::user::{Standing, User};
 
 type Attempt<T> = std::result::Result<T, Fault>;
@@ -40,8 +40,7 @@ struct KeyedEvent {
 }
 
 #[derive(Deserialize)]
-struct StreamOwner {
-    owner: UserId,
+struct StreamName {
     stream: LogStream,
 }
 
@@ -234,54 +233,50 @@ impl Log {
             .collect())
     }
 
-    pub(super) async fn follow_peers(
+    pub(super) async fn ties(
         &self,
         user: UserId,
-        direction: Direction,
-        after: i64,
+        tie: Tie,
+        after: Option<LogStream>,
         limit: u32,
-    ) -> Attempt<Vec<UserId>> {
-        let (filter, sort) = match direction {
-            // Stream names sort as text: an order like any other, as long as it is one.
-            Direction::Outgoing => {
-                let behind = format!("follow:{user}:{after}");
-                let end = format!("follow:{user};");
-                let range = doc! { "$gt": behind, "$lt": end };
-                let filter = doc! { "owner": user.get(), "stream": range };
-                (filter, doc! { "stream": 1 })
+    ) -> Attempt<Vec<LogStream>> {
+        // Stream names sort as text: an order like any other, as long as it is one.
+        let own = |prefix: String| {
+            let behind = after.map_or_else(|| prefix.clone(), |stream| stream.to_string());
+            let end = format!("{};", prefix.trim_end_matches(':'));
+            doc! { "owner": user.get(), "stream": { "$gt": behind, "$lt": end } }
+        };
+        let (filter, sort) = match tie {
+            Tie::Followees => (own(format!("follow:{user}:")), "stream"),
+            Tie::Reposts => (own(format!("repost:{user}:")), "stream"),
+            Tie::Replies => {
+                let mut filter = own("post:".to_owned());
+                filter.insert("data.reply_to.post", doc! { "$exists": true });
+                (filter, "stream")
             }
-            Direction::Incoming => {
-                let filter = doc! { "data.followee": user.get(), "owner": { "$gt": after } };
-                (filter, doc! { "owner": 1 })
+            Tie::Followers => {
+                let behind = match after {
+                    Some(LogStream::Follow { follower, .. }) => follower.get(),
+                    Some(_) | None => 0,
+                };
+                let filter = doc! { "data.followee": user.get(), "owner": { "$gt": behind } };
+                (filter, "owner")
             }
         };
-        let found: Vec<StreamOwner> = self
+        let found: Vec<StreamName> = self
             .events
-            .clone_with_type::<StreamOwner>()
+            .clone_with_type::<StreamName>()
             .find(filter)
-            .sort(sort)
+            .sort(doc! { sort: 1 })
             .limit(i64::from(limit))
-            .projection(doc! { "owner": 1, "stream": 1 })
+            .projection(doc! { "stream": 1 })
             .await?
             .try_collect()
             .await?;
-        let mut peers: Vec<UserId> = found
-            .into_iter()
-            .filter_map(|row| match (direction, row.stream) {
-                (Direction::Outgoing, LogStream::Follow { followee, .. }) => Some(followee),
-                (Direction::Incoming, LogStream::Follow { .. }) => Some(row.owner),
-                (
-                    _,
-                    LogStream::User(_)
-                    | LogStream::Post(_)
-                    | LogStream::Like { .. }
-                    | LogStream::Repost { .. },
-                ) => None,
-            })
-            .collect();
-        // The events of one edge stand together.
-        peers.dedup();
-        Ok(peers)
+        let mut streams: Vec<LogStream> = found.into_iter().map(|row| row.stream).collect();
+        // The events of one stream stand together.
+        streams.dedup();
+        Ok(streams)
     }
 }
 

@@ -40,8 +40,8 @@ use shared::time::Timestamp;
 pub use views::SUFFIX as VIEWS_SUFFIX;
 
 use crate::app::store::{
-    AccountName, Append, Counts, Direction, Farewell, NewAccount, Outcome, Projected, Quota,
-    QuotaState, Reaction, Receipt, Registered, Result, Rotation, Session, Store, StoreError,
+    AccountName, Append, Counts, Farewell, NewAccount, Outcome, Projected, Quota, QuotaState,
+    Reaction, Receipt, Registered, Result, Rotation, Session, Store, StoreError, Tie,
 };
 use crate::domain::user::Standing;
 use errors::{retry, translate};
@@ -252,15 +252,14 @@ impl Store for MongoStore {
         self.ask(|| self.farewells.drop(job)).await
     }
 
-    async fn follow_peers(
+    async fn ties(
         &self,
         user: UserId,
-        direction: Direction,
-        after: i64,
+        tie: Tie,
+        after: Option<LogStream>,
         limit: u32,
-    ) -> Result<Vec<UserId>> {
-        self.ask(|| self.log.follow_peers(user, direction, after, limit))
-            .await
+    ) -> Result<Vec<LogStream>> {
+        self.ask(|| self.log.ties(user, tie, after, limit)).await
     }
 
     async fn projected(&self, reaction: Reaction, post: PostId, user: UserId) -> Projected {
