@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::World;
 use query_service::live::Live;
 use query_service::read_model::{ViewError, Views};
-use query_service::verify::{List, Visible, read_log};
+use query_service::verify::{Cuts, List, Visible, read_log};
 use shared::ids::UserId;
 use shared::telemetry;
 use tokio::task::JoinSet;
@@ -103,7 +103,7 @@ async fn equals_the_model(world: &World, views: &Views, round: usize) -> usize {
     let model = read_log(&world.log).await.expect("the log");
     let give_up = tokio::time::Instant::now() + PATIENCE;
     for user in model.users() {
-        let expected = model.visible(user);
+        let expected = model.visible(user, &Cuts::default());
         loop {
             let shown = Visible::of(&views.cached(), user).await.expect("a read");
             let differences = expected.differences(user, &shown);

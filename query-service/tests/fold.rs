@@ -6,9 +6,12 @@ mod common;
 
 use common::World;
 use query_service::read_model::generation::Catalog;
+use query_service::read_model::posts::MOST_EXAMINED;
 use query_service::read_model::sabotage::Sabotage;
+use query_service::verify::{List, Visible};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use shared::events::PostRef;
 
 /// The long form, as `make chaos` runs it.
 fn is_long() -> bool {
@@ -138,6 +141,54 @@ async fn a_scroll_past_the_horizon_shows_every_entry_once() {
     }
     // 1,760 entries, 800 kept: most of the scroll merges outboxes.
     world.assert_equal_to_the_model("past the horizon").await;
+    fold.stop().await;
+    world.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_thousands_repost_cuts_pages_short_and_nothing_is_missed() {
+    const CROWD: usize = MOST_EXAMINED + 200;
+    let mut world = World::new("crowd", 2, 100_000, 21).await;
+    let people = (0..CROWD + 2).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let users = world.history.users().to_vec();
+    let (reader, author, crowd) = (users[0], users[1], &users[2..]);
+    let mut events = vec![world.history.toggle_follow(reader, author)];
+    for user in crowd {
+        events.push(world.history.toggle_follow(reader, *user));
+    }
+    let older = world.history.post(author, None);
+    let popular = world.history.post(author, None);
+    let reference = PostRef {
+        post: popular.id.cast(),
+        author,
+    };
+    events.extend([older, popular]);
+    for user in crowd {
+        events.push(world.history.toggle_repost(*user, reference));
+    }
+    world.publish(events).await;
+    let (fold, views) = (world.fold().await, world.views().await);
+    let differences = async |world: &World| {
+        let shown = Visible::of(&views, reader).await.unwrap();
+        let expected = world.model().visible(reader, &shown.cuts);
+        expected.differences(reader, &shown)
+    };
+    let pages = async |world: &World| {
+        world.caught_up(&views).await;
+        let scroll = List::Home.scroll(&views, reader, 20).await.unwrap();
+        let pages: Vec<usize> = scroll.pages.iter().map(Vec::len).collect();
+        (pages, scroll.cuts.len())
+    };
+    assert_eq!(pages(&world).await, (vec![1, 2], 1));
+    world
+        .assert_equal_to_the_model("a page that is cut short")
+        .await;
+    // Reposts of what is deleted are looked at all the same.
+    let deleted = world.history.delete(reference.post);
+    world.publish(vec![deleted]).await;
+    assert_eq!(pages(&world).await, (vec![0, 1], 1));
+    assert_eq!(differences(&world).await, [""; 0]);
     fold.stop().await;
     world.clean_up().await;
 }

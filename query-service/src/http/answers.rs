@@ -18,7 +18,7 @@ use shared::resilience::{Gate, Refused};
 use tracing::error;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::extract::Reading;
+use super::extract::{Caller, Reading};
 use crate::read_model::view::Page;
 use crate::read_model::{ViewError, Views};
 
@@ -41,7 +41,7 @@ pub enum Memory {
     Never,
 }
 
-impl Reading {
+impl<C: Caller> Reading<C> {
     /// One thing, or 404.
     pub async fn one<T, F>(
         self,
@@ -87,26 +87,21 @@ impl Reading {
         T: Send + 'static,
         F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
     {
-        let views = self.views.borrow().cached();
-        let current = match self.after {
-            Some(token) => until_visible(&self.gate, &views, token).await?,
-            None => views.clone(),
-        };
         // Needs no place: nothing of it waits for anything. Where the database is away it may be
         // old, and is said to be, below.
         let ask_memory = memory == Memory::Perhaps && !self.gate.breaker().is_open();
-        if let Some(remembered) = current.from_memory().filter(|_| ask_memory) {
+        if let Some(remembered) = self.current.from_memory().filter(|_| ask_memory) {
             match Box::pin(read.clone()(remembered)).await {
                 Err(ViewError::NotRemembered) => (),
                 Ok(item) => return Ok(Found { item, stale: false }),
                 Err(error) => return Err(problem(&error)),
             }
         }
-        let reading = read.clone();
+        let (reading, current) = (read.clone(), self.current.clone());
         match load(&self.gate, || reading(current)).await {
             Ok(item) => Ok(Found { item, stale: false }),
-            Err(problem) if problem.code == Code::Unavailable && self.after.is_none() => {
-                match Box::pin(read(views.stale())).await {
+            Err(problem) if problem.code == Code::Unavailable && !self.must_reflect => {
+                match Box::pin(read(self.current.stale())).await {
                     Ok(item) => Ok(Found { item, stale: true }),
                     Err(_) => Err(problem),
                 }
@@ -118,7 +113,7 @@ impl Reading {
 
 /// Waits until the views reflect a write, at most a second. Each look passes the gate by itself:
 /// whoever waits takes nobody's place.
-async fn until_visible(
+pub async fn until_visible(
     gate: &Gate,
     views: &Views,
     token: ConsistencyToken,

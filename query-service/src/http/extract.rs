@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::web::Data;
@@ -15,128 +14,129 @@ use shared::problem::{Code, Problem};
 use shared::resilience::Gate;
 use shared::token::{TokenError, TokenVerifier};
 
-use super::answers::load;
+use super::answers::{load, until_visible};
 use crate::read_model::{CurrentViews, Views};
 
-/// The user whose access token came with the request; without one the answer is 401.
-pub struct Caller(pub UserId);
-
-/// The caller if there is a token; a bad one is refused even where none is needed.
-pub struct MaybeCaller(pub Option<UserId>);
-
-type Extraction<T> = Pin<Box<dyn Future<Output = Result<T, Problem>>>>;
-
-impl FromRequest for Caller {
-    type Error = Problem;
-    type Future = Extraction<Self>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let caller = caller(request);
-        Box::pin(async move {
-            let missing = || {
-                Problem::new(
-                    Code::Unauthorized,
-                    "send an access token: Authorization: Bearer …",
-                )
-            };
-            caller.await?.map(Self).ok_or_else(missing)
-        })
-    }
-}
-
-impl FromRequest for MaybeCaller {
-    type Error = Problem;
-    type Future = Extraction<Self>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let caller = caller(request);
-        Box::pin(async move { caller.await.map(Self) })
-    }
-}
-
-fn caller(request: &HttpRequest) -> impl Future<Output = Result<Option<UserId>, Problem>> + use<> {
-    let given = request.headers().contains_key("authorization");
-    let token = bearer(request).map(str::to_owned);
-    let verifier = request
-        .app_data::<Data<TokenVerifier>>()
-        .map(|data| Arc::clone(data));
-    let views = request
-        .app_data::<Data<CurrentViews>>()
-        .map(|views| views.borrow().cached());
-    let gate = request.app_data::<Data<Gate>>().cloned();
-    async move {
-        let invalid = || Problem::new(Code::Unauthorized, TokenError::Invalid.to_string());
-        let Some(token) = token else {
-            return if given { Err(invalid()) } else { Ok(None) };
-        };
-        let Some(verifier) = verifier else {
-            return Err(Problem::new(Code::Internal, "something went wrong here"));
-        };
-        match verifier.verify(&token).await {
-            Ok(user) if left(views, gate, user).await? => Err(invalid()),
-            Ok(user) => Ok(Some(user)),
-            Err(TokenError::Invalid) => Err(invalid()),
-            Err(error @ TokenError::NoKeys) => {
-                Err(Problem::new(Code::Unavailable, error.to_string()))
-            }
-        }
-    }
-}
-
-/// Whether the views know that the user was deactivated: from memory at once, else past the gate.
-/// While the database is away, who is not remembered is told to come back.
-async fn left(
-    views: Option<Views>,
-    gate: Option<Data<Gate>>,
-    user: UserId,
-) -> Result<bool, Problem> {
-    let (Some(views), Some(gate)) = (views, gate) else {
-        return Err(Problem::new(Code::Internal, "something went wrong here"));
-    };
-    if let Some(known) = views.remembered_as_deactivated(user) {
-        return Ok(known);
-    }
-    let asking = views.clone();
-    let asked = load(&gate, || async move { asking.is_deactivated(user).await });
-    match asked.await {
-        Err(problem) if problem.code == Code::Unavailable => {
-            views.stale().remembered_as_deactivated(user).ok_or(problem)
-        }
-        answer => answer,
-    }
-}
-
-/// What every read goes through, and the write that its answer must reflect, if one is named.
-pub struct Reading {
-    pub after: Option<ConsistencyToken>,
+/// What a read goes through: who asks, and the views as the answer must reflect them.
+///
+/// A bad access token is refused even where none is needed, and so is one whose user has left, as
+/// far as these views know.
+pub struct Reading<C = Option<UserId>> {
+    pub caller: C,
+    /// They reflect the write whose token came with the request.
+    pub current: Views,
+    /// Whether there is one: then what is remembered from before is no answer.
+    pub must_reflect: bool,
     pub gate: Data<Gate>,
     pub views: Data<CurrentViews>,
     pub request: HttpRequest,
 }
 
-impl FromRequest for Reading {
-    type Error = Problem;
-    type Future = std::future::Ready<Result<Self, Problem>>;
+/// Who may ask: anybody (`Option<UserId>`), or only a user (`UserId`).
+pub trait Caller: Sized + 'static {
+    fn of(caller: Option<UserId>) -> Result<Self, Problem>;
+}
 
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        std::future::ready(Self::of(request))
+impl Caller for Option<UserId> {
+    fn of(caller: Option<UserId>) -> Result<Self, Problem> {
+        Ok(caller)
     }
 }
 
-impl Reading {
-    fn of(request: &HttpRequest) -> Result<Self, Problem> {
-        let after = request.headers().get(consistency::HEADER).map(|value| {
-            let text = value.to_str().unwrap_or_default();
-            ConsistencyToken::decode(text)
-                .map_err(|error| Problem::new(Code::BadConsistencyToken, error.to_string()))
-        });
-        let missing = || Problem::new(Code::Internal, "something went wrong here");
+impl Caller for UserId {
+    fn of(caller: Option<UserId>) -> Result<Self, Problem> {
+        let missing = "send an access token: Authorization: Bearer …";
+        caller.ok_or_else(|| Problem::new(Code::Unauthorized, missing))
+    }
+}
+
+impl<C: Caller> FromRequest for Reading<C> {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        Box::pin(Self::of(request.clone()))
+    }
+}
+
+impl<C: Caller> Reading<C> {
+    async fn of(request: HttpRequest) -> Result<Self, Problem> {
+        let user = authenticated(&request).await?;
+        let caller = C::of(user)?;
+        let after = write_to_reflect(&request)?;
+        let gate: Data<Gate> = provided(&request)?;
+        let views: Data<CurrentViews> = provided(&request)?;
+        let now = views.borrow().cached();
+        let current = match after {
+            Some(token) => until_visible(&gate, &now, token).await?,
+            None => now,
+        };
+        // Asked of the same views: the write may be the user's deactivation.
+        if let Some(user) = user
+            && left(&current, &gate, user).await?
+        {
+            return Err(invalid_token());
+        }
         Ok(Self {
-            after: after.transpose()?,
-            gate: request.app_data().cloned().ok_or_else(missing)?,
-            views: request.app_data().cloned().ok_or_else(missing)?,
-            request: request.clone(),
+            caller,
+            current,
+            must_reflect: after.is_some(),
+            gate,
+            views,
+            request,
         })
+    }
+}
+
+/// The user whose access token came with the request.
+async fn authenticated(request: &HttpRequest) -> Result<Option<UserId>, Problem> {
+    let Some(token) = bearer(request) else {
+        let given = request.headers().contains_key("authorization");
+        return if given {
+            Err(invalid_token())
+        } else {
+            Ok(None)
+        };
+    };
+    let verifier: Data<TokenVerifier> = provided(request)?;
+    match verifier.verify(token).await {
+        Ok(user) => Ok(Some(user)),
+        Err(TokenError::Invalid) => Err(invalid_token()),
+        Err(error @ TokenError::NoKeys) => Err(Problem::new(Code::Unavailable, error.to_string())),
+    }
+}
+
+fn write_to_reflect(request: &HttpRequest) -> Result<Option<ConsistencyToken>, Problem> {
+    let Some(value) = request.headers().get(consistency::HEADER) else {
+        return Ok(None);
+    };
+    let token = ConsistencyToken::decode(value.to_str().unwrap_or_default());
+    let token = token.map_err(|bad| Problem::new(Code::BadConsistencyToken, bad.to_string()))?;
+    Ok(Some(token))
+}
+
+fn provided<T: Clone + 'static>(request: &HttpRequest) -> Result<T, Problem> {
+    let missing = || Problem::new(Code::Internal, "something went wrong here");
+    request.app_data().cloned().ok_or_else(missing)
+}
+
+fn invalid_token() -> Problem {
+    Problem::new(Code::Unauthorized, TokenError::Invalid.to_string())
+}
+
+/// Whether the views know that the user was deactivated: from memory at once, else past the gate.
+/// While the database is away, who is not remembered is told to come back.
+async fn left(views: &Views, gate: &Gate, user: UserId) -> Result<bool, Problem> {
+    if let Some(known) = views.remembered_as_deactivated(user) {
+        return Ok(known);
+    }
+    let asking = views.clone();
+    let asked = load(gate, || async move { asking.is_deactivated(user).await });
+    match asked.await {
+        Err(problem) if problem.code == Code::Unavailable => {
+            views.stale().remembered_as_deactivated(user).ok_or(problem)
+        }
+        answer => answer,
     }
 }
 

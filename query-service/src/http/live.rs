@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::answers::{Answer, Memory};
-use super::extract::{Caller, Reading};
+use super::extract::Reading;
 use crate::live::{Live, Subscription};
 use crate::read_model::{CurrentViews, ViewError, Views};
 
@@ -48,7 +48,8 @@ fn last_event_id(request: &HttpRequest) -> Result<Option<u64>, Problem> {
     })
 }
 
-pub async fn stream(live: Data<Live>, Caller(reader): Caller, reading: Reading) -> Answer {
+pub async fn stream(live: Data<Live>, reading: Reading<UserId>) -> Answer {
+    let reader = reading.caller;
     let resume = last_event_id(&reading.request)?;
     let full = || Problem::new(Code::Overloaded, "too many live streams: ask again");
     let subscription = live.subscribe(reader).ok_or_else(full)?;

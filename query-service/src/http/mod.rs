@@ -13,7 +13,7 @@ use shared::problem::{Code, Problem};
 
 use crate::read_model::Views;
 use answers::{Answer, Memory};
-use extract::{Caller, Limit, MaybeCaller, Reading};
+use extract::{Limit, Reading};
 
 /// Base of every route.
 pub const BASE: &str = "/api/v1";
@@ -93,12 +93,13 @@ struct TimelineQuery {
     user_id: Option<UserId>,
 }
 
-async fn timeline(Caller(caller): Caller, reading: Reading, query: Query<TimelineQuery>) -> Answer {
+async fn timeline(reading: Reading<UserId>, query: Query<TimelineQuery>) -> Answer {
     let TimelineQuery {
         limit,
         cursor,
         user_id,
     } = query.into_inner();
+    let caller = reading.caller;
     if user_id.is_some_and(|user| user != caller) {
         return Err(Problem::new(
             Code::Forbidden,
@@ -115,20 +116,15 @@ async fn timeline(Caller(caller): Caller, reading: Reading, query: Query<Timelin
     reading.page("posts", Memory::Perhaps, read).await
 }
 
-async fn post(MaybeCaller(caller): MaybeCaller, reading: Reading, id: Path<PostId>) -> Answer {
-    let id = id.into_inner();
+async fn post(reading: Reading, id: Path<PostId>) -> Answer {
+    let (id, caller) = (id.into_inner(), reading.caller);
     let read = move |views: Views| async move { views.post(id, caller).await };
     reading.one(Memory::Perhaps, read).await
 }
 
-async fn replies(
-    MaybeCaller(caller): MaybeCaller,
-    reading: Reading,
-    id: Path<PostId>,
-    query: Query<PageQuery>,
-) -> Answer {
+async fn replies(reading: Reading, id: Path<PostId>, query: Query<PageQuery>) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
-    let id = id.into_inner();
+    let (id, caller) = (id.into_inner(), reading.caller);
     let read = move |views: Views| async move {
         views
             .replies_to(id, caller, limit.get(), cursor.as_deref())
@@ -137,30 +133,21 @@ async fn replies(
     reading.page("posts", Memory::Never, read).await
 }
 
-async fn user(MaybeCaller(caller): MaybeCaller, reading: Reading, id: Path<UserId>) -> Answer {
-    let id = id.into_inner();
+async fn user(reading: Reading, id: Path<UserId>) -> Answer {
+    let (id, caller) = (id.into_inner(), reading.caller);
     let read = move |views: Views| async move { views.user(id, caller).await };
     reading.one(Memory::Perhaps, read).await
 }
 
-async fn user_by_name(
-    MaybeCaller(caller): MaybeCaller,
-    reading: Reading,
-    name: Path<String>,
-) -> Answer {
-    let name = name.into_inner();
+async fn user_by_name(reading: Reading, name: Path<String>) -> Answer {
+    let (name, caller) = (name.into_inner(), reading.caller);
     let read = move |views: Views| async move { views.user_by_name(&name, caller).await };
     reading.one(Memory::Perhaps, read).await
 }
 
-async fn posts_of(
-    MaybeCaller(caller): MaybeCaller,
-    reading: Reading,
-    id: Path<UserId>,
-    query: Query<PageQuery>,
-) -> Answer {
+async fn posts_of(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
-    let id = id.into_inner();
+    let (id, caller) = (id.into_inner(), reading.caller);
     let read = move |views: Views| async move {
         views
             .posts_of(id, caller, limit.get(), cursor.as_deref())
@@ -169,12 +156,7 @@ async fn posts_of(
     reading.page("posts", Memory::Never, read).await
 }
 
-async fn followers(
-    _caller: MaybeCaller,
-    reading: Reading,
-    id: Path<UserId>,
-    query: Query<PageQuery>,
-) -> Answer {
+async fn followers(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
     let read = move |views: Views| async move {
@@ -183,12 +165,7 @@ async fn followers(
     reading.page("users", Memory::Never, read).await
 }
 
-async fn following(
-    _caller: MaybeCaller,
-    reading: Reading,
-    id: Path<UserId>,
-    query: Query<PageQuery>,
-) -> Answer {
+async fn following(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
     let read = move |views: Views| async move {
@@ -197,12 +174,7 @@ async fn following(
     reading.page("users", Memory::Never, read).await
 }
 
-async fn mutuals(
-    _caller: MaybeCaller,
-    reading: Reading,
-    id: Path<UserId>,
-    query: Query<PageQuery>,
-) -> Answer {
+async fn mutuals(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
     let PageQuery { limit, cursor } = query.into_inner();
     let id = id.into_inner();
     let read =
@@ -210,8 +182,8 @@ async fn mutuals(
     reading.page("users", Memory::Never, read).await
 }
 
-async fn relationship(Caller(caller): Caller, reading: Reading, id: Path<UserId>) -> Answer {
-    let id = id.into_inner();
+async fn relationship(reading: Reading<UserId>, id: Path<UserId>) -> Answer {
+    let (id, caller) = (id.into_inner(), reading.caller);
     let read = move |views: Views| async move { views.relationship(caller, id).await };
     reading.one(Memory::Never, read).await
 }

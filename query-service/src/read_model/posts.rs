@@ -1,5 +1,7 @@
 //! Single posts, a user's posts, the replies to a post.
 
+use std::collections::HashMap;
+
 use shared::ids::{EntryId, PostId, UserId};
 
 use super::cursor::CursorKind;
@@ -12,6 +14,8 @@ use super::{ViewError, Views};
 
 /// Rows looked at for one page at the most.
 pub const MOST_EXAMINED: usize = 2_000;
+/// Rows looked at together at the most: where few are shown, more are looked at the next time.
+pub(super) const MOST_TOGETHER: usize = 500;
 
 impl Views {
     /// A post that stands, by an active author.
@@ -63,13 +67,9 @@ impl Views {
                 proven: true,
             },
         );
-        let (items, next) = page.await?;
-        Ok(Some(self.page(
-            CursorKind::Posts,
-            user.get(),
-            items,
-            next,
-        )?))
+        let filled = page.await?;
+        let page = self.filled_page(CursorKind::Posts, user.get(), filled);
+        page.map(Some)
     }
 
     /// The replies to a post, newest first; `None` if the post does not stand.
@@ -98,13 +98,9 @@ impl Views {
                 proven: true,
             },
         );
-        let (items, next) = page.await?;
-        Ok(Some(self.page(
-            CursorKind::Replies,
-            post.get(),
-            items,
-            next,
-        )?))
+        let filled = page.await?;
+        let page = self.filled_page(CursorKind::Replies, post.get(), filled);
+        page.map(Some)
     }
 
     /// Where a page begins: before this id.
@@ -129,7 +125,24 @@ impl Views {
         let next_cursor = next
             .map(|position| self.cursors().encode(kind, subject, position))
             .transpose()?;
-        Ok(Page { items, next_cursor })
+        Ok(Page {
+            items,
+            next_cursor,
+            cut: None,
+        })
+    }
+
+    pub(super) fn filled_page(
+        &self,
+        kind: CursorKind,
+        subject: i64,
+        filled: Filled,
+    ) -> Result<Page<PostView>, ViewError> {
+        let page = self.page(kind, subject, filled.items, filled.next)?;
+        Ok(Page {
+            cut: filled.cut,
+            ..page
+        })
     }
 
     /// Fills a page from one range of rows keyed `subject ‖ entry`, skipping what is not shown.
@@ -141,10 +154,9 @@ impl Views {
         limit: usize,
         viewer: Option<UserId>,
         candidate: impl Fn(&OutboxRow, EntryId) -> Candidate,
-    ) -> Result<(Vec<PostView>, Option<i64>), ViewError> {
-        let mut filling = Filling::new(limit);
+    ) -> Result<Filled, ViewError> {
+        let (mut filling, mut want) = (Filling::new(limit), limit + 1);
         loop {
-            let want = limit + 1;
             let range = super::keys::between(&subject.to_be_bytes(), 0, before);
             let rows: Vec<OutboxRow> = self.newest(view, range, want).await?;
             let last = rows.len() < want;
@@ -152,17 +164,57 @@ impl Views {
                 .iter()
                 .filter_map(|row| Some(candidate(row, last_id(&row.id)?)))
                 .collect();
-            let shown = self.show(&candidates, viewer).await?;
-            for (candidate, shown) in candidates.iter().zip(shown) {
-                if filling.offer(candidate.entry.get(), shown).is_full() {
-                    return Ok(filling.finish());
-                }
+            if self
+                .fill(&mut filling, &candidates, viewer)
+                .await?
+                .is_some()
+            {
+                return Ok(filling.finish());
             }
             let Some(lowest) = candidates.last().filter(|_| !last) else {
                 return Ok(filling.end());
             };
             before = lowest.entry.get();
+            want = (want * 2).min(MOST_TOGETHER);
         }
+    }
+
+    /// Offers candidates, newest first, until the page ends: then it says at which. A post that
+    /// is on the page already is not loaded again.
+    pub(super) async fn fill(
+        &self,
+        filling: &mut Filling,
+        mut candidates: &[Candidate],
+        viewer: Option<UserId>,
+    ) -> Result<Option<EntryId>, ViewError> {
+        let mut together = filling.limit + 1;
+        while !candidates.is_empty() {
+            let batch = &candidates[..together.min(candidates.len())];
+            // Whether a full page is the last depends on whether the next one is seen at all.
+            let all = filling.is_full();
+            let news = |it: &&Candidate| all || !filling.posts.contains(&it.post);
+            let asked: Vec<Candidate> = batch.iter().filter(news).copied().collect();
+            let shown = self.show(&asked, viewer).await?;
+            let entries = asked.iter().map(|candidate| candidate.entry);
+            let mut shown: HashMap<EntryId, Option<PostView>> = entries.zip(shown).collect();
+            let mut offered = 0;
+            for candidate in batch {
+                let post = shown.remove(&candidate.entry);
+                if post.is_none() && filling.is_full() {
+                    break;
+                }
+                offered += 1;
+                if filling
+                    .offer(candidate.entry.get(), post.flatten())
+                    .has_ended()
+                {
+                    return Ok(Some(candidate.entry));
+                }
+            }
+            candidates = &candidates[offered..];
+            together = (together * 2).min(MOST_TOGETHER);
+        }
+        Ok(None)
     }
 }
 
@@ -174,8 +226,17 @@ pub(super) struct Filling {
     posts: std::collections::HashSet<PostId>,
     examined: usize,
     last_examined: Option<i64>,
-    /// Full, and one more was seen: there is a next page.
+    /// There is a next page: this one is full and one more was seen, or enough was looked at.
     more: bool,
+}
+
+/// A page that has ended.
+pub(super) struct Filled {
+    pub items: Vec<PostView>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<i64>,
+    /// As [`Page::cut`].
+    pub cut: Option<i64>,
 }
 
 impl Filling {
@@ -190,9 +251,13 @@ impl Filling {
         }
     }
 
-    /// Takes the next candidate; `is_full` says to stop.
-    pub fn offer(&mut self, entry: i64, shown: Option<PostView>) -> &Self {
-        let full = self.items.len() == self.limit;
+    pub fn is_full(&self) -> bool {
+        self.items.len() == self.limit
+    }
+
+    /// Takes the next candidate; `has_ended` says to stop.
+    fn offer(&mut self, entry: i64, shown: Option<PostView>) -> &Self {
+        let full = self.is_full();
         if full && shown.is_some() {
             self.more = true;
             return self;
@@ -210,18 +275,27 @@ impl Filling {
         self
     }
 
-    pub fn is_full(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.more
     }
 
     /// The page, with where the next one begins.
-    pub fn finish(self) -> (Vec<PostView>, Option<i64>) {
+    pub fn finish(self) -> Filled {
         let next = self.last_examined.filter(|_| self.more);
-        (self.items, next)
+        let cut = next.filter(|_| !self.is_full());
+        Filled {
+            items: self.items,
+            next,
+            cut,
+        }
     }
 
     /// The last page: nothing is left.
-    pub fn end(self) -> (Vec<PostView>, Option<i64>) {
-        (self.items, None)
+    pub fn end(self) -> Filled {
+        Filled {
+            items: self.items,
+            next: None,
+            cut: None,
+        }
     }
 }

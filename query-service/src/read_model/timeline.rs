@@ -13,7 +13,7 @@ use super::cache::{Edges, Head, Lately, Line, Look, MOST_ENTRIES, Pulled};
 use super::cursor::CursorKind;
 use super::generation::View;
 use super::keys::{between, last_id};
-use super::posts::Filling;
+use super::posts::{Filling, MOST_TOGETHER};
 use super::rows::{EntryRow, KeyRow, OutboxRow, PARKED, ReaderRow};
 use super::sabotage::Sabotage;
 use super::view::{Page, PostView};
@@ -65,7 +65,7 @@ impl Views {
         let mut window = remembered;
         let top = before.min(now_id());
         let is_stale = self.is_stale();
-        let want = if is_stale { MOST_ENTRIES } else { limit + 1 };
+        let mut want = if is_stale { MOST_ENTRIES } else { limit + 1 };
         loop {
             let span = self.span(&state, before, window, want).await?;
             let candidates: Vec<Candidate> = span
@@ -79,17 +79,12 @@ impl Views {
                 known = self.remembered_run(&candidates, limit + 1);
                 whole = known.last() == candidates.last();
             }
-            for chunk in known.chunks(limit + 1) {
-                let shown = self.show(chunk, Some(reader)).await?;
-                for (candidate, shown) in chunk.iter().zip(shown) {
-                    if filling.offer(candidate.entry.get(), shown).is_full() {
-                        let reached = (top - candidate.entry.get()) >> 16;
-                        // Short pages do not make the next long one look twice.
-                        let window = (reached.max(SHORTEST_WINDOW) * 2).max(remembered / 2);
-                        self.inner.windows.insert(reader, window);
-                        return self.finish(reader, filling.finish());
-                    }
-                }
+            if let Some(last) = self.fill(&mut filling, known, Some(reader)).await? {
+                let reached = (top - last.get()) >> 16;
+                // Short pages do not make the next long one look twice.
+                let window = (reached.max(SHORTEST_WINDOW) * 2).max(remembered / 2);
+                self.inner.windows.insert(reader, window);
+                return self.filled_page(CursorKind::Home, reader.get(), filling.finish());
             }
             if !whole {
                 // What comes next is not remembered.
@@ -98,11 +93,12 @@ impl Views {
             if span.complete_above <= 0 || self.is_sabotaged(Sabotage::NoRefill) {
                 // All there is fits on a page: the next look takes it at once.
                 self.inner.windows.insert(reader, EVERYTHING);
-                return self.finish(reader, filling.end());
+                return self.filled_page(CursorKind::Home, reader.get(), filling.end());
             }
             before = span.complete_above + 1;
             // Short: look further back at once.
             window = window.saturating_mul(WIDER);
+            want = (want * 2).min(MOST_TOGETHER).max(want);
         }
     }
 
@@ -178,14 +174,6 @@ impl Views {
             .filter_map(|(seq, post)| Some((u64::try_from(seq).ok()?, post?)))
             .collect();
         Ok((u64::try_from(all_up_to).unwrap_or(now), posts))
-    }
-
-    fn finish(
-        &self,
-        reader: UserId,
-        (items, next): (Vec<PostView>, Option<i64>),
-    ) -> Result<Page<PostView>, ViewError> {
-        self.page(CursorKind::Home, reader.get(), items, next)
     }
 
     async fn horizon(&self, reader: UserId) -> Result<i64, ViewError> {
@@ -350,23 +338,25 @@ impl Views {
         self.may_load()?;
         let loading = self.caches().load(&self.caches().timelines, &reader);
         let want = want.max(LEAST_LOADED);
-        let range = between(&reader.to_key(), low, before);
+        // Not only those of the span: what is remembered of a first look serves the next one.
+        let range = between(&reader.to_key(), 0, before);
         let rows: Vec<EntryRow> = self.newest(View::Timeline, range, want).await?;
         // The horizon after the entries: what was trimmed in between is below it by now.
         let horizon = self.horizon(reader).await?;
         if before <= horizon + 1 {
             return Ok(None);
         }
-        let lines: Vec<Line> = rows.iter().filter_map(EntryRow::line).collect();
-        let mut complete_above = low.max(horizon);
+        let mut lines: Vec<Line> = rows.iter().filter_map(EntryRow::line).collect();
+        let mut complete_above = horizon;
         if let Some(last) = lines.last().filter(|_| rows.len() == want) {
             complete_above = complete_above.max(last.entry.get() - 1);
         }
+        lines.retain(|line| line.entry.get() > complete_above);
         // Only what begins at the newest entry can be extended by what comes.
         if before >= now_id() {
             loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
         }
-        Ok(Some((lines, complete_above)))
+        Ok(Some((lines, complete_above.max(low))))
     }
 
     /// Nothing is stored below the horizon for sure: every followee's outbox is merged.

@@ -152,6 +152,9 @@ pub struct UserView {
 pub struct Page<T> {
     pub items: Vec<T>,
     pub next_cursor: Option<String>,
+    /// The id of the last row looked at, where so many were that the page ended before it was
+    /// full. Not told to clients: their cursor holds it.
+    pub cut: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

@@ -243,10 +243,8 @@ async fn compare_user(
     user: UserId,
 ) -> Result<(usize, Vec<String>), ViewError> {
     let shown = Visible::of(views, user).await?;
-    Ok((
-        shown.entries(),
-        model.visible(user).differences(user, &shown),
-    ))
+    let expected = model.visible(user, &shown.cuts);
+    Ok((shown.entries(), expected.differences(user, &shown)))
 }
 
 /// One of the lists around a user.
@@ -274,6 +272,18 @@ pub struct Visible {
     pub profile: Option<UserView>,
     /// Pages of posts; users are one page, since theirs may end early.
     pub lists: BTreeMap<List, Vec<Vec<Line>>>,
+    pub cuts: Cuts,
+}
+
+/// Where pages ended early, since so many rows were looked at for them: the ids they end with.
+/// What has a row and is not shown only the views know.
+pub type Cuts = BTreeMap<List, BTreeSet<i64>>;
+
+/// All pages of a list, as a client reads them.
+#[derive(Debug, Default)]
+pub struct Scroll {
+    pub pages: Vec<Vec<Line>>,
+    pub cuts: BTreeSet<i64>,
 }
 
 impl List {
@@ -313,20 +323,21 @@ impl List {
         views: &Views,
         user: UserId,
         limit: usize,
-    ) -> Result<Vec<Vec<Line>>, ViewError> {
-        let (mut pages, mut cursor) = (Vec::new(), None);
+    ) -> Result<Scroll, ViewError> {
+        let (mut scroll, mut cursor) = (Scroll::default(), None);
         loop {
             let page = self.page(views, user, limit, cursor.as_deref()).await?;
-            pages.push(page.items);
+            scroll.pages.push(page.items);
+            scroll.cuts.extend(page.cut);
             if page.next_cursor.is_none() {
                 break;
             }
             cursor = page.next_cursor;
         }
         if self.is_of_users() {
-            pages = vec![pages.concat()];
+            scroll.pages = vec![scroll.pages.concat()];
         }
-        Ok(pages)
+        Ok(scroll)
     }
 }
 
@@ -342,6 +353,7 @@ fn lines<T>(page: Option<Page<T>>, line: impl Fn(T) -> Line) -> Page<Line> {
     page.map_or_else(Page::default, |page| Page {
         items: page.items.into_iter().map(line).collect(),
         next_cursor: page.next_cursor,
+        cut: page.cut,
     })
 }
 
@@ -363,15 +375,20 @@ impl Visible {
         if profile.is_none() {
             return Ok(Self::default());
         }
-        let mut lists = BTreeMap::new();
-        for list in List::OF_EVERYBODY {
-            lists.insert(list, list.scroll(views, user, PAGE).await?);
+        let mut visible = Self {
+            profile,
+            ..Self::default()
+        };
+        let mut lists = Vec::from(List::OF_EVERYBODY);
+        while let Some(list) = lists.pop() {
+            let scroll = list.scroll(views, user, PAGE).await?;
+            if list == List::Posts {
+                lists.extend(answered(scroll.pages.iter().flatten()));
+            }
+            visible.lists.insert(list, scroll.pages);
+            visible.cuts.insert(list, scroll.cuts);
         }
-        let own: Vec<List> = answered(lists[&List::Posts].iter().flatten()).collect();
-        for list in own {
-            lists.insert(list, list.scroll(views, user, PAGE).await?);
-        }
-        Ok(Self { profile, lists })
+        Ok(visible)
     }
 
     pub fn entries(&self) -> usize {
@@ -462,18 +479,27 @@ pub async fn compare_generations(
                     );
                     tokio::try_join!(before, after)
                 },
-                |(before, after)| before.items == after.items,
+                |(before, after)| {
+                    let (before, after) = (before.comparable(after), after.comparable(before));
+                    before == after
+                },
             );
             let (before, after) = pages.await?;
-            differences.extend(compare_page(user, list, page, &before.items, &after.items));
+            let (shown, again) = (before.comparable(&after), after.comparable(&before));
+            differences.extend(compare_page(user, list, page, shown, again));
             if list == List::Posts {
-                lists.extend(answered(&before.items));
+                lists.extend(answered(shown));
             }
             // The cursors are made with the same key, so that one fits both.
-            if before.next_cursor.is_none() {
+            let next = if after.cut > before.cut {
+                after
+            } else {
+                before
+            };
+            if next.next_cursor.is_none() {
                 break;
             }
-            (page, cursor) = (page + 1, before.next_cursor);
+            (page, cursor) = (page + 1, next.next_cursor);
         }
     }
     Ok(differences)
@@ -498,11 +524,27 @@ async fn settled<T>(
     Ok(answers)
 }
 
+impl Page<Line> {
+    /// What of this page the other one must show as well: where that ended early, since other
+    /// rows were looked at for it, what came before its end.
+    fn comparable(&self, other: &Self) -> &[Line] {
+        let Some(cut) = other.cut.filter(|cut| self.cut < Some(*cut)) else {
+            return &self.items;
+        };
+        let above = self.items.partition_point(|line| match line {
+            Line::Post(post) => post.entry_id.get() >= cut,
+            Line::User(_) => true,
+        });
+        &self.items[..above]
+    }
+}
+
 impl<T> Default for Page<T> {
     fn default() -> Self {
         Self {
             items: Vec::new(),
             next_cursor: None,
+            cut: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use shared::events::{Event, LogStream, Payload, PostRef};
 use shared::ids::{EntryId, PostId, UserId};
 use shared::time::Timestamp;
 
-use super::{Line, List, Visible, answered};
+use super::{Cuts, Line, List, Visible, answered};
 use crate::read_model::view::{PostView, Relationship, Rendered, Reposter, UserView};
 
 #[derive(Debug)]
@@ -175,14 +175,16 @@ impl Model {
         self.users.get(&id).filter(|user| user.active)
     }
 
-    /// All that one user sees and shows, in pages of `PAGE`.
-    pub fn visible(&self, id: UserId) -> Visible {
+    /// All that one user sees and shows, in pages of `PAGE`, which may be cut short.
+    pub fn visible(&self, id: UserId, cuts: &Cuts) -> Visible {
         if self.active(id).is_none() {
             return Visible::default();
         }
         let people = |ids: Vec<UserId>| vec![ids.into_iter().map(Line::User).collect()];
-        let paged = |entries: &[PostView]| {
-            let pages = pages(entries, super::PAGE).into_iter();
+        let none = BTreeSet::new();
+        let paged = |list: List, entries: &[PostView]| {
+            let cuts = cuts.get(&list).unwrap_or(&none);
+            let pages = pages(entries, super::PAGE, cuts).into_iter();
             let lines = |page: Vec<PostView>| page.into_iter().map(Box::new).map(Line::Post);
             pages.map(|page| lines(page).collect()).collect()
         };
@@ -190,18 +192,19 @@ impl Model {
             (List::Followers, people(self.followers(id))),
             (List::Following, people(self.followees(id))),
             (List::Mutuals, people(self.mutuals(id))),
-            (List::Home, paged(&self.home(id))),
-            (List::Posts, paged(&self.posts_of(id))),
+            (List::Home, paged(List::Home, &self.home(id))),
+            (List::Posts, paged(List::Posts, &self.posts_of(id))),
         ]);
         let own: Vec<List> = answered(lists[&List::Posts].iter().flatten()).collect();
         for list in own {
             if let List::Replies(post) = list {
-                lists.insert(list, paged(&self.replies_to(post)));
+                lists.insert(list, paged(list, &self.replies_to(post)));
             }
         }
         Visible {
             profile: self.user(id, Some(id)),
             lists,
+            cuts: cuts.clone(),
         }
     }
 
@@ -352,18 +355,31 @@ impl Model {
     }
 }
 
-/// The pages that a list of entries makes: each post once a page, a page ends when it is full.
-pub fn pages(entries: &[PostView], limit: usize) -> Vec<Vec<PostView>> {
+/// The pages that a list of entries makes: each post once a page, a page ends when it is full, or
+/// with the entry that it was cut at.
+pub fn pages(entries: &[PostView], limit: usize, cuts: &BTreeSet<i64>) -> Vec<Vec<PostView>> {
     let mut pages: Vec<Vec<PostView>> = vec![Vec::new()];
-    for entry in entries {
+    let mut cuts = cuts.iter().rev().peekable();
+    let begin_unless_open = |pages: &mut Vec<Vec<PostView>>| {
         if pages.last().is_some_and(|page| page.len() == limit) {
             pages.push(Vec::new());
         }
+    };
+    for entry in entries {
+        while cuts.next_if(|cut| **cut > entry.entry_id.get()).is_some() {
+            begin_unless_open(&mut pages);
+            pages.push(Vec::new());
+        }
+        begin_unless_open(&mut pages);
         if let Some(page) = pages.last_mut()
             && page.iter().all(|shown| shown.post_id != entry.post_id)
         {
             page.push(entry.clone());
         }
+    }
+    for _ in cuts {
+        begin_unless_open(&mut pages);
+        pages.push(Vec::new());
     }
     pages
 }

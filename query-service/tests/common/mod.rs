@@ -223,8 +223,8 @@ impl World {
     pub async fn read_meanwhile(&mut self, views: &Views) {
         let reader = self.history.any_user();
         let limit = self.history.rng.random_range(1..30);
-        let pages = List::Home.scroll(views, reader, limit).await;
-        let pages = pages.expect("a timeline");
+        let scroll = List::Home.scroll(views, reader, limit).await;
+        let pages = scroll.expect("a timeline").pages;
         let mut last = i64::MAX;
         for page in &pages {
             let mut posts = BTreeSet::new();
@@ -248,7 +248,8 @@ impl World {
         let users: Vec<UserId> = model.users().collect();
         for user in &users {
             let shown = Visible::of(views, *user).await.expect("views");
-            differences.extend(model.visible(*user).differences(*user, &shown));
+            let expected = model.visible(*user, &shown.cuts);
+            differences.extend(expected.differences(*user, &shown));
             differences.extend(self.random_pages(&model, views, *user).await);
             // A few of them: all pairs, over many looks.
             for other in users.sample(&mut self.history.rng, 4) {
@@ -264,8 +265,8 @@ impl World {
             let limit = self.history.rng.random_range(1..5);
             let list = List::Replies(post);
             let shown = list.scroll(views, users[0], limit).await.expect("views");
-            let expected = paged(&model.replies_to(post), limit);
-            if shown != expected {
+            let expected = paged(&model.replies_to(post), limit, &shown.cuts);
+            if shown.pages != expected {
                 differences.push(format!("{list:?}: expected {expected:?}, shown {shown:?}"));
             }
         }
@@ -283,9 +284,9 @@ impl World {
             (List::Posts, model.posts_of(user)),
         ] {
             let limit = self.history.rng.random_range(1..12);
-            let expected = paged(&expected, limit);
             let shown = list.scroll(views, user, limit).await.expect("views");
-            if shown != expected {
+            let expected = paged(&expected, limit, &shown.cuts);
+            if shown.pages != expected {
                 differences.push(format!(
                     "{user}: {list:?} by {limit}: expected {expected:?}, shown {shown:?}"
                 ));
@@ -337,9 +338,9 @@ async fn open(log: &mongodb::Database, settings: &Settings, sabotage: Option<Sab
     views.expect("views").sabotaged(sabotage)
 }
 
-fn paged(entries: &[PostView], limit: usize) -> Vec<Vec<Line>> {
+fn paged(entries: &[PostView], limit: usize, cuts: &BTreeSet<i64>) -> Vec<Vec<Line>> {
     let line = |post| Line::Post(Box::new(post));
-    let pages = pages(entries, limit).into_iter();
+    let pages = pages(entries, limit, cuts).into_iter();
     pages
         .map(|page| page.into_iter().map(line).collect())
         .collect()
@@ -374,8 +375,10 @@ pub struct History {
     users: Vec<UserId>,
     registered: usize,
     posts: Vec<(PostId, UserId, Option<PostRef>)>,
-    /// Edges of those who left, not ended yet.
-    farewells: VecDeque<(UserId, UserId, UserId)>,
+    /// Whose every post is, and what it answers.
+    written: HashMap<PostId, (UserId, Option<PostRef>)>,
+    /// Ties of those who left, not ended yet.
+    farewells: VecDeque<(UserId, LogStream)>,
     versions: HashMap<LogStream, (i64, Option<EntryId>)>,
 }
 
@@ -392,6 +395,7 @@ impl History {
             users: Vec::new(),
             registered: 0,
             posts: Vec::new(),
+            written: HashMap::new(),
             farewells: VecDeque::new(),
             versions: HashMap::new(),
         }
@@ -456,7 +460,18 @@ impl History {
             Payload::PostCreated(PostCreated { content, reply_to }),
         );
         self.posts.push((event.id.cast(), author, reply_to));
+        self.written.insert(event.id.cast(), (author, reply_to));
         event
+    }
+
+    pub fn delete(&mut self, post: PostId) -> Event {
+        self.posts.retain(|(other, ..)| *other != post);
+        let (author, reply_to) = self.written[&post];
+        self.event(
+            Some(author),
+            |_| LogStream::Post(post),
+            Payload::PostDeleted(PostDeleted { post, reply_to }),
+        )
     }
 
     /// Follows, or unfollows where the edge stands.
@@ -492,7 +507,7 @@ impl History {
         self.event(Some(user), |_| stream, payload)
     }
 
-    fn toggle_repost(&mut self, user: UserId, post: PostRef) -> Event {
+    pub fn toggle_repost(&mut self, user: UserId, post: PostRef) -> Event {
         let stream = LogStream::Repost {
             user,
             post: post.post,
@@ -521,38 +536,50 @@ impl History {
         self.users[self.rng.random_range(0..self.users.len())]
     }
 
-    /// Whoever leaves does nothing any more; their edges end one by one.
+    /// Whoever leaves does nothing any more; what counts elsewhere of them ends one by one.
     fn leave(&mut self, user: UserId) {
         self.users.retain(|other| *other != user);
         self.posts.retain(|(_, author, _)| *author != user);
-        let mut edges: Vec<(UserId, UserId)> = self
-            .versions
-            .iter()
-            .filter_map(|(stream, (version, _))| match stream {
-                LogStream::Follow { follower, followee } => {
-                    let theirs = *follower == user || *followee == user;
-                    (theirs && version % 2 == 1).then_some((*follower, *followee))
-                }
-                LogStream::User(_)
-                | LogStream::Post(_)
-                | LogStream::Like { .. }
-                | LogStream::Repost { .. } => None,
-            })
-            .collect();
+        let is_tie = |stream: &LogStream| match *stream {
+            LogStream::Follow { follower, followee } => follower == user || followee == user,
+            LogStream::Repost { user: by, .. } => by == user,
+            LogStream::Post(post) => {
+                let (author, reply_to) = self.written[&post];
+                author == user && reply_to.is_some()
+            }
+            LogStream::User(_) | LogStream::Like { .. } => false,
+        };
+        let ties = self.versions.keys().filter(|stream| is_tie(stream));
+        let mut ties: Vec<LogStream> = ties.copied().collect();
         // In an order that a seed repeats.
-        edges.sort_unstable();
-        let ends = edges.into_iter().map(|(from, to)| (user, from, to));
-        self.farewells.extend(ends);
+        ties.sort_by_key(LogStream::to_string);
+        self.farewells
+            .extend(ties.into_iter().map(|tie| (user, tie)));
     }
 
-    /// Ends an edge of somebody who left, unless the other end was faster.
+    /// Ends a tie of somebody who left, unless it has ended.
     fn farewell(&mut self) -> Option<Event> {
-        while let Some((actor, follower, followee)) = self.farewells.pop_front() {
-            let stream = LogStream::Follow { follower, followee };
-            if self.versions[&stream].0 % 2 == 1 {
-                let ended = Payload::Unfollowed(Edge { follower, followee });
-                return Some(self.event(Some(actor), |_| stream, ended));
+        while let Some((actor, stream)) = self.farewells.pop_front() {
+            let (version, entry) = self.versions[&stream];
+            if version % 2 == 0 {
+                continue;
             }
+            let ended = match stream {
+                LogStream::Follow { follower, followee } => {
+                    Payload::Unfollowed(Edge { follower, followee })
+                }
+                LogStream::Repost { post, .. } => Payload::Unreposted(Unreposted {
+                    post,
+                    author: self.written[&post].0,
+                    entry: entry.expect("a repost that stands has an entry"),
+                }),
+                LogStream::Post(post) => Payload::PostDeleted(PostDeleted {
+                    post,
+                    reply_to: self.written[&post].1,
+                }),
+                LogStream::User(_) | LogStream::Like { .. } => unreachable!("no tie: {stream}"),
+            };
+            return Some(self.event(Some(actor), |_| stream, ended));
         }
         None
     }
@@ -610,12 +637,8 @@ impl History {
                 self.toggle_repost(actor, PostRef { post, author })
             }
             (62..70, Some(at)) => {
-                let (post, author, reply_to) = self.posts.swap_remove(at);
-                self.event(
-                    Some(author),
-                    |_| LogStream::Post(post),
-                    Payload::PostDeleted(PostDeleted { post, reply_to }),
-                )
+                let (post, ..) = self.posts[at];
+                self.delete(post)
             }
             (70..75, Some(at)) => {
                 let (post, author, _) = self.posts[at];
