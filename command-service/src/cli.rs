@@ -11,6 +11,7 @@ use shared::telemetry;
 use crate::app::store::StoreError;
 use crate::app::{CommandError, Verdict};
 use crate::import;
+use crate::keys::Signer;
 use crate::startup::{Application, Core, Role, StartupError};
 
 /// EX_USAGE of sysexits.h: bad settings or arguments.
@@ -40,13 +41,14 @@ enum RoleArgument {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Loads users, follows and posts in bulk. May be interrupted and run again: it goes on where
-    /// it was, and a second complete run changes nothing.
+    /// Loads users, follows, posts and reactions in bulk. May be interrupted and run again: it
+    /// goes on where it was, and what is there already, by its name or id, is left as it is.
     ///
     /// Exits with 0 if all is there, 2 if lines were refused, 1 if it failed, 130 if it was
     /// interrupted.
     Import(import::Arguments),
-    /// Prints an access token for each user; with several, as `username<TAB>token`.
+    /// Prints an access token for each user; with several, as `username<TAB>token`. Needs the
+    /// key of the running service: JWT_PRIVATE_KEY_FILE.
     Token {
         #[arg(required = true, value_name = "USERNAME")]
         usernames: Vec<String>,
@@ -123,7 +125,7 @@ async fn serve(settings: Settings, role: RoleArgument) -> Result<(), CliError> {
 }
 
 async fn import(settings: &Settings, arguments: import::Arguments) -> ExitCode {
-    let core = match Core::open(settings, &Tasks::default()).await {
+    let core = match without_key(settings).await {
         Ok(core) => core,
         Err(error) => return failed(&error),
     };
@@ -131,8 +133,15 @@ async fn import(settings: &Settings, arguments: import::Arguments) -> ExitCode {
     import::main(core.app.clone(), prepare, arguments, stop_on_signals()).await
 }
 
+/// For commands that sign nothing: they need no key, and make none.
+async fn without_key(settings: &Settings) -> Result<Core, StartupError> {
+    Core::open(settings, Signer::unknown()?, &Tasks::default()).await
+}
+
 async fn tokens(settings: &Settings, usernames: &[String]) -> Result<(), CliError> {
-    let core = Core::open(settings, &Tasks::default()).await?;
+    // One that is made now is not the key of a service that runs.
+    let signer = Signer::load(&settings.jwt_private_key_file).map_err(StartupError::from)?;
+    let core = Core::open(settings, signer, &Tasks::default()).await?;
     for username in usernames {
         let token = core.app.token_for(username).await;
         let token = token.map_err(|source| of(username, source))?;
@@ -146,7 +155,7 @@ async fn tokens(settings: &Settings, usernames: &[String]) -> Result<(), CliErro
 }
 
 async fn admin(settings: &Settings, command: AdminCommand) -> Result<(), CliError> {
-    let core = Core::open(settings, &Tasks::default()).await?;
+    let core = without_key(settings).await?;
     core.store.prepare().await.map_err(CliError::Prepare)?;
     let (username, verdict, done) = match command {
         AdminCommand::Verify { username } => (username, Verdict::Verify, "verified"),

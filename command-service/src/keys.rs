@@ -46,11 +46,26 @@ impl Signer {
     /// The key in this file, which is made if it does not exist. Processes that start at once
     /// agree on one key.
     pub fn load_or_make(path: &Path) -> Result<Self, KeyError> {
-        let pem = match std::fs::read_to_string(path) {
-            Ok(pem) => pem,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
-            Err(error) => return Err(KeyError::Read(path.to_owned(), error)),
-        };
+        match Self::load(path) {
+            Err(KeyError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+                make(path)?;
+                Self::load(path)
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// A key that nobody else knows, for commands that sign nothing.
+    pub fn unknown() -> Result<Self, KeyError> {
+        let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Random)?;
+        let der = pair.to_pkcs8v1().map_err(|_| KeyError::Random)?;
+        Self::from_pkcs8(der.as_ref()).ok_or(KeyError::Random)
+    }
+
+    /// The key in this file.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let pem = std::fs::read_to_string(path);
+        let pem = pem.map_err(|error| KeyError::Read(path.to_owned(), error))?;
         refuse_public(path)?;
         let not_a_key = || KeyError::NotAKey(path.to_owned());
         let der = decode_pem(&pem).ok_or_else(not_a_key)?;
@@ -105,8 +120,8 @@ fn thumbprint(x: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(canonical))
 }
 
-/// Makes a key and puts it in place unless somebody else was faster; what is there then.
-fn make(path: &Path) -> Result<String, KeyError> {
+/// Makes a key and puts it in place unless somebody else was faster.
+fn make(path: &Path) -> Result<(), KeyError> {
     let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Random)?;
     let der = pair.to_pkcs8v1().map_err(|_| KeyError::Random)?;
     let made = place(path, &encode_pem(der.as_ref()));
@@ -114,7 +129,7 @@ fn make(path: &Path) -> Result<String, KeyError> {
     if made {
         info!(path = %path.display(), "made a signing key in {}", path.display());
     }
-    std::fs::read_to_string(path).map_err(|error| KeyError::Read(path.to_owned(), error))
+    Ok(())
 }
 
 /// Writes beside the file and links it into place: it appears whole, and never replaces another.

@@ -106,8 +106,12 @@ pub struct Core {
 }
 
 impl Core {
-    pub async fn open(settings: &Settings, tasks: &Tasks) -> Result<Self, StartupError> {
-        let signer = Arc::new(Signer::load_or_make(&settings.jwt_private_key_file)?);
+    pub async fn open(
+        settings: &Settings,
+        signer: Signer,
+        tasks: &Tasks,
+    ) -> Result<Self, StartupError> {
+        let signer = Arc::new(signer);
         let database = engines::mongo(&settings.mongodb_uri, "command-service", POOL).await?;
         let views = match &settings.views_mongodb_uri {
             Some(uri) => engines::mongo(uri, "command-service", POOL).await?,
@@ -180,7 +184,8 @@ impl Application {
         let ops = ops::serve(self.ops, readiness.clone()).map_err(StartupError::Serve)?;
         let ops_handle = ops.handle();
         tasks.run(ops);
-        let core = Core::open(&self.settings, &tasks).await?;
+        let signer = Signer::load_or_make(&self.settings.jwt_private_key_file)?;
+        let core = Core::open(&self.settings, signer, &tasks).await?;
         check_key(&core.signer).await?;
         let (uri, breaker) = (&self.settings.mongodb_uri, core.breaker.clone());
         let pulse = engines::mongo_pulse(uri, "command-service", breaker, tasks.stop_signal());

@@ -43,7 +43,7 @@ enum Command {
     DeadLetters(dead_letters::Arguments),
 }
 
-/// Bad settings: EX_USAGE of sysexits.h.
+/// Bad settings or arguments: EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -56,7 +56,15 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody is left to be told if this cannot be printed.
+            let _ = error.print();
+            let is_fault = error.use_stderr();
+            return ExitCode::from(if is_fault { USAGE } else { 0 });
+        }
+    };
     let settings = match Settings::from_vars(std::env::vars_os()) {
         Ok(settings) => settings,
         Err(error) => {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use actix_web::body::{self, BodySize, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
+use actix_web::error::{PathError, QueryPayloadError};
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
@@ -172,35 +172,6 @@ pub fn resource<const N: usize>(path: &str, routes: [(Method, Route); N]) -> Res
 /// Answers for paths that no resource has.
 pub async fn no_such_path() -> HttpResponse {
     Problem::new(Code::NotFound, "no such path").error_response()
-}
-
-/// JSON bodies: bounded, of the right media type, faults as problems.
-pub fn json_config() -> web::JsonConfig {
-    web::JsonConfig::default()
-        .limit(MAX_BODY)
-        .error_handler(|error, _| {
-            #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
-            let problem = match &error {
-                JsonPayloadError::OverflowKnownLength { .. }
-                | JsonPayloadError::Overflow { .. } => Problem::new(
-                    Code::BodyTooLarge,
-                    format!("a body has at most {MAX_BODY} bytes"),
-                ),
-                JsonPayloadError::ContentType => Problem::new(
-                    Code::UnsupportedMediaType,
-                    "send content-type: application/json",
-                ),
-                // serde names the field or the position, and may quote what the caller sent.
-                JsonPayloadError::Deserialize(fault) => {
-                    Problem::new(Code::MalformedBody, fault.to_string())
-                }
-                JsonPayloadError::Payload(_) => {
-                    Problem::new(Code::MalformedBody, "the body ended early")
-                }
-                _ => Problem::new(Code::MalformedBody, "the body cannot be read"),
-            };
-            problem.into()
-        })
 }
 
 /// Path segments that are not what the route wants name nothing that exists.

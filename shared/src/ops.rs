@@ -5,9 +5,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix_web::dev::Server;
+use actix_web::http::Method;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::json;
 
+use crate::http::{no_such_path, resource};
 use crate::telemetry;
 
 /// Why a process is not ready yet: every condition must hold.
@@ -58,13 +60,10 @@ pub fn serve(listener: TcpListener, readiness: Readiness) -> std::io::Result<Ser
         App::new()
             .app_data(web::Data::new(readiness.clone()))
             .app_data(web::Data::new(metrics.clone()))
-            .route(
-                "/livez",
-                web::get().to(async || HttpResponse::Ok().json(json!({ "status": "live" }))),
-            )
-            .route("/readyz", web::get().to(ready))
-            .route("/metrics", web::get().to(render))
-            .default_service(web::to(crate::http::no_such_path))
+            .service(resource("/livez", [(Method::GET, web::to(live))]))
+            .service(resource("/readyz", [(Method::GET, web::to(ready))]))
+            .service(resource("/metrics", [(Method::GET, web::to(render))]))
+            .default_service(web::to(no_such_path))
     });
     Ok(server
         .workers(1)
@@ -72,6 +71,10 @@ pub fn serve(listener: TcpListener, readiness: Readiness) -> std::io::Result<Ser
         .shutdown_timeout(1)
         .listen(listener)?
         .run())
+}
+
+async fn live() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "live" }))
 }
 
 async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {

@@ -180,7 +180,7 @@ impl Settings {
 
     fn check(given: Given, faults: &mut Faults) -> Self {
         const MONGO: &str = "a URI that begins with mongodb:// or mongodb+srv://";
-        const NATS: &str = "one or more URLs that begin with nats://, tls:// or ws://";
+        const NATS: &str = "one or more URLs that begin with nats://, tls://, ws:// or wss://";
         const ADDRESS: &str = "an address and a port, as in 127.0.0.1:8081";
         let mongo = |text: &str| {
             let known = text.starts_with("mongodb://") || text.starts_with("mongodb+srv://");

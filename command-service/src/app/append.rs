@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shared::events::{Event, LogStream, Payload};
 use shared::ids::{EventId, UserId};
-use tracing::warn;
+use tracing::debug;
 
 use super::store::{Append, Key, Outcome, Receipt, StoreError};
 use super::{App, CommandError, current_trace};
@@ -97,7 +97,7 @@ impl App {
             match self.store.append(&append).await? {
                 Outcome::Appended => return Ok(Appended::Done(append.event)),
                 Outcome::IdTaken => {
-                    warn!(event.id = %append.event.id, "event id {} was taken", append.event.id);
+                    debug!(event.id = %append.event.id, "event id {} was taken", append.event.id);
                 }
                 Outcome::VersionTaken => return Ok(Appended::Stale),
                 Outcome::KeyTaken(receipt) => return Ok(Appended::KeyTaken(receipt)),

@@ -40,6 +40,9 @@ impl App {
     /// An access token for the user of this name: for operators and load tests.
     pub async fn token_for(&self, username: &str) -> Result<String, CommandError> {
         let user = self.find_username(username).await?;
+        if self.is_gone(user).await? {
+            return Err(CommandError::NoSuchUser);
+        }
         self.signer.sign(user).map_err(CommandError::Signing)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::HeaderValue;
-use actix_web::web::{Bytes, Data, Json};
+use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use serde::de::DeserializeOwned;
 use shared::address::Addresses;
@@ -16,8 +16,6 @@ use shared::http::{MAX_BODY, bearer};
 use shared::ids::UserId;
 use shared::problem::{Code, Problem};
 use shared::token::{TokenError, TokenVerifier};
-
-use super::errors::ApiError;
 
 const MAX_KEY: usize = 128;
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
@@ -140,13 +138,42 @@ fn parse_key(value: &HeaderValue) -> Option<String> {
 pub struct Body<T>(pub T);
 
 impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
-    type Error = actix_web::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self, actix_web::Error>>>>;
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let body = Json::<T>::from_request(request, payload);
-        Box::pin(async move { Ok(Self(in_time(body).await??.into_inner())) })
+        let (is_json, body) = (is_json(request), bytes(request, payload));
+        Box::pin(async move { Ok(Self(parse(is_json, &body.await?)?)) })
     }
+}
+
+/// Only JSON itself: what is like it, as a merge patch, means something else. In UTF-8, as RFC
+/// 8259 has it.
+fn is_json(request: &HttpRequest) -> bool {
+    let given = request.mime_type().ok().flatten();
+    given.is_some_and(|given| {
+        let charset = given.get_param("charset");
+        given.essence_str() == "application/json" && charset.is_none_or(|it| it == "utf-8")
+    })
+}
+
+/// The whole body, bounded by the application's `PayloadConfig`.
+fn bytes(
+    request: &HttpRequest,
+    payload: &mut Payload,
+) -> impl Future<Output = Result<Bytes, Problem>> + use<> {
+    let body = Bytes::from_request(request, payload);
+    async move { in_time(body).await?.map_err(unreadable) }
+}
+
+fn parse<T: DeserializeOwned>(is_json: bool, body: &[u8]) -> Result<T, Problem> {
+    if !is_json {
+        let detail = "send content-type: application/json";
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    }
+    // serde names the field or the position, and may quote what the caller sent.
+    let read = serde_json::from_slice(body);
+    read.map_err(|fault| Problem::new(Code::MalformedBody, fault.to_string()))
 }
 
 /// actix limits the time for a request's head, not for its body.
@@ -163,27 +190,17 @@ async fn in_time<F: Future>(body: F) -> Result<F::Output, Problem> {
 pub struct OptionalJson<T>(pub T);
 
 impl<T: DeserializeOwned + Default + 'static> FromRequest for OptionalJson<T> {
-    type Error = ApiError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let is_json = request.mime_type().ok().flatten().is_some_and(|mime| {
-            mime.subtype() == "json" || mime.suffix().is_some_and(|s| s == "json")
-        });
-        // Bounded by the application's `PayloadConfig`.
-        let body = Bytes::from_request(request, payload);
+        let (is_json, body) = (is_json(request), bytes(request, payload));
         Box::pin(async move {
-            let body = in_time(body).await?.map_err(unreadable)?;
+            let body = body.await?;
             if body.is_empty() {
                 return Ok(Self(T::default()));
             }
-            if !is_json {
-                let detail = "send content-type: application/json";
-                return Err(Problem::new(Code::UnsupportedMediaType, detail).into());
-            }
-            let read = serde_json::from_slice(&body);
-            let read = read.map_err(|fault| Problem::new(Code::MalformedBody, fault.to_string()));
-            Ok(Self(read?))
+            Ok(Self(parse(is_json, &body)?))
         })
     }
 }
@@ -195,7 +212,10 @@ fn unreadable(error: actix_web::Error) -> Problem {
             format!("a body has at most {MAX_BODY} bytes"),
         )
     } else {
-        Problem::new(Code::MalformedBody, "the body cannot be read")
+        Problem::new(
+            Code::MalformedBody,
+            "the body ended early, or cannot be read",
+        )
     }
 }
 

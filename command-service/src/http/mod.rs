@@ -12,7 +12,7 @@ use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use shared::consistency::{self, ConsistencyToken};
-use shared::http::{json_config, no_such_path, path_config, resource};
+use shared::http::{no_such_path, path_config, resource};
 use shared::token::{KEY_SET, KeySet};
 
 use crate::app::Accepted;
@@ -46,7 +46,7 @@ type Answer = Result<HttpResponse, ApiError>;
 pub fn configure(config: &mut ServiceConfig) {
     const POST: Method = Method::POST;
     const DELETE: Method = Method::DELETE;
-    config.app_data(json_config()).app_data(path_config());
+    config.app_data(path_config());
     config.service(resource(KEY_SET, [(Method::GET, web::to(key_set))]));
     config.service(
         web::scope(BASE)

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
+use command_service::keys::Signer;
 use command_service::startup::{Application, Core, Role};
 use futures_util::TryStreamExt;
 use reqwest::{Method, RequestBuilder, Response};
@@ -206,7 +207,9 @@ impl TestApp {
 
     /// The use cases on the same database, past HTTP.
     pub async fn core(&self) -> Core {
-        let core = Core::open(&self.settings, &Tasks::default()).await.unwrap();
+        let signer = Signer::load_or_make(&self.settings.jwt_private_key_file).unwrap();
+        let core = Core::open(&self.settings, signer, &Tasks::default());
+        let core = core.await.unwrap();
         core.store.prepare().await.unwrap();
         core
     }

@@ -203,10 +203,11 @@ fn tagged(request: &HttpRequest, body: &impl Serialize, next: Option<&str>) -> A
         .headers()
         .get(IF_NONE_MATCH)
         .and_then(|value| value.to_str().ok());
+    // RFC 9110, 13.1.2: whether a tag is weak does not matter here.
+    let bare = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let same = known.is_some_and(|known| {
-        known
-            .split(',')
-            .any(|one| one.trim() == tag || one.trim() == "*")
+        let mut tags = known.split(',').map(bare);
+        tags.any(|known| known == "*" || known == bare(&tag))
     });
     let mut response = if same {
         HttpResponse::NotModified()

@@ -139,8 +139,9 @@ pub async fn verify(settings: &Settings, patience: Duration) -> Result<Report, V
         } else {
             report.differences.keys().copied().collect()
         };
-        let entries = report.entries;
+        let (users, entries) = (report.users, report.entries);
         report = compare(&model, &views, &suspects).await?;
+        report.users = report.users.max(users);
         report.entries = report.entries.max(entries);
         if report.differences.is_empty() {
             break;
@@ -439,9 +440,17 @@ fn compare_page(
 ) -> Option<String> {
     let mut lines = 0..expected.len().max(shown.len());
     let at = lines.find(|at| expected.get(*at) != shown.get(*at))?;
-    let (expected, shown) = (expected.get(at), shown.get(at));
+    let told = |line: Option<&Line>| match line {
+        None => "nothing".to_owned(),
+        Some(Line::User(user)) => format!("user {user}"),
+        Some(Line::Post(post)) => {
+            serde_json::to_string(post).unwrap_or_else(|_| format!("{post:?}"))
+        }
+    };
     Some(format!(
-        "user {user}: {list:?}: page {page}, line {at}: expected {expected:?}, shown {shown:?}"
+        "user {user}: {list:?}: page {page}, line {at}: expected {}, shown {}",
+        told(expected.get(at)),
+        told(shown.get(at))
     ))
 }
 
