@@ -392,6 +392,19 @@ async fn tokens_and_verdicts_come_from_the_command_line() {
     );
     let nobody = command(&app, &["token", "nobody"]).output().unwrap();
     assert_eq!(nobody.status.code(), Some(1));
+    // A key made now would be nobody's: there is none, and none is made.
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("jwt.pem");
+    let keyless = |arguments: &[&str]| {
+        let mut command = command(&app, arguments);
+        command
+            .env("JWT_PRIVATE_KEY_FILE", &nowhere)
+            .output()
+            .unwrap()
+    };
+    assert_eq!(keyless(&["token", "ada"]).status.code(), Some(1));
+    assert!(keyless(&["admin", "verify", "ada"]).status.success());
+    assert!(!nowhere.exists());
     let suspended = command(&app, &["admin", "suspend", "ada"])
         .output()
         .unwrap();

@@ -90,6 +90,8 @@ pub struct Relationship {
     pub followed_by: bool,
 }
 
+/// Of everybody who registers.
+const PASSWORD: &str = "correct horse battery";
 /// How long a read is tried again while the system recovers or a write is not visible yet.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -113,7 +115,6 @@ impl Api {
 
     /// Registers a user and signs in.
     pub async fn register(&self, username: &str) -> Session {
-        const PASSWORD: &str = "correct horse battery";
         let user = json!({ "username": username, "email": format!("{username}@example.com"), "password": PASSWORD });
         let request = self
             .http
@@ -278,6 +279,13 @@ impl Session {
     pub async fn rename(&self, display_name: &str) -> Outcome<()> {
         let request = self.command(Method::PATCH, "/users/me");
         let request = request.json(&json!({ "display_name": display_name }));
+        send::<Value>(request).await.map(|_| ())
+    }
+
+    /// Leaves for good; for who registered.
+    pub async fn leave(&self) -> Outcome<()> {
+        let request = self.command(Method::DELETE, "/users/me");
+        let request = request.json(&json!({ "password": PASSWORD }));
         send::<Value>(request).await.map(|_| ())
     }
 

@@ -460,6 +460,41 @@ async fn a_write_that_nobody_has_folded_yet_is_told_to_be_asked_for_again() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_is_counted_nowhere_and_refused_by_reads_that_know_it() {
+    let _alone = alone().await;
+    let world = World::start(&[]).await;
+    let api = world.api();
+    let (author, leaver) = (api.register("author").await, api.register("leaver").await);
+    let post = author.post("stays", "key").await.accepted().value;
+    leaver.follow(&author.user_id).await.accepted();
+    leaver.like(&post).await.accepted();
+    leaver.repost(&post).await.accepted();
+    let reply = leaver.reply(&post, "me too").await.accepted();
+    let path = format!("/posts/{post}");
+    let counts = |answer: &Answer| {
+        ["likes_count", "reposts_count", "replies_count"].map(|count| answer.body[count].as_i64())
+    };
+    let before = author.get(&path, Some(&reply.consistency)).await;
+    assert_eq!(counts(&before.expect("a post")), [Some(1); 3]);
+    // Their own session is remembered as good.
+    let timeline = leaver.get("/timeline", Some(&reply.consistency)).await;
+    assert_eq!(timeline.expect("an answer").status, StatusCode::OK);
+    let left = leaver.leave().await.accepted().consistency;
+    let own = format!("/users/{}", leaver.user_id);
+    for path in ["/timeline", &own, &path] {
+        let answer = leaver.get(path, Some(&left)).await.expect("an answer");
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
+    }
+    eventually("likes alone are counted", PATIENCE, async || {
+        let now = author.get(&path, None).await.ok()?;
+        (counts(&now) == [Some(1), Some(0), Some(0)]).then_some(())
+    })
+    .await;
+    let verified = world.verify().await;
+    println!("{verified}");
+}
+
 // ---- live streams -----------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

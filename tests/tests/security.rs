@@ -607,7 +607,14 @@ fn bad_requests(clients: &Clients, people: &People, row: &Row) -> Vec<Bad> {
         let large = format!("{{\"x\":\"{}\"}}", "x".repeat(20_000));
         add("20 kB".into(), json(&large), &[(413, "body_too_large")]);
         let unsupported = [(415, "unsupported_media_type")];
-        for kind in [None, Some("text/plain"), Some("application/xml")] {
+        for kind in [
+            None,
+            Some("text/plain"),
+            Some("text/json"),
+            Some("application/xml"),
+            Some("application/merge-patch+json"),
+            Some("application/json; charset=iso-8859-1"),
+        ] {
             let what = format!("content type {kind:?}");
             add(what, send("{\"x\":1}".into(), kind), &unsupported);
         }

@@ -208,8 +208,8 @@ impl TestApp {
     /// The use cases on the same database, past HTTP.
     pub async fn core(&self) -> Core {
         let signer = Signer::load_or_make(&self.settings.jwt_private_key_file).unwrap();
-        let core = Core::open(&self.settings, signer, &Tasks::default());
-        let core = core.await.unwrap();
+        let tasks = Tasks::default();
+        let core = Core::open(&self.settings, signer, &tasks).await.unwrap();
         core.store.prepare().await.unwrap();
         core
     }

@@ -203,12 +203,7 @@ fn tagged(request: &HttpRequest, body: &impl Serialize, next: Option<&str>) -> A
         .headers()
         .get(IF_NONE_MATCH)
         .and_then(|value| value.to_str().ok());
-    // RFC 9110, 13.1.2: whether a tag is weak does not matter here.
-    let bare = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    let same = known.is_some_and(|known| {
-        let mut tags = known.split(',').map(bare);
-        tags.any(|known| known == "*" || known == bare(&tag))
-    });
+    let same = known.is_some_and(|known| names(known, &tag));
     let mut response = if same {
         HttpResponse::NotModified()
     } else {
@@ -226,6 +221,14 @@ fn tagged(request: &HttpRequest, body: &impl Serialize, next: Option<&str>) -> A
     } else {
         Ok(response.content_type("application/json").body(json))
     }
+}
+
+/// Whether an `If-None-Match` names this tag. Which of the two are weak does not matter: RFC 9110,
+/// 13.1.2.
+fn names(known: &str, tag: &str) -> bool {
+    let bare = |tag| str::trim_start_matches(str::trim(tag), "W/").to_owned();
+    let mut known = known.split(',').map(bare);
+    known.any(|known| known == "*" || known == bare(tag))
 }
 
 /// The same request with the next cursor: RFC 8288. Relative: what scheme and host the caller
@@ -270,6 +273,16 @@ mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
+
+    #[test]
+    fn tags_are_compared_weakly() {
+        for known in ["W/\"a\"", "\"a\"", "*", "\"b\", W/\"a\"", " \"a\" "] {
+            assert!(names(known, "W/\"a\""), "{known}");
+        }
+        for known in ["", "a", "\"b\"", "W/\"b\", \"c\""] {
+            assert!(!names(known, "W/\"a\""), "{known}");
+        }
+    }
 
     #[test]
     fn the_next_page_is_where_this_one_was_whatever_a_caller_claims_of_the_host() {
