@@ -908,23 +908,38 @@ async fn who_leaves_is_gone_at_once_and_their_edges_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_deactivation_overtakes_ends_itself() {
+    const ROUNDS: usize = 5;
     let app = TestApp::spawn();
+    // Nothing is overtaken where this machine takes more than a second for a round.
+    for round in 0..ROUNDS {
+        if overtaken(&app, round).await > 0 {
+            return app.end().await;
+        }
+    }
+    panic!("nothing was overtaken in {ROUNDS} rounds");
+}
+
+/// Bob leaves, and he and Ada act as if he were there. How many events had to be taken back: all
+/// of those that were written were.
+async fn overtaken(app: &TestApp, round: usize) -> usize {
+    let named = |name: &str| format!("{name}_{round}");
     let (ada, bob, eve) = (
-        app.account("ada").await,
-        app.account("bob").await,
-        app.account("eve").await,
+        app.account(&named("ada")).await,
+        app.account(&named("bob")).await,
+        app.account(&named("eve")).await,
     );
     let path = |who: &Account| format!("/users/{}/follow", who.id);
-    let (core, id) = (app.core().await, bob.id.parse::<i64>().unwrap());
-    let bob_id = Id::new(id).unwrap();
+    let (core, id) = (app.core().await, bob.id.parse::<i64>());
+    let bob_id = Id::new(id.expect("a number")).expect("an id");
     // Another replica's, which no farewell follows here.
+    let now = SystemClock.now();
     let leave = Append {
         event: Event {
-            id: Id::new(SystemClock.now().millis() << SEQUENCE_BITS).unwrap(),
+            id: Id::new(now.millis() << SEQUENCE_BITS).expect("an id"),
             stream: LogStream::User(bob_id),
             version: 2,
             actor: bob_id,
-            at: SystemClock.now(),
+            at: now,
             payload: Payload::UserDeactivated(Bare {}),
         },
         owner: bob_id,
@@ -935,34 +950,35 @@ async fn what_a_deactivation_overtakes_ends_itself() {
     let post = app.create_post(&ada, "before").await;
     // From here on this replica believes for a second that bob is there.
     app.command(&eve, "POST", &path(&bob)).await.accepted(200);
-    core.store.append(&leave).await.unwrap();
+    core.store.append(&leave).await.expect("bob leaves");
     let (to_bob, to_ada) = (path(&bob), path(&ada));
     let to_post = format!("/posts/{post}/repost");
     let answer = json!({ "content": "me too", "reply_to_post_id": post });
-    let (overtaken, own, repost, reply) = tokio::join!(
+    let (follow, own, repost, reply) = tokio::join!(
         app.command(&ada, "POST", &to_bob),
         app.command(&bob, "POST", &to_ada),
         app.command(&bob, "POST", &to_post),
         app.command_with(&bob, "POST", "/posts", answer)
     );
-    overtaken.refused(404, "not_found");
+    follow.refused(404, "not_found");
     for own in [own, repost, reply] {
         own.refused(401, "unauthorized");
     }
-    // Nothing at all where this machine took more than that second.
-    for stream in [
+    let mut streams = vec![
         format!("follow:{}:{}", ada.id, bob.id),
         format!("follow:{}:{}", bob.id, ada.id),
         format!("repost:{}:{post}", bob.id),
-    ] {
+    ];
+    let replies = doc! { "actor": bob_id.get(), "type": "post.created" };
+    let replies = app.log_where(replies).await;
+    streams.extend(replies.iter().map(|reply| format!("post:{}", reply.id)));
+    let mut taken_back = 0;
+    for stream in streams {
         let versions = app.versions(&stream).await;
         assert!(versions == [1, 2] || versions.is_empty(), "{versions:?}");
+        taken_back += versions.len() / 2;
     }
-    let of_bob = doc! { "actor": bob_id.get(), "type": "post.created" };
-    for reply in app.log_where(of_bob).await {
-        assert_eq!(app.versions(&format!("post:{}", reply.id)).await, [1, 2]);
-    }
-    app.end().await;
+    taken_back
 }
 
 // --- the envelope ---

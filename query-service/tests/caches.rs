@@ -11,6 +11,7 @@ use common::World;
 use query_service::live::Live;
 use query_service::read_model::{ViewError, Views};
 use query_service::verify::{Cuts, List, Visible, read_log};
+use shared::events::PostRef;
 use shared::ids::UserId;
 use shared::telemetry;
 use tokio::task::JoinSet;
@@ -135,6 +136,53 @@ async fn equals_the_model(world: &World, views: &Views, round: usize) -> usize {
         }
     }
     from_memory
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_two_repost_does_not_send_the_next_reader_to_the_database() {
+    let mut world = World::new("again", 1, 100, 34).await;
+    let people = (0..4).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let [reader, author, one, other] = world.history.users()[..] else {
+        panic!("four were registered")
+    };
+    let mut events = Vec::new();
+    for followee in [author, one, other] {
+        events.push(world.history.toggle_follow(reader, followee));
+    }
+    for _ in 0..100 {
+        events.push(world.history.post(author, None));
+    }
+    let post = events.last().map(|event| event.id.cast()).unwrap();
+    for user in [one, other] {
+        let post = PostRef { post, author };
+        events.push(world.history.toggle_repost(user, post));
+    }
+    world.publish(events).await;
+    let (fold, views) = (world.fold().await, world.views().await);
+    let stop = CancellationToken::new();
+    let (_switch, current) = tokio::sync::watch::channel(views.clone());
+    let live = Live::new(current, stop.clone());
+    let names = world.settings.names.clone();
+    let follow = tokio::spawn(live.follow(world.nats.clone(), names, stop.clone()));
+    world.caught_up(&views).await;
+    common::eventually("the page is remembered", async || {
+        let read = views.cached().home(reader, 20, None).await;
+        let loaded = read.expect("a timeline");
+        assert_eq!(loaded.items.len(), 20);
+        let Some(memory) = views.cached().from_memory() else {
+            return false;
+        };
+        memory
+            .home(reader, 20, None)
+            .await
+            .is_ok_and(|page| page == loaded)
+    })
+    .await;
+    stop.cancel();
+    follow.await.expect("no panic");
+    fold.stop().await;
+    world.clean_up().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

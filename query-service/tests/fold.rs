@@ -148,6 +148,7 @@ async fn a_scroll_past_the_horizon_shows_every_entry_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_that_thousands_repost_cuts_pages_short_and_nothing_is_missed() {
     const CROWD: usize = MOST_EXAMINED + 200;
+    assert_eq!(MOST_EXAMINED, 2_000, "as promised in docs/api.md");
     let mut world = World::new("crowd", 2, 100_000, 21).await;
     let people = (0..CROWD + 2).map(|_| world.history.register()).collect();
     world.publish(people).await;

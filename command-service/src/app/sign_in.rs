@@ -95,12 +95,11 @@ impl App {
         let Some(refresh) = Refresh::parse(token.expose()) else {
             return Ok(None);
         };
-        let user = self.store.session_user(&refresh.family).await?;
-        self.store.close_session(&refresh.family).await?;
-        let user = match user {
+        let user = match self.store.session_user(&refresh.family).await? {
             Some(user) => self.load_user(user).await?,
             None => None,
         };
+        self.store.close_session(&refresh.family).await?;
         Ok(user.as_ref().map(own_token))
     }
 

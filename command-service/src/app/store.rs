@@ -259,11 +259,11 @@ pub trait Store: Send + Sync + 'static {
     async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()>;
 
     // Leaving.
-    /// Makes the job, or says of one that is there that it is wanted as of now.
+    /// Makes the job, or begins one that is there again.
     async fn plan_farewell(&self, user: UserId, now: Timestamp) -> Result<()>;
     /// Takes a job that is due; nobody else gets it for `lease`.
     async fn claim_farewell(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>>;
-    /// Keeps how far a job has come, and when to go on.
+    /// Keeps how far a job has come, and when to go on, unless it has been planned again.
     async fn save_farewell(&self, job: &Farewell, due: Timestamp) -> Result<()>;
     /// Removes a job unless it has been planned again since it was claimed.
     async fn drop_farewell(&self, job: &Farewell) -> Result<()>;

@@ -142,8 +142,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (is_json, body) = (is_json(request), bytes(request, payload));
-        Box::pin(async move { Ok(Self(parse(is_json, &body.await?)?)) })
+        if !is_json(request) {
+            return Box::pin(ready(Err(not_json())));
+        }
+        let body = bytes(request, payload);
+        Box::pin(async move { Ok(Self(parse(&body.await?)?)) })
     }
 }
 
@@ -166,11 +169,12 @@ fn bytes(
     async move { in_time(body).await?.map_err(unreadable) }
 }
 
-fn parse<T: DeserializeOwned>(is_json: bool, body: &[u8]) -> Result<T, Problem> {
-    if !is_json {
-        let detail = "send content-type: application/json";
-        return Err(Problem::new(Code::UnsupportedMediaType, detail));
-    }
+fn not_json() -> Problem {
+    let detail = "send content-type: application/json";
+    Problem::new(Code::UnsupportedMediaType, detail)
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // serde names the field or the position, and may quote what the caller sent.
     let read = serde_json::from_slice(body);
     read.map_err(|fault| Problem::new(Code::MalformedBody, fault.to_string()))
@@ -197,10 +201,11 @@ impl<T: DeserializeOwned + Default + 'static> FromRequest for OptionalJson<T> {
         let (is_json, body) = (is_json(request), bytes(request, payload));
         Box::pin(async move {
             let body = body.await?;
-            if body.is_empty() {
-                return Ok(Self(T::default()));
+            match (body.is_empty(), is_json) {
+                (true, _) => Ok(Self(T::default())),
+                (false, true) => Ok(Self(parse(&body)?)),
+                (false, false) => Err(not_json()),
             }
-            Ok(Self(parse(is_json, &body)?))
         })
     }
 }

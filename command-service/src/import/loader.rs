@@ -9,6 +9,7 @@ use shared::error_chain::Chain;
 use shared::events::Payload;
 use shared::ids::{EventId, PostId, UserId};
 use shared::resilience::Backoff;
+use shared::time::{Clock, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use super::report::{Kind, Report, Summary};
@@ -59,6 +60,8 @@ pub(super) struct Loader<'a> {
     fresh: HashSet<UserId>,
     standings: HashMap<UserId, Known>,
     standings_since: Instant,
+    /// Everybody who was believed to be there, for the last look.
+    involved: HashSet<UserId>,
     /// How many each follower follows, if asked before.
     pub(super) following: HashMap<UserId, u32>,
     /// By a hash of the name.
@@ -96,6 +99,7 @@ impl<'a> Loader<'a> {
             fresh: HashSet::new(),
             standings: HashMap::new(),
             standings_since: Instant::now(),
+            involved: HashSet::new(),
             following: HashMap::new(),
             posts: HashMap::new(),
             everybody: remember_everybody.then(Vec::new),
@@ -225,17 +229,38 @@ impl<'a> Loader<'a> {
             self.standings.clear();
             self.standings_since = Instant::now();
         }
-        let unknown: HashSet<UserId> = users
-            .filter(|user| !self.is_fresh(*user) && !self.standings.contains_key(user))
-            .collect();
-        if unknown.is_empty() {
-            return Ok(());
+        let users: HashSet<UserId> = users.collect();
+        let is_unknown =
+            |user: &&UserId| !self.is_fresh(**user) && !self.standings.contains_key(*user);
+        let unknown: Vec<UserId> = users.iter().filter(is_unknown).copied().collect();
+        if !unknown.is_empty() {
+            let store = self.store();
+            let found = self.patiently(|| store.standings(&unknown)).await?;
+            let known = |(user, (standing, last))| (user, Known { standing, last });
+            self.standings.extend(found.into_iter().map(known));
         }
-        let unknown: Vec<UserId> = unknown.into_iter().collect();
+        for user in users {
+            if self.known(user).standing.is_visible() {
+                self.involved.insert(user);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks once more who is there, now that all is in the log. Who has left meanwhile is said
+    /// farewell again, which ends what was appended on an older standing.
+    pub(super) async fn look_again(&mut self) -> Result<(), ImportError> {
+        let involved: Vec<UserId> = self.involved.drain().collect();
         let store = self.store();
-        let found = self.patiently(|| store.standings(&unknown)).await?;
-        let known = |(user, (standing, last))| (user, Known { standing, last });
-        self.standings.extend(found.into_iter().map(known));
+        for users in involved.chunks(BATCH) {
+            let standings = self.patiently(|| store.standings(users)).await?;
+            for (user, (standing, _)) in standings {
+                if !standing.is_visible() {
+                    let now = SystemClock.now();
+                    self.patiently(|| store.plan_farewell(user, now)).await?;
+                }
+            }
+        }
         Ok(())
     }
 

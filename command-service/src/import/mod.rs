@@ -122,20 +122,30 @@ where
     let sources = Source::open_all(arguments)?;
     let mut loader = Loader::new(app, report, stop, arguments.posts_per_user > 0);
     loader.patiently(prepare).await?;
-    for source in &sources {
-        users::load(&mut loader, source.items(Pass::Users)?).await?;
-    }
-    for source in &sources {
-        follows::load(&mut loader, source.items(Pass::Follows)?).await?;
-    }
-    for source in &sources {
-        posts::load(&mut loader, source.items(Pass::Posts)?).await?;
-    }
-    posts::generate(&mut loader, arguments.posts_per_user).await?;
-    for source in &sources {
-        reactions::load(&mut loader, source.items(Pass::Reactions)?).await?;
-    }
+    load(&mut loader, &sources, arguments).await?;
+    loader.look_again().await?;
     Ok(loader.summary())
+}
+
+async fn load(
+    loader: &mut Loader<'_>,
+    sources: &[Source],
+    arguments: &Arguments,
+) -> Result<(), ImportError> {
+    for source in sources {
+        users::load(loader, source.items(Pass::Users)?).await?;
+    }
+    for source in sources {
+        follows::load(loader, source.items(Pass::Follows)?).await?;
+    }
+    for source in sources {
+        posts::load(loader, source.items(Pass::Posts)?).await?;
+    }
+    posts::generate(loader, arguments.posts_per_user).await?;
+    for source in sources {
+        reactions::load(loader, source.items(Pass::Reactions)?).await?;
+    }
+    Ok(())
 }
 
 /// A report that says nothing, for whoever imports from within.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{DateTime, doc};
+use bson::{DateTime, Document, doc};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 use shared::events::LogStream;
@@ -29,8 +29,10 @@ struct FarewellDocument {
     user: UserId,
     planned_at: Timestamp,
     passes: i64,
-    tie: String,
-    after: Option<LogStream>,
+    #[serde(default)]
+    tie: Option<String>,
+    #[serde(default)]
+    behind: Option<LogStream>,
     due: DateTime,
 }
 
@@ -41,18 +43,16 @@ impl Farewells {
         }
     }
 
-    /// A job that is there keeps its place, and is as young as a new one.
+    /// A job that is there begins again, and is as young as a new one.
     pub(super) async fn plan(&self, user: UserId, now: Timestamp) -> Attempt<()> {
         let planned = doc! {
-            "$set": { "planned_at": date(now) },
-            "$setOnInsert": {
-                "kind": KIND,
-                "user": user.get(),
+            "$set": {
+                "planned_at": date(now),
                 "passes": 0_i64,
                 "tie": name(Tie::ALL[0]),
-                "after": null,
-                "due": date(now),
+                "behind": null,
             },
+            "$setOnInsert": { "kind": KIND, "user": user.get(), "due": date(now) },
         };
         let job = doc! { "_id": id(user) };
         self.jobs.update_one(job, planned).upsert(true).await?;
@@ -71,37 +71,42 @@ impl Farewells {
         Ok(job.map(Farewell::from))
     }
 
+    /// Unless it has been planned again since it was claimed.
     pub(super) async fn save(&self, job: &Farewell, due: Timestamp) -> Attempt<()> {
         let progress = doc! { "$set": {
             "passes": i64::from(job.passes),
             "tie": name(job.tie),
-            "after": job.after.map(|stream| stream.to_string()),
+            "behind": job.after.map(|stream| stream.to_string()),
             "due": date(due),
         } };
-        let job = doc! { "_id": id(job.user) };
-        self.jobs.update_one(job, progress).await?;
+        self.jobs.update_one(as_claimed(job), progress).await?;
         Ok(())
     }
 
     /// Unless it has been planned again since it was claimed.
     pub(super) async fn drop(&self, job: &Farewell) -> Attempt<()> {
-        let unchanged = doc! { "_id": id(job.user), "planned_at": date(job.planned_at) };
-        self.jobs.delete_one(unchanged).await?;
+        self.jobs.delete_one(as_claimed(job)).await?;
         Ok(())
     }
 }
 
 impl From<FarewellDocument> for Farewell {
     fn from(document: FarewellDocument) -> Self {
-        let tie = Tie::ALL.into_iter().find(|tie| name(*tie) == document.tie);
+        let known = |tie: &Tie| document.tie.as_deref() == Some(name(*tie));
+        let tie = Tie::ALL.into_iter().find(known);
         Self {
             user: document.user,
             planned_at: document.planned_at,
             passes: u32::try_from(document.passes).unwrap_or(0),
             tie: tie.unwrap_or(Tie::ALL[0]),
-            after: document.after,
+            // One that this build cannot read begins with the first kind.
+            after: tie.and(document.behind),
         }
     }
+}
+
+fn as_claimed(job: &Farewell) -> Document {
+    doc! { "_id": id(job.user), "planned_at": date(job.planned_at) }
 }
 
 fn name(tie: Tie) -> &'static str {

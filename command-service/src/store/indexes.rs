@@ -22,6 +22,14 @@ pub(super) async fn make(database: &Database) -> mongodb::error::Result<()> {
                 doc! { "owner": 1, "key": 1 },
                 unique().partial_filter_expression(only("key")).build(),
             ),
+            // What a user who left has answered.
+            index(
+                doc! { "owner": 1, "stream": 1 },
+                IndexOptions::builder()
+                    .name("replies".to_owned())
+                    .partial_filter_expression(only("data.reply_to.post"))
+                    .build(),
+            ),
             // Who follows a user who left.
             index(
                 doc! { "data.followee": 1, "owner": 1 },

@@ -87,21 +87,23 @@ impl<C: Caller> Reading<C> {
         T: Send + 'static,
         F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
     {
+        let now = || self.views.borrow().cached();
+        let current = self.reflecting.as_ref().map_or_else(now, Views::still);
         // Needs no place: nothing of it waits for anything. Where the database is away it may be
         // old, and is said to be, below.
         let ask_memory = memory == Memory::Perhaps && !self.gate.breaker().is_open();
-        if let Some(remembered) = self.current.from_memory().filter(|_| ask_memory) {
+        if let Some(remembered) = current.from_memory().filter(|_| ask_memory) {
             match Box::pin(read.clone()(remembered)).await {
                 Err(ViewError::NotRemembered) => (),
                 Ok(item) => return Ok(Found { item, stale: false }),
                 Err(error) => return Err(problem(&error)),
             }
         }
-        let (reading, current) = (read.clone(), self.current.clone());
+        let (reading, stale) = (read.clone(), current.stale());
         match load(&self.gate, || reading(current)).await {
             Ok(item) => Ok(Found { item, stale: false }),
-            Err(problem) if problem.code == Code::Unavailable && !self.must_reflect => {
-                match Box::pin(read(self.current.stale())).await {
+            Err(problem) if problem.code == Code::Unavailable && self.reflecting.is_none() => {
+                match Box::pin(read(stale)).await {
                     Ok(item) => Ok(Found { item, stale: true }),
                     Err(_) => Err(problem),
                 }

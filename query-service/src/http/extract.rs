@@ -23,10 +23,9 @@ use crate::read_model::{CurrentViews, Views};
 /// far as these views know.
 pub struct Reading<C = Option<UserId>> {
     pub caller: C,
-    /// They reflect the write whose token came with the request.
-    pub current: Views,
-    /// Whether there is one: then what is remembered from before is no answer.
-    pub must_reflect: bool,
+    /// The views that reflect the write whose token came with the request, if one did. Then what
+    /// is remembered from before is no answer.
+    pub reflecting: Option<Views>,
     pub gate: Data<Gate>,
     pub views: Data<CurrentViews>,
     pub request: HttpRequest,
@@ -67,20 +66,23 @@ impl<C: Caller> Reading<C> {
         let gate: Data<Gate> = provided(&request)?;
         let views: Data<CurrentViews> = provided(&request)?;
         let now = views.borrow().cached();
-        let current = match after {
-            Some(token) => until_visible(&gate, &now, token).await?,
-            None => now,
+        // Nobody comes back: who is remembered as gone need not wait.
+        if user.and_then(|user| now.remembered_as_deactivated(user)) == Some(true) {
+            return Err(invalid_token());
+        }
+        let reflecting = match after {
+            Some(token) => Some(until_visible(&gate, &now, token).await?),
+            None => None,
         };
-        // Asked of the same views: the write may be the user's deactivation.
+        // Asked of the views that reflect it: the write may be the user's deactivation.
         if let Some(user) = user
-            && left(&current, &gate, user).await?
+            && left(reflecting.as_ref().unwrap_or(&now), &gate, user).await?
         {
             return Err(invalid_token());
         }
         Ok(Self {
             caller,
-            current,
-            must_reflect: after.is_some(),
+            reflecting,
             gate,
             views,
             request,

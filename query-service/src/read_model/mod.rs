@@ -150,6 +150,15 @@ impl Views {
         self.in_mode(mode)
     }
 
+    /// The same handle for a later moment: it believes what is remembered only as long as it did,
+    /// and the notices go on.
+    pub fn still(&self) -> Self {
+        match self.mode {
+            Mode::Cached => self.cached(),
+            Mode::Direct | Mode::Memory | Mode::Stale => self.clone(),
+        }
+    }
+
     /// A handle that answers as this one would, but only what needs no look at the database.
     pub fn from_memory(&self) -> Option<Self> {
         (self.mode == Mode::Cached).then(|| self.in_mode(Mode::Memory))

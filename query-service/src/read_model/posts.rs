@@ -187,8 +187,9 @@ impl Views {
         mut candidates: &[Candidate],
         viewer: Option<UserId>,
     ) -> Result<Option<EntryId>, ViewError> {
-        let mut together = filling.limit + 1;
+        let mut together = filling.left() + 1;
         while !candidates.is_empty() {
+            let before = filling.items.len();
             let batch = &candidates[..together.min(candidates.len())];
             // Whether a full page is the last depends on whether the next one is seen at all.
             let all = filling.is_full();
@@ -212,7 +213,12 @@ impl Views {
                 }
             }
             candidates = &candidates[offered..];
-            together = (together * 2).min(MOST_TOGETHER);
+            let gained = filling.items.len() - before;
+            together = if gained * 2 < offered {
+                (together * 2).min(MOST_TOGETHER)
+            } else {
+                filling.left() + 1
+            };
         }
         Ok(None)
     }
@@ -251,8 +257,12 @@ impl Filling {
         }
     }
 
-    pub fn is_full(&self) -> bool {
-        self.items.len() == self.limit
+    fn left(&self) -> usize {
+        self.limit - self.items.len()
+    }
+
+    fn is_full(&self) -> bool {
+        self.left() == 0
     }
 
     /// Takes the next candidate; `has_ended` says to stop.

@@ -28,6 +28,15 @@ struct Reader {
     pulled: Vec<UserId>,
 }
 
+/// How many rows are taken of each source at a time.
+#[derive(Clone, Copy)]
+struct Take {
+    /// Enough, where they are remembered.
+    remembered: usize,
+    /// At most, where the database is asked.
+    loaded: usize,
+}
+
 /// Candidates of a span of time, and how far down they are complete.
 struct Span {
     candidates: BTreeMap<EntryId, Candidate>,
@@ -65,9 +74,12 @@ impl Views {
         let mut window = remembered;
         let top = before.min(now_id());
         let is_stale = self.is_stale();
-        let mut want = if is_stale { MOST_ENTRIES } else { limit + 1 };
+        let mut take = Take {
+            remembered: if is_stale { MOST_ENTRIES } else { limit + 1 },
+            loaded: LEAST_LOADED.max(limit + 1),
+        };
         loop {
-            let span = self.span(&state, before, window, want).await?;
+            let span = self.span(&state, before, window, take).await?;
             let candidates: Vec<Candidate> = span
                 .candidates
                 .into_values()
@@ -98,7 +110,7 @@ impl Views {
             before = span.complete_above + 1;
             // Short: look further back at once.
             window = window.saturating_mul(WIDER);
-            want = (want * 2).min(MOST_TOGETHER).max(want);
+            take.loaded = (take.loaded * 2).min(MOST_TOGETHER);
         }
     }
 
@@ -282,21 +294,21 @@ impl Views {
         Ok(pulled)
     }
 
-    /// Candidates below `before`, from a span of `window` milliseconds, about `want` per source.
+    /// Candidates below `before`, from a span of `window` milliseconds.
     async fn span(
         &self,
         reader: &Reader,
         before: i64,
         window: i64,
-        want: usize,
+        take: Take,
     ) -> Result<Span, ViewError> {
         let low = before
             .min(now_id())
             .saturating_sub(window.saturating_mul(1 << 16))
             .max(0);
-        let Some((lines, mut complete_above)) = self.stored(reader.id, low, before, want).await?
+        let Some((lines, mut complete_above)) = self.stored(reader.id, low, before, take).await?
         else {
-            return self.span_below_horizon(reader, low, before, want).await;
+            return self.span_below_horizon(reader, low, before, take).await;
         };
         let mut candidates: BTreeMap<EntryId, Candidate> = lines
             .into_iter()
@@ -307,7 +319,7 @@ impl Views {
             &mut candidates,
             &mut complete_above,
             before,
-            want,
+            take,
         )
         .await?;
         candidates.retain(|entry, _| entry.get() > complete_above);
@@ -317,38 +329,36 @@ impl Views {
         })
     }
 
-    /// The newest stored entries below `before`, at most `want`, and above what they are
-    /// complete: `low` unless that is below the horizon. `None` if all of it is.
+    /// The newest stored entries below `before`, and above what they are complete:
+    /// `low` unless that is below the horizon, or more was taken. `None` if all of it is.
     async fn stored(
         &self,
         reader: UserId,
         low: i64,
         before: i64,
-        want: usize,
+        take: Take,
     ) -> Result<Option<(Vec<Line>, i64)>, ViewError> {
         if let Look::Hit(head) = self.look(&self.caches().timelines, &reader)
             && before > head.complete_above + 1
         {
-            let (lines, complete_above) = head.below(before, want);
-            let enough = lines.len() == want || complete_above <= low;
+            let (lines, complete_above) = head.below(before, take.remembered);
+            let enough = lines.len() == take.remembered || complete_above <= low;
             if enough || self.is_stale() {
                 return Ok(Some((lines, complete_above)));
             }
         }
         self.may_load()?;
         let loading = self.caches().load(&self.caches().timelines, &reader);
-        let want = want.max(LEAST_LOADED);
-        // Not only those of the span: what is remembered of a first look serves the next one.
-        let range = between(&reader.to_key(), 0, before);
-        let rows: Vec<EntryRow> = self.newest(View::Timeline, range, want).await?;
+        let range = between(&reader.to_key(), low, before);
+        let rows: Vec<EntryRow> = self.newest(View::Timeline, range, take.loaded).await?;
         // The horizon after the entries: what was trimmed in between is below it by now.
         let horizon = self.horizon(reader).await?;
         if before <= horizon + 1 {
             return Ok(None);
         }
         let mut lines: Vec<Line> = rows.iter().filter_map(EntryRow::line).collect();
-        let mut complete_above = horizon;
-        if let Some(last) = lines.last().filter(|_| rows.len() == want) {
+        let mut complete_above = low.max(horizon);
+        if let Some(last) = lines.last().filter(|_| rows.len() == take.loaded) {
             complete_above = complete_above.max(last.entry.get() - 1);
         }
         lines.retain(|line| line.entry.get() > complete_above);
@@ -356,7 +366,7 @@ impl Views {
         if before >= now_id() {
             loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
         }
-        Ok(Some((lines, complete_above.max(low))))
+        Ok(Some((lines, complete_above)))
     }
 
     /// Nothing is stored below the horizon for sure: every followee's outbox is merged.
@@ -365,7 +375,7 @@ impl Views {
         reader: &Reader,
         low: i64,
         before: i64,
-        limit: usize,
+        take: Take,
     ) -> Result<Span, ViewError> {
         let mut candidates = BTreeMap::new();
         let mut complete_above = low;
@@ -374,7 +384,7 @@ impl Views {
             &mut candidates,
             &mut complete_above,
             before,
-            limit,
+            take,
         )
         .await?;
         candidates.retain(|entry, _| entry.get() > complete_above);
@@ -385,18 +395,18 @@ impl Views {
     }
 
     /// Merges the outboxes of `authors` between `complete_above` and `before`; where one has more
-    /// than `limit`, completeness ends higher up.
+    /// than is taken at a time, completeness ends higher up.
     async fn pull(
         &self,
         authors: &[UserId],
         candidates: &mut BTreeMap<EntryId, Candidate>,
         complete_above: &mut i64,
         before: i64,
-        limit: usize,
+        take: Take,
     ) -> Result<(), ViewError> {
         let low = *complete_above;
         let mut outboxes = stream::iter(authors.iter().copied())
-            .map(|author| self.outbox_span(author, low, before, limit))
+            .map(|author| self.outbox_span(author, low, before, take))
             .buffer_unordered(PULLS_AT_ONCE);
         while let Some((lines, complete)) = outboxes.try_next().await? {
             *complete_above = (*complete_above).max(complete);
@@ -406,18 +416,18 @@ impl Views {
         Ok(())
     }
 
-    /// The newest rows of an outbox between `low` and `before`, at most `limit`, and above what
+    /// The newest rows of an outbox between `low` and `before`, and above what
     /// they are complete.
     async fn outbox_span(
         &self,
         author: UserId,
         low: i64,
         before: i64,
-        limit: usize,
+        take: Take,
     ) -> Result<(Vec<Line>, i64), ViewError> {
         if let Look::Hit(head) = self.look(&self.caches().outboxes, &author) {
-            let (mut lines, complete_above) = head.below(before, limit);
-            let enough = complete_above <= low || lines.len() == limit;
+            let (mut lines, complete_above) = head.below(before, take.remembered);
+            let enough = complete_above <= low || lines.len() == take.remembered;
             // From memory the page ends where that does, as long as it gets anywhere.
             let some = before > head.complete_above + 1 && self.is_stale();
             if enough || some {
@@ -427,12 +437,11 @@ impl Views {
         }
         self.may_load()?;
         let loading = self.caches().load(&self.caches().outboxes, &author);
-        let limit = limit.max(LEAST_LOADED);
         let range = between(&author.to_key(), low, before);
-        let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, limit).await?;
+        let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, take.loaded).await?;
         let lines: Vec<Line> = rows.iter().filter_map(|row| row.line(author)).collect();
         let mut complete_above = low;
-        if let Some(last) = lines.last().filter(|_| rows.len() == limit) {
+        if let Some(last) = lines.last().filter(|_| rows.len() == take.loaded) {
             complete_above = complete_above.max(last.entry.get() - 1);
         }
         if before >= now_id() {

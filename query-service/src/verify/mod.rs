@@ -499,16 +499,17 @@ pub async fn compare_generations(
             if list == List::Posts {
                 lists.extend(answered(shown));
             }
-            // The cursors are made with the same key, so that one fits both.
-            let next = if after.cut > before.cut {
-                after
+            // The cursors are made with the same key, so that one fits both. The shorter page's;
+            // where only one goes on, the other shows nothing more.
+            let (first, other) = if after.cut > before.cut {
+                (after, before)
             } else {
-                before
+                (before, after)
             };
-            if next.next_cursor.is_none() {
+            let Some(next) = first.next_cursor.or(other.next_cursor) else {
                 break;
-            }
-            (page, cursor) = (page + 1, next.next_cursor);
+            };
+            (page, cursor) = (page + 1, Some(next));
         }
     }
     Ok(differences)
