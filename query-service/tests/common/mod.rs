@@ -464,7 +464,7 @@ impl History {
         event
     }
 
-    pub fn delete(&mut self, post: PostId) -> Event {
+    fn delete(&mut self, post: PostId) -> Event {
         self.posts.retain(|(other, ..)| *other != post);
         let (author, reply_to) = self.written[&post];
         self.event(
@@ -536,8 +536,9 @@ impl History {
         self.users[self.rng.random_range(0..self.users.len())]
     }
 
-    /// Whoever leaves does nothing any more; what counts elsewhere of them ends one by one.
-    fn leave(&mut self, user: UserId) {
+    /// Whoever leaves does nothing any more; what counts elsewhere of them ends one by one, as
+    /// [`History::act`] goes on.
+    pub fn leave(&mut self, user: UserId) -> Event {
         self.users.retain(|other| *other != user);
         self.posts.retain(|(_, author, _)| *author != user);
         let is_tie = |stream: &LogStream| match *stream {
@@ -553,8 +554,10 @@ impl History {
         let mut ties: Vec<LogStream> = ties.copied().collect();
         // In an order that a seed repeats.
         ties.sort_by_key(LogStream::to_string);
-        self.farewells
-            .extend(ties.into_iter().map(|tie| (user, tie)));
+        let ties = ties.into_iter().map(|tie| (user, tie));
+        self.farewells.extend(ties);
+        let left = Payload::UserDeactivated(Bare {});
+        self.event(Some(user), |_| LogStream::User(user), left)
     }
 
     /// Ends a tie of somebody who left, unless it has ended.
@@ -661,14 +664,7 @@ impl History {
                 Payload::UserVerified(Bare {}),
             ),
             (79..81, _) if self.users.len() < 16 => self.register(),
-            (78, _) if self.users.len() > 6 => {
-                self.leave(actor);
-                self.event(
-                    Some(actor),
-                    |_| LogStream::User(actor),
-                    Payload::UserDeactivated(Bare {}),
-                )
-            }
+            (78, _) if self.users.len() > 6 => self.leave(actor),
             _ => self.post(actor, None),
         }
     }
