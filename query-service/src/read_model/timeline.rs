@@ -80,6 +80,7 @@ impl Views {
         };
         loop {
             let span = self.span(&state, before, window, take).await?;
+            let is_empty = span.candidates.is_empty();
             let candidates: Vec<Candidate> = span
                 .candidates
                 .into_values()
@@ -108,8 +109,13 @@ impl Views {
                 return self.filled_page(CursorKind::Home, reader.get(), filling.end());
             }
             before = span.complete_above + 1;
-            // Short: look further back at once.
-            window = window.saturating_mul(WIDER);
+            // Short: look further back at once; where nothing was, everywhere. Below the horizon a
+            // look asks for every followee's outbox, so that looks are what costs.
+            window = if is_empty {
+                EVERYTHING
+            } else {
+                window.saturating_mul(WIDER)
+            };
             take.loaded = (take.loaded * 2).min(MOST_TOGETHER);
         }
     }
