@@ -57,9 +57,7 @@ impl Signer {
 
     /// A key that nobody else knows, for commands that sign nothing.
     pub fn unknown() -> Result<Self, KeyError> {
-        let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Random)?;
-        let der = pair.to_pkcs8v1().map_err(|_| KeyError::Random)?;
-        Self::from_pkcs8(der.as_ref()).ok_or(KeyError::Random)
+        Self::from_pkcs8(&generate()?).ok_or(KeyError::Random)
     }
 
     /// The key in this file.
@@ -120,11 +118,16 @@ fn thumbprint(x: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(canonical))
 }
 
-/// Makes a key and puts it in place unless somebody else was faster.
-fn make(path: &Path) -> Result<(), KeyError> {
+/// A new key, in PKCS #8.
+fn generate() -> Result<Vec<u8>, KeyError> {
     let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Random)?;
     let der = pair.to_pkcs8v1().map_err(|_| KeyError::Random)?;
-    let made = place(path, &encode_pem(der.as_ref()));
+    Ok(der.as_ref().to_vec())
+}
+
+/// Makes a key and puts it in place unless somebody else was faster.
+fn make(path: &Path) -> Result<(), KeyError> {
+    let made = place(path, &encode_pem(&generate()?));
     let made = made.map_err(|error| KeyError::Make(path.to_owned(), error))?;
     if made {
         info!(path = %path.display(), "made a signing key in {}", path.display());

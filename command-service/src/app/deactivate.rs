@@ -47,8 +47,7 @@ impl App {
         actor: UserId,
         password: Password,
     ) -> Result<Accepted<User>, CommandError> {
-        let known = self.load_user(actor).await?.ok_or(CommandError::NoActor)?;
-        if !known.standing.is_visible() {
+        if self.is_gone(actor).await? {
             return Err(CommandError::NoActor);
         }
         // Whoever has a stolen token guesses no faster than whoever has none.
@@ -164,8 +163,7 @@ impl App {
     /// tie of who left outlives both, however long a command took and however old the standings
     /// were that it believed.
     pub(super) async fn is_gone(&self, user: UserId) -> Result<bool, StoreError> {
-        let user = self.load_user(user).await?;
-        Ok(user.is_none_or(|user| !user.standing.is_visible()))
+        Ok(self.present(user).await?.is_none())
     }
 
     pub(super) async fn end_edge(&self, ends: Ends, actor: UserId) -> Result<(), StoreError> {

@@ -218,6 +218,12 @@ impl App {
         Ok(User::fold(&self.store.user_events(user).await?))
     }
 
+    /// The user as of now, unless they have left.
+    async fn present(&self, user: UserId) -> StoreResult<Option<User>> {
+        let user = self.load_user(user).await?;
+        Ok(user.filter(|user| user.standing.is_visible()))
+    }
+
     /// The user behind an access token. A token outlives the user's registration only if the
     /// user left, or if the token is of another deployment.
     async fn actor(&self, actor: UserId) -> Result<Arc<User>, CommandError> {

@@ -19,7 +19,7 @@ use super::register::own_token;
 use super::store::{AccountName, Rotation, Session};
 use super::{Accepted, App, CommandError};
 use crate::domain::text::Password;
-use crate::domain::user::{Standing, User};
+use crate::domain::user::User;
 
 /// How long a session lasts without being used.
 const REFRESH_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -101,15 +101,6 @@ impl App {
         };
         self.store.close_session(&refresh.family).await?;
         Ok(user.as_ref().map(own_token))
-    }
-
-    /// The user, unless they have left; as of now, not as cached: sessions are opened seldom.
-    async fn present(&self, user: UserId) -> Result<Option<User>, CommandError> {
-        let user = self.load_user(user).await?;
-        Ok(user.filter(|user| match user.standing {
-            Standing::Active | Standing::Suspended => true,
-            Standing::Deactivated => false,
-        }))
     }
 
     fn session(&self, user: UserId, refresh: &Refresh) -> Session {

@@ -67,7 +67,8 @@ impl<C: Caller> Reading<C> {
         let views: Data<CurrentViews> = provided(&request)?;
         let now = views.borrow().cached();
         // Nobody comes back: who is remembered as gone need not wait.
-        if user.and_then(|user| now.remembered_as_deactivated(user)) == Some(true) {
+        let known = user.and_then(|user| now.remembered_as_deactivated(user));
+        if known == Some(true) {
             return Err(invalid_token());
         }
         let reflecting = match after {
@@ -76,6 +77,7 @@ impl<C: Caller> Reading<C> {
         };
         // Asked of the views that reflect it: the write may be the user's deactivation.
         if let Some(user) = user
+            && (known.is_none() || reflecting.is_some())
             && left(reflecting.as_ref().unwrap_or(&now), &gate, user).await?
         {
             return Err(invalid_token());
