@@ -12,13 +12,35 @@ use serde_json::json;
 use crate::http::{no_such_path, resource};
 use crate::telemetry;
 
-/// Why a process is not ready yet: every condition must hold.
+/// Why a process is not ready yet: every condition must hold. Beside the conditions it keeps what
+/// is degraded: work that stands still while the process still serves.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<String, Result<(), String>>>>);
+pub struct Readiness {
+    conditions: Arc<Mutex<BTreeMap<String, Result<(), String>>>>,
+    degraded: Arc<Mutex<BTreeMap<String, String>>>,
+}
 
 impl Readiness {
     fn conditions(&self) -> MutexGuard<'_, BTreeMap<String, Result<(), String>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that something does not work, and why, although the process goes on serving: it stays
+    /// ready, and the body of `/readyz` tells. `None` says that it works again.
+    pub fn degrade(&self, what: impl Into<String>, why: Option<String>) {
+        let mut degraded = self.degraded.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => degraded.insert(what.into(), why),
+            None => degraded.remove(&what.into()),
+        };
+    }
+
+    /// What is degraded, with the reason.
+    pub fn degraded(&self) -> BTreeMap<String, String> {
+        let degraded = self.degraded.lock().unwrap_or_else(PoisonError::into_inner);
+        degraded.clone()
     }
 
     /// Names a condition that does not hold yet.
@@ -78,12 +100,23 @@ async fn live() -> HttpResponse {
 }
 
 async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
-    let missing = readiness.missing();
+    let (missing, degraded) = (readiness.missing(), readiness.degraded());
+    let status = match (missing.is_empty(), degraded.is_empty()) {
+        (false, _) => "not ready",
+        (true, false) => "degraded",
+        (true, true) => "ready",
+    };
+    let mut body = json!({ "status": status });
+    if !missing.is_empty() {
+        body["missing"] = json!(missing);
+    }
+    if !degraded.is_empty() {
+        body["degraded"] = json!(degraded);
+    }
     if missing.is_empty() {
-        HttpResponse::Ok().json(json!({ "status": "ready" }))
+        HttpResponse::Ok().json(body)
     } else {
-        HttpResponse::ServiceUnavailable()
-            .json(json!({ "status": "not ready", "missing": missing }))
+        HttpResponse::ServiceUnavailable().json(body)
     }
 }
 
