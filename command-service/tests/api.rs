@@ -99,7 +99,7 @@ async fn an_address_belongs_to_one_user_whatever_its_case() {
 async fn every_fault_of_a_registration_is_told() {
     let app = TestApp::spawn();
     let body = json!({ "username": "a b", "email": "nowhere", "password": "canary",
-        "display_name": "", "bio": "x".repeat(161) });
+        "display_name": "\u{202e}ada", "bio": "x".repeat(161) });
     let answer = app.post("/users", body).await;
     answer.refused(400, "invalid");
     let fields: Vec<&str> = answer.body["errors"]
@@ -138,6 +138,99 @@ async fn one_signs_in_by_name_or_address_and_the_token_verifies() {
     let verifier = TokenVerifier::with_keys(&keys);
     let user = verifier.verify(&tokens.text("access_token")).await.unwrap();
     assert_eq!(user.to_string(), ada.id);
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_understood_as_keyboards_send_it_and_is_nobody_else_s() {
+    let app = TestApp::spawn();
+    let kada = app.account("kada").await;
+    let sign_in = |field: &str, name: &str| {
+        app.post("/auth/login", json!({ field: name, "password": PASSWORD }))
+    };
+    for (field, name) in [
+        ("username", "kada "),
+        ("username", "\tKADA\n"),
+        ("email", " kada@example.org"),
+        ("email", "Kada@Example.org\r\n"),
+        ("username", "kada@example.org"),
+        ("username", " KADA@example.org "),
+    ] {
+        let tokens = sign_in(field, name).await;
+        tokens.accepted(200);
+        assert_eq!(
+            write_named_by(&tokens),
+            (format!("user:{}", kada.id), 1),
+            "{name:?}"
+        );
+    }
+    // The Kelvin sign is no k, and white space inside a name is a part of it.
+    for (field, name) in [
+        ("username", "\u{212a}ada"),
+        ("email", "\u{212a}ada@example.org"),
+        ("username", "ka da"),
+        ("username", "@"),
+        ("email", "kada"),
+    ] {
+        let refused = sign_in(field, name).await;
+        refused.refused(401, "bad_credentials");
+    }
+    app.register("\u{212a}ada").await.refused(400, "invalid");
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_are_tidied_and_what_shows_nothing_is_refused() {
+    let app = TestApp::spawn();
+    app.wait_until_ready().await;
+    let form = json!({ "username": "ada", "email": "ada@example.org", "password": PASSWORD,
+        "display_name": "", "bio": "one\r\ntwo\rthree\tfour" });
+    let ada = app.post("/users", form).await;
+    ada.accepted(201);
+    assert_eq!(ada.body["display_name"], "ada");
+    assert_eq!(ada.body["bio"], "one\ntwo\nthree\tfour");
+    let token = app.login("ada").await.text("access_token");
+    let send = |method: &str, path: &str, body: Value| {
+        let request = app.request(method, &format!("/api/v1{path}"));
+        app.send(request.bearer_auth(&token).json(&body))
+    };
+    let edited = send("PATCH", "/users/me", json!({ "bio": "a\r\nb\tc" })).await;
+    assert_eq!(edited.accepted(200).body["bio"], "a\nb\tc");
+    let post = send("POST", "/posts", json!({ "content": "a\r\nb" })).await;
+    assert_eq!(post.accepted(201).body["content"], "a\nb");
+    let family = "\u{1f469}\u{200d}\u{1f467}\u{fe0f}";
+    let post = send("POST", "/posts", json!({ "content": family })).await;
+    assert_eq!(post.accepted(201).body["content"], family);
+    let lines = "x\r\n".repeat(140);
+    let post = send("POST", "/posts", json!({ "content": lines })).await;
+    post.accepted(201);
+    for (field, text, code) in [
+        ("content", "\u{200b}", "blank"),
+        ("content", " \u{2800}\u{3164}\n", "blank"),
+        ("content", "\u{ad}\u{feff}", "blank"),
+        ("content", "a\0b", "bad_character"),
+        ("content", "a\u{7f}", "bad_character"),
+        ("content", "a\u{85}", "bad_character"),
+        ("display_name", "\u{200b}\u{2060}", "blank"),
+        ("display_name", "ada\u{202e}", "bad_character"),
+        ("display_name", "a\tb", "bad_character"),
+        ("display_name", "", "empty"),
+        ("bio", "\u{feff}", "blank"),
+        ("bio", "\u{1b}[31m", "bad_character"),
+    ] {
+        let (method, path) = match field {
+            "content" => ("POST", "/posts"),
+            _ => ("PATCH", "/users/me"),
+        };
+        let answer = send(method, path, json!({ field: text })).await;
+        answer.refused(400, "invalid");
+        let fault = &answer.body["errors"][0];
+        assert_eq!(
+            (&fault["field"], &fault["code"]),
+            (&json!(field), &json!(code)),
+            "{text:?}"
+        );
+    }
     app.end().await;
 }
 

@@ -6,6 +6,7 @@
 //! * [`log`]: how the log stores an event.
 //! * [`event_stream`]: the JetStream stream's name, settings, headers and chain.
 //! * [`partition`]: which partition owns a user.
+//! * [`names`]: when two names are the same.
 //! * [`consistency`]: the token that lets a reader see an earlier write.
 //! * [`problem`], [`http`]: error bodies (RFC 9457) and what every request passes through.
 //! * [`address`], [`cors`]: where requests come from: how many, and from which pages.
@@ -27,6 +28,7 @@ pub mod http;
 pub mod ids;
 pub mod lease;
 pub mod log;
+pub mod names;
 pub mod ops;
 pub mod partition;
 pub mod problem;

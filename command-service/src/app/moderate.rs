@@ -1,6 +1,7 @@
 //! What operators decide on users.
 
 use shared::ids::UserId;
+use shared::names;
 
 use super::store::AccountName;
 use super::{Accepted, App, CommandError};
@@ -47,7 +48,7 @@ impl App {
     }
 
     async fn find_username(&self, username: &str) -> Result<UserId, CommandError> {
-        let name = AccountName::Username(username.to_ascii_lowercase());
+        let name = AccountName::Username(names::fold(username));
         let found = self.store.find_account(&name).await?;
         found.ok_or(CommandError::NoSuchUser)
     }

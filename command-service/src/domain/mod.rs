@@ -4,10 +4,12 @@
 //! event to append, with `None` when what was asked already holds, or with a refusal.
 //!
 //! * [`text`]: usernames, e-mail addresses, passwords, names, posts: parsed once, valid since.
+//! * `characters`: which characters a text may have, and which of them show anything.
 //! * [`user`]: registration, profile, standing.
 //! * [`post`]: writing and deleting.
 //! * [`edge`]: follows, likes, reposts: switches that alternate.
 
+mod characters;
 pub mod edge;
 pub mod post;
 pub mod text;

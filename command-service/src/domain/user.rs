@@ -149,7 +149,10 @@ impl Registration {
         let password = form.password.as_ref().map(Secret::expose);
         let password = password.map(Password::parse).transpose();
         let password = password.map_err(|e| Fault::of("password", &e));
-        let display_name = parse_display_name(form.display_name.as_deref());
+        // A form that was not filled in sends an empty name; an edit to one is a fault.
+        let display_name = form.display_name.as_deref();
+        let display_name = display_name.filter(|name| !name.trim().is_empty());
+        let display_name = parse_display_name(display_name);
         let bio = parse_bio(form.bio.as_deref());
         match (username, email, password, display_name, bio) {
             (Ok(username), Ok(email), Ok(password), Ok(display_name), Ok(bio)) => Ok(Self {
@@ -313,6 +316,21 @@ mod tests {
     #[test]
     fn who_gives_no_display_name_is_shown_by_the_username() {
         assert_eq!(given([]).display_name, "ada");
+        for empty in ["", " \t\r\n"] {
+            let form = RegistrationForm {
+                display_name: Some(empty.into()),
+                ..form()
+            };
+            let registration = Registration::parse(&form).unwrap();
+            assert_eq!(registration.display_name.as_str(), "ada", "{empty:?}");
+        }
+        let form = RegistrationForm {
+            display_name: Some("\u{200b}".into()),
+            ..form()
+        };
+        let faults = Registration::parse(&form).unwrap_err();
+        assert_eq!((faults[0].field, faults[0].code), ("display_name", "blank"));
+        assert!(ProfileChange::parse(Some(""), None).is_err());
     }
 
     #[test]

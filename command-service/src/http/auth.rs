@@ -3,6 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::web::Data;
 use serde::{Deserialize, Serialize};
+use shared::names;
 use shared::problem::Problem;
 use shared::settings::Secret;
 use shared::token::LIFETIME;
@@ -46,11 +47,14 @@ impl From<Tokens> for TokensView {
     }
 }
 
-/// How the caller names the account: one way, not both.
+/// How the caller names the account: one way, not both. What keyboards and password managers add
+/// around it is no part of it, and who types an address where a name is asked for is understood:
+/// no name has an `@`.
 fn account_name(body: &SignInBody) -> Result<AccountName, Problem> {
     match (&body.username, &body.email) {
-        (Some(name), None) => Ok(AccountName::Username(name.to_ascii_lowercase())),
-        (None, Some(email)) => Ok(AccountName::Email(email.to_ascii_lowercase())),
+        (Some(name), None) if name.contains('@') => Ok(AccountName::Email(named(name))),
+        (Some(name), None) => Ok(AccountName::Username(named(name))),
+        (None, Some(email)) => Ok(AccountName::Email(named(email))),
         (None, None) => Err(Problem::field("username", "missing", "or email is needed")),
         (Some(_), Some(_)) => Err(Problem::field(
             "email",
@@ -58,6 +62,10 @@ fn account_name(body: &SignInBody) -> Result<AccountName, Problem> {
             "or username, not both",
         )),
     }
+}
+
+fn named(text: &str) -> String {
+    names::fold(text.trim())
 }
 
 pub async fn sign_in(

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use shared::names;
 use shared::settings::Secret;
 
 use super::{Arguments, ImportError};
@@ -291,7 +292,7 @@ enum JsonLine {
 
 fn parse_json(text: &str) -> Result<Item, String> {
     let line: JsonLine = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let fold = |name: String| name.to_ascii_lowercase();
+    let fold = |name: String| names::fold(&name);
     Ok(match line {
         JsonLine::User {
             username,
@@ -362,7 +363,7 @@ fn node_form(node: u64) -> RegistrationForm {
 
 /// An address at which nobody can be reached (RFC 2606).
 fn invalid_address(username: &str) -> String {
-    format!("{}@example.invalid", username.to_ascii_lowercase())
+    format!("{}@example.invalid", names::fold(username))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bson::{Document, doc};
 use shared::ids::UserId;
+use shared::names;
 
 use super::cache::Look;
 use super::cursor::CursorKind;
@@ -28,7 +29,7 @@ impl Views {
         name: &str,
         viewer: Option<UserId>,
     ) -> Result<Option<UserView>, ViewError> {
-        match self.user_named(name.to_lowercase()).await? {
+        match self.user_named(names::fold(name)).await? {
             Some(user) => self.user(user, viewer).await,
             None => Ok(None),
         }
