@@ -38,13 +38,15 @@ def main() -> int:
                               cwd=ROOT, stdout=subprocess.PIPE)
     if metadata.returncode:
         return metadata.returncode  # cargo has said why
-    packages = json.loads(metadata.stdout)["packages"]
+    metadata = json.loads(metadata.stdout)
+    packages = metadata["packages"]
     crates = [package for package in packages if package["source"]]  # without our own
-    problems = [*licences(crates, policy), *bans(crates, policy), *sources(crates, policy)]
+    problems = [*licences(crates, policy), *bans(crates, policy), *sources(crates, policy),
+                *crypto_providers(metadata["resolve"])]
     for problem in sorted(problems):
         print(f"error: {problem}", file=sys.stderr)
     if not problems:
-        print(f"{len(crates)} dependencies: licences, sources and bans are in order")
+        print(f"{len(crates)} dependencies: licences, sources and bans are in order, and one crypto provider")
     return 1 if problems else 0
 
 
@@ -74,6 +76,19 @@ def sources(crates: list[dict], policy: dict):
     for crate in crates:
         if crate["source"] not in allowed:
             yield f"{described(crate)} comes from {crate['source']}"
+
+
+def crypto_providers(resolve: dict):
+    """rustls panics at the first handshake where it has two providers and none is installed; we install aws-lc-rs."""
+    for node in resolve["nodes"]:
+        name = re.search(r"(?:/|#)([\w-]+)[@#]?[\d.]*$", node["id"])
+        if name and name[1] == "rustls":
+            providers = sorted({"aws_lc_rs", "aws-lc-rs", "ring"} & set(node["features"]))
+            if "ring" in providers or not providers:
+                yield (f"rustls is compiled with {', '.join(providers) or 'no provider'}: `cargo tree -e features -i "
+                       "rustls` says who asks for it; aws-lc-rs alone is wanted")
+            return
+    yield "rustls is not among the dependencies: check crypto_providers in scripts/check_dependencies.py"
 
 
 def described(crate: dict) -> str:

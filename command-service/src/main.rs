@@ -7,6 +7,7 @@ use shared::settings::Settings;
 use shared::telemetry;
 
 fn main() -> ExitCode {
+    shared::crypto::install_provider();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -26,7 +27,7 @@ async fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    let settings = match Settings::from_vars(std::env::vars_os()) {
+    let settings = match Settings::from_env().await {
         Ok(settings) => settings,
         Err(faults) => {
             eprintln!("{faults}");

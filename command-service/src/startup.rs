@@ -11,7 +11,7 @@ use actix_web::{App as WebApp, HttpServer};
 use mongodb::Database;
 use shared::address::{Addresses, limit_address};
 use shared::cors::cors;
-use shared::engines;
+use shared::engines::{self, DatabaseStatus};
 use shared::error_chain::Chain;
 use shared::http::{MAX_BODY, bound_headers, observe};
 use shared::ops::{self, Readiness};
@@ -28,7 +28,7 @@ use crate::app::{App, DEADLINE, Parts};
 use crate::http;
 use crate::keys::{KeyError, Signer};
 use crate::relay::{self, Relay};
-use crate::store::{MongoStore, VIEWS_SUFFIX};
+use crate::store::MongoStore;
 
 /// Which half of the service a process runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -112,13 +112,15 @@ impl Core {
         tasks: &Tasks,
     ) -> Result<Self, StartupError> {
         let signer = Arc::new(signer);
-        let database = engines::mongo(&settings.mongodb_uri, "command-service", POOL).await?;
+        let database = engines::open_log(settings, "command-service", POOL).await?;
         let views = match &settings.views_mongodb_uri {
-            Some(uri) => engines::mongo(uri, "command-service", POOL).await?,
-            None => database.clone(),
+            Some(_) => engines::open_views(settings, "command-service", POOL).await?,
+            // One client for both.
+            None => {
+                let name = engines::views_database(settings);
+                database.client().database(&name)
+            }
         };
-        let name = format!("{}{VIEWS_SUFFIX}", views.name());
-        let views = views.client().database(&name);
         let breaker = Arc::new(Breaker::new(engines::MONGODB));
         let store = MongoStore::new(database.clone(), views, tasks.clone(), breaker.clone());
         let store = Arc::new(store);
@@ -187,10 +189,16 @@ impl Application {
         let signer = Signer::load_or_make(&self.settings.jwt_private_key_file)?;
         let core = Core::open(&self.settings, signer, &tasks).await?;
         check_key(&core.signer).await?;
-        let (uri, breaker) = (&self.settings.mongodb_uri, core.breaker.clone());
-        let pulse = engines::mongo_pulse(uri, "command-service", breaker, tasks.stop_signal());
+        let status = DatabaseStatus::default();
+        let pulse = engines::mongo_pulse(
+            &self.settings.mongodb_uri,
+            "command-service",
+            core.breaker.clone(),
+            status.clone(),
+            tasks.stop_signal(),
+        );
         tasks.spawn("database pulse", pulse.await?);
-        spawn_background(&core, &readiness, &tasks);
+        spawn_background(&core, &status, &readiness, &tasks);
         if self.role.relays() {
             let relay = relay(&core, &readiness, &self.settings).await?;
             tasks.spawn("relay", relay.run(tasks.stop_signal()));
@@ -221,8 +229,13 @@ impl Application {
     }
 }
 
-fn spawn_background(core: &Core, readiness: &Readiness, tasks: &Tasks) {
-    let watch = watch_database(core.store.clone(), readiness.clone(), tasks.stop_signal());
+fn spawn_background(core: &Core, status: &DatabaseStatus, readiness: &Readiness, tasks: &Tasks) {
+    let watch = watch_database(
+        core.store.clone(),
+        status.clone(),
+        readiness.clone(),
+        tasks.stop_signal(),
+    );
     tasks.spawn("database watch", watch);
     let (app, stop) = (core.app.clone(), tasks.stop_signal());
     tasks.spawn("farewells", async move { app.run_farewells(stop).await });
@@ -239,7 +252,7 @@ async fn relay(
     readiness: &Readiness,
     settings: &Settings,
 ) -> Result<Relay, StartupError> {
-    let nats = engines::nats(&settings.nats_url, "command-service").await?;
+    let nats = engines::nats(&settings.nats, "command-service").await?;
     let leases = core.database.collection(LEASES);
     let settings = relay::Settings::new(settings.names.clone(), settings.stream_replicas);
     let relay = Relay::new(&core.database, leases, nats, readiness.clone(), settings);
@@ -285,10 +298,15 @@ fn http_server(listener: TcpListener, core: &Core, settings: &Settings) -> std::
 }
 
 /// Prepares the database as soon as it answers, and looks each second whether it still does.
-async fn watch_database(store: Arc<MongoStore>, readiness: Readiness, stop: CancellationToken) {
+async fn watch_database(
+    store: Arc<MongoStore>,
+    status: DatabaseStatus,
+    readiness: Readiness,
+    stop: CancellationToken,
+) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut prepared = false;
+    let (mut prepared, mut told) = (false, String::new());
     loop {
         tokio::select! {
             _ = every.tick() => {}
@@ -301,14 +319,21 @@ async fn watch_database(store: Arc<MongoStore>, readiness: Readiness, stop: Canc
                     readiness.set(INDEXES, Ok(()));
                     info!("the database is prepared");
                 }
-                Err(error) => warn!(error = %Chain(&error), "the database is not prepared yet"),
+                Err(error) => {
+                    let error = Chain(&error).to_string();
+                    // The same each second would be noise.
+                    if told != error {
+                        warn!(error, "the database is not prepared yet");
+                        told = error;
+                    }
+                }
             }
         }
-        look(&store, &readiness).await;
+        look(&store, &status, &readiness).await;
     }
 }
 
-async fn look(store: &Arc<MongoStore>, readiness: &Readiness) {
+async fn look(store: &Arc<MongoStore>, status: &DatabaseStatus, readiness: &Readiness) {
     let asked = SystemClock.now().millis();
     let asking = store.clone();
     // The question is never dropped; a database that stands still is not waited for.
@@ -316,7 +341,7 @@ async fn look(store: &Arc<MongoStore>, readiness: &Readiness) {
     let answer = tokio::time::timeout(PATIENCE, answer).await;
     let answered = SystemClock.now().millis();
     let Ok(Ok(Ok(time))) = answer else {
-        readiness.set(DATABASE, Err("it does not answer".to_owned()));
+        readiness.set(DATABASE, Err(status.reason()));
         return;
     };
     readiness.set(DATABASE, Ok(()));

@@ -28,7 +28,7 @@ use shared::events::{Event, LogStream, Payload, PostCreated, ProfileEdited};
 use shared::ids::{EventId, IdGenerator};
 use shared::log::LogDocument;
 use shared::ops::Readiness;
-use shared::settings::Secret;
+use shared::settings::{NatsSettings, Secret};
 use shared::time::{Clock, SystemClock, Timestamp};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -45,6 +45,10 @@ const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 fn var(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} must be set: run the tests with `make test`"))
+}
+
+fn at(nats_url: &str) -> NatsSettings {
+    NatsSettings::from_url(nats_url).expect("a URL of NATS")
 }
 
 struct World {
@@ -96,9 +100,7 @@ impl World {
         Self {
             database: database.client().database(&format!("relay_{name}")),
             names: name.parse().unwrap(),
-            nats: engines::nats(&Secret::new(nats_url), "relay-test")
-                .await
-                .unwrap(),
+            nats: engines::nats(&at(nats_url), "relay-test").await.unwrap(),
             nats_url: nats_url.to_owned(),
             replicas,
             foreign: AtomicUsize::new(0),
@@ -119,15 +121,13 @@ impl World {
 
     /// Relays with leases of their own are both active: only the fence is between them.
     async fn relay_leased(&self, leases: &str, settings: relay::Settings) -> Relay {
-        let nats = engines::nats(&Secret::new(&self.nats_url), "relay")
-            .await
-            .unwrap();
+        let nats = engines::nats(&at(&self.nats_url), "relay").await.unwrap();
         let leases = self.database.collection(leases);
         Relay::new(&self.database, leases, nats, Readiness::default(), settings)
     }
 
     fn jetstream(&self) -> jetstream::Context {
-        jetstream::new(self.nats.client.clone())
+        self.nats.jetstream()
     }
 
     async fn publish_foreign(&self, subject: String, headers: HeaderMap) {
@@ -860,9 +860,7 @@ async fn a_stream_that_forgets_is_not_used() {
     };
     world.jetstream().create_stream(forgets).await.unwrap();
     let readiness = Readiness::default();
-    let nats = engines::nats(&Secret::new(&world.nats_url), "relay")
-        .await
-        .unwrap();
+    let nats = engines::nats(&at(&world.nats_url), "relay").await.unwrap();
     let leases = world.database.collection("leases");
     let relay = Relay::new(
         &world.database,
@@ -1088,7 +1086,7 @@ async fn either_engine_may_be_cut_off_at_any_moment() {
     ));
     let database = engines::mongo(&uri, "relay", 8).await.unwrap();
     let database = database.client().database(world.database.name());
-    let url = Secret::new(format!("nats://127.0.0.1:{}", nats.port));
+    let url = at(&format!("nats://127.0.0.1:{}", nats.port));
     let connection = engines::nats(&url, "relay").await.unwrap();
     let leases = database.collection("leases");
     let relay = Relay::new(

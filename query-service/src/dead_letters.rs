@@ -6,7 +6,6 @@
 
 use std::process::ExitCode;
 
-use async_nats::jetstream;
 use shared::engines;
 use shared::error_chain::Chain;
 use shared::event_stream;
@@ -17,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use crate::read_model::generation::Catalog;
 use crate::read_model::{ViewError, Views};
 use crate::rebuild;
-use crate::startup::views_database;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -77,13 +75,8 @@ pub async fn main(settings: &Settings, arguments: &Arguments, stop: Cancellation
 
 async fn open(settings: &Settings) -> Result<Views, DeadLetterError> {
     const POOL: u32 = 4;
-    let log = engines::mongo(&settings.mongodb_uri, "query-service dead-letters", POOL).await?;
-    let uri = settings
-        .views_mongodb_uri
-        .as_ref()
-        .unwrap_or(&settings.mongodb_uri);
-    let views = engines::mongo(uri, "query-service dead-letters", POOL).await?;
-    let catalog = Catalog::new(&views.client().database(&views_database(log.name())));
+    let database = engines::open_views(settings, "query-service dead-letters", POOL).await?;
+    let catalog = Catalog::new(&database);
     let current = catalog.current().await?.ok_or(DeadLetterError::NoViews)?;
     Ok(Views::of(current).await?)
 }
@@ -118,8 +111,9 @@ async fn drop(views: &Views, sequences: &[u64], all: bool) -> Result<(), DeadLet
 
 /// Whether this build can read any of them.
 async fn any_readable(settings: &Settings, views: &Views) -> Result<bool, DeadLetterError> {
-    let nats = engines::nats(&settings.nats_url, "query-service dead-letters").await?;
-    let stream = jetstream::new(nats.client.clone())
+    let nats = engines::nats(&settings.nats, "query-service dead-letters").await?;
+    let stream = nats
+        .jetstream()
         .get_stream(settings.names.stream())
         .await
         .map_err(|error| DeadLetterError::Nats(error.into()))?;

@@ -47,6 +47,7 @@ enum Command {
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    shared::crypto::install_provider();
     let system = actix_web::rt::System::new();
     let code = system.block_on(run());
     // What is left of the drivers ends with the process. Taken down task by task, one complains
@@ -65,7 +66,7 @@ async fn run() -> ExitCode {
             return ExitCode::from(if is_fault { USAGE } else { 0 });
         }
     };
-    let settings = match Settings::from_vars(std::env::vars_os()) {
+    let settings = match Settings::from_env().await {
         Ok(settings) => settings,
         Err(error) => {
             eprintln!("{error}");

@@ -22,7 +22,6 @@ use crate::projection::Projector;
 use crate::projection::generations::{EVERY, FoldSettings};
 use crate::read_model::generation::{Catalog, Generation};
 use crate::read_model::{ViewError, Views};
-use crate::startup::views_database;
 use crate::verify::{self, AT_ONCE, ROUNDS, progress};
 
 /// Rebuilds the views with PARTITIONS partitions from the stream's first message on.
@@ -105,13 +104,8 @@ struct Rebuild {
 impl Rebuild {
     async fn open(settings: &Settings) -> Result<Self, RebuildError> {
         const POOL: u32 = 16;
-        let log = engines::mongo(&settings.mongodb_uri, "query-service rebuild", POOL).await?;
-        let uri = settings
-            .views_mongodb_uri
-            .as_ref()
-            .unwrap_or(&settings.mongodb_uri);
-        let views = engines::mongo(uri, "query-service rebuild", POOL).await?;
-        let catalog = Catalog::new(&views.client().database(&views_database(log.name())));
+        let database = engines::open_views(settings, "query-service rebuild", POOL).await?;
+        let catalog = Catalog::new(&database);
         let current = catalog.current().await?.ok_or(RebuildError::NoViews)?;
         let previous = catalog.pointer().await?.and_then(|(_, previous)| previous);
         Ok(Self {
@@ -173,7 +167,7 @@ impl Rebuild {
     ) -> Result<String, RebuildError> {
         let new = Views::of(self.new_generation(settings).await?).await?;
         let old = Views::of(self.current.clone()).await?;
-        let nats = engines::nats(&settings.nats_url, "query-service rebuild").await?;
+        let nats = engines::nats(&settings.nats, "query-service rebuild").await?;
         let tasks = Tasks::default();
         let (_, current) = tokio::sync::watch::channel(old.clone());
         let projector = Projector {
@@ -184,7 +178,7 @@ impl Rebuild {
         projector.spawn(&tasks, &tasks.stop_signal());
         let work = async {
             let stream = settings.names.stream();
-            let jetstream = jetstream::new(nats.client.clone());
+            let jetstream = nats.jetstream();
             follow_progress(&jetstream, &stream, &new).await?;
             // Or everybody who registered long ago would be taken for idle.
             old.copy_seen_to(&new).await?;

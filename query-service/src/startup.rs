@@ -10,7 +10,7 @@ use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use shared::address::{Addresses, limit_address};
 use shared::cors::cors;
-use shared::engines;
+use shared::engines::{self, DatabaseStatus};
 use shared::error_chain::Chain;
 use shared::http::{bound_headers, observe};
 use shared::ops::{self, Readiness};
@@ -161,16 +161,19 @@ async fn serve(
     tasks: &Tasks,
     stop: &CancellationToken,
 ) -> Result<Option<ServerHandle>, StartupError> {
-    let uri = settings
-        .views_mongodb_uri
-        .as_ref()
-        .unwrap_or(&settings.mongodb_uri);
-    let log = engines::mongo(uri, "query-service", POOL).await?;
-    let database = log.client().database(&views_database(log.name()));
+    let database = engines::open_views(settings, "query-service", POOL).await?;
     let breaker = Arc::new(Breaker::new(engines::MONGODB));
-    let pulse = engines::mongo_pulse(uri, "query-service", breaker.clone(), tasks.stop_signal());
+    let status = DatabaseStatus::default();
+    let uri = settings.views_mongodb_uri.as_ref();
+    let pulse = engines::mongo_pulse(
+        uri.unwrap_or(&settings.mongodb_uri),
+        "query-service",
+        breaker.clone(),
+        status.clone(),
+        tasks.stop_signal(),
+    );
     tasks.spawn("database pulse", pulse.await?);
-    let nats = engines::nats(&settings.nats_url, "query-service").await?;
+    let nats = engines::nats(&settings.nats, "query-service").await?;
     let verifier =
         Data::new(TokenVerifier::with_url(settings.jwks_url.clone()).map_err(StartupError::Keys)?);
     let Some(views) = open_views(&database, settings, readiness, stop).await? else {
@@ -196,7 +199,7 @@ async fn serve(
     tasks.spawn(
         "probe",
         probe(
-            breaker.clone(),
+            (breaker.clone(), status),
             nats.clone(),
             verifier.clone(),
             readiness.clone(),
@@ -222,24 +225,24 @@ async fn serve(
     Ok(handle)
 }
 
-/// The views of a log in database `log` are beside it.
-pub fn views_database(log: &str) -> String {
-    format!("{log}_views")
-}
-
 async fn open_views(
     database: &mongodb::Database,
     settings: &Settings,
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<Option<Views>, StartupError> {
-    let mut backoff = resilience::background();
+    let (mut backoff, mut told) = (resilience::background(), None);
     loop {
         match Views::open(database, settings.partitions).await {
             Ok(views) => return Ok(Some(views)),
             Err(ViewError::Database(error)) => {
-                warn!(error = %Chain(&error), "the views cannot be opened yet");
-                readiness.set(API_READY, Err("MongoDB does not answer".to_owned()));
+                let why = engines::reason(&error);
+                // The same at each attempt would be noise.
+                if told.as_ref() != Some(&why) {
+                    warn!(error = %Chain(&error), "the views cannot be opened yet: {why}");
+                    told = Some(why.clone());
+                }
+                readiness.set(API_READY, Err(format!("MongoDB: {why}")));
             }
             Err(error) => return Err(StartupError::Views(error)),
         }
@@ -288,7 +291,7 @@ fn http_server(
 
 /// Looks each second whether the dependencies answer.
 async fn probe(
-    database: Arc<Breaker>,
+    (database, status): (Arc<Breaker>, DatabaseStatus),
     nats: engines::Nats,
     verifier: Data<TokenVerifier>,
     readiness: Readiness,
@@ -302,17 +305,12 @@ async fn probe(
             () = stop.cancelled() => return,
         }
         let database = if database.is_open() {
-            Err("it does not answer".to_owned())
+            Err(status.reason())
         } else {
             Ok(())
         };
         readiness.set(DATABASE, database);
-        let broker = if nats.is_connected() {
-            Ok(())
-        } else {
-            Err("it is not connected".to_owned())
-        };
-        readiness.set(BROKER, broker);
+        readiness.set(BROKER, nats.status());
         let keys = if verifier.is_ready().await {
             Ok(())
         } else {

@@ -192,7 +192,7 @@ async fn a_rebuild_with_other_partitions_shows_the_same_and_can_be_reverted() {
         let views = world
             .log
             .client()
-            .database(&query_service::startup::views_database(world.log.name()));
+            .database(&shared::engines::views_database(&world.settings));
         async move {
             Catalog::new(&views)
                 .current()

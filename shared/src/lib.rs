@@ -14,12 +14,14 @@
 //! * [`settings`], [`telemetry`], [`ops`], [`tasks`], [`resilience`], [`error_chain`]: the
 //!   ground every process stands on.
 //! * [`engines`], [`lease`]: connections to MongoDB and NATS, and leases with epochs.
+//! * [`crypto`]: the one provider of cryptography, installed before anything else.
 //!
 //! Nothing here knows a service crate.
 
 pub mod address;
 pub mod consistency;
 pub mod cors;
+pub mod crypto;
 pub mod engines;
 pub mod error_chain;
 pub mod event_stream;

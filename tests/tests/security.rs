@@ -924,15 +924,37 @@ fn bad_values(name: &str, canary: &str) -> Vec<String> {
         "JWT_PRIVATE_KEY_FILE" => vec![String::new()],
         "RUST_LOG" => vec![format!("=={canary}==["), format!("é[{canary}")],
         "MONGODB_URI" | "VIEWS_MONGODB_URI" => {
-            vec![canary.to_owned(), format!("postgres://user:{canary}@host")]
+            vec![
+                canary.to_owned(),
+                format!("postgres://user:{canary}@host"),
+                format!("mongodb://user:{canary}?@host"),
+                format!("mongodb://host/{canary}.dot"),
+                format!("mongodb://host/?{canary}=1"),
+                format!("mongodb://host:65536/?appName={canary}"),
+                format!("mongodb://host/?compressors=zlib&appName={canary}"),
+                format!("mongodb://host/?tls=true&tlsCAFile=/{canary}"),
+            ]
         }
-        "NATS_URL" => vec![format!("http://{canary}"), format!("nats://a,{canary}")],
+        "NATS_URL" => vec![
+            format!("http://{canary}"),
+            format!("nats://a,{canary}"),
+            format!("nats://u:{canary}@a,nats://u:other@b"),
+            format!("nats://u:{canary}%@a"),
+            format!("nats://u:{canary}@a:65536"),
+        ],
         "JWKS_URL" | "OTEL_EXPORTER_OTLP_ENDPOINT" => {
             vec![format!("ftp://{canary}"), "http://".into()]
         }
         "TRUSTED_PROXIES" => vec![canary.to_owned(), "10.0.0.0/33".into()],
         "CORS_ORIGINS" => vec![canary.to_owned(), format!("https://{canary}/")],
         "STREAM_REPLICAS" => vec![canary.to_owned(), "2".into()],
+        "STREAM_HEARTBEAT_SECS" => vec![canary.to_owned(), "0".into(), "3601".into()],
+        "PUBLIC_URL" => vec![
+            format!("/{canary}"),
+            format!("ftp://{canary}"),
+            format!("https://user:{canary}@host"),
+        ],
+        "NATS_JS_DOMAIN" => vec![format!("{canary}.*")],
         "PARTITIONS" => vec![canary.to_owned(), "0".into(), "257".into()],
         "CELEBRITY_THRESHOLD" | "POST_QUOTA" | "POST_QUOTA_WINDOW_SECS" => {
             vec![canary.to_owned(), "0".into(), "-1".into()]

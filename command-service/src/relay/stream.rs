@@ -9,7 +9,6 @@ use async_nats::header::{
 };
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use futures_util::StreamExt;
 use shared::engines::Nats;
@@ -45,9 +44,8 @@ pub struct Publisher {
 impl Publisher {
     /// Makes sure of the stream and reads its tail from the leader.
     pub async fn attach(nats: &Nats, settings: &Settings) -> Result<Self, RelayError> {
-        let jetstream = ContextBuilder::new()
-            .timeout(settings.patience)
-            .build(nats.client.clone());
+        let mut jetstream = nats.jetstream();
+        jetstream.set_timeout(settings.patience);
         let stream = event_stream::ensure(&jetstream, &settings.names, settings.replicas).await?;
         let tail = read_tail(&stream, stream.cached_info().state.last_sequence).await?;
         Ok(Self {

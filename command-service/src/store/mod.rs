@@ -37,8 +37,6 @@ use shared::resilience::Breaker;
 use shared::tasks::Tasks;
 use shared::time::Timestamp;
 
-pub use views::SUFFIX as VIEWS_SUFFIX;
-
 use crate::app::store::{
     AccountName, Append, Counts, Farewell, NewAccount, Outcome, Projected, Quota, QuotaState,
     Reaction, Receipt, Registered, Result, Rotation, Session, Store, StoreError, Tie,

@@ -14,8 +14,6 @@ use tracing::debug;
 
 use crate::app::store::{Counts, Projected, Reaction};
 
-/// The views and their generations are in the database of this name beside the log's.
-pub const SUFFIX: &str = "_views";
 const GENERATIONS: &str = "generations";
 /// A count is not worth more waiting.
 const PATIENCE: Duration = Duration::from_millis(250);

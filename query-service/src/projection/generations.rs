@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use shared::error_chain::Chain;
 use shared::event_stream::Names;
-use shared::settings::{Secret, Settings};
+use shared::settings::{NatsSettings, Settings};
 use shared::tasks::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What folding needs to know, whatever the generation.
 #[derive(Clone)]
 pub struct FoldSettings {
-    pub nats_url: Secret,
+    pub nats: NatsSettings,
     pub names: Names,
     pub stream_replicas: usize,
     pub celebrity_threshold: u64,
@@ -39,7 +39,7 @@ pub struct FoldSettings {
 impl FoldSettings {
     pub fn of(settings: &Settings) -> Self {
         Self {
-            nats_url: settings.nats_url.clone(),
+            nats: settings.nats.clone(),
             names: settings.names.clone(),
             stream_replicas: settings.stream_replicas,
             celebrity_threshold: settings.celebrity_threshold,

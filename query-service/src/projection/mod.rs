@@ -93,7 +93,7 @@ impl Projector {
         // One connection per partition: they read several times faster than through one.
         let nats = loop {
             match engines::nats(
-                &self.settings.nats_url,
+                &self.settings.nats,
                 &format!("query-service partition {}", partition.0),
             )
             .await

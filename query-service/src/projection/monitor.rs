@@ -3,7 +3,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
 use shared::engines::Nats;
 use shared::event_stream::Names;
 use shared::ops::Readiness;
@@ -73,7 +72,6 @@ pub async fn run(
 }
 
 async fn stream_end(nats: &Nats, names: &Names) -> Option<u64> {
-    let jetstream = jetstream::new(nats.client.clone());
-    let stream = jetstream.get_stream(names.stream()).await.ok()?;
+    let stream = nats.jetstream().get_stream(names.stream()).await.ok()?;
     Some(stream.cached_info().state.last_sequence)
 }

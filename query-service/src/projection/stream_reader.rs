@@ -183,7 +183,7 @@ impl StreamReader {
 
     /// Checks that the stream continues what was folded, and reads on from there.
     async fn open(&self) -> Result<pull::Stream, StreamFault> {
-        let mut jetstream = jetstream::new(self.nats.client.clone());
+        let mut jetstream = self.nats.jetstream();
         jetstream.set_timeout(Duration::from_secs(5));
         let stream = event_stream::ensure(&jetstream, &self.names, self.replicas).await?;
         let info = stream

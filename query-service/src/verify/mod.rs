@@ -26,7 +26,6 @@ use tokio::time::Instant;
 use crate::read_model::generation::Catalog;
 use crate::read_model::view::{Page, PostView, UserView};
 use crate::read_model::{ViewError, Views};
-use crate::startup::views_database;
 use model::Model;
 
 #[derive(Debug, clap::Args)]
@@ -111,22 +110,15 @@ pub async fn main(settings: &Settings, arguments: &Arguments) -> ExitCode {
 /// Compares all that readers can see with the log.
 pub async fn verify(settings: &Settings, patience: Duration) -> Result<Report, VerifyError> {
     const POOL: u32 = 16;
-    let log = engines::mongo(&settings.mongodb_uri, "query-service verify", POOL).await?;
-    let uri = settings
-        .views_mongodb_uri
-        .as_ref()
-        .unwrap_or(&settings.mongodb_uri);
-    let database = engines::mongo(uri, "query-service verify", POOL)
-        .await?
-        .client()
-        .database(&views_database(log.name()));
+    let log = engines::open_log(settings, "query-service verify", POOL).await?;
+    let database = engines::open_views(settings, "query-service verify", POOL).await?;
     let current = Catalog::new(&database)
         .current()
         .await?
         .ok_or(VerifyError::NoViews)?;
     let views = Views::of(current).await?;
-    let nats = engines::nats(&settings.nats_url, "query-service verify").await?;
-    let jetstream = jetstream::new(nats.client.clone());
+    let nats = engines::nats(&settings.nats, "query-service verify").await?;
+    let jetstream = nats.jetstream();
     let stream = settings.names.stream();
     let caught_up = || catch_up(&jetstream, &stream, &views, patience);
 

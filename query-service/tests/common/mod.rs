@@ -8,7 +8,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream;
 use bson::doc;
 use query_service::projection::Projector;
 use query_service::projection::generations::FoldSettings;
@@ -16,7 +15,6 @@ use query_service::read_model::Views;
 use query_service::read_model::generation::Catalog;
 use query_service::read_model::sabotage::Sabotage;
 use query_service::read_model::view::PostView;
-use query_service::startup::views_database;
 use query_service::verify::model::{Model, pages};
 use query_service::verify::{self, Line, List, Report, Visible};
 use rand::rngs::StdRng;
@@ -71,10 +69,10 @@ impl World {
         let log = engines::mongo(&settings.mongodb_uri, "test", 8)
             .await
             .expect("a database");
-        let nats = engines::nats(&settings.nats_url, "test")
+        let nats = engines::nats(&settings.nats, "test")
             .await
             .expect("a broker");
-        let jetstream = jetstream::new(nats.client.clone());
+        let jetstream = nats.jetstream();
         event_stream::ensure(&jetstream, &settings.names, 1)
             .await
             .expect("a stream");
@@ -126,7 +124,10 @@ impl World {
 
     /// Lets go of what a killed fold held: nobody waits for leases to run out.
     pub async fn expire_leases(&self) {
-        let views = self.log.client().database(&views_database(self.log.name()));
+        let views = self
+            .log
+            .client()
+            .database(&engines::views_database(&self.settings));
         let generations = Catalog::new(&views).all().await.expect("views");
         let expired = doc! { "$set": { "expires_at": bson::DateTime::MIN } };
         for generation in generations {
@@ -152,7 +153,7 @@ impl World {
             .await
             .expect("the log takes events");
         self.published.extend_from_slice(&events);
-        let jetstream = jetstream::new(self.nats.client.clone());
+        let jetstream = self.nats.jetstream();
         let mut acks = Vec::new();
         for event in events {
             self.chain = self.chain.then(event.id.get());
@@ -181,7 +182,7 @@ impl World {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_query-service"))
             .args(arguments)
             .env("MONGODB_URI", self.settings.mongodb_uri.expose())
-            .env("NATS_URL", self.settings.nats_url.expose())
+            .env("NATS_URL", self.settings.nats.url().expose())
             .env("NATS_PREFIX", self.settings.names.stream().to_lowercase())
             .env("PARTITIONS", partitions)
             .env(
@@ -196,7 +197,7 @@ impl World {
 
     /// Publishes something that is no event.
     pub async fn publish_junk(&mut self) {
-        let jetstream = jetstream::new(self.nats.client.clone());
+        let jetstream = self.nats.jetstream();
         let subject = self.settings.names.tick();
         let ack = jetstream
             .publish(subject, "junk".into())
@@ -309,10 +310,13 @@ impl World {
     }
 
     pub async fn clean_up(self) {
-        let views = self.log.client().database(&views_database(self.log.name()));
+        let views = self
+            .log
+            .client()
+            .database(&engines::views_database(&self.settings));
         let _ = views.drop().await;
         let _ = self.log.drop().await;
-        let jetstream = jetstream::new(self.nats.client.clone());
+        let jetstream = self.nats.jetstream();
         let _ = jetstream.delete_stream(self.settings.names.stream()).await;
     }
 }
@@ -333,7 +337,7 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 async fn open(log: &mongodb::Database, settings: &Settings, sabotage: Option<Sabotage>) -> Views {
-    let database = log.client().database(&views_database(log.name()));
+    let database = log.client().database(&engines::views_database(settings));
     let views = Views::open(&database, settings.partitions).await;
     views.expect("views").sabotaged(sabotage)
 }

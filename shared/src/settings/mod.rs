@@ -7,9 +7,16 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
+
+mod mongodb_uri;
+mod nats;
+
+pub use mongodb_uri::database_name;
+pub use nats::{NatsSettings, SignIn};
 
 use crate::event_stream::Names;
 use crate::partition::Partitions;
@@ -62,7 +69,7 @@ pub struct Settings {
     pub mongodb_uri: Secret,
     /// Where the views are, if not beside the log.
     pub views_mongodb_uri: Option<Secret>,
-    pub nats_url: Secret,
+    pub nats: NatsSettings,
     /// Names the stream and the subjects on a broker that several deployments share.
     pub names: Names,
     pub stream_replicas: usize,
@@ -84,6 +91,11 @@ pub struct Settings {
     pub log_format: LogFormat,
     pub log_filter: String,
     pub otlp_endpoint: Option<String>,
+    /// Between two comments on a live stream on which nothing else happens.
+    pub stream_heartbeat: Duration,
+    /// Where clients reach the API, without a slash at its end: what `Link` and `Location` begin
+    /// with. `None`: they are relative.
+    pub public_url: Option<String>,
 }
 
 /// Every fault of the environment, a line each.
@@ -106,6 +118,12 @@ struct Given {
     mongodb_uri: Option<String>,
     views_mongodb_uri: Option<String>,
     nats_url: Option<String>,
+    nats_creds_file: Option<String>,
+    nats_nkey_file: Option<String>,
+    nats_tls_ca_file: Option<String>,
+    nats_tls_cert_file: Option<String>,
+    nats_tls_key_file: Option<String>,
+    nats_js_domain: Option<String>,
     nats_prefix: Option<String>,
     stream_replicas: Option<String>,
     command_addr: Option<String>,
@@ -125,13 +143,21 @@ struct Given {
     log_format: Option<String>,
     rust_log: Option<String>,
     otel_exporter_otlp_endpoint: Option<String>,
+    stream_heartbeat_secs: Option<String>,
+    public_url: Option<String>,
 }
 
 /// Every variable that [`Settings::from_vars`] reads.
-pub const VARIABLES: [&str; 22] = [
+pub const VARIABLES: [&str; 30] = [
     "MONGODB_URI",
     "VIEWS_MONGODB_URI",
     "NATS_URL",
+    "NATS_CREDS_FILE",
+    "NATS_NKEY_FILE",
+    "NATS_TLS_CA_FILE",
+    "NATS_TLS_CERT_FILE",
+    "NATS_TLS_KEY_FILE",
+    "NATS_JS_DOMAIN",
     "NATS_PREFIX",
     "STREAM_REPLICAS",
     "COMMAND_ADDR",
@@ -151,13 +177,45 @@ pub const VARIABLES: [&str; 22] = [
     "LOG_FORMAT",
     "RUST_LOG",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "STREAM_HEARTBEAT_SECS",
+    "PUBLIC_URL",
 ];
 
 impl Settings {
-    /// Reads the settings from a process's environment.
+    /// Reads the settings from this process's environment, looks into the files that they name,
+    /// and asks DNS where a `mongodb+srv://` name leads. A DNS that does not answer is no fault of
+    /// the settings.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub async fn from_env() -> Result<Self, SettingsError> {
+        let (settings, mut faults) = Self::gather(std::env::vars_os());
+        let uris = [
+            ("MONGODB_URI", Some(&settings.mongodb_uri)),
+            ("VIEWS_MONGODB_URI", settings.views_mongodb_uri.as_ref()),
+        ];
+        for (name, uri) in uris {
+            let Some(uri) = uri else { continue };
+            if let Err(wants) = mongodb_uri::resolve(uri).await {
+                faults.say(name, wants);
+            }
+        }
+        faults.or(settings)
+    }
+
+    /// Reads the settings from an environment, without asking anybody.
+    ///
+    /// # Errors
+    /// All faults at once.
     pub fn from_vars(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, SettingsError> {
+        let (settings, faults) = Self::gather(vars);
+        faults.or(settings)
+    }
+
+    /// What can be read, and what is wrong with the rest.
+    fn gather(vars: impl IntoIterator<Item = (OsString, OsString)>) -> (Self, Faults) {
         let mut faults = Faults::default();
         let mut texts = Vec::new();
         for (name, value) in vars {
@@ -171,29 +229,11 @@ impl Settings {
         }
         let given: Given = envy::from_iter(texts).unwrap_or_default();
         let settings = Self::check(given, &mut faults);
-        if faults.0.is_empty() {
-            Ok(settings)
-        } else {
-            Err(SettingsError(faults.0))
-        }
+        (settings, faults)
     }
 
     fn check(given: Given, faults: &mut Faults) -> Self {
-        const MONGO: &str = "a URI that begins with mongodb:// or mongodb+srv://";
-        const NATS: &str = "one or more URLs that begin with nats://, tls://, ws:// or wss://";
         const ADDRESS: &str = "an address and a port, as in 127.0.0.1:8081";
-        let mongo = |text: &str| {
-            let known = text.starts_with("mongodb://") || text.starts_with("mongodb+srv://");
-            known.then(|| Secret::new(text))
-        };
-        let nats = |text: &str| {
-            let known = |url: &str| {
-                ["nats://", "tls://", "ws://", "wss://"]
-                    .iter()
-                    .any(|scheme| url.trim().starts_with(scheme))
-            };
-            text.split(',').all(known).then(|| Secret::new(text))
-        };
         let url = |text: &str| {
             let known = text.starts_with("http://") || text.starts_with("https://");
             (known && text.len() > 8).then(|| text.to_owned())
@@ -219,28 +259,22 @@ impl Settings {
         };
         let own_jwks = format!("http://{jwks_host}/.well-known/jwks.json");
         Self {
-            mongodb_uri: faults.read(
-                "MONGODB_URI",
-                given.mongodb_uri,
-                "mongodb://127.0.0.1:27017",
-                MONGO,
-                mongo,
-            ),
-            views_mongodb_uri: given.views_mongodb_uri.map(|text| {
-                faults.read(
-                    "VIEWS_MONGODB_URI",
-                    Some(text),
-                    "mongodb://127.0.0.1",
-                    MONGO,
-                    mongo,
-                )
-            }),
-            nats_url: faults.read(
-                "NATS_URL",
-                given.nats_url,
-                "nats://127.0.0.1:4222",
-                NATS,
-                nats,
+            mongodb_uri: mongodb_uri::read("MONGODB_URI", given.mongodb_uri, faults)
+                .unwrap_or_else(|| Secret::new("mongodb://127.0.0.1:27017")),
+            views_mongodb_uri: given
+                .views_mongodb_uri
+                .and_then(|text| mongodb_uri::read("VIEWS_MONGODB_URI", Some(text), faults)),
+            nats: nats::read(
+                nats::Given {
+                    url: given.nats_url,
+                    creds_file: given.nats_creds_file,
+                    nkey_file: given.nats_nkey_file,
+                    ca_file: given.nats_tls_ca_file,
+                    cert_file: given.nats_tls_cert_file,
+                    key_file: given.nats_tls_key_file,
+                    js_domain: given.nats_js_domain,
+                },
+                faults,
             ),
             names: faults.read(
                 "NATS_PREFIX",
@@ -362,13 +396,13 @@ impl Settings {
             log_filter: faults.read(
                 "RUST_LOG",
                 given.rust_log,
-                "info,async_nats=warn",
+                "info",
                 "a filter as in info,command_service=debug",
                 // The parser (tracing-subscriber 0.3.23) takes the number of a character for its
                 // place in the text, and panics where those differ.
                 |text| {
                     let fits = text.is_ascii() && EnvFilter::try_new(text).is_ok();
-                    fits.then(|| text.to_owned())
+                    fits.then(|| without_client_noise(text))
                 },
             ),
             otlp_endpoint: given.otel_exporter_otlp_endpoint.map(|text| {
@@ -380,8 +414,52 @@ impl Settings {
                     url,
                 )
             }),
+            stream_heartbeat: faults.read(
+                "STREAM_HEARTBEAT_SECS",
+                given.stream_heartbeat_secs,
+                "15",
+                "a number of seconds from 1 to 3600",
+                |text| {
+                    number(text)
+                        .filter(|seconds| (1..=3600).contains(seconds))
+                        .map(Duration::from_secs)
+                },
+            ),
+            public_url: given
+                .public_url
+                .filter(|text| !text.trim().is_empty())
+                .map(|text| {
+                    faults.read(
+                    "PUBLIC_URL",
+                    Some(text),
+                    "http://localhost",
+                    "an absolute URL as in https://example.org, without user, query or fragment",
+                    public_url,
+                )
+                }),
         }
     }
+}
+
+/// The client of NATS logs every attempt to connect as an error. We say what matters, once: see
+/// [`crate::engines`]. Who wants to hear it all the same names it in the filter.
+fn without_client_noise(filter: &str) -> String {
+    match filter {
+        "" => "async_nats=off".to_owned(),
+        named if named.contains("async_nats") => named.to_owned(),
+        other => format!("{},async_nats=off", other.trim_end_matches([',', ' '])),
+    }
+}
+
+/// The origin, and the path where a proxy adds one, that clients see the API under.
+fn public_url(text: &str) -> Option<String> {
+    let url = reqwest::Url::parse(text).ok()?;
+    let plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    let known = ["http", "https"].contains(&url.scheme()) && url.has_host() && plain;
+    known.then(|| url.as_str().trim_end_matches('/').to_owned())
 }
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
@@ -428,7 +506,15 @@ fn origins(text: &str) -> Option<CorsOrigins> {
 struct Faults(Vec<String>);
 
 impl Faults {
-    fn say(&mut self, name: &str, wants: &str) {
+    fn or(self, settings: Settings) -> Result<Settings, SettingsError> {
+        if self.0.is_empty() {
+            Ok(settings)
+        } else {
+            Err(SettingsError(self.0))
+        }
+    }
+
+    fn say(&mut self, name: &str, wants: impl fmt::Display) {
         self.0.push(format!("{name} must be {wants}"));
     }
 
@@ -469,6 +555,44 @@ mod tests {
             "http://127.0.0.1:8081/.well-known/jwks.json"
         );
         assert_eq!(settings.cors_origins, CorsOrigins::None);
+        assert_eq!(settings.stream_heartbeat, Duration::from_secs(15));
+        assert_eq!(settings.public_url, None);
+        assert_eq!(settings.log_filter, "info,async_nats=off");
+    }
+
+    #[test]
+    fn a_public_url_is_absolute_and_bears_a_path() {
+        let read_url = |text: &str| read(&[("PUBLIC_URL", text)]).map(|all| all.public_url);
+        let right = [
+            ("https://example.org", "https://example.org"),
+            ("https://example.org/", "https://example.org"),
+            (
+                "http://example.org:8080/social/",
+                "http://example.org:8080/social",
+            ),
+        ];
+        for (given, wanted) in right {
+            assert_eq!(read_url(given).unwrap().as_deref(), Some(wanted));
+        }
+        assert_eq!(read_url(" ").unwrap(), None);
+        for wrong in [
+            "/social",
+            "example.org",
+            "ftp://a",
+            "https://a?b",
+            "https://u:p@a",
+            "https://",
+        ] {
+            assert!(read_url(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_client_of_nats_is_heard_only_where_the_filter_names_it() {
+        let filter = |text: &str| read(&[("RUST_LOG", text)]).unwrap().log_filter;
+        assert_eq!(filter("debug"), "debug,async_nats=off");
+        assert_eq!(filter("info,async_nats=debug"), "info,async_nats=debug");
+        assert_eq!(filter(""), "async_nats=off");
     }
 
     #[test]

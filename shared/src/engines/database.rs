@@ -1,0 +1,318 @@
+//! MongoDB.
+//!
+//! What our design needs it asks for itself, whatever a connection string says: reads from the
+//! primary, majority reads and writes. The rest of the string holds.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mongodb::Database;
+use mongodb::error::{Error, ErrorKind};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::ConnectError;
+use crate::resilience::{Backoff, Breaker};
+use crate::settings::{Secret, Settings, database_name};
+
+/// The database where the URI names none.
+pub const DEFAULT_DATABASE: &str = "microblog";
+
+/// Behind the name of the log's database; or of the one that `VIEWS_MONGODB_URI` names.
+const VIEWS_SUFFIX: &str = "_views";
+
+/// How long a DNS that does not answer is asked for the hosts of a `mongodb+srv://` name.
+const DNS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The database that holds the log.
+pub fn log_database(settings: &Settings) -> String {
+    named(&settings.mongodb_uri)
+}
+
+/// The database that holds the views: services and operator commands alike find it here.
+pub fn views_database(settings: &Settings) -> String {
+    format!("{}{VIEWS_SUFFIX}", named(views_uri(settings)))
+}
+
+fn named(uri: &Secret) -> String {
+    database_name(uri).unwrap_or_else(|| DEFAULT_DATABASE.to_owned())
+}
+
+fn views_uri(settings: &Settings) -> &Secret {
+    let own = settings.views_mongodb_uri.as_ref();
+    own.unwrap_or(&settings.mongodb_uri)
+}
+
+/// The log's database.
+///
+/// # Errors
+/// The driver refuses the URI, or DNS does not know its hosts. A database that is away is no
+/// error: the driver connects when it is asked.
+pub async fn open_log(
+    settings: &Settings,
+    app_name: &str,
+    pool_size: u32,
+) -> Result<Database, ConnectError> {
+    let database = mongo(&settings.mongodb_uri, app_name, pool_size).await?;
+    Ok(database.client().database(&log_database(settings)))
+}
+
+/// The views' database.
+///
+/// # Errors
+/// As for [`open_log`].
+pub async fn open_views(
+    settings: &Settings,
+    app_name: &str,
+    pool_size: u32,
+) -> Result<Database, ConnectError> {
+    let database = mongo(views_uri(settings), app_name, pool_size).await?;
+    Ok(database.client().database(&views_database(settings)))
+}
+
+/// A handle on the database that `uri` names: see [`open_log`] and [`open_views`] for ours.
+pub async fn mongo(uri: &Secret, app_name: &str, pool_size: u32) -> Result<Database, ConnectError> {
+    let mut options = resolved(uri).await.map_err(ConnectError::Mongo)?;
+    decide(&mut options, app_name, pool_size);
+    let client = mongodb::Client::with_options(options).map_err(ConnectError::Mongo)?;
+    Ok(client.database(&named(uri)))
+}
+
+/// What the URI says. Only a `mongodb+srv://` URI asks anybody.
+async fn resolved(uri: &Secret) -> Result<ClientOptions, Error> {
+    let (give_up, mut backoff) = (
+        Instant::now() + DNS_PATIENCE,
+        Backoff::between_millis(250, 4_000),
+    );
+    let mut told = false;
+    loop {
+        let error = match ClientOptions::parse(uri.expose()).await {
+            Ok(options) => return Ok(options),
+            Err(error) => error,
+        };
+        let is_dns = matches!(error.kind.as_ref(), ErrorKind::DnsResolve { .. });
+        if !is_dns || Instant::now() > give_up {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut told, true) {
+            warn!(error = %error, "MongoDB: DNS does not say yet which hosts the URI's name has");
+        }
+        backoff.wait().await;
+    }
+}
+
+/// Waits of seconds rather than half a minute where the URI says nothing, and what is ours to say.
+fn decide(options: &mut ClientOptions, app_name: &str, pool_size: u32) {
+    options.app_name.get_or_insert_with(|| app_name.to_owned());
+    let least = options.min_pool_size.unwrap_or(0);
+    options.max_pool_size.get_or_insert(pool_size.max(least));
+    // The driver opens two connections at a time by default: slow after a cold start.
+    options.max_connecting.get_or_insert(8);
+    let seconds = Duration::from_secs(3);
+    options.server_selection_timeout.get_or_insert(seconds);
+    options.connect_timeout.get_or_insert(seconds);
+    // A transaction reads from the primary or not at all, and a decision from anywhere else would
+    // be one on the past.
+    let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+    options.selection_criteria = Some(primary);
+    let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
+    options.write_concern = Some(majority);
+    options.read_concern = Some(ReadConcern::majority());
+}
+
+/// Why the database does not answer, kept by its pulse for whoever tells operators. Clones share
+/// it.
+#[derive(Clone, Debug, Default)]
+pub struct DatabaseStatus(Arc<Mutex<Option<String>>>);
+
+impl DatabaseStatus {
+    /// In plain words, without secrets.
+    pub fn reason(&self) -> String {
+        let reason = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = reason.clone();
+        reason.unwrap_or_else(|| "it does not answer".to_owned())
+    }
+
+    /// Takes what the last question came to, and logs it when it is another than before.
+    fn take(&self, outcome: Result<(), &Error>) {
+        let why = outcome.err().map(reason);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == why {
+            return;
+        }
+        match (&why, outcome) {
+            (Some(why), Err(error)) => warn!(error = %error, "MongoDB: {why}"),
+            (None, _) | (_, Ok(())) => info!("MongoDB answers again"),
+        }
+        *known = why;
+    }
+}
+
+/// Keeps a breaker and `status` informed whether MongoDB answers, over a connection of its own.
+pub async fn mongo_pulse(
+    uri: &Secret,
+    app_name: &str,
+    breaker: Arc<Breaker>,
+    status: DatabaseStatus,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + use<>, ConnectError> {
+    const CONNECTIONS: u32 = 2;
+    let database = mongo(uri, app_name, CONNECTIONS).await?;
+    let ping = move || {
+        let (database, status) = (database.clone(), status.clone());
+        async move {
+            let outcome = database.run_command(bson::doc! { "ping": 1 }).await;
+            status.take(outcome.as_ref().map(|_| ()));
+            outcome.is_ok()
+        }
+    };
+    Ok(breaker.pulse(ping, stop))
+}
+
+/// Whether MongoDB could not be reached, rather than said something we do not like.
+pub fn is_away(error: &Error) -> bool {
+    matches!(
+        error.kind.as_ref(),
+        ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::ServerSelection { .. }
+            | ErrorKind::DnsResolve { .. }
+    )
+}
+
+/// What the driver (3.9) writes, in lower case, and what it means to an operator. The first that
+/// fits holds.
+const MEANINGS: [(&str, &str); 20] = [
+    (
+        "unknownissuer",
+        "its certificate comes from an authority that we do not know: see tlsCAFile",
+    ),
+    (
+        "notvalidforname",
+        "its certificate is for another name than the URI's host",
+    ),
+    ("certificate expired", "its certificate has expired"),
+    ("expired", "its certificate has expired"),
+    ("invalid peer certificate", "its certificate is not valid"),
+    (
+        "received fatal alert",
+        "it refuses our TLS: does it want a certificate (tlsCertificateKeyFile)?",
+    ),
+    (
+        "corrupt message",
+        "it does not speak TLS: does the URI say tls=true in error?",
+    ),
+    (
+        "does not match actual name",
+        "its replica set has another name than replicaSet says",
+    ),
+    (
+        "authentication",
+        "it refuses the user and password of the URI",
+    ),
+    ("scram", "it refuses the user and password of the URI"),
+    ("connection refused", "nothing listens at the URI's hosts"),
+    ("failed to lookup", "the URI's hosts are not known to DNS"),
+    ("name or service", "the URI's hosts are not known to DNS"),
+    ("dns", "the URI's hosts are not known to DNS"),
+    (
+        "compatib",
+        "the server and this driver have no protocol version in common",
+    ),
+    ("type: rsother", "no member of the replica set is primary"),
+    (
+        "type: rssecondary",
+        "no member of the replica set is primary",
+    ),
+    ("type: rsarbiter", "no member of the replica set is primary"),
+    (
+        "unexpected eof",
+        "it closes the connections: does it want TLS (tls=true)?",
+    ),
+    ("timed out", "it does not answer"),
+];
+
+/// The code of a refused sign-in, and of a user who may not do what we do.
+const AUTHENTICATION_FAILED: i32 = 18;
+const UNAUTHORIZED: i32 = 13;
+
+/// Why MongoDB does not do what it was asked, in plain words and without secrets.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's enum is non-exhaustive"
+)]
+pub fn reason(error: &Error) -> String {
+    let said = error.to_string().to_lowercase();
+    let by_text = || {
+        let meaning = MEANINGS.iter().find(|(part, _)| said.contains(part));
+        meaning.map_or("it does not answer", |(_, meaning)| meaning)
+    };
+    let plain = match error.kind.as_ref() {
+        ErrorKind::Authentication { .. } => "it refuses the user and password of the URI",
+        ErrorKind::Command(command) => match command.code {
+            AUTHENTICATION_FAILED => "it refuses the user and password of the URI",
+            UNAUTHORIZED => "the user of the URI may not do this",
+            code => return format!("it answers with error {code} ({})", command.code_name),
+        },
+        // The driver forgets hosts that belong to another set than the one it looks for.
+        ErrorKind::ServerSelection { .. }
+            if said.contains("set name:") && !said.contains("servers:") =>
+        {
+            "none of the URI's hosts belongs to the replica set that replicaSet names"
+        }
+        ErrorKind::InvalidTlsConfig { .. } => "the URI's TLS files cannot be used",
+        _ => by_text(),
+    };
+    plain.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn options(uri: &str) -> ClientOptions {
+        let mut options = resolved(&Secret::new(uri)).await.unwrap();
+        decide(&mut options, "test", 2);
+        options
+    }
+
+    #[tokio::test]
+    async fn what_the_design_needs_is_asked_for_whatever_the_uri_says() {
+        let given = "mongodb://h/?readPreference=secondaryPreferred&w=1&journal=true\
+            &readConcernLevel=local&retryWrites=false&directConnection=true\
+            &serverSelectionTimeoutMS=9000&minPoolSize=5&appName=mine&compressors=zstd,snappy";
+        let options = options(given).await;
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        assert_eq!(options.selection_criteria, Some(primary));
+        assert_eq!(options.read_concern, Some(ReadConcern::majority()));
+        let write_concern = options.write_concern.unwrap();
+        assert_eq!(write_concern.w, Some(Acknowledgment::Majority));
+        assert_eq!(options.retry_writes, Some(false));
+        assert_eq!(options.direct_connection, Some(true));
+        let timeout = options.server_selection_timeout;
+        assert_eq!(timeout, Some(Duration::from_secs(9)));
+        assert_eq!(options.max_pool_size, Some(5));
+        assert_eq!(options.app_name.as_deref(), Some("mine"));
+        assert_eq!(options.compressors.map(|all| all.len()), Some(2));
+    }
+
+    #[test]
+    fn two_uris_with_two_databases_put_the_views_where_their_own_says() {
+        let vars = [
+            ("MONGODB_URI", "mongodb://h/facts"),
+            ("VIEWS_MONGODB_URI", "mongodb://h/shown"),
+        ];
+        let read = |vars: &[(&str, &str)]| {
+            let vars = vars.iter().map(|(name, value)| (name.into(), value.into()));
+            Settings::from_vars(vars).unwrap()
+        };
+        let both = read(&vars);
+        assert_eq!(log_database(&both), "facts");
+        assert_eq!(views_database(&both), "shown_views");
+        assert_eq!(views_database(&read(&vars[..1])), "facts_views");
+        assert_eq!(views_database(&read(&[])), "microblog_views");
+    }
+}
