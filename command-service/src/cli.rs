@@ -12,7 +12,7 @@ use crate::app::store::StoreError;
 use crate::app::{CommandError, Verdict};
 use crate::import;
 use crate::keys::Signer;
-use crate::startup::{Application, Core, Role, StartupError};
+use crate::startup::{Application, Core, Role, StartupError, keep_time};
 
 /// EX_USAGE of sysexits.h: bad settings or arguments.
 pub const USAGE: u8 = 64;
@@ -129,6 +129,8 @@ async fn import(settings: &Settings, arguments: import::Arguments) -> ExitCode {
         Ok(core) => core,
         Err(error) => return failed(&error),
     };
+    // Ends with the process.
+    tokio::spawn(keep_time(core.store.clone()));
     let prepare = || async { core.store.prepare().await };
     import::main(core.app.clone(), prepare, arguments, stop_on_signals()).await
 }

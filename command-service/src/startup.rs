@@ -11,6 +11,7 @@ use actix_web::{App as WebApp, HttpServer};
 use mongodb::Database;
 use shared::address::{Addresses, limit_address};
 use shared::cors::cors;
+use shared::database_clock::{self, DatabaseClock};
 use shared::engines::{self, DatabaseStatus};
 use shared::error_chain::Chain;
 use shared::http::{MAX_BODY, bound_headers, observe};
@@ -18,10 +19,9 @@ use shared::ops::{self, Readiness};
 use shared::resilience::{Bounds, Breaker, Gate};
 use shared::settings::Settings;
 use shared::tasks::Tasks;
-use shared::time::{Clock, SystemClock};
 use shared::token::{TokenError, TokenVerifier};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::app::store::Quota;
 use crate::app::{App, DEADLINE, Parts};
@@ -74,10 +74,8 @@ pub enum StartupError {
 
 const DATABASE: &str = "MongoDB answers";
 const INDEXES: &str = "the indexes are made";
-const CLOCK: &str = "the clock agrees with MongoDB's";
+const CLOCK: &str = database_clock::AGREES;
 const LEASES: &str = "leases";
-/// Ids order events of one replica among those of others: clocks may not differ by more.
-const MAX_SKEW_MS: i64 = 1_000;
 /// The driver's default of 10 is for a process that does not live off its database.
 const POOL: u32 = 32;
 /// A command asks one question after the other, so that twice the pool keeps it busy; as many
@@ -122,12 +120,14 @@ impl Core {
             }
         };
         let breaker = Arc::new(Breaker::new(engines::MONGODB));
-        let store = MongoStore::new(database.clone(), views, tasks.clone(), breaker.clone());
+        let clock = Arc::new(DatabaseClock::default());
+        let (time, answers) = (clock.clone(), breaker.clone());
+        let store = MongoStore::new(database.clone(), views, time, tasks.clone(), answers);
         let store = Arc::new(store);
         let window = u64::from(settings.post_quota_window_secs);
         let app = App::new(Parts {
             store: store.clone(),
-            clock: Arc::new(SystemClock),
+            clock,
             signer: signer.clone(),
             tasks: tasks.clone(),
             gate: Gate::new(breaker.clone(), BOUNDS),
@@ -334,25 +334,28 @@ async fn watch_database(
 }
 
 async fn look(store: &Arc<MongoStore>, status: &DatabaseStatus, readiness: &Readiness) {
-    let asked = SystemClock.now().millis();
     let asking = store.clone();
     // The question is never dropped; a database that stands still is not waited for.
-    let answer = tokio::spawn(async move { asking.database_time().await });
-    let answer = tokio::time::timeout(PATIENCE, answer).await;
-    let answered = SystemClock.now().millis();
-    let Ok(Ok(Ok(time))) = answer else {
-        readiness.set(DATABASE, Err(status.reason()));
-        return;
-    };
-    readiness.set(DATABASE, Ok(()));
-    // The database looked at its clock at some moment between question and answer.
-    let behind = asked - time.millis();
-    let ahead = time.millis() - answered;
-    let skew = behind.max(ahead);
-    let agrees = if skew <= MAX_SKEW_MS {
-        Ok(())
-    } else {
-        Err(format!("they differ by {skew} ms"))
-    };
-    readiness.set(CLOCK, agrees);
+    let answer = tokio::spawn(async move { asking.look().await });
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(Ok(look))) => {
+            readiness.set(DATABASE, Ok(()));
+            readiness.set(CLOCK, look.agreement());
+        }
+        Ok(Ok(Err(_)) | Err(_)) | Err(_) => {
+            readiness.set(DATABASE, Err(status.reason()));
+        }
+    }
+}
+
+/// Looks at the database's clock each second, for commands that run on and are no service.
+pub async fn keep_time(store: Arc<MongoStore>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        if let Err(error) = store.look().await {
+            debug!(error = %Chain(&error), "the database's clock could not be read");
+        }
+    }
 }

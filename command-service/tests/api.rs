@@ -2,6 +2,8 @@
 //!
 //! Needs `MONGODB_URI`; each test has a database of its own.
 
+#[path = "api/decisions.rs"]
+mod decisions;
 mod support;
 
 use std::collections::HashSet;

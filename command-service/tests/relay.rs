@@ -171,7 +171,8 @@ impl World {
     /// A post, or the next version of the user's profile; hands the user on.
     async fn append(&self, replica: &Replica, user: Option<User>, n: usize) -> User {
         loop {
-            let id = replica.ids.next(replica, user.map_or(0, |user| user.last));
+            let read = user.map_or(0, |user| user.last);
+            let id = replica.ids.next(replica, read).unwrap();
             let mut user = user.unwrap_or(User {
                 id,
                 last: 0,
@@ -1240,7 +1241,7 @@ async fn how_many_events_a_second() {
     let fill = async || {
         for _ in 0..EVENTS / 1_000 {
             let documents = (0..1_000).map(|_| {
-                let id = replica.ids.next(replica, 0);
+                let id = replica.ids.next(replica, 0).unwrap();
                 let content = "a post of about the usual length, neither short nor long".to_owned();
                 let payload = Payload::PostCreated(PostCreated {
                     content,

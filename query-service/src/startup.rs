@@ -10,6 +10,7 @@ use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use shared::address::{Addresses, limit_address};
 use shared::cors::cors;
+use shared::database_clock::{self, Look};
 use shared::engines::{self, DatabaseStatus};
 use shared::error_chain::Chain;
 use shared::http::{bound_headers, observe};
@@ -74,6 +75,7 @@ const API_READY: &str = "the views are open";
 const DATABASE: &str = "MongoDB answers";
 const BROKER: &str = "NATS is connected";
 const KEYS: &str = "the key set is known";
+const CLOCK: &str = database_clock::AGREES;
 /// The driver's default of 10 is for a process that does not live off its database.
 const POOL: u32 = 32;
 /// Twice the pool keeps every connection busy; more reads at once only make each other late. The
@@ -84,6 +86,8 @@ const READS: Bounds = Bounds {
     patience: Duration::from_millis(500),
     deadline: Duration::from_secs(3),
 };
+/// How long a look at the database's clock may take before it is not waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Requests in flight, streams and the fold have this long to end.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -108,7 +112,7 @@ impl Application {
     /// once the engines can be reached, however long that takes.
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), StartupError> {
         let readiness = Readiness::default();
-        for condition in [API_READY, DATABASE, BROKER, KEYS] {
+        for condition in [API_READY, DATABASE, BROKER, KEYS, CLOCK] {
             readiness.expect(condition);
         }
         if self.role.folds() {
@@ -196,6 +200,13 @@ async fn serve(
         tasks.stop_signal(),
     );
     tasks.spawn("monitor", watch);
+    let clock = watch_clock(
+        database.clone(),
+        breaker.clone(),
+        readiness.clone(),
+        tasks.stop_signal(),
+    );
+    tasks.spawn("clock", clock);
     tasks.spawn(
         "probe",
         probe(
@@ -287,6 +298,32 @@ fn http_server(
         .client_request_timeout(Duration::from_secs(5))
         .keep_alive(Duration::from_secs(30));
     Ok(server.listen(listener)?.run())
+}
+
+/// Looks each second whether this machine's clock is that of MongoDB, by which ids are made.
+async fn watch_clock(
+    database: mongodb::Database,
+    breaker: Arc<Breaker>,
+    readiness: Readiness,
+    stop: CancellationToken,
+) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = every.tick() => (),
+            () = stop.cancelled() => return,
+        }
+        if breaker.is_open() {
+            continue;
+        }
+        let asking = database.clone();
+        // The question is never dropped; a database that stands still is not waited for.
+        let look = tokio::spawn(async move { Look::at(&asking).await });
+        if let Ok(Ok(Ok(look))) = tokio::time::timeout(PATIENCE, look).await {
+            readiness.set(CLOCK, look.agreement());
+        }
+    }
 }
 
 /// Looks each second whether the dependencies answer.

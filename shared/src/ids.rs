@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, Ordering as Atomic};
+use std::time::Duration;
 
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -148,11 +149,30 @@ impl<'de, K> Deserialize<'de> for Id<K> {
     }
 }
 
-/// Makes ids that never run backwards within this process.
+/// How far an id may be ahead of the clock, in milliseconds: what is further ahead sorts above
+/// everybody else's for too long, and takes along whatever is built on it.
+pub const MAX_LEAD_MS: i64 = 1_000;
+/// Ids are drawn from a range of this width, a quarter of a millisecond: of several processes
+/// that find the same id taken, hardly two try the same one next.
+const SPREAD: i64 = 1 << (SEQUENCE_BITS - 2);
+
+/// What was read has an id too far ahead of the clock to be built upon.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("what this builds on is {} ms too far ahead of the clock", by.as_millis())]
+pub struct TooFarAhead {
+    /// After this long it is not any more.
+    pub by: Duration,
+}
+
+/// Makes ids that do not run backwards within this process.
 ///
-/// `max(unix_ms << 16, own last + 1, every id the decision read + 1)`: an event sorts after all
-/// that its decision has seen, whatever the clocks say. Ids that were read do not move the
-/// process's own clock, so that one machine ahead of the others does not drag them along.
+/// `max(unix_ms << 16 | sequence, own last + 1, every id the decision read + 1)`: an event sorts
+/// after all that its decision has seen, whatever the clocks say. Ids that were read do not move
+/// the process's own clock, so that one machine ahead of the others does not drag them along.
+///
+/// No id is more than [`MAX_LEAD_MS`] ahead of the clock. What is read from further ahead is not
+/// built upon, and where the clock itself has been ahead and comes back, so do the ids: their
+/// order within a log stream is that of what decisions read, and the log refuses an id twice.
 #[derive(Debug, Default)]
 pub struct IdGenerator {
     last: AtomicI64,
@@ -160,36 +180,123 @@ pub struct IdGenerator {
 
 impl IdGenerator {
     /// A new id above `read`, the greatest id the decision has seen (0 if none).
-    pub fn next(&self, clock: &dyn Clock, read: i64) -> EventId {
-        let wall = clock.now().millis() << SEQUENCE_BITS;
+    pub fn next(&self, clock: &dyn Clock, read: i64) -> Result<EventId, TooFarAhead> {
+        let now = clock.now().millis() << SEQUENCE_BITS;
+        let most = now + (MAX_LEAD_MS << SEQUENCE_BITS);
+        let ahead = read + SPREAD - most;
+        if ahead > 0 {
+            let millis = u64::try_from((ahead >> SEQUENCE_BITS) + 1).unwrap_or(1);
+            let by = Duration::from_millis(millis);
+            return Err(TooFarAhead { by });
+        }
+        let drawn = rand::random_range(0..SPREAD);
+        let following = |last: i64| {
+            if last < most {
+                (now + drawn).max(last + 1)
+            } else {
+                now + drawn
+            }
+        };
         let own = self
             .last
             .fetch_update(Atomic::Relaxed, Atomic::Relaxed, |last| {
-                Some(wall.max(last + 1))
+                Some(following(last))
             })
-            .map_or_else(|last| last, |last| wall.max(last + 1));
-        Id(own.max(read + 1), PhantomData)
+            .map_or_else(|last| last, following);
+        let id = if own > read { own } else { read + 1 + drawn };
+        Ok(Id(id, PhantomData))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+
     use super::*;
     use crate::time::FixedClock;
     use proptest::prelude::*;
 
+    fn millis(id: i64) -> i64 {
+        id >> SEQUENCE_BITS
+    }
+
     #[test]
     fn ids_never_run_backwards_and_sort_after_what_was_read() {
-        let (ids, clock) = (IdGenerator::default(), FixedClock::at_millis(1_000));
-        let first = ids.next(&clock, 0);
-        let second = ids.next(&clock, 0);
+        let (ids, clock) = (IdGenerator::default(), FixedClock::at_millis(10_000));
+        let first = ids.next(&clock, 0).unwrap();
+        let second = ids.next(&clock, 0).unwrap();
         assert!(second > first);
-        let ahead = first.get() + 1_000_000;
-        assert_eq!(ids.next(&clock, ahead).get(), ahead + 1);
+        let ahead = first.get() + (900 << SEQUENCE_BITS);
+        let built = ids.next(&clock, ahead).unwrap().get();
+        assert!(built > ahead && built <= ahead + SPREAD);
         // A read id does not move the process's own clock.
-        assert_eq!(ids.next(&clock, 0).get(), second.get() + 2);
-        clock.set_millis(10);
-        assert!(ids.next(&clock, 0) > second);
+        let third = ids.next(&clock, 0).unwrap();
+        assert!(third > second && millis(third.get()) == 10_000);
+        // Set back by less than ids may lead, it goes on above its own.
+        clock.set_millis(9_500);
+        assert!(ids.next(&clock, 0).unwrap() > third);
+    }
+
+    #[test]
+    fn ids_come_back_with_a_clock_that_was_ahead_and_nobody_builds_on_what_it_made() {
+        let (ids, clock) = (IdGenerator::default(), FixedClock::at_millis(10_000));
+        ids.next(&clock, 0).unwrap();
+        clock.set_millis(610_000);
+        let glitch = ids.next(&clock, 0).unwrap().get();
+        assert_eq!(millis(glitch), 610_000);
+        clock.set_millis(10_200);
+        assert_eq!(millis(ids.next(&clock, 0).unwrap().get()), 10_200);
+        let refused = ids.next(&clock, glitch).unwrap_err();
+        let wait = i64::try_from(refused.by.as_millis()).unwrap();
+        assert!((598_800..=598_805).contains(&wait), "{refused}");
+        clock.set_millis(10_200 + wait);
+        assert!(ids.next(&clock, glitch).unwrap().get() > glitch);
+    }
+
+    /// Many who act on one object at once, in several processes whose clocks differ by what
+    /// readiness allows, against a log that takes an id once: each gets one in a few tries.
+    #[test]
+    fn after_a_collision_the_next_try_is_above_it_and_not_in_step_with_others() {
+        const RIVALS: usize = 400;
+        for behind in [10, 60, 300, 900] {
+            let log = Mutex::new(HashSet::new());
+            let post = IdGenerator::default()
+                .next(&FixedClock::at_millis(100_000), 0)
+                .unwrap();
+            log.lock().unwrap().insert(post.get());
+            let processes: Vec<(IdGenerator, FixedClock)> = (0..4)
+                .map(|nth| {
+                    let clock = FixedClock::at_millis(100_000 - behind + nth);
+                    (IdGenerator::default(), clock)
+                })
+                .collect();
+            let tries = AtomicI64::new(0);
+            std::thread::scope(|scope| {
+                for (ids, clock) in &processes {
+                    let (log, tries) = (&log, &tries);
+                    scope.spawn(move || {
+                        for _ in 0..RIVALS / 4 {
+                            let mut read = post.get();
+                            let took = (1..).find(|_| {
+                                let id = ids.next(clock, read).unwrap().get();
+                                assert!(id > read, "above what was read and what was refused");
+                                read = id;
+                                log.lock().unwrap().insert(id)
+                            });
+                            tries.fetch_max(took.unwrap(), Atomic::Relaxed);
+                        }
+                    });
+                }
+            });
+            let log = log.into_inner().unwrap();
+            assert_eq!(log.len(), RIVALS + 1);
+            assert!(tries.into_inner() <= 8, "{behind} ms behind");
+            assert!(
+                log.iter().all(|id| millis(*id) <= 100_001),
+                "near the clock"
+            );
+        }
     }
 
     proptest! {

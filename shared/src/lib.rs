@@ -1,7 +1,7 @@
 //! What both services agree on, and nothing that only one of them needs.
 //!
 //! Rooms, in reading order:
-//! * [`ids`], [`time`]: causal 64-bit ids and the clock that makes them.
+//! * [`ids`], [`time`], [`database_clock`]: causal 64-bit ids and the clock that makes them.
 //! * [`events`]: the event contract: what the log holds and the stream carries.
 //! * [`log`]: how the log stores an event.
 //! * [`event_stream`]: the JetStream stream's name, settings, headers and chain.
@@ -22,6 +22,7 @@ pub mod address;
 pub mod consistency;
 pub mod cors;
 pub mod crypto;
+pub mod database_clock;
 pub mod engines;
 pub mod error_chain;
 pub mod event_stream;

@@ -64,6 +64,15 @@ impl Service {
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 
+    /// Why it is not ready, as `/readyz` says; nothing if it is.
+    pub async fn not_ready(&self) -> Option<String> {
+        let answer = self.http.get(format!("{}/readyz", self.ops)).send().await;
+        let answer = answer.expect("an answer");
+        let ready = answer.status().is_success();
+        let text = answer.text().await.expect("text");
+        (!ready).then_some(text)
+    }
+
     /// Everything that it measures, as Prometheus reads it.
     pub async fn metrics(&self) -> String {
         let answer = self.http.get(format!("{}/metrics", self.ops)).send().await;
@@ -292,22 +301,31 @@ impl World {
     /// Another process of a service, with a clock of its own; nothing where no process can be told
     /// another time. The clock is what [`World::set_clock`] says.
     pub fn another_with_clock(&self, of: &Service) -> Option<Service> {
+        let environment = self.clock_environment()?;
+        let environment: Vec<(&str, &str)> = environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        self.set_clock(0.0);
+        Some(self.another_in(of, &[], &environment))
+    }
+
+    /// What gives a process such a clock; nothing where no process can be told another time.
+    pub fn clock_environment(&self) -> Option<Vec<(String, String)>> {
         let library = std::env::var("MICROBLOG_FAKETIME").ok()?;
         let offset = self.clock_file().display().to_string();
-        let environment = [
+        Some(owned(&[
             ("LD_PRELOAD", library.as_str()),
             ("FAKETIME_TIMESTAMP_FILE", &offset),
             ("FAKETIME_NO_CACHE", "1"),
             // A clock that is set does not change how long things take.
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ];
-        self.set_clock(0);
-        Some(self.another_in(of, &[], &environment))
+        ]))
     }
 
     /// Sets those clocks so many seconds off.
-    pub fn set_clock(&self, seconds: i64) {
-        let next = self.file("clock.next", &format!("{seconds:+}"));
+    pub fn set_clock(&self, seconds: f64) {
+        let next = self.file("clock.next", &format!("{seconds:+.3}"));
         std::fs::rename(next, self.clock_file()).expect("files of one folder");
     }
 

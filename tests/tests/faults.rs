@@ -6,11 +6,13 @@
 //! clients' memory against both. `make test` runs the kinds that no other test has; `make chaos`
 //! runs all of them, more often. Sleeps are the faults' own moments.
 
+#[path = "faults/clocks.rs"]
+mod clocks;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bson::doc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use system_tests::api::{Api, Outcome, Session};
@@ -517,76 +519,6 @@ fn copy_folder(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).expect("a copy");
         }
     }
-}
-
-/// Leases go by the database's clock, and what comes later has the greater id whatever a replica's
-/// clock says. Ten minutes: an access token is good for fifteen.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
-    const TEN_MINUTES: i64 = 600;
-    let seed = seed("clocks");
-    let world = World::start(&[]).await;
-    let command = world.another_with_clock(&world.command);
-    let (Some(command), Some(query)) = (command, world.another_with_clock(&world.query)) else {
-        println!("left out: no process can be told another time here (libfaketime)");
-        return;
-    };
-    command.start().await;
-    query.start().await;
-    let (true_api, other_api) = (world.api(), Api::new(&command.api, &query.api));
-    let here = world.sessions(&true_api, "here", CLIENTS / 2).await;
-    let there = world.sessions(&other_api, "there", CLIENTS / 2).await;
-    let mut here = Load::start(here, &[], PACE, seed);
-    let mut there = Load::start(there, &[], PACE, seed + 1);
-    let rounds = if is_long() { 6 } else { 2 };
-    for round in 0..rounds {
-        for offset in [TEN_MINUTES, -TEN_MINUTES, 0] {
-            world.set_clock(offset);
-            tokio::join!(
-                here.acknowledged(3 * CLIENTS),
-                there.acknowledged(3 * CLIENTS)
-            );
-        }
-        if round == 0 {
-            // Whoever relayed is gone, and in the dark the others have to.
-            let first = [&world.command, &world.query];
-            for service in first {
-                assert!(service.process.kill().is_none());
-            }
-            world.set_clock(-TEN_MINUTES);
-            let end = world.stream().await.cached_info().state.last_sequence;
-            eventually("the others relay", PATIENCE, async || {
-                let now = world.stream().await.cached_info().state.last_sequence;
-                (now > end + 20).then_some(())
-            })
-            .await;
-            for service in first {
-                service.start().await;
-            }
-        }
-    }
-    here.stop().await;
-    there.stop().await;
-    let log = world.events().await;
-    let newest = log.find_one(doc! {}).sort(doc! { "_id": -1 }).await;
-    let newest = newest.expect("the log").expect("an event");
-    let ahead = (newest.get_i64("_id").expect("an id") >> 16) - now_millis();
-    assert!(
-        ahead > TEN_MINUTES * 500,
-        "the clocks did not jump: {ahead} ms"
-    );
-    let (audit, verified) = (world.audit().await, world.verify().await);
-    for load in [&here, &there] {
-        let verdict = load.judge(&true_api, &log).await;
-        println!("clocks jumped {} times: {verdict}; {verified}", 3 * rounds);
-        assert!(verdict.is_clean(), "{verdict}");
-    }
-    assert!(audit.is_clean(), "{audit}");
-}
-
-fn now_millis() -> i64 {
-    use shared::time::Clock;
-    shared::time::SystemClock.now().millis()
 }
 
 /// Retries under one key are one post, however often the connection is cut before or after it.

@@ -1,14 +1,15 @@
 //! The last step of every command: one event, appended once.
 //!
-//! 1. The id is made above every id the decision has read; if another event has it, the next is
-//!    taken.
+//! 1. The id is made above every id the decision has read; if another event has it, one above
+//!    that is drawn. What lies a little too far ahead of the clock is waited for; what lies
+//!    further ahead is not built upon.
 //! 2. The store appends the same document until it knows the outcome.
 //! 3. Who was slower than somebody else reloads and decides again, a bounded number of times.
 
 use std::time::Duration;
 
 use shared::events::{Event, LogStream, Payload};
-use shared::ids::{EventId, UserId};
+use shared::ids::{EventId, TooFarAhead, UserId};
 use tracing::debug;
 
 use super::store::{Append, Key, Outcome, Receipt, StoreError};
@@ -18,8 +19,10 @@ use crate::domain::edge::Edge;
 /// Decisions on one stream before a command gives up. Each loss means that somebody else won,
 /// so that this many rivals at once are served.
 const TRIES: u32 = 32;
-/// Collisions need two processes at the same sequence in the same millisecond.
+/// Collisions need two processes that draw the same number in the same quarter of a millisecond.
 const ID_TRIES: u32 = 16;
+/// What is built on may be this much too far ahead to be waited for: a person waits.
+const WORTH_WAITING: Duration = Duration::from_millis(500);
 const LOSER_WAITS: Duration = Duration::from_millis(2);
 
 /// Where an event goes.
@@ -52,6 +55,8 @@ pub enum Appended {
     /// Somebody was faster: reload and decide again.
     Stale,
     KeyTaken(Receipt),
+    /// Nothing was written: what the decision read is too far ahead of the clock.
+    Ahead(TooFarAhead),
 }
 
 /// How a switch stands after a command.
@@ -63,8 +68,10 @@ pub struct Switched {
 }
 
 impl App {
-    pub(crate) fn draft_event(&self, draft: &Draft) -> Append {
-        let id: EventId = self.ids.next(self.clock.as_ref(), draft.read);
+    /// The event of a draft, under an id above `refused` as well.
+    pub(crate) fn draft_event(&self, draft: &Draft, refused: i64) -> Result<Append, TooFarAhead> {
+        let above = draft.read.max(refused);
+        let id: EventId = self.ids.next(self.clock.as_ref(), above)?;
         let (owner, stream, version) = match draft.target {
             Target::NewPost => (draft.actor, LogStream::Post(id.cast()), 1),
             Target::Stream {
@@ -81,30 +88,39 @@ impl App {
             at: self.clock.now(),
             payload: draft.payload.clone(),
         };
-        Append {
+        Ok(Append {
             event,
             owner,
             key: draft.key.clone(),
             trace: current_trace(),
             nonce: rand::random(),
-        }
+        })
     }
 
     /// Appends a decided event.
     pub(crate) async fn append(&self, draft: &Draft) -> Result<Appended, StoreError> {
+        let mut refused = 0;
         for _ in 0..ID_TRIES {
-            let append = self.draft_event(draft);
+            let append = match self.draft_event(draft, refused) {
+                Ok(append) => append,
+                Err(ahead) if ahead.by <= WORTH_WAITING => {
+                    tokio::time::sleep(ahead.by).await;
+                    continue;
+                }
+                Err(ahead) => return Ok(Appended::Ahead(ahead)),
+            };
             match self.store.append(&append).await? {
                 Outcome::Appended => return Ok(Appended::Done(append.event)),
                 Outcome::IdTaken => {
                     debug!(event.id = %append.event.id, "event id {} was taken", append.event.id);
+                    refused = append.event.id.get();
                 }
                 Outcome::VersionTaken => return Ok(Appended::Stale),
                 Outcome::KeyTaken(receipt) => return Ok(Appended::KeyTaken(receipt)),
             }
         }
         let collisions = format!("{ID_TRIES} event ids in a row were taken");
-        Err(StoreError::Unexpected(collisions.into()))
+        Err(StoreError::Unavailable(collisions.into()))
     }
 
     /// Decides on a switch, and decides again as long as others are faster.
@@ -137,11 +153,15 @@ impl App {
                 read: edge.last.map_or(read, |(id, _)| read.max(id.get())),
                 key: None,
             };
-            if let Appended::Done(event) = self.append(&draft).await? {
-                return Ok(Switched {
-                    edge: Edge::after(&event),
-                    changed: true,
-                });
+            match self.append(&draft).await? {
+                Appended::Done(event) => {
+                    return Ok(Switched {
+                        edge: Edge::after(&event),
+                        changed: true,
+                    });
+                }
+                Appended::Ahead(ahead) => return Err(ahead.into()),
+                Appended::Stale | Appended::KeyTaken(_) => {}
             }
         }
         Err(CommandError::Conflict)

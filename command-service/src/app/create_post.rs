@@ -103,6 +103,10 @@ impl App {
                 self.release_post(actor, allowance).await;
                 Err(CommandError::Conflict)
             }
+            Ok(Appended::Ahead(ahead)) => {
+                self.release_post(actor, allowance).await;
+                Err(ahead.into())
+            }
             // Perhaps it was written: then the reservation was rightly used.
             Err(error) if error.is_transient() => Err(error.into()),
             Err(error) => {

@@ -52,8 +52,10 @@ impl App {
                 read: found.read.max(read),
                 key: None,
             };
-            if let Appended::Done(_) = self.append(&draft).await? {
-                return Ok(accepted(actor, &found, version));
+            match self.append(&draft).await? {
+                Appended::Done(_) => return Ok(accepted(actor, &found, version)),
+                Appended::Ahead(ahead) => return Err(ahead.into()),
+                Appended::Stale | Appended::KeyTaken(_) => {}
             }
         }
         Err(CommandError::Conflict)

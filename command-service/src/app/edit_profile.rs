@@ -55,9 +55,13 @@ impl App {
                 read: user.last.get(),
                 key: None,
             };
-            if let Appended::Done(event) = self.append(&draft).await? {
-                events.push(event);
-                return self.remember(&events, user).await;
+            match self.append(&draft).await? {
+                Appended::Done(event) => {
+                    events.push(event);
+                    return self.remember(&events, user).await;
+                }
+                Appended::Ahead(ahead) => return Err(ahead.into()),
+                Appended::Stale | Appended::KeyTaken(_) => {}
             }
         }
         Err(CommandError::Conflict)

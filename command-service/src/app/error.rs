@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shared::ids::TooFarAhead;
 use shared::resilience::Refused;
 
 use super::limits::PostAllowance;
@@ -53,6 +54,8 @@ pub enum CommandError {
     Overloaded,
     #[error("the database does not answer; nothing was done")]
     Away,
+    #[error("nothing was done: {0}")]
+    Ahead(#[from] TooFarAhead),
     #[error("the command took too long; it may still be carried out")]
     Deadline,
     #[error("the command ended in a panic")]
@@ -71,6 +74,7 @@ impl CommandError {
         match self {
             Self::Overloaded
             | Self::Away
+            | Self::Ahead(_)
             | Self::Deadline
             | Self::Panicked
             | Self::Signing(_)

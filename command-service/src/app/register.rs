@@ -8,7 +8,7 @@ use super::store::{AccountName, NewAccount, Registered, StoreError};
 use super::{Accepted, App, CommandError, current_trace};
 use crate::domain::user::{Registration, RegistrationForm, User};
 
-/// Collisions need two processes at the same sequence in the same millisecond.
+/// Collisions need two processes that draw the same number in the same quarter of a millisecond.
 const ID_TRIES: u32 = 16;
 
 impl App {
@@ -19,27 +19,29 @@ impl App {
             Some(password) => Some(Secret::new(self.passwords.hash(password.clone()).await?)),
             None => None,
         };
+        let mut refused = 0;
         for _ in 0..ID_TRIES {
-            let account = self.new_account(&registration, password_hash.clone());
+            let account = self.new_account(&registration, password_hash.clone(), refused)?;
             match self.store.register(&account).await? {
                 Registered::Done => return accepted(&account.event),
                 Registered::UsernameTaken => return Err(CommandError::UsernameTaken),
                 Registered::EmailTaken => return Err(CommandError::EmailTaken),
-                Registered::IdTaken => {}
+                Registered::IdTaken => refused = account.event.id.get(),
             }
         }
         let collisions = format!("{ID_TRIES} event ids in a row were taken");
-        Err(StoreError::Unexpected(collisions.into()).into())
+        Err(StoreError::Unavailable(collisions.into()).into())
     }
 
-    /// The event that registers, with its own id as the user's.
+    /// The event that registers, with its own id, above `refused`, as the user's.
     pub(crate) fn new_account(
         &self,
         registration: &Registration,
         password_hash: Option<Secret>,
-    ) -> NewAccount {
-        let id = self.ids.next(self.clock.as_ref(), 0);
-        NewAccount {
+        refused: i64,
+    ) -> Result<NewAccount, CommandError> {
+        let id = self.ids.next(self.clock.as_ref(), refused)?;
+        Ok(NewAccount {
             event: Event {
                 id,
                 stream: LogStream::User(id.cast()),
@@ -53,7 +55,7 @@ impl App {
             password_hash,
             trace: current_trace(),
             nonce: rand::random(),
-        }
+        })
     }
 
     /// Spares the hashing and the transaction; the reservation is what decides.

@@ -78,6 +78,7 @@ impl From<CommandError> for ApiError {
                     state: format!(r#""login";r=0;t={resets}"#),
                 });
             }
+            CommandError::Ahead(ahead) => problem.retry_after = Some(whole_seconds(ahead.by)),
             CommandError::NoActor
             | CommandError::Suspended
             | CommandError::BadCredentials
@@ -120,7 +121,7 @@ fn code_of(error: &CommandError) -> Code {
         CommandError::KeyReused => Code::IdempotencyKeyReused,
         CommandError::PostQuota(_) | CommandError::LoginLimit { .. } => Code::TooManyRequests,
         CommandError::Overloaded => Code::Overloaded,
-        CommandError::Away | CommandError::Deadline => Code::Unavailable,
+        CommandError::Away | CommandError::Ahead(_) | CommandError::Deadline => Code::Unavailable,
         CommandError::Store(error) if error.is_transient() => Code::Unavailable,
         CommandError::Panicked
         | CommandError::Signing(_)
@@ -163,6 +164,7 @@ fn detail_of(error: &CommandError) -> String {
         | CommandError::LoginLimit { .. }
         | CommandError::Overloaded
         | CommandError::Away
+        | CommandError::Ahead(_)
         | CommandError::Deadline => error.to_string(),
     }
 }
@@ -214,6 +216,8 @@ mod tests {
     fn the_table_of_refusals() {
         let away = || StoreError::Unavailable("canary".into());
         let broken = || StoreError::Unexpected("canary".into());
+        let by = Duration::from_secs(600);
+        let ahead = shared::ids::TooFarAhead { by };
         let table = [
             (CommandError::Invalid(Vec::new()), 400, "invalid"),
             (CommandError::NoActor, 401, "unauthorized"),
@@ -231,6 +235,7 @@ mod tests {
             (CommandError::KeyReused, 422, "idempotency_key_reused"),
             (CommandError::Overloaded, 503, "overloaded"),
             (CommandError::Away, 503, "unavailable"),
+            (CommandError::Ahead(ahead), 503, "unavailable"),
             (CommandError::Deadline, 503, "unavailable"),
             (CommandError::Store(away()), 503, "unavailable"),
             (

@@ -290,20 +290,24 @@ impl<'a> Loader<'a> {
 
     /// Appends all of them. Those that are not appended want a closer look.
     pub(super) async fn append_all(&mut self, wishes: &[Wish]) -> Result<Vec<Fate>, ImportError> {
-        let appends: Vec<Append> = wishes
+        // What builds on something too far ahead of the clock is looked at more closely, too.
+        let drafted: Vec<Option<Append>> = wishes
             .iter()
-            .map(|wish| self.app.draft_event(&wish.draft))
+            .map(|wish| self.app.draft_event(&wish.draft, 0).ok())
             .collect();
+        let ids: Vec<Option<EventId>> = drafted
+            .iter()
+            .map(|append| append.as_ref().map(|append| append.event.id))
+            .collect();
+        let appends: Vec<Append> = drafted.into_iter().flatten().collect();
         let store = self.store();
         let appended = self.patiently(|| store.append_all(&appends)).await?;
-        let fate = |(append, done): (&Append, bool)| {
-            if done {
-                Fate::Appended(append.event.id)
-            } else {
-                Fate::NotAppended
-            }
+        let mut appended = appended.into_iter();
+        let fate = |id: &Option<EventId>| match id {
+            Some(id) if appended.next() == Some(true) => Fate::Appended(*id),
+            Some(_) | None => Fate::NotAppended,
         };
-        Ok(appends.iter().zip(appended).map(fate).collect())
+        Ok(ids.iter().map(fate).collect())
     }
 
     /// Decides on one edge as it stands now: somebody else has changed it.
@@ -363,12 +367,16 @@ impl<'a> Loader<'a> {
     async fn append_one(&mut self, draft: &Draft) -> Result<Option<Fate>, ImportError> {
         let app = self.app;
         // Tried again after a lost answer, it finds its own key and counts as already there.
-        let appended = self.patiently(|| app.append(draft)).await?;
-        Ok(match appended {
-            Appended::Done(event) => Some(Fate::Appended(event.id)),
-            Appended::KeyTaken(receipt) => Some(Fate::AlreadyThere(receipt.event.id)),
-            Appended::Stale => None,
-        })
+        let append = || async {
+            match app.append(draft).await? {
+                Appended::Done(event) => Ok(Some(Fate::Appended(event.id))),
+                Appended::KeyTaken(receipt) => Ok(Some(Fate::AlreadyThere(receipt.event.id))),
+                Appended::Stale => Ok(None),
+                // It gets nearer while an import waits.
+                Appended::Ahead(ahead) => Err(StoreError::Unavailable(Box::new(ahead))),
+            }
+        };
+        self.patiently(append).await
     }
 
     async fn receipt(&mut self, draft: &Draft) -> Result<Option<EventId>, ImportError> {

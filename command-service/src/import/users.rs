@@ -164,7 +164,8 @@ async fn accounts(
         .await;
     let account = |(candidate, hash): (&Candidate, Result<Option<String>, CommandError>)| {
         let hash = hash.map_err(ImportError::Command)?;
-        Ok(app.new_account(&candidate.registration, hash.map(Secret::new)))
+        let account = app.new_account(&candidate.registration, hash.map(Secret::new), 0);
+        account.map_err(ImportError::Command)
     };
     candidates.iter().zip(hashes).map(account).collect()
 }

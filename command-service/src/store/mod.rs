@@ -28,8 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bson::{Document, doc};
 use mongodb::{Collection, Database};
+use shared::database_clock::{DatabaseClock, Look};
 use shared::events::{Event, LogStream};
 use shared::ids::{EventId, PostId, UserId};
 use shared::log::LogDocument;
@@ -54,6 +54,7 @@ pub struct MongoStore {
     farewells: farewells::Farewells,
     views: views::Views,
     database: Database,
+    clock: Arc<DatabaseClock>,
     /// Uniqueness holds only once the indexes are there.
     prepared: Arc<AtomicBool>,
     /// Told of every answer, asked by nobody here: commands pass it on their way in.
@@ -61,8 +62,15 @@ pub struct MongoStore {
 }
 
 impl MongoStore {
-    /// A store on this database; `views` is where the query service keeps its own.
-    pub fn new(database: Database, views: Database, tasks: Tasks, breaker: Arc<Breaker>) -> Self {
+    /// A store on this database; `views` is where the query service keeps its own. `clock` learns
+    /// from every look at the database's.
+    pub fn new(
+        database: Database,
+        views: Database,
+        clock: Arc<DatabaseClock>,
+        tasks: Tasks,
+        breaker: Arc<Breaker>,
+    ) -> Self {
         let events: Collection<LogDocument> = database.collection(shared::log::COLLECTION);
         Self {
             log: log::Log::new(events.clone()),
@@ -73,24 +81,25 @@ impl MongoStore {
             farewells: farewells::Farewells::new(&database),
             views: views::Views::new(views, tasks),
             database,
+            clock,
             prepared: Arc::default(),
             breaker,
         }
     }
 
-    /// Makes the indexes. Nothing is appended before.
+    /// Learns the time and makes the indexes. Nothing is appended before.
     pub async fn prepare(&self) -> Result<()> {
+        self.look().await?;
         indexes::make(&self.database).await.map_err(translate)?;
         self.prepared.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// What the database's clock says; also whether it answers.
-    pub async fn database_time(&self) -> Result<Timestamp> {
-        let hello = self.database.run_command(doc! { "hello": 1 });
-        let hello: Document = hello.await.map_err(translate)?;
-        let time = hello.get_datetime("localTime").map_err(errors::corrupt)?;
-        Ok(Timestamp::from_millis(time.timestamp_millis()))
+    /// Looks at the database's clock; also whether it answers.
+    pub async fn look(&self) -> Result<Look> {
+        let look = Look::at(&self.database).await.map_err(translate)?;
+        self.clock.learn(&look);
+        Ok(look)
     }
 
     /// [`retry`], with the outcome told to the breaker.
