@@ -15,7 +15,7 @@ use shared::engines::{self, DatabaseStatus};
 use shared::error_chain::Chain;
 use shared::http::{bound_headers, observe};
 use shared::ops::{self, Readiness};
-use shared::resilience::{self, Bounds, Breaker, Gate};
+use shared::resilience::{self, Breaker};
 use shared::settings::Settings;
 use shared::tasks::Tasks;
 use shared::token::TokenVerifier;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::http;
+use crate::http::admission::Admission;
 use crate::live::Live;
 use crate::projection::generations::{FoldSettings, Generations};
 use crate::projection::monitor;
@@ -78,14 +79,8 @@ const KEYS: &str = "the key set is known";
 const CLOCK: &str = database_clock::AGREES;
 /// The driver's default of 10 is for a process that does not live off its database.
 const POOL: u32 = 32;
-/// Twice the pool keeps every connection busy; more reads at once only make each other late. The
-/// wait for a write to be visible (1 s) is within the deadline.
-const READS: Bounds = Bounds {
-    places: 2 * POOL as usize,
-    waiting: 512,
-    patience: Duration::from_millis(500),
-    deadline: Duration::from_secs(3),
-};
+/// The fold's own: whatever reads do, it has its connections.
+const FOLD_POOL: u32 = 16;
 /// How long a look at the database's clock may take before it is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Requests in flight, streams and the fold have this long to end.
@@ -185,8 +180,10 @@ async fn serve(
     };
     readiness.set(API_READY, Ok(()));
     let (switch, current) = tokio::sync::watch::channel(views);
+    let folding = engines::open_views(settings, "query-service fold", FOLD_POOL).await?;
     let generations = Generations {
-        catalog: Catalog::new(&database),
+        catalog: Catalog::new(&folding),
+        readers: database.clone(),
         switch,
         folds: role.folds().then(|| FoldSettings::of(settings)),
         tasks: tasks.clone(),
@@ -223,8 +220,8 @@ async fn serve(
             .clone()
             .follow(nats, settings.names.clone(), tasks.stop_signal());
         tasks.spawn("live", follow);
-        let gate = Gate::new(breaker, READS);
-        let server = http_server(api, settings, current, verifier, live, gate)
+        let admission = Admission::new(&breaker);
+        let server = http_server(api, settings, current, verifier, live, admission)
             .map_err(StartupError::Serve)?;
         let handle = server.handle();
         tokio::spawn(server);
@@ -270,10 +267,11 @@ fn http_server(
     views: CurrentViews,
     verifier: Data<TokenVerifier>,
     live: Live,
-    gate: Gate,
+    admission: Admission,
 ) -> std::io::Result<Server> {
     let live = Data::new(live);
-    let gate = Data::new(gate);
+    let gate = Data::new(admission.gate().clone());
+    let admission = Data::new(admission);
     let addresses = Data::new(Addresses::new(settings));
     let origins = Data::new(settings.cors_origins.clone());
     let views = Data::new(views);
@@ -287,6 +285,7 @@ fn http_server(
             .app_data(verifier.clone())
             .app_data(live.clone())
             .app_data(gate.clone())
+            .app_data(admission.clone())
             .app_data(addresses.clone())
             .app_data(origins.clone())
             .configure(http::configure)
@@ -294,6 +293,8 @@ fn http_server(
     let server = server
         .disable_signals()
         .shutdown_timeout(GRACE.as_secs())
+        // Whoever closes their side waits for nothing: their read is abandoned at once.
+        .h1_allow_half_closed(false)
         .max_connections(10_000)
         .client_request_timeout(Duration::from_secs(5))
         .keep_alive(Duration::from_secs(30));

@@ -3,6 +3,8 @@
 //! fault built in they do not.
 
 mod common;
+#[path = "fold/lists.rs"]
+mod lists;
 
 use common::World;
 use query_service::read_model::generation::Catalog;

@@ -153,7 +153,7 @@ fn add_item(headers: &mut HeaderMap, name: HeaderName, item: &str) {
 }
 
 /// What one customer has: an IPv4 address, an IPv6 /64.
-fn customer(address: IpAddr) -> IpAddr {
+pub fn customer(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => {

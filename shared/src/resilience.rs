@@ -307,26 +307,45 @@ impl Gate {
 
     /// A place, soon or not at all. Whoever goes away while waiting leaves nothing behind.
     pub async fn enter(&self) -> Result<Place, Refused> {
+        self.enter_with(1, self.bounds.patience).await
+    }
+
+    /// How long anybody waits for a place.
+    pub fn patience(&self) -> Duration {
+        self.bounds.patience
+    }
+
+    /// So many places together, within `patience`, for work that costs as much as so many others.
+    pub async fn enter_with(&self, places: u32, patience: Duration) -> Result<Place, Refused> {
         if self.breaker.is_open() {
             return Err(Refused::Away);
         }
-        if let Ok(permit) = self.places.clone().try_acquire_owned() {
+        let most = u32::try_from(self.bounds.places).unwrap_or(u32::MAX);
+        let places = places.clamp(1, most);
+        if let Ok(permit) = self.places.clone().try_acquire_many_owned(places) {
             return Ok(Place { _permit: permit });
         }
         let Ok(_waiting) = self.waiting.try_acquire() else {
-            self.unless_open(self.turn_away()).await?;
-            return Err(Refused::Full);
+            return Err(self.refuse().await);
         };
-        let turn = self.places.clone().acquire_owned();
-        let turn = tokio::time::timeout(self.bounds.patience, turn);
+        let turn = self.places.clone().acquire_many_owned(places);
+        let turn = tokio::time::timeout(patience, turn);
         match self.unless_open(turn).await? {
             Ok(Ok(permit)) => Ok(Place { _permit: permit }),
             Ok(Err(_)) | Err(_) => Err(Refused::Full),
         }
     }
 
+    /// Refuses, after a while.
+    pub async fn refuse(&self) -> Refused {
+        match self.unless_open(self.turn_away()).await {
+            Ok(()) => Refused::Full,
+            Err(away) => away,
+        }
+    }
+
     /// Waits, but not for a dependency that has gone silent meanwhile.
-    async fn unless_open<T>(&self, wait: impl Future<Output = T>) -> Result<T, Refused> {
+    pub async fn unless_open<T>(&self, wait: impl Future<Output = T>) -> Result<T, Refused> {
         let mut open = self.breaker.open.subscribe();
         tokio::select! {
             biased;

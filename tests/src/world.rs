@@ -59,7 +59,8 @@ impl Service {
         .await;
     }
 
-    async fn is_ready(&self) -> bool {
+    /// Whether `/readyz` answers 200 now.
+    pub async fn is_ready(&self) -> bool {
         let answer = self.http.get(format!("{}/readyz", self.ops)).send().await;
         answer.is_ok_and(|answer| answer.status().is_success())
     }

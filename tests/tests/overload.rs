@@ -1,6 +1,9 @@
 //! Too much, and nobody to ask: what is refused is refused quickly, what is served is served, and
 //! memory stays flat.
 
+#[path = "overload/hostile.rs"]
+mod hostile;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! Answers: JSON with an entity tag, pages with a link to the next, errors as problems.
 //!
-//! What is remembered is answered at once. Every other read passes the gate, and runs to its end.
-//! Where the database is away, what was remembered is the answer, and marked.
+//! What is remembered is answered at once. Every other read needs a permit, has a budget, and ends
+//! soon after its client has gone. Where the database is away, what was remembered is the answer,
+//! and marked.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -14,11 +15,13 @@ use serde::Serialize;
 use shared::consistency::ConsistencyToken;
 use shared::error_chain::Chain;
 use shared::problem::{Code, Problem};
-use shared::resilience::{Gate, Refused};
+use shared::resilience::Refused;
 use tracing::error;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::admission::{Admission, Cost, Who};
 use super::extract::{Caller, Reading};
+use crate::read_model::budget::{ReadBudget, ReadLimits};
 use crate::read_model::view::Page;
 use crate::read_model::{ViewError, Views};
 
@@ -30,6 +33,9 @@ pub struct Found<T> {
     /// From memory, while the database was away: it may be old.
     pub stale: bool,
 }
+
+/// Reads that ended early since nobody waited for them any more.
+const ABANDONED: &str = "query_service_reads_abandoned_total";
 
 /// Marks what was answered from memory alone.
 const SERVED: HeaderName = HeaderName::from_static("x-served");
@@ -75,9 +81,17 @@ impl<C: Caller> Reading<C> {
         Ok(marked(answer, found.stale))
     }
 
-    /// Runs a read to its end even if the client goes away: dropping a database call half way
-    /// costs the connection it runs on. Past the gate's bound it is not begun. Where the database
-    /// is away or silent, what is remembered is served, unless the answer must reflect a write.
+    /// The same for a list, which costs more than other reads.
+    pub fn expensive(self) -> Self {
+        Self {
+            cost: Cost::Expensive(1),
+            ..self
+        }
+    }
+
+    /// Reads, or refuses to begin. A read that finds out that it is an expensive one is begun
+    /// again, without the permit it had. Where the database is away or silent, what is remembered
+    /// is served, unless the answer must reflect a write.
     pub async fn find<T, F>(
         &self,
         memory: Memory,
@@ -100,7 +114,18 @@ impl<C: Caller> Reading<C> {
             }
         }
         let (reading, stale) = (read.clone(), current.stale());
-        match load(&self.gate, || reading(current)).await {
+        let admission = &self.admission;
+        let cheap = self.cost == Cost::Cheap;
+        let again = cheap.then(|| (read.clone(), current.clone()));
+        let found = attempt(admission, self.cost, self.who, current, reading).await;
+        let found = match (found, again) {
+            (Err(Failure::Read(ViewError::Expensive { permits })), Some((read, current))) => {
+                let cost = Cost::Expensive(permits);
+                attempt(admission, cost, self.who, current, read).await
+            }
+            (found, _) => found,
+        };
+        match found.map_err(Failure::into_problem) {
             Ok(item) => Ok(Found { item, stale: false }),
             Err(problem) if problem.code == Code::Unavailable && self.reflecting.is_none() => {
                 match Box::pin(read(stale)).await {
@@ -113,10 +138,11 @@ impl<C: Caller> Reading<C> {
     }
 }
 
-/// Waits until the views reflect a write, at most a second. Each look passes the gate by itself:
-/// whoever waits takes nobody's place.
+/// Waits until the views reflect a write, at most a second. Each look needs a permit of its own:
+/// whoever waits holds none.
 pub async fn until_visible(
-    gate: &Gate,
+    admission: &Admission,
+    who: Who,
     views: &Views,
     token: ConsistencyToken,
 ) -> Result<Views, Problem> {
@@ -124,10 +150,10 @@ pub async fn until_visible(
     const LONGEST_PAUSE: Duration = Duration::from_millis(100);
     let (began, mut pause) = (Instant::now(), Duration::from_millis(2));
     loop {
-        let looking = views.clone();
-        let look = load(gate, || async move { looking.reflecting(&token).await });
-        if let Some(views) = look.await? {
-            return Ok(views);
+        let look = async move |looking: Views| looking.reflecting(&token).await;
+        if let Some(reflecting) = load(admission, who, views, look).await? {
+            // Its budget was the look's.
+            return Ok(reflecting);
         }
         if began.elapsed() >= PATIENCE {
             return Err(problem(&ViewError::NotYetVisible));
@@ -137,25 +163,70 @@ pub async fn until_visible(
     }
 }
 
-/// Runs a read to its end in a task of its own, past the gate. It is made there: whoever waits at
-/// the gate, and there may be thousands, is small.
-pub async fn load<T, F>(gate: &Gate, read: impl FnOnce() -> F) -> Result<T, Problem>
+/// One cheap read.
+pub async fn load<T, F>(
+    admission: &Admission,
+    who: Who,
+    views: &Views,
+    read: impl FnOnce(Views) -> F,
+) -> Result<T, Problem>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, ViewError>> + Send + 'static,
 {
-    let place = gate.enter().await.map_err(refused)?;
-    let read = read();
+    let read = attempt(admission, Cost::Cheap, who, views.clone(), read);
+    read.await.map_err(Failure::into_problem)
+}
+
+/// Why a read has no result.
+enum Failure {
+    Refused(Refused),
+    Read(ViewError),
+}
+
+impl Failure {
+    fn into_problem(self) -> Problem {
+        match self {
+            Self::Refused(why) => refused(why),
+            Self::Read(error) => problem(&error),
+        }
+    }
+}
+
+/// Runs a read in a task of its own, which holds the permit until it has ended: a database call is
+/// never dropped half way. When nobody waits any more, be it that the client has gone or that the
+/// deadline has passed, the read ends before its next query. It is made with the permit: whoever
+/// waits for one, and there may be thousands, is small.
+async fn attempt<T, F>(
+    admission: &Admission,
+    cost: Cost,
+    who: Who,
+    views: Views,
+    read: impl FnOnce(Views) -> F,
+) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ViewError>> + Send + 'static,
+{
+    let permit = admission.enter(cost, who).await.map_err(Failure::Refused)?;
+    let budget = ReadBudget::new(ReadLimits::OF_A_REQUEST, cost != Cost::Cheap);
+    let _waiting = budget.abandon_on_drop();
+    let read = read(views.within(budget));
     let work = tokio::spawn(async move {
-        let _place = place;
-        read.await
+        let _permit = permit;
+        let found = read.await;
+        if matches!(found, Err(ViewError::Abandoned)) {
+            metrics::counter!(ABANDONED).increment(1);
+        }
+        found
     });
-    let outcome: Result<_, ViewError> = gate.attend(work).await.map_err(refused)?;
+    let gate = admission.gate();
+    let outcome: Result<_, ViewError> = gate.attend(work).await.map_err(Failure::Refused)?;
     outcome.map_err(|error| {
         if error.is_away() {
             gate.breaker().failed();
         }
-        problem(&error)
+        Failure::Read(error)
     })
 }
 
@@ -259,11 +330,16 @@ fn problem(fault: &ViewError) -> Problem {
         ViewError::NotYetVisible => Problem::new(Code::NotYetVisible, "ask again in a second"),
         // Told once, by whoever found out.
         ViewError::Away => Problem::new(Code::Unavailable, "the views cannot be read now"),
+        // Nobody reads this: whoever waited is gone.
+        ViewError::Abandoned => Problem::new(Code::Unavailable, "the read took too long"),
         ViewError::Database(_) | ViewError::NotRemembered => {
             tracing::warn!(error = %Chain(fault), "a read failed");
             Problem::new(Code::Unavailable, "the views cannot be read now")
         }
-        ViewError::Corrupt(_) | ViewError::Refused(_) | ViewError::OtherPartitions { .. } => {
+        ViewError::Corrupt(_)
+        | ViewError::Refused(_)
+        | ViewError::Expensive { .. }
+        | ViewError::OtherPartitions { .. } => {
             error!(error = %Chain(fault), "a read failed");
             Problem::new(Code::Internal, "something went wrong here")
         }

@@ -7,6 +7,7 @@ use actix_web::dev::Payload;
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
 use serde::{Deserialize, Deserializer};
+use shared::address::{Addresses, customer};
 use shared::consistency::{self, ConsistencyToken};
 use shared::http::bearer;
 use shared::ids::UserId;
@@ -14,6 +15,7 @@ use shared::problem::{Code, Problem};
 use shared::resilience::Gate;
 use shared::token::{TokenError, TokenVerifier};
 
+use super::admission::{Admission, Cost, Who};
 use super::answers::{load, until_visible};
 use crate::read_model::{CurrentViews, Views};
 
@@ -27,6 +29,10 @@ pub struct Reading<C = Option<UserId>> {
     /// is remembered from before is no answer.
     pub reflecting: Option<Views>,
     pub gate: Data<Gate>,
+    pub admission: Data<Admission>,
+    /// Whose permits it needs, and of which class.
+    pub who: Who,
+    pub cost: Cost,
     pub views: Data<CurrentViews>,
     pub request: HttpRequest,
 }
@@ -64,6 +70,14 @@ impl<C: Caller> Reading<C> {
         let caller = C::of(user)?;
         let after = write_to_reflect(&request)?;
         let gate: Data<Gate> = provided(&request)?;
+        let admission: Data<Admission> = provided(&request)?;
+        let addresses: Data<Addresses> = provided(&request)?;
+        let address = addresses.of(&request).map(customer);
+        let who = match (user, address) {
+            (Some(user), _) => Who::User(user),
+            (None, Some(address)) => Who::Address(address),
+            (None, None) => Who::Unknown,
+        };
         let views: Data<CurrentViews> = provided(&request)?;
         let now = views.borrow().cached();
         // Nobody comes back: who is remembered as gone need not wait.
@@ -72,13 +86,13 @@ impl<C: Caller> Reading<C> {
             return Err(invalid_token());
         }
         let reflecting = match after {
-            Some(token) => Some(until_visible(&gate, &now, token).await?),
+            Some(token) => Some(until_visible(&admission, who, &now, token).await?),
             None => None,
         };
         // Asked of the views that reflect it: the write may be the user's deactivation.
         if let Some(user) = user
             && (known.is_none() || reflecting.is_some())
-            && left(reflecting.as_ref().unwrap_or(&now), &gate, user).await?
+            && left(reflecting.as_ref().unwrap_or(&now), &admission, who, user).await?
         {
             return Err(invalid_token());
         }
@@ -86,6 +100,9 @@ impl<C: Caller> Reading<C> {
             caller,
             reflecting,
             gate,
+            admission,
+            who,
+            cost: Cost::Cheap,
             views,
             request,
         })
@@ -128,15 +145,19 @@ fn invalid_token() -> Problem {
     Problem::new(Code::Unauthorized, TokenError::Invalid.to_string())
 }
 
-/// Whether the views know that the user was deactivated: from memory at once, else past the gate.
+/// Whether the views know that the user was deactivated: from memory at once, else with a permit.
 /// While the database is away, who is not remembered is told to come back.
-async fn left(views: &Views, gate: &Gate, user: UserId) -> Result<bool, Problem> {
+async fn left(
+    views: &Views,
+    admission: &Admission,
+    who: Who,
+    user: UserId,
+) -> Result<bool, Problem> {
     if let Some(known) = views.remembered_as_deactivated(user) {
         return Ok(known);
     }
-    let asking = views.clone();
-    let asked = load(gate, || async move { asking.is_deactivated(user).await });
-    match asked.await {
+    let ask = async move |views: Views| views.is_deactivated(user).await;
+    match load(admission, who, views, ask).await {
         Err(problem) if problem.code == Code::Unavailable => {
             views.stale().remembered_as_deactivated(user).ok_or(problem)
         }

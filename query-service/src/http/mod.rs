@@ -1,5 +1,6 @@
 //! The routes: each extracts, makes one call into the read model, and maps.
 
+pub mod admission;
 mod answers;
 mod extract;
 mod live;
@@ -130,7 +131,7 @@ async fn replies(reading: Reading, id: Path<PostId>, query: Query<PageQuery>) ->
             .replies_to(id, caller, limit.get(), cursor.as_deref())
             .await
     };
-    reading.page("posts", Memory::Never, read).await
+    reading.expensive().page("posts", Memory::Never, read).await
 }
 
 async fn user(reading: Reading, id: Path<UserId>) -> Answer {
@@ -153,7 +154,7 @@ async fn posts_of(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -
             .posts_of(id, caller, limit.get(), cursor.as_deref())
             .await
     };
-    reading.page("posts", Memory::Never, read).await
+    reading.expensive().page("posts", Memory::Never, read).await
 }
 
 async fn followers(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
@@ -162,7 +163,7 @@ async fn followers(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) 
     let read = move |views: Views| async move {
         views.followers(id, limit.get(), cursor.as_deref()).await
     };
-    reading.page("users", Memory::Never, read).await
+    reading.expensive().page("users", Memory::Never, read).await
 }
 
 async fn following(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
@@ -171,7 +172,7 @@ async fn following(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) 
     let read = move |views: Views| async move {
         views.following(id, limit.get(), cursor.as_deref()).await
     };
-    reading.page("users", Memory::Never, read).await
+    reading.expensive().page("users", Memory::Never, read).await
 }
 
 async fn mutuals(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
@@ -179,7 +180,7 @@ async fn mutuals(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) ->
     let id = id.into_inner();
     let read =
         move |views: Views| async move { views.mutuals(id, limit.get(), cursor.as_deref()).await };
-    reading.page("users", Memory::Never, read).await
+    reading.expensive().page("users", Memory::Never, read).await
 }
 
 async fn relationship(reading: Reading<UserId>, id: Path<UserId>) -> Answer {

@@ -52,6 +52,8 @@ impl FoldSettings {
 /// Watches the catalog of generations.
 pub struct Generations {
     pub catalog: Catalog,
+    /// The same database over the connections of those who read: the fold waits for none of them.
+    pub readers: mongodb::Database,
     /// Tells what readers are shown.
     pub switch: watch::Sender<Views>,
     /// `None` for a process that only serves.
@@ -115,7 +117,8 @@ impl Generations {
                 generation = current.number,
                 "readers are shown generation {}", current.number
             );
-            self.switch.send_replace(Views::of(current).await?);
+            let shown = current.over(&self.readers);
+            self.switch.send_replace(Views::of(shown).await?);
         }
         Ok(())
     }

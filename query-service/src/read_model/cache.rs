@@ -37,6 +37,9 @@ const MOST_RECENT: usize = 64;
 /// Entries of one cached timeline, of one cached outbox.
 pub(super) const MOST_ENTRIES: usize = 200;
 
+/// Outboxes that changed, remembered by name.
+const MOST_CHANGED: usize = 4_096;
+
 /// Where a read may get its answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Mode {
@@ -55,6 +58,7 @@ pub(super) struct Caches {
     partitions: Partitions,
     epoch: AtomicU64,
     heard: Mutex<HashMap<Partition, Heard>>,
+    changed: Mutex<Changed>,
     pub posts: Slots<PostId, Post>,
     pub users: Slots<UserId, UserRow>,
     pub follower_counts: Slots<UserId, i64>,
@@ -67,6 +71,20 @@ pub(super) struct Caches {
     pub pulled: Slots<Partition, Pulled>,
     /// A name is its user's for ever, so that this needs no notice.
     pub names: moka::sync::Cache<String, UserId>,
+}
+
+/// Authors whose outboxes notices named, in their order: the last ones, and how many in all.
+#[derive(Default)]
+struct Changed {
+    count: u64,
+    last: VecDeque<UserId>,
+}
+
+/// What was known when a load began, for what is made of many outboxes.
+pub(super) struct Since {
+    epoch: u64,
+    changed: u64,
+    at: Instant,
 }
 
 /// The last notice of a partition.
@@ -223,6 +241,7 @@ impl Caches {
             partitions,
             epoch: AtomicU64::new(0),
             heard: Mutex::default(),
+            changed: Mutex::default(),
             posts: Slots::new("posts", 40_000),
             users: Slots::new("users", 40_000),
             follower_counts: Slots::new("follower_counts", 40_000),
@@ -238,6 +257,41 @@ impl Caches {
 
     fn heard(&self) -> MutexGuard<'_, HashMap<Partition, Heard>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) -> MutexGuard<'_, Changed> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be asked before a load of many outboxes begins.
+    pub fn since_now(&self) -> Since {
+        Since {
+            epoch: self.epoch.load(Ordering::Acquire),
+            changed: self.changed().count,
+            at: Instant::now(),
+        }
+    }
+
+    /// Whether no outbox of those involved can have changed since.
+    pub fn unchanged(&self, since: &Since, involved: impl Fn(UserId) -> bool) -> bool {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let changed = self.changed();
+        let later = usize::try_from(changed.count - since.changed).unwrap_or(usize::MAX);
+        let Some(known) = changed.last.len().checked_sub(later) else {
+            return false;
+        };
+        epoch == since.epoch
+            && since.at.elapsed() < LONGEST
+            && !changed.last.range(known..).any(|author| involved(*author))
+    }
+
+    fn has_changed(&self, author: UserId) {
+        let mut changed = self.changed();
+        changed.count += 1;
+        changed.last.push_back(author);
+        if changed.last.len() > MOST_CHANGED {
+            changed.last.pop_front();
+        }
     }
 
     /// Whether every partition has been heard of lately, so that nothing is older than the last
@@ -301,8 +355,12 @@ impl Caches {
             }
             Touched::Standing(user) => self.users.forget(user),
             Touched::Reaction(post, user) => self.reactions.touch(&(*post, *user)),
-            Touched::Outbox(author) => self.outboxes.touch(author),
+            Touched::Outbox(author) => {
+                self.has_changed(*author);
+                self.outboxes.touch(author);
+            }
             Touched::Withdrawn(author, entry) => {
+                self.has_changed(*author);
                 self.standing.forget(entry);
                 self.outboxes.forget(author);
             }
@@ -548,6 +606,30 @@ mod tests {
     }
 
     const KEY: i64 = 5;
+
+    #[test]
+    fn what_many_outboxes_made_holds_until_one_of_them_changes_or_too_many_do() {
+        let (caches, mine, other) = (caches(), Id::new(1).unwrap(), Id::new(2).unwrap());
+        let involved = |author| author == mine;
+        let mut n = 0;
+        let mut touch = |author| {
+            n += 1;
+            caches.take(&notice(7, n, &[Touched::Outbox(author)]));
+        };
+        let since = caches.since_now();
+        touch(other);
+        assert!(caches.unchanged(&since, involved));
+        touch(mine);
+        assert!(!caches.unchanged(&since, involved));
+        let since = caches.since_now();
+        (0..MOST_CHANGED).for_each(|_| touch(other));
+        assert!(caches.unchanged(&since, involved));
+        touch(other);
+        assert!(!caches.unchanged(&since, involved), "who knows which");
+        let since = caches.since_now();
+        caches.take(&notice(8, 0, &[]));
+        assert!(!caches.unchanged(&since, involved), "a notice was missed");
+    }
 
     #[test]
     fn a_load_that_began_before_a_change_is_not_remembered_after_it() {

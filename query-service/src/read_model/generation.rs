@@ -236,6 +236,15 @@ impl Generation {
         &self.db
     }
 
+    /// The same generation over other connections to its database.
+    #[must_use]
+    pub fn over(self, db: &Database) -> Self {
+        Self {
+            db: db.clone(),
+            ..self
+        }
+    }
+
     /// Leases of this generation's partitions.
     pub fn leases(&self) -> Collection<Document> {
         self.db.collection(&format!("g{}_leases", self.number))

@@ -24,16 +24,12 @@ impl Key {
 
     /// `user ‖ partition`, 10 bytes.
     pub fn user_in<K>(user: Id<K>, partition: Partition) -> Self {
-        let mut bytes = user.to_key().to_vec();
-        bytes.extend(partition.0.to_be_bytes());
-        Self::Bytes(bytes)
+        Self::Bytes(list_in(user, partition))
     }
 
     /// `followee ‖ partition ‖ follower`, 18 bytes.
     pub fn follower<A, B>(followee: Id<A>, partition: Partition, follower: Id<B>) -> Self {
-        let Self::Bytes(mut bytes) = Self::user_in(followee, partition) else {
-            unreachable!("user_in makes bytes")
-        };
+        let mut bytes = list_in(followee, partition);
         bytes.extend(follower.to_key());
         Self::Bytes(bytes)
     }
@@ -51,6 +47,11 @@ impl Key {
             Self::Bytes(bytes) => binary(bytes.clone()),
         }
     }
+}
+
+/// The prefix of what one partition keeps in a user's list.
+pub fn list_in<K>(user: Id<K>, partition: Partition) -> Vec<u8> {
+    [&user.to_key()[..], &partition.0.to_be_bytes()].concat()
 }
 
 pub fn binary(bytes: Vec<u8>) -> Bson {

@@ -4,6 +4,8 @@
 //! * [`changes`], [`mod@write`]: how the fold writes.
 //! * [`timeline`], [`people`], [`posts`]: how readers read.
 //! * `visibility`, [`view`]: what of it is shown, and how it looks.
+//! * `windows`: how lists are read, whatever their length; `merge`: many of them as one.
+//! * [`budget`]: what one read may cost.
 //! * [`cursor`]: where a page ended.
 //! * [`notice`], `cache`: what replicas are told of changes, and what they remember until then.
 //! * [`sabotage`]: faults that tests build in.
@@ -11,11 +13,13 @@
 //! An entry is a hint, rows are the truth: every answer is checked against the edges, posts and
 //! users that make it true.
 
+pub mod budget;
 mod cache;
 pub mod changes;
 pub mod cursor;
 pub mod generation;
 pub mod keys;
+mod merge;
 pub mod notice;
 pub mod people;
 pub mod posts;
@@ -24,6 +28,7 @@ pub mod sabotage;
 pub mod timeline;
 pub mod view;
 mod visibility;
+mod windows;
 pub mod write;
 
 use std::sync::Arc;
@@ -38,11 +43,14 @@ use shared::events::LogStream;
 use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
 
+use budget::ReadBudget;
 use cache::{Caches, Look, Mode, Slots};
 use cursor::CursorKey;
 use generation::{Catalog, Generation, View};
 use keys::Key;
+use merge::Merged;
 use notice::Notice;
+use windows::Reach;
 
 /// Why the views could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +69,10 @@ pub enum ViewError {
     NotYetVisible,
     #[error("the answer is not remembered, and the database not asked")]
     NotRemembered,
+    #[error("nobody waits for this read any more")]
+    Abandoned,
+    #[error("this read is an expensive one: it needs {permits} permits for it")]
+    Expensive { permits: u32 },
     #[error(
         "the views are folded in {recorded} partitions, but PARTITIONS is {wanted}: start with PARTITIONS={recorded}, or change it with `query-service rebuild`"
     )]
@@ -78,6 +90,8 @@ impl ViewError {
             | Self::BadCursor
             | Self::NotYetVisible
             | Self::NotRemembered
+            | Self::Abandoned
+            | Self::Expensive { .. }
             | Self::OtherPartitions { .. } => false,
         }
     }
@@ -93,6 +107,7 @@ pub type CurrentViews = tokio::sync::watch::Receiver<Views>;
 pub struct Views {
     inner: Arc<Inner>,
     mode: Mode,
+    budget: Option<ReadBudget>,
     sabotage: Option<sabotage::Sabotage>,
 }
 
@@ -104,6 +119,12 @@ struct Inner {
     cursors: CursorKey,
     /// How far back a reader's last page reached, in milliseconds.
     windows: moka::sync::Cache<UserId, i64>,
+    /// How lists are spread over ids: which view, whose list.
+    reaches: moka::sync::Cache<(View, i64), Reach>,
+    /// The ids that a merge for a reader spans, and what the last one found.
+    depths: moka::sync::Cache<UserId, i64>,
+    merged: moka::sync::Cache<UserId, Arc<Merged>>,
+    seeks_many_ranges: bool,
     caches: Caches,
     /// Readers noted as seen a little while ago.
     seen: moka::sync::Cache<UserId, ()>,
@@ -121,20 +142,32 @@ impl Views {
         generation.prepare().await?;
         let cursors = cursor_key(generation.database()).await?;
         let windows = moka::sync::Cache::builder().max_capacity(100_000).build();
+        let reaches = moka::sync::Cache::builder().max_capacity(100_000).build();
+        let depths = moka::sync::Cache::builder().max_capacity(100_000).build();
+        // Up to 50 KB each.
+        let merged = moka::sync::Cache::builder()
+            .max_capacity(1_000)
+            .time_to_live(Duration::from_secs(60))
+            .build();
         let seen = moka::sync::Cache::builder()
             .max_capacity(100_000)
             .time_to_live(SEEN_AGAIN)
             .build();
         let inner = Inner {
             caches: Caches::new(generation.partitions),
+            seeks_many_ranges: merge::seeks_many_ranges(generation.database()).await,
             generation,
             cursors,
             windows,
+            reaches,
+            depths,
+            merged,
             seen,
         };
         Ok(Self {
             inner: Arc::new(inner),
             mode: Mode::Direct,
+            budget: None,
             sabotage: None,
         })
     }
@@ -193,10 +226,10 @@ impl Views {
         self.caches().look(self.mode, slots, key)
     }
 
-    /// Whether the database may be asked.
+    /// Whether the database may be asked: before every query.
     fn may_load(&self) -> Result<(), ViewError> {
         match self.mode {
-            Mode::Cached | Mode::Direct => Ok(()),
+            Mode::Cached | Mode::Direct => self.begin_query(),
             Mode::Memory | Mode::Stale => Err(ViewError::NotRemembered),
         }
     }
@@ -285,12 +318,10 @@ impl Views {
         T: DeserializeOwned + Send + Sync + Unpin,
     {
         self.may_load()?;
-        Ok(self
-            .rows::<T>(view)
-            .find(filter)
-            .await?
-            .try_collect()
-            .await?)
+        let rows = self.rows::<T>(view).find(filter).await?;
+        let rows: Vec<T> = rows.try_collect().await?;
+        self.has_read(rows.len());
+        Ok(rows)
     }
 
     /// The rows with the highest keys, in falling order.
@@ -307,7 +338,9 @@ impl Views {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.rows::<T>(view);
         let query = rows.find(filter).sort(doc! { "_id": -1 }).limit(limit);
-        Ok(query.await?.try_collect().await?)
+        let rows: Vec<T> = query.await?.try_collect().await?;
+        self.has_read(rows.len());
+        Ok(rows)
     }
 
     /// The rows with the lowest keys, in rising order.
@@ -324,7 +357,9 @@ impl Views {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.rows::<T>(view);
         let query = rows.find(filter).sort(doc! { "_id": 1 }).limit(limit);
-        Ok(query.await?.try_collect().await?)
+        let rows: Vec<T> = query.await?.try_collect().await?;
+        self.has_read(rows.len());
+        Ok(rows)
     }
 }
 

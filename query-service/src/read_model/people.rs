@@ -1,18 +1,132 @@
 //! Users, their followers and followees, and how two of them stand.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use bson::{Document, doc};
-use shared::ids::UserId;
+use bson::{Binary, Document, doc};
+use shared::ids::{UserId, UserKind};
 use shared::names;
 
 use super::cache::Look;
 use super::cursor::CursorKind;
 use super::generation::View;
-use super::keys::{Key, between, last_id};
-use super::rows::{EdgeRow, KeyRow, Standing, UserRow};
+use super::keys::{Key, last_id};
+use super::posts::{MOST_EXAMINED, MOST_TOGETHER};
+use super::rows::{EdgeRow, Standing, UserRow};
 use super::view::{Page, Relationship, UserView};
+use super::windows::{List, Listed};
 use super::{ViewError, Views};
+
+/// Rows looked at together at the least: fewer cost as much.
+const LEAST_TOGETHER: usize = 50;
+/// Keys that are looked up with one query.
+const MOST_KEYS: usize = 250;
+
+/// An edge in somebody's list; one that ended may stay there.
+#[derive(serde::Deserialize)]
+struct ListedEdge {
+    #[serde(rename = "_id")]
+    id: Binary,
+    #[serde(default = "stands")]
+    on: bool,
+}
+
+/// Of rows that are deleted when the edge ends.
+fn stands() -> bool {
+    true
+}
+
+impl Listed for ListedEdge {
+    fn listed_id(&self) -> Option<i64> {
+        last_id::<UserKind>(&self.id).map(UserId::get)
+    }
+}
+
+/// Which list is read for a page.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Walked {
+    Following,
+    Followers,
+}
+
+impl Walked {
+    /// Mutuals are in both lists: the shorter one is read, and looked up in the other.
+    fn of(kind: CursorKind, profile: &UserView) -> Self {
+        let fewer_followers = profile.followers_count < profile.following_count;
+        match kind {
+            CursorKind::Followers => Self::Followers,
+            CursorKind::Mutuals if fewer_followers => Self::Followers,
+            CursorKind::Mutuals
+            | CursorKind::Following
+            | CursorKind::Home
+            | CursorKind::Posts
+            | CursorKind::Replies => Self::Following,
+        }
+    }
+
+    fn list(self, views: &Views, user: UserId, profile: &UserView) -> List {
+        let (view, prefixes, rows) = match self {
+            Self::Following => (
+                View::Following,
+                vec![user.to_key().to_vec()],
+                profile.following_count,
+            ),
+            Self::Followers => (
+                View::Followers,
+                views
+                    .partitions()
+                    .all()
+                    .map(|partition| super::keys::list_in(user, partition))
+                    .collect(),
+                profile.followers_count,
+            ),
+        };
+        List {
+            view,
+            subject: user.get(),
+            prefixes,
+            // Who follows whom says nothing about whose account is older.
+            floor: 0,
+            rows,
+        }
+    }
+}
+
+/// A page of people being filled.
+struct People {
+    limit: usize,
+    items: Vec<UserView>,
+    examined: usize,
+    /// Everything from here on was examined.
+    position: i64,
+}
+
+impl People {
+    fn new(limit: usize, position: i64) -> Self {
+        Self {
+            limit,
+            items: Vec::new(),
+            examined: 0,
+            position,
+        }
+    }
+
+    fn left(&self) -> usize {
+        self.limit - self.items.len()
+    }
+
+    /// Takes the next row, which is shown or is not; true if the page ends with it or before it.
+    fn offer(&mut self, id: i64, shown: Option<UserView>) -> bool {
+        if let Some(view) = shown {
+            if self.left() == 0 {
+                return true;
+            }
+            self.items.push(view);
+        }
+        self.examined += 1;
+        self.position = id;
+        self.examined >= MOST_EXAMINED
+    }
+}
 
 impl Views {
     /// An active (or suspended) user. `viewer` sees their own e-mail.
@@ -142,97 +256,101 @@ impl Views {
         limit: usize,
         cursor: Option<&str>,
     ) -> Result<Option<Page<UserView>>, ViewError> {
-        let mut before = self.position(kind, user.get(), cursor)?;
-        if self.user(user, None).await?.is_none() {
+        let before = self.position(kind, user.get(), cursor)?;
+        let Some(profile) = self.user(user, None).await? else {
             return Ok(None);
-        }
+        };
         self.may_load()?;
-        let (mut items, mut examined) = (Vec::new(), 0);
+        let walked = Walked::of(kind, &profile);
+        let mut page = People::new(limit, before);
+        let mut scan = self.scan(walked.list(self, user, &profile), before);
+        let mut most = LEAST_TOGETHER.max(limit + 1);
         loop {
-            let want = limit + 1;
-            let ids = match kind {
-                CursorKind::Followers => self.followers_before(user, before, want).await?,
-                CursorKind::Home
-                | CursorKind::Posts
-                | CursorKind::Replies
-                | CursorKind::Following
-                | CursorKind::Mutuals => self.followees_before(user, before, want).await?,
-            };
-            let last = ids.len() < want;
-            let mut shown: HashMap<UserId, UserView> = self
-                .user_views(&ids, None)
-                .await?
-                .into_iter()
-                .map(|view| (view.user_id, view))
-                .collect();
+            let look = self.look_at::<ListedEdge>(&mut scan, most).await?;
+            let standing = look.rows.iter().filter(|(_, edge)| edge.on);
+            let mut ids: Vec<UserId> = standing.filter_map(|(id, _)| UserId::new(*id)).collect();
             if kind == CursorKind::Mutuals {
-                let back = self.followed_back(user, &ids).await?;
-                shown.retain(|id, _| back.contains(id));
+                ids = self.tied_back(walked, user, ids).await?;
             }
-            for id in &ids {
-                let Some(view) = shown.remove(id) else {
-                    examined += 1;
-                    before = id.get();
+            let gained = page.items.len();
+            let rows = look.rows.iter().map(|(id, _)| *id);
+            let has_ended = self.fill_people(&mut page, rows, &ids).await?;
+            let gained = page.items.len() - gained;
+            let next = if has_ended {
+                Some(page.position)
+            } else if scan.is_done() {
+                None
+            } else {
+                page.position = scan.before();
+                if !self.is_used_up() {
+                    if gained * 2 < look.rows.len() {
+                        most = (most * 2).min(MOST_TOGETHER);
+                    }
                     continue;
-                };
-                if items.len() == limit || examined >= super::posts::MOST_EXAMINED {
-                    return Ok(Some(self.page(kind, user.get(), items, Some(before))?));
                 }
-                items.push(view);
-                examined += 1;
-                before = id.get();
-            }
-            if last {
-                return Ok(Some(self.page(kind, user.get(), items, None)?));
-            }
-        }
-    }
-
-    async fn followees_before(
-        &self,
-        user: UserId,
-        before: i64,
-        want: usize,
-    ) -> Result<Vec<UserId>, ViewError> {
-        let mut range = between(&user.to_key(), 0, before);
-        range.insert("on", true);
-        let rows: Vec<KeyRow> = self.newest(View::Following, range, want).await?;
-        Ok(rows.iter().filter_map(|row| last_id(&row.id)).collect())
-    }
-
-    async fn followers_before(
-        &self,
-        user: UserId,
-        before: i64,
-        want: usize,
-    ) -> Result<Vec<UserId>, ViewError> {
-        let mut all = BTreeSet::new();
-        for partition in self.partitions().all() {
-            let Key::Bytes(prefix) = Key::user_in(user, partition) else {
-                unreachable!("user_in makes bytes")
+                Some(page.position)
             };
-            let range = between(&prefix, 0, before);
-            let rows: Vec<KeyRow> = self.newest(View::Followers, range, want).await?;
-            all.extend(
-                rows.iter()
-                    .filter_map(|row| last_id::<shared::ids::UserKind>(&row.id)),
-            );
+            let cut = next.filter(|_| page.items.len() < limit);
+            self.remember_reach(&scan, cut.is_some());
+            let page = self.page(kind, user.get(), page.items, next)?;
+            return Ok(Some(Page { cut, ..page }));
         }
-        Ok(all.into_iter().rev().take(want).collect())
     }
 
-    async fn followed_back(
+    /// Offers rows, newest first, of which `ids` may be shown, until the page ends: then true.
+    async fn fill_people(
         &self,
-        user: UserId,
+        page: &mut People,
+        rows: impl Iterator<Item = i64>,
         ids: &[UserId],
-    ) -> Result<HashSet<UserId>, ViewError> {
-        let keys: Vec<_> = ids.iter().map(|id| Key::pair(*id, user).bson()).collect();
-        let filter = doc! { "_id": { "$in": keys }, "on": true };
-        let rows: Vec<EdgeRow> = self.all(View::Following, filter).await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| super::keys::first_id(&row.id))
-            .collect())
+    ) -> Result<bool, ViewError> {
+        let (mut shown, mut asked): (HashMap<UserId, UserView>, _) = (HashMap::new(), 0);
+        let mut together = page.left() + 1;
+        for id in rows {
+            let next = ids.get(asked).is_some_and(|next| next.get() == id);
+            if next {
+                if asked > 0 && self.is_used_up() {
+                    return Ok(true);
+                }
+                let batch = &ids[asked..ids.len().min(asked + together)];
+                let views = self.user_views(batch, None).await?;
+                shown.extend(views.into_iter().map(|view| (view.user_id, view)));
+                asked += batch.len();
+                together = (together * 2).min(MOST_TOGETHER);
+            }
+            let view = UserId::new(id).and_then(|id| shown.remove(&id));
+            if page.offer(id, view) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Of these users, those who stand the other way round as well, in this order.
+    async fn tied_back(
+        &self,
+        walked: Walked,
+        user: UserId,
+        ids: Vec<UserId>,
+    ) -> Result<Vec<UserId>, ViewError> {
+        let mut tied: HashSet<UserId> = HashSet::new();
+        for some in ids.chunks(MOST_KEYS) {
+            // Always in the user's own list: a bounded range, however a database looks keys up.
+            let key = |id: &UserId| match walked {
+                Walked::Following => Key::follower(user, self.partitions().of(*id), *id).bson(),
+                Walked::Followers => Key::pair(user, *id).bson(),
+            };
+            let keys: Vec<_> = some.iter().map(key).collect();
+            let filter = doc! { "_id": { "$in": keys } };
+            let view = match walked {
+                Walked::Following => View::Followers,
+                Walked::Followers => View::Following,
+            };
+            let rows: Vec<ListedEdge> = self.all(view, filter).await?;
+            let standing = rows.iter().filter(|edge| edge.on);
+            tied.extend(standing.filter_map(|edge| last_id::<UserKind>(&edge.id)));
+        }
+        Ok(ids.into_iter().filter(|id| tied.contains(id)).collect())
     }
 
     /// The users among these who are not deactivated, in this order.

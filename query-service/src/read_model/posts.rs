@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shared::ids::{EntryId, PostId, UserId};
+use shared::ids::{EntryId, EntryKind, Id, PostId, UserId};
 
 use super::cursor::CursorKind;
 use super::generation::View;
@@ -10,12 +10,34 @@ use super::keys::last_id;
 use super::rows::{OutboxRow, Standing};
 use super::view::{Page, PostView};
 use super::visibility::Candidate;
+use super::windows::{List, Listed};
 use super::{ViewError, Views};
 
 /// Rows looked at for one page at the most.
 pub const MOST_EXAMINED: usize = 2_000;
 /// Rows looked at together at the most: where few are shown, more are looked at the next time.
 pub(super) const MOST_TOGETHER: usize = 500;
+/// And at the least: a short page costs as much as one of the usual length, not more.
+const LEAST_TOGETHER: usize = 21;
+
+impl Listed for OutboxRow {
+    fn listed_id(&self) -> Option<i64> {
+        last_id::<EntryKind>(&self.id).map(EntryId::get)
+    }
+}
+
+impl List {
+    /// The posts of a user, the replies to a post: none is older than whose they are.
+    fn of<K>(view: View, subject: Id<K>, rows: i64) -> Self {
+        Self {
+            view,
+            subject: subject.get(),
+            prefixes: vec![subject.to_key().to_vec()],
+            floor: subject.get(),
+            rows,
+        }
+    }
+}
 
 impl Views {
     /// A post that stands, by an active author.
@@ -54,9 +76,9 @@ impl Views {
             return Ok(None);
         }
         self.may_load()?;
+        let rows = users.get(&user).map_or(0, |row| row.outbox);
         let page = self.range_page(
-            View::Outbox,
-            user.get(),
+            List::of(View::Outbox, user, rows),
             before,
             limit,
             viewer,
@@ -81,13 +103,12 @@ impl Views {
         cursor: Option<&str>,
     ) -> Result<Option<Page<PostView>>, ViewError> {
         let before = self.position(CursorKind::Replies, post.get(), cursor)?;
-        if self.post(post, None).await?.is_none() {
+        let Some(parent) = self.post(post, None).await? else {
             return Ok(None);
-        }
+        };
         self.may_load()?;
         let page = self.range_page(
-            View::Replies,
-            post.get(),
+            List::of(View::Replies, post, parent.replies_count),
             before,
             limit,
             viewer,
@@ -145,37 +166,36 @@ impl Views {
         })
     }
 
-    /// Fills a page from one range of rows keyed `subject ‖ entry`, skipping what is not shown.
+    /// Fills a page from one list, skipping what is not shown.
     async fn range_page(
         &self,
-        view: View,
-        subject: i64,
-        mut before: i64,
+        list: List,
+        before: i64,
         limit: usize,
         viewer: Option<UserId>,
         candidate: impl Fn(&OutboxRow, EntryId) -> Candidate,
     ) -> Result<Filled, ViewError> {
-        let (mut filling, mut want) = (Filling::new(limit), limit + 1);
+        let (mut filling, mut most) = (Filling::new(limit), LEAST_TOGETHER.max(limit + 1));
+        let mut scan = self.scan(list, before);
         loop {
-            let range = super::keys::between(&subject.to_be_bytes(), 0, before);
-            let rows: Vec<OutboxRow> = self.newest(view, range, want).await?;
-            let last = rows.len() < want;
-            let candidates: Vec<_> = rows
-                .iter()
-                .filter_map(|row| Some(candidate(row, last_id(&row.id)?)))
+            let look = self.look_at::<OutboxRow>(&mut scan, most).await?;
+            let candidates = look.rows.iter();
+            let candidates: Vec<_> = candidates
+                .filter_map(|(id, row)| Some(candidate(row, EntryId::new(*id)?)))
                 .collect();
-            if self
-                .fill(&mut filling, &candidates, viewer)
-                .await?
-                .is_some()
-            {
-                return Ok(filling.finish());
-            }
-            let Some(lowest) = candidates.last().filter(|_| !last) else {
-                return Ok(filling.end());
+            let ended = self.fill(&mut filling, &candidates, viewer).await?;
+            let filled = if ended.is_some() {
+                filling.finish()
+            } else if scan.is_done() {
+                filling.end()
+            } else if self.is_used_up() {
+                filling.cut_at(scan.before())
+            } else {
+                most = (most * 2).min(MOST_TOGETHER);
+                continue;
             };
-            before = lowest.entry.get();
-            want = (want * 2).min(MOST_TOGETHER);
+            self.remember_reach(&scan, filled.cut.is_some());
+            return Ok(filled);
         }
     }
 
@@ -213,6 +233,13 @@ impl Views {
                 }
             }
             candidates = &candidates[offered..];
+            if let Some(last) = batch.get(offered.saturating_sub(1))
+                && !candidates.is_empty()
+                && self.is_used_up()
+            {
+                filling.more = true;
+                return Ok(Some(last.entry));
+            }
             let gained = filling.items.len() - before;
             together = if gained * 2 < offered {
                 (together * 2).min(MOST_TOGETHER)
@@ -296,6 +323,16 @@ impl Filling {
         Filled {
             items: self.items,
             next,
+            cut,
+        }
+    }
+
+    /// The page as far as its budget went: everything from `position` on was looked at.
+    pub fn cut_at(self, position: i64) -> Filled {
+        let cut = Some(position).filter(|_| !self.is_full());
+        Filled {
+            items: self.items,
+            next: Some(position),
             cut,
         }
     }

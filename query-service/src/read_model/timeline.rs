@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bson::doc;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use shared::ids::{EntryId, UserId};
 use shared::partition::Partition;
 
@@ -21,9 +21,9 @@ use super::visibility::Candidate;
 use super::{ViewError, Views};
 
 /// What is known of a reader when a page begins.
-struct Reader {
-    id: UserId,
-    edges: Arc<Edges>,
+pub(super) struct Reader {
+    pub id: UserId,
+    pub edges: Arc<Edges>,
     /// Of those they follow, whose outbox must be merged: hot, being fanned out, or just followed.
     pulled: Vec<UserId>,
 }
@@ -38,10 +38,10 @@ struct Take {
 }
 
 /// Candidates of a span of time, and how far down they are complete.
-struct Span {
-    candidates: BTreeMap<EntryId, Candidate>,
+pub(super) struct Span {
+    pub candidates: BTreeMap<EntryId, Candidate>,
     /// Everything above this id is in `candidates`.
-    complete_above: i64,
+    pub complete_above: i64,
 }
 
 /// The first span to look at for a reader we know nothing of, in milliseconds.
@@ -56,8 +56,10 @@ const WIDER: i64 = 8;
 const MOST_NEWER: usize = 800;
 /// Rows of an outbox looked at, at a time, for what is new.
 const OUTBOX_LOOKBACK: usize = 100;
-/// Outboxes read at a time: more than this is no faster on one connection pool.
-const PULLS_AT_ONCE: usize = 8;
+/// Outboxes read at a time.
+const PULLS_AT_ONCE: usize = 4;
+/// Outboxes that any page may merge: more are expensive.
+const CHEAP_PULLS: usize = 64;
 
 impl Views {
     /// A page of a reader's home timeline.
@@ -109,6 +111,12 @@ impl Views {
                 return self.filled_page(CursorKind::Home, reader.get(), filling.end());
             }
             before = span.complete_above + 1;
+            if self.is_used_up() {
+                let reached = (top - before) >> 16;
+                self.inner.windows.insert(reader, reached.max(remembered));
+                let cut = filling.cut_at(before);
+                return self.filled_page(CursorKind::Home, reader.get(), cut);
+            }
             // Short: look further back at once; where nothing was, everywhere. Below the horizon a
             // look asks for every followee's outbox, so that looks are what costs.
             window = if is_empty {
@@ -314,7 +322,7 @@ impl Views {
             .max(0);
         let Some((lines, mut complete_above)) = self.stored(reader.id, low, before, take).await?
         else {
-            return self.span_below_horizon(reader, low, before, take).await;
+            return self.span_below_horizon(reader, before).await;
         };
         let mut candidates: BTreeMap<EntryId, Candidate> = lines
             .into_iter()
@@ -375,31 +383,6 @@ impl Views {
         Ok(Some((lines, complete_above)))
     }
 
-    /// Nothing is stored below the horizon for sure: every followee's outbox is merged.
-    async fn span_below_horizon(
-        &self,
-        reader: &Reader,
-        low: i64,
-        before: i64,
-        take: Take,
-    ) -> Result<Span, ViewError> {
-        let mut candidates = BTreeMap::new();
-        let mut complete_above = low;
-        self.pull(
-            &reader.everybody(),
-            &mut candidates,
-            &mut complete_above,
-            before,
-            take,
-        )
-        .await?;
-        candidates.retain(|entry, _| entry.get() > complete_above);
-        Ok(Span {
-            candidates,
-            complete_above,
-        })
-    }
-
     /// Merges the outboxes of `authors` between `complete_above` and `before`; where one has more
     /// than is taken at a time, completeness ends higher up.
     async fn pull(
@@ -411,26 +394,44 @@ impl Views {
         take: Take,
     ) -> Result<(), ViewError> {
         let low = *complete_above;
-        let mut outboxes = stream::iter(authors.iter().copied())
-            .map(|author| self.outbox_span(author, low, before, take))
-            .buffer_unordered(PULLS_AT_ONCE);
-        while let Some((lines, complete)) = outboxes.try_next().await? {
+        let mut add = |(lines, complete): (Vec<Line>, i64)| {
             *complete_above = (*complete_above).max(complete);
             let proven = lines.into_iter().map(|line| Candidate::new(line, true));
             candidates.extend(proven.map(|candidate| (candidate.entry, candidate)));
+        };
+        let mut unknown = Vec::new();
+        for author in authors {
+            match self.remembered_outbox(*author, low, before, take) {
+                Some(found) => add(found),
+                None => unknown.push(*author),
+            }
+        }
+        if unknown.len() > CHEAP_PULLS {
+            self.may_load()?;
+            return self
+                .merge(&unknown, candidates, complete_above, before)
+                .await;
+        }
+        let loads = stream::iter(unknown)
+            .map(|author| self.load_outbox(author, low, before, take))
+            .buffer_unordered(PULLS_AT_ONCE);
+        // To their ends, also where one fails: a query is never dropped half way.
+        let found: Vec<Result<_, ViewError>> = loads.collect().await;
+        for found in found {
+            add(found?);
         }
         Ok(())
     }
 
-    /// The newest rows of an outbox between `low` and `before`, and above what
-    /// they are complete.
-    async fn outbox_span(
+    /// The newest rows of an outbox between `low` and `before`, and above what they are complete,
+    /// if they are remembered.
+    fn remembered_outbox(
         &self,
         author: UserId,
         low: i64,
         before: i64,
         take: Take,
-    ) -> Result<(Vec<Line>, i64), ViewError> {
+    ) -> Option<(Vec<Line>, i64)> {
         if let Look::Hit(head) = self.look(&self.caches().outboxes, &author) {
             let (mut lines, complete_above) = head.below(before, take.remembered);
             let enough = complete_above <= low || lines.len() == take.remembered;
@@ -438,9 +439,19 @@ impl Views {
             let some = before > head.complete_above + 1 && self.is_stale();
             if enough || some {
                 lines.retain(|line| line.entry.get() > low);
-                return Ok((lines, complete_above.max(low)));
+                return Some((lines, complete_above.max(low)));
             }
         }
+        None
+    }
+
+    async fn load_outbox(
+        &self,
+        author: UserId,
+        low: i64,
+        before: i64,
+        take: Take,
+    ) -> Result<(Vec<Line>, i64), ViewError> {
         self.may_load()?;
         let loading = self.caches().load(&self.caches().outboxes, &author);
         let range = between(&author.to_key(), low, before);
@@ -482,12 +493,12 @@ impl Newer {
 }
 
 impl Reader {
-    fn may_see(&self, by: UserId) -> bool {
+    pub fn may_see(&self, by: UserId) -> bool {
         by == self.id || self.edges.following.binary_search(&by).is_ok()
     }
 
     /// Themselves, and all whom they follow.
-    fn everybody(&self) -> Vec<UserId> {
+    pub fn everybody(&self) -> Vec<UserId> {
         self.edges
             .following
             .iter()
@@ -498,7 +509,7 @@ impl Reader {
 }
 
 /// The id that an event made now would have, a little ahead for clocks that differ.
-fn now_id() -> i64 {
+pub(super) fn now_id() -> i64 {
     use shared::time::Clock;
     (shared::time::SystemClock.now().millis() + 5_000) << 16
 }

@@ -152,8 +152,8 @@ pub struct UserView {
 pub struct Page<T> {
     pub items: Vec<T>,
     pub next_cursor: Option<String>,
-    /// The id of the last row looked at, where so many were that the page ended before it was
-    /// full. Not told to clients: their cursor holds it.
+    /// The id down to which rows were looked at, where so many were, or the budget was used up, that
+    /// the page ended before it was full. Not told to clients: their cursor holds it.
     pub cut: Option<i64>,
 }
 

@@ -39,6 +39,14 @@ impl Candidate {
         }
     }
 
+    pub fn line(&self) -> Line {
+        Line {
+            entry: self.entry,
+            post: self.post,
+            by: self.by,
+        }
+    }
+
     fn is_repost(&self) -> bool {
         self.entry.get() != self.post.get()
     }

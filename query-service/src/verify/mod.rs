@@ -268,8 +268,8 @@ pub struct Visible {
     pub cuts: Cuts,
 }
 
-/// Where pages ended early, since so many rows were looked at for them: the ids they end with.
-/// What has a row and is not shown only the views know.
+/// Where pages ended early, since so many rows were looked at for them or their budget was used
+/// up: the ids they end with. What has a row and is not shown only the views know.
 pub type Cuts = BTreeMap<List, BTreeSet<i64>>;
 
 /// All pages of a list, as a client reads them.
@@ -318,9 +318,17 @@ impl List {
         limit: usize,
     ) -> Result<Scroll, ViewError> {
         let (mut scroll, mut cursor) = (Scroll::default(), None);
+        let mut follows_full = false;
         loop {
-            let page = self.page(views, user, limit, cursor.as_deref()).await?;
-            scroll.pages.push(page.items);
+            let page = self
+                .page(&views.afresh(), user, limit, cursor.as_deref())
+                .await?;
+            // Whether anything follows a full page, one whose budget was used up does not know.
+            let nothing = page.items.is_empty() && page.next_cursor.is_none();
+            if !(nothing && follows_full) {
+                scroll.pages.push(page.items);
+            }
+            follows_full = page.cut.is_none();
             scroll.cuts.extend(page.cut);
             if page.next_cursor.is_none() {
                 break;
@@ -535,7 +543,7 @@ impl Page<Line> {
         };
         let above = self.items.partition_point(|line| match line {
             Line::Post(post) => post.entry_id.get() >= cut,
-            Line::User(_) => true,
+            Line::User(user) => user.get() >= cut,
         });
         &self.items[..above]
     }

@@ -12,6 +12,7 @@ use bson::doc;
 use query_service::projection::Projector;
 use query_service::projection::generations::FoldSettings;
 use query_service::read_model::Views;
+use query_service::read_model::budget::{ReadBudget, ReadLimits};
 use query_service::read_model::generation::Catalog;
 use query_service::read_model::sabotage::Sabotage;
 use query_service::read_model::view::PostView;
@@ -285,6 +286,12 @@ impl World {
             (List::Posts, model.posts_of(user)),
         ] {
             let limit = self.history.rng.random_range(1..12);
+            // Now and then every page ends after its first step.
+            let views = if self.history.rng.random_bool(0.3) {
+                &hasty(views)
+            } else {
+                views
+            };
             let shown = list.scroll(views, user, limit).await.expect("views");
             let expected = paged(&expected, limit, &shown.cuts);
             if shown.pages != expected {
@@ -334,6 +341,16 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// As little as a budget can be: every page ends after its first step.
+pub fn hasty(views: &Views) -> Views {
+    let limits = ReadLimits {
+        rows: 1,
+        queries: 1,
+        time: Duration::ZERO,
+    };
+    views.within(ReadBudget::new(limits, true))
 }
 
 async fn open(log: &mongodb::Database, settings: &Settings, sabotage: Option<Sabotage>) -> Views {

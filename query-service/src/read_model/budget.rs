@@ -1,0 +1,187 @@
+//! What one read may cost, and whether somebody still waits for it.
+//!
+//! A read checks its budget itself: before every query whether it was abandoned, and after every
+//! step whether the budget is used up; then it ends with a short page and a cursor. Its first step
+//! is always made, so that every page gets ahead. Nothing is ever dropped within a query: that
+//! would cost the connection it runs on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{ViewError, Views};
+
+/// How much one read may use before its page ends early.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// Rows that the database returned.
+    pub rows: usize,
+    pub queries: usize,
+    /// From the beginning of the read on.
+    pub time: Duration,
+}
+
+impl ReadLimits {
+    /// What a request gets. The time is a third of what its client waits for at most.
+    pub const OF_A_REQUEST: Self = Self {
+        rows: 20_000,
+        queries: 200,
+        time: Duration::from_secs(1),
+    };
+}
+
+/// The budget of one read. Cloning gives another handle to the same one.
+#[derive(Clone, Debug)]
+pub struct ReadBudget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limits: ReadLimits,
+    began: Instant,
+    rows: AtomicUsize,
+    queries: AtomicUsize,
+    abandoned: AtomicBool,
+    /// Whether the read holds permits for what is expensive.
+    may_be_expensive: bool,
+}
+
+/// Abandons the read when it is dropped: nobody waits any more.
+#[derive(Debug)]
+pub struct AbandonOnDrop(ReadBudget);
+
+impl Drop for AbandonOnDrop {
+    fn drop(&mut self) {
+        self.0.0.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ReadBudget {
+    pub fn new(limits: ReadLimits, may_be_expensive: bool) -> Self {
+        Self(Arc::new(Inner {
+            limits,
+            began: Instant::now(),
+            rows: AtomicUsize::new(0),
+            queries: AtomicUsize::new(0),
+            abandoned: AtomicBool::new(false),
+            may_be_expensive,
+        }))
+    }
+
+    /// The same limits, with nothing used.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self::new(self.0.limits, self.0.may_be_expensive)
+    }
+
+    /// To be kept by whoever waits for the read.
+    pub fn abandon_on_drop(&self) -> AbandonOnDrop {
+        AbandonOnDrop(self.clone())
+    }
+
+    /// Before every query.
+    ///
+    /// # Errors
+    /// `Abandoned` if nobody waits for the read any more.
+    fn begin_query(&self) -> Result<(), ViewError> {
+        if self.0.abandoned.load(Ordering::Relaxed) {
+            return Err(ViewError::Abandoned);
+        }
+        self.0.queries.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn is_used_up(&self) -> bool {
+        let Inner { limits, began, .. } = &*self.0;
+        self.0.queries.load(Ordering::Relaxed) >= limits.queries
+            || self.0.rows.load(Ordering::Relaxed) >= limits.rows
+            || began.elapsed() >= limits.time
+    }
+}
+
+impl Views {
+    /// The same handle for one read within this budget. A handle without one, as the fold and
+    /// operator commands have, is not bounded but by what a page examines.
+    #[must_use]
+    pub fn within(&self, budget: ReadBudget) -> Self {
+        Self {
+            budget: Some(budget),
+            ..self.clone()
+        }
+    }
+
+    /// The same handle for one more read: within the same limits, with nothing used.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self {
+            budget: self.budget.as_ref().map(ReadBudget::afresh),
+            ..self.clone()
+        }
+    }
+
+    /// Before every query: see [`ReadBudget`].
+    pub(super) fn begin_query(&self) -> Result<(), ViewError> {
+        self.budget.as_ref().map_or(Ok(()), ReadBudget::begin_query)
+    }
+
+    /// After every query.
+    pub(super) fn has_read(&self, rows: usize) {
+        if let Some(budget) = &self.budget {
+            budget.0.rows.fetch_add(rows, Ordering::Relaxed);
+        }
+    }
+
+    /// After every step of a loop: whether the page must end here.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.budget.as_ref().is_some_and(ReadBudget::is_used_up)
+    }
+
+    /// Before something that costs as much as `permits` expensive reads.
+    ///
+    /// # Errors
+    /// `Expensive` if the read has no permits for it: it is to be begun again with them.
+    pub(super) fn may_be_expensive(&self, permits: u32) -> Result<(), ViewError> {
+        match &self.budget {
+            Some(budget) if !budget.0.may_be_expensive => Err(ViewError::Expensive { permits }),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOME: ReadLimits = ReadLimits {
+        rows: 10,
+        queries: 2,
+        time: Duration::from_secs(3_600),
+    };
+
+    #[test]
+    fn a_budget_is_used_up_by_queries_by_rows_or_by_time() {
+        let budget = ReadBudget::new(SOME, false);
+        budget.begin_query().unwrap();
+        assert!(!budget.is_used_up());
+        budget.begin_query().unwrap();
+        assert!(budget.is_used_up());
+        assert!(!budget.afresh().is_used_up());
+        let rows = budget.afresh();
+        rows.0.rows.fetch_add(SOME.rows, Ordering::Relaxed);
+        assert!(rows.is_used_up());
+        let none = ReadLimits {
+            time: Duration::ZERO,
+            ..SOME
+        };
+        assert!(ReadBudget::new(none, false).is_used_up());
+    }
+
+    #[test]
+    fn a_read_that_nobody_waits_for_begins_no_query() {
+        let budget = ReadBudget::new(SOME, false);
+        let waiting = budget.abandon_on_drop();
+        budget.begin_query().unwrap();
+        drop(waiting);
+        assert!(matches!(budget.begin_query(), Err(ViewError::Abandoned)));
+        assert!(budget.afresh().begin_query().is_ok());
+    }
+}

@@ -1,0 +1,240 @@
+//! Below the horizon nothing is stored for a reader: the outboxes of everybody they follow are
+//! merged, thousands of them for one page.
+//!
+//! It takes as many seeks as they follow people, whatever the page's length. So one merge finds
+//! the newest few hundred entries, and remembers them for the pages after it, as long as no notice
+//! names one of these outboxes. Outboxes are asked for together where the database answers that
+//! with seeks, and only for what is newer than the entries found so far.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{Document, doc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use mongodb::Database;
+use shared::ids::{EntryId, UserId};
+
+use super::cache::{Line, Mode, Since};
+use super::generation::View;
+use super::keys::{between, first_id};
+use super::posts::MOST_TOGETHER;
+use super::rows::OutboxRow;
+use super::timeline::{Reader, Span};
+use super::visibility::Candidate;
+use super::windows::took_too_long;
+use super::{ViewError, Views};
+
+/// The newest entries below some id, of everybody whom one reader follows.
+pub(super) struct Merged {
+    following: Vec<UserId>,
+    before: i64,
+    complete_above: i64,
+    /// Newest first.
+    lines: Vec<Line>,
+    since: Since,
+}
+
+/// Entries that one merge finds.
+const KEPT: usize = MOST_TOGETHER;
+/// Outboxes asked for with one query, where the database seeks each.
+const TOGETHER: usize = 64;
+/// Rows of so many outboxes; where there are more, only newer ones are wanted.
+const MOST_ROWS: usize = 2_000;
+/// What a query may take where it could be for less.
+const HURRY: Duration = Duration::from_millis(100);
+/// Outboxes asked for at the same time, where each takes a query: a large merge has as
+/// many permits.
+const AT_ONCE: usize = 4;
+/// Rows of one outbox, where each takes a query.
+const MOST_OF_ONE: usize = 50;
+/// Sixteen milliseconds of ids.
+const NARROWEST: i64 = 16 << 16;
+const NARROWER: i64 = 16;
+
+/// Whether the database answers a query for many ranges of keys with a seek for each.
+///
+/// MongoDB, up to version 8, reads the whole of a clustered collection for `$or`; the embedded
+/// engine seeks. Where it is not known, every range is a query of its own.
+pub(super) async fn seeks_many_ranges(database: &Database) -> bool {
+    let info = database.run_command(doc! { "buildInfo": 1 }).await;
+    info.is_ok_and(|info| info.contains_key("secantusVersion"))
+}
+
+impl Views {
+    /// What everybody whom the reader follows has below `before`.
+    pub(super) async fn span_below_horizon(
+        &self,
+        reader: &Reader,
+        before: i64,
+    ) -> Result<Span, ViewError> {
+        if let Some(span) = self.merged_before(reader, before) {
+            return Ok(span);
+        }
+        self.may_load()?;
+        // Entries are younger than their author's account.
+        let mut authors = reader.everybody();
+        authors.retain(|author| author.get() < before);
+        let since = self.caches().since_now();
+        let depth = self.inner.depths.get(&reader.id).unwrap_or(i64::MAX);
+        let top = before.min(super::timeline::now_id());
+        let mut complete_above = top.saturating_sub(depth).max(0);
+        let mut candidates = BTreeMap::new();
+        self.merge(&authors, &mut candidates, &mut complete_above, before)
+            .await?;
+        if candidates.is_empty() && complete_above > 0 {
+            // Everything at once: a look takes as many seeks again.
+            complete_above = 0;
+            self.merge(&authors, &mut candidates, &mut complete_above, before)
+                .await?;
+        }
+        let spanned = top.saturating_sub(complete_above);
+        let depth = if complete_above == 0 {
+            i64::MAX
+        } else if candidates.len() < KEPT / 2 {
+            spanned.saturating_mul(8)
+        } else {
+            spanned.saturating_mul(2)
+        };
+        self.inner.depths.insert(reader.id, depth);
+        if self.mode == Mode::Cached {
+            let merged = Merged {
+                following: reader.edges.following.clone(),
+                before,
+                complete_above,
+                lines: candidates.values().rev().map(Candidate::line).collect(),
+                since,
+            };
+            self.inner.merged.insert(reader.id, Arc::new(merged));
+        }
+        Ok(Span {
+            candidates,
+            complete_above,
+        })
+    }
+
+    /// The same from memory, if nothing of it can have changed.
+    fn merged_before(&self, reader: &Reader, before: i64) -> Option<Span> {
+        if !matches!(self.mode, Mode::Cached | Mode::Memory) {
+            return None;
+        }
+        let merged = self.inner.merged.get(&reader.id)?;
+        let within = before <= merged.before && before > merged.complete_above.saturating_add(1);
+        let involved = |author: UserId| reader.may_see(author);
+        let holds = within
+            && merged.following == reader.edges.following
+            && self.caches().unchanged(&merged.since, involved);
+        holds.then(|| {
+            let below = merged.lines.iter().filter(|line| line.entry.get() < before);
+            let candidates = below.map(|line| (line.entry, Candidate::new(*line, true)));
+            Span {
+                candidates: candidates.collect(),
+                complete_above: merged.complete_above,
+            }
+        })
+    }
+
+    /// Merges the outboxes of `authors` between `complete_above` and `before`. What is found is
+    /// bounded: where there is more, completeness ends higher up.
+    pub(super) async fn merge(
+        &self,
+        authors: &[UserId],
+        candidates: &mut BTreeMap<EntryId, Candidate>,
+        complete_above: &mut i64,
+        before: i64,
+    ) -> Result<(), ViewError> {
+        let thousands = u32::try_from(authors.len() / 1_000).unwrap_or(u32::MAX);
+        self.may_be_expensive(thousands.saturating_add(1))?;
+        let mut low = *complete_above;
+        let top = before.min(super::timeline::now_id());
+        for some in authors.chunks(TOGETHER) {
+            let (lines, complete) = loop {
+                let found = if self.inner.seeks_many_ranges {
+                    let may_narrow = top - low > NARROWEST;
+                    self.outboxes_together(some, low, before, may_narrow)
+                        .await?
+                } else {
+                    Some(self.outboxes_one_by_one(some, low, before).await?)
+                };
+                match found {
+                    Some(found) => break found,
+                    None => low = top - ((top - low) / NARROWER).max(NARROWEST),
+                }
+            };
+            low = low.max(complete);
+            let new = lines.into_iter().map(|line| Candidate::new(line, true));
+            candidates.extend(new.map(|candidate| (candidate.entry, candidate)));
+            candidates.retain(|entry, _| entry.get() > low);
+            if let Some(first_out) = candidates.keys().rev().nth(KEPT) {
+                low = first_out.get();
+                candidates.retain(|entry, _| entry.get() > low);
+            }
+        }
+        *complete_above = low;
+        Ok(())
+    }
+
+    /// Rows of some outboxes between `low` and `before`, and above what they are complete; `None`
+    /// if they are too many, or take too long.
+    async fn outboxes_together(
+        &self,
+        authors: &[UserId],
+        low: i64,
+        before: i64,
+        may_narrow: bool,
+    ) -> Result<Option<(Vec<Line>, i64)>, ViewError> {
+        self.may_load()?;
+        let ranges = authors.iter();
+        let ranges: Vec<Document> = ranges
+            .map(|author| between(&author.to_key(), low, before))
+            .collect();
+        let rows = self.rows::<OutboxRow>(View::Outbox);
+        let mut query = rows.find(doc! { "$or": ranges });
+        if may_narrow {
+            let limit = i64::try_from(MOST_ROWS + 1).unwrap_or(i64::MAX);
+            query = query.limit(limit).max_time(HURRY);
+        }
+        let found: Result<Vec<OutboxRow>, _> = match query.await {
+            Ok(rows) => rows.try_collect().await,
+            Err(error) => Err(error),
+        };
+        let rows = match found {
+            Ok(rows) => rows,
+            Err(error) if may_narrow && took_too_long(&error) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        self.has_read(rows.len());
+        if may_narrow && rows.len() > MOST_ROWS {
+            return Ok(None);
+        }
+        let lines = rows.iter().filter_map(|row| row.line(first_id(&row.id)?));
+        Ok(Some((lines.collect(), low)))
+    }
+
+    async fn outboxes_one_by_one(
+        &self,
+        authors: &[UserId],
+        low: i64,
+        before: i64,
+    ) -> Result<(Vec<Line>, i64), ViewError> {
+        let of = |author: UserId| async move {
+            let range = between(&author.to_key(), low, before);
+            let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, MOST_OF_ONE).await?;
+            let is_cut = rows.len() == MOST_OF_ONE;
+            let lines: Vec<Line> = rows.iter().filter_map(|row| row.line(author)).collect();
+            let lowest = lines.last().filter(|_| is_cut);
+            let complete_above = lowest.map_or(low, |lowest| lowest.entry.get() - 1);
+            Ok::<_, ViewError>((lines, complete_above))
+        };
+        // To their ends, also where one fails: a query is never dropped half way.
+        let found = stream::iter(authors.iter().copied()).map(of);
+        let found: Vec<Result<_, ViewError>> = found.buffer_unordered(AT_ONCE).collect().await;
+        let (mut all, mut complete_above) = (Vec::new(), low);
+        for one in found {
+            let (lines, complete) = one?;
+            complete_above = complete_above.max(complete);
+            all.extend(lines);
+        }
+        Ok((all, complete_above))
+    }
+}
