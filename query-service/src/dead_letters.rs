@@ -1,6 +1,7 @@
 //! `query-service dead-letters`: messages that the fold could not understand.
 //!
-//! The fold keeps them and goes on. Replaying one out of its order would have to undo whatever
+//! Each partition keeps those that it did not understand, and goes on; while builds change, one
+//! may understand what another does not. They are listed by message. Replaying one out of its order would have to undo whatever
 //! was folded since without it; so a replay folds everything anew, in order, in a second
 //! generation (`docs/decisions/04-replay-is-a-rebuild.md`).
 
@@ -10,9 +11,11 @@ use shared::engines;
 use shared::error_chain::Chain;
 use shared::event_stream;
 use shared::events::Event;
+use shared::partition::Partition;
 use shared::settings::Settings;
 use tokio_util::sync::CancellationToken;
 
+use crate::read_model::dead_letters::{DeadLetter, MOST_LISTED};
 use crate::read_model::generation::Catalog;
 use crate::read_model::{ViewError, Views};
 use crate::rebuild;
@@ -25,7 +28,7 @@ pub struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Prints sequence, time, subject and reason of each, oldest first.
+    /// Prints sequence, time, subject, reason and partitions of each, oldest first.
     List,
     /// Rebuilds the views with those that this build can read; the others stay.
     Replay,
@@ -40,7 +43,7 @@ enum Action {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum DeadLetterError {
+pub enum DeadLetterError {
     #[error(transparent)]
     Connect(#[from] engines::ConnectError),
     #[error("work on the dead letters")]
@@ -65,7 +68,7 @@ pub async fn main(settings: &Settings, arguments: &Arguments, stop: Cancellation
     };
     match outcome.await {
         Ok(false) => ExitCode::SUCCESS,
-        Ok(true) => rebuild::main(settings, &rebuild::Arguments::accepting(), stop).await,
+        Ok(true) => rebuild::main(settings, &rebuild::Arguments::of_everything(), stop).await,
         Err(error) => {
             eprintln!("query-service dead-letters: {}", Chain(&error));
             ExitCode::FAILURE
@@ -85,43 +88,98 @@ async fn list(views: &Views) -> Result<(), DeadLetterError> {
     let letters = views.dead_letters().await?;
     for letter in &letters {
         println!(
-            "{}\t{}\t{}\t{}",
-            letter.seq, letter.at, letter.subject, letter.reason
+            "{}\t{}\t{}\t{}\t{}",
+            letter.seq,
+            letter.at,
+            letter.subject,
+            letter.reason,
+            partitions(letter)
         );
     }
-    eprintln!("{} dead letters", letters.len());
+    let more = if letters.len() == MOST_LISTED {
+        ", and maybe more"
+    } else {
+        ""
+    };
+    eprintln!("{} dead letters{more}", letters.len());
     Ok(())
 }
 
-async fn drop(views: &Views, sequences: &[u64], all: bool) -> Result<(), DeadLetterError> {
-    let known: Vec<u64> = views
-        .dead_letters()
-        .await?
-        .iter()
-        .filter_map(|letter| u64::try_from(letter.seq).ok())
-        .collect();
-    if let Some(unknown) = sequences.iter().find(|seq| !known.contains(seq)) {
-        return Err(DeadLetterError::Unknown(*unknown));
+/// `partitions 0, 2-5`: who did not understand a message.
+fn partitions(letter: &DeadLetter) -> String {
+    let mut runs: Vec<(u16, u16)> = Vec::new();
+    for Partition(next) in &letter.partitions {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == *next => *last = *next,
+            Some(_) | None => runs.push((*next, *next)),
+        }
     }
-    let gone = if all { &known[..] } else { sequences };
-    views.drop_dead_letters(gone).await?;
-    println!("{} dead letters dropped", gone.len());
+    let runs = runs.iter().map(|(first, last)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    });
+    format!("partitions {}", runs.collect::<Vec<_>>().join(", "))
+}
+
+async fn drop(views: &Views, sequences: &[u64], all: bool) -> Result<(), DeadLetterError> {
+    if !all {
+        let letters = views.dead_letters().await?;
+        let unknown = |seq: &&u64| !letters.iter().any(|letter| letter.seq == **seq);
+        if let Some(unknown) = sequences.iter().find(unknown) {
+            return Err(DeadLetterError::Unknown(*unknown));
+        }
+        views.drop_dead_letters(sequences).await?;
+        println!("{} dead letters dropped", sequences.len());
+        return Ok(());
+    }
+    let mut dropped = 0;
+    loop {
+        let letters = views.dead_letters().await?;
+        if letters.is_empty() {
+            break;
+        }
+        let sequences: Vec<u64> = letters.iter().map(|letter| letter.seq).collect();
+        views.drop_dead_letters(&sequences).await?;
+        dropped += sequences.len();
+    }
+    println!("{dropped} dead letters dropped");
     Ok(())
 }
 
 /// Whether this build can read any of them.
 async fn any_readable(settings: &Settings, views: &Views) -> Result<bool, DeadLetterError> {
     let nats = engines::nats(&settings.nats, "query-service dead-letters").await?;
-    let stream = nats
-        .jetstream()
-        .get_stream(settings.names.stream())
+    let found = readable(&nats.jetstream(), &settings.names.stream(), views).await?;
+    println!(
+        "{} dead letters can be read by this build, {} cannot",
+        found.readable, found.others
+    );
+    Ok(found.readable > 0)
+}
+
+/// Dead letters that this build understands, and those that it does not.
+pub struct Readable {
+    pub readable: usize,
+    pub others: usize,
+}
+
+/// Looks up the messages of all dead letters of these views.
+pub async fn readable(
+    jetstream: &jetstream::Context,
+    stream: &str,
+    views: &Views,
+) -> Result<Readable, DeadLetterError> {
+    let stream = jetstream
+        .get_stream(stream)
         .await
         .map_err(|error| DeadLetterError::Nats(error.into()))?;
     let (mut readable, mut others) = (0, 0);
     for letter in views.dead_letters().await? {
-        let seq = u64::try_from(letter.seq).unwrap_or(0);
         let message = stream
-            .get_raw_message(seq)
+            .get_raw_message(letter.seq)
             .await
             .map_err(|error| DeadLetterError::Nats(error.into()))?;
         let from_relay = event_stream::event_id_of(Some(&message.headers)).is_some();
@@ -130,6 +188,28 @@ async fn any_readable(settings: &Settings, views: &Views) -> Result<bool, DeadLe
             Ok(_) | Err(_) => others += 1,
         }
     }
-    println!("{readable} dead letters can be read by this build, {others} cannot");
-    Ok(readable > 0)
+    Ok(Readable { readable, others })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_told_in_runs() {
+        let letter = |partitions: &[u16]| DeadLetter {
+            seq: 7,
+            partitions: partitions.iter().copied().map(Partition).collect(),
+            subject: String::new(),
+            reason: String::new(),
+            at: shared::time::Timestamp::from_millis(0),
+        };
+        for (given, told) in [
+            (&[0][..], "partitions 0"),
+            (&[0, 1, 2, 3], "partitions 0-3"),
+            (&[0, 2, 3, 9], "partitions 0, 2-3, 9"),
+        ] {
+            assert_eq!(partitions(&letter(given)), told);
+        }
+    }
 }

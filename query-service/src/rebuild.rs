@@ -1,9 +1,11 @@
 //! `query-service rebuild`: new views beside the live ones, compared, switched, reversible.
 //!
 //! The new generation is a row in the catalog; whoever folds finds it and folds it from the first
-//! message on, this command included. Killed half way, the next run goes on with it, or starts
-//! over where another number of partitions is asked for. Readers are switched by one pointer, and
-//! the generation before is folded until it is dropped, so that the switch can be reverted.
+//! message on, this command included. Killed half way, the next run goes on with it, if the same
+//! build is asked for the same number of partitions; else it starts over. Readers are switched by
+//! one pointer, and the generation before is folded until it is dropped, so that the switch can be
+//! reverted. What is neither shown nor before it cannot be shown again, and is dropped
+//! (`docs/decisions/14-what-a-generation-is.md`).
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -14,10 +16,14 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use shared::engines;
 use shared::error_chain::Chain;
 use shared::ids::UserId;
+use shared::lease::{Held, Lease};
 use shared::settings::Settings;
 use shared::tasks::Tasks;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
+use crate::dead_letters;
 use crate::projection::Projector;
 use crate::projection::generations::{EVERY, FoldSettings};
 use crate::read_model::generation::{Catalog, Generation};
@@ -36,13 +42,17 @@ pub struct Arguments {
     /// Switch even if users see something else: after a replay of dead letters, or a mended bug.
     #[arg(long)]
     accept: bool,
+    /// Begin with the first message, also where an interrupted rebuild could go on.
+    #[arg(long)]
+    fresh: bool,
 }
 
 impl Arguments {
-    /// A rebuild that is meant to change what users see.
-    pub fn accepting() -> Self {
+    /// A rebuild that is meant to change what users see, of every message.
+    pub fn of_everything() -> Self {
         Self {
             accept: true,
+            fresh: true,
             ..Self::default()
         }
     }
@@ -64,6 +74,17 @@ pub enum RebuildError {
     Nats(#[source] async_nats::Error),
     #[error("interrupted: run it again to go on")]
     Interrupted,
+    #[error("another `rebuild` is under way: wait for its end")]
+    Busy,
+    #[error("the new generation was dropped by somebody else: run it again")]
+    Dropped,
+    #[error("look for messages that were not understood")]
+    Letters(#[from] dead_letters::DeadLetterError),
+    #[error(
+        "{0} messages that this build understands were not understood by whoever folded the new generation with it; \
+         readers stay with the old one. Stop each older query-service, and run it again"
+    )]
+    FoldedByOthers(usize),
     #[error(
         "{0} users see something else in the new generation; readers stay with the old one, unless you `rebuild --accept`"
     )]
@@ -76,12 +97,18 @@ const NOTICED: Duration = Duration::from_millis(EVERY.as_millis() as u64 * 2);
 /// Runs the command.
 pub async fn main(settings: &Settings, arguments: &Arguments, stop: CancellationToken) -> ExitCode {
     let outcome = async {
-        let rebuild = Rebuild::open(settings).await?;
-        match arguments {
-            Arguments { revert: true, .. } => rebuild.revert().await,
-            Arguments { drop: true, .. } => rebuild.drop_others().await,
-            Arguments { accept, .. } => rebuild.run(settings, *accept, stop).await,
-        }
+        let turn = Turn::take(&Rebuild::catalog(settings).await?).await?;
+        // Whatever was switched or dropped while we waited for our turn is seen.
+        let outcome = match Rebuild::open(settings).await {
+            Ok(rebuild) => match arguments {
+                Arguments { revert: true, .. } => rebuild.revert().await,
+                Arguments { drop: true, .. } => rebuild.drop_others().await,
+                Arguments { .. } => rebuild.run(settings, arguments, stop).await,
+            },
+            Err(error) => Err(error),
+        };
+        turn.end().await;
+        outcome
     };
     match outcome.await {
         Ok(said) => {
@@ -95,6 +122,55 @@ pub async fn main(settings: &Settings, arguments: &Arguments, stop: Cancellation
     }
 }
 
+/// The right to make, switch and drop generations: two commands at once would drop what the other
+/// builds.
+struct Turn {
+    lease: Lease,
+    held: Held,
+    done: CancellationToken,
+}
+
+/// What a command that was killed leaves is free after this.
+const TURN: Duration = Duration::from_secs(3);
+
+impl Turn {
+    async fn take(catalog: &Catalog) -> Result<Self, RebuildError> {
+        let holder = format!("{:016x}", rand::random::<u64>());
+        let lease = Lease::new(catalog.operators(), "rebuild", holder, TURN);
+        let give_up = Instant::now() + TURN * 2;
+        let held = loop {
+            if let Some(held) = lease.acquire().await.map_err(ViewError::from)? {
+                break held;
+            }
+            if Instant::now() > give_up {
+                return Err(RebuildError::Busy);
+            }
+            tokio::time::sleep(TURN / 30).await;
+        };
+        let done = CancellationToken::new();
+        tokio::spawn(keep(lease.clone(), held, done.clone()));
+        Ok(Self { lease, held, done })
+    }
+
+    /// A turn that cannot be given back ends by itself.
+    async fn end(self) {
+        self.done.cancel();
+        let _ = self.lease.release(self.held).await;
+    }
+}
+
+async fn keep(lease: Lease, held: Held, done: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TURN / 3) => (),
+            () = done.cancelled() => return,
+        }
+        if let Err(error) = lease.renew(held).await {
+            warn!(error = %Chain(&error), "the rebuild's lease is not renewed");
+        }
+    }
+}
+
 struct Rebuild {
     catalog: Catalog,
     current: Generation,
@@ -102,10 +178,14 @@ struct Rebuild {
 }
 
 impl Rebuild {
-    async fn open(settings: &Settings) -> Result<Self, RebuildError> {
+    async fn catalog(settings: &Settings) -> Result<Catalog, RebuildError> {
         const POOL: u32 = 16;
         let database = engines::open_views(settings, "query-service rebuild", POOL).await?;
-        let catalog = Catalog::new(&database);
+        Ok(Catalog::new(&database))
+    }
+
+    async fn open(settings: &Settings) -> Result<Self, RebuildError> {
+        let catalog = Self::catalog(settings).await?;
         let current = catalog.current().await?.ok_or(RebuildError::NoViews)?;
         let previous = catalog.pointer().await?.and_then(|(_, previous)| previous);
         Ok(Self {
@@ -126,24 +206,29 @@ impl Rebuild {
     }
 
     async fn drop_others(&self) -> Result<String, RebuildError> {
-        let mut dropped = 0;
-        for generation in self.catalog.all().await? {
-            if generation.number != self.current.number {
-                self.forget(&generation).await?;
-                dropped += 1;
-            }
-        }
+        let mut others = self.catalog.all().await?;
+        others.retain(|generation| generation.number != self.current.number);
+        self.forget(&others).await?;
+        self.catalog.drop_strays().await?;
         Ok(format!(
-            "rebuild: dropped {dropped} generations; generation {} stays",
+            "rebuild: dropped {} generations; generation {} stays",
+            others.len(),
             self.current.number
         ))
     }
 
-    async fn forget(&self, generation: &Generation) -> Result<(), RebuildError> {
-        self.catalog.retire(generation).await?;
-        // Whoever folds it looks at the catalog this often; then nobody writes to it any more.
+    async fn forget(&self, generations: &[Generation]) -> Result<(), RebuildError> {
+        if generations.is_empty() {
+            return Ok(());
+        }
+        for generation in generations {
+            self.catalog.retire(generation).await?;
+        }
+        // Whoever folds them looks at the catalog this often; then nobody writes to them any more.
         tokio::time::sleep(NOTICED).await;
-        self.catalog.drop_views(generation).await?;
+        for generation in generations {
+            self.catalog.drop_views(generation).await?;
+        }
         Ok(())
     }
 
@@ -162,10 +247,11 @@ impl Rebuild {
     async fn run(
         &self,
         settings: &Settings,
-        accept: bool,
+        arguments: &Arguments,
         stop: CancellationToken,
     ) -> Result<String, RebuildError> {
-        let new = Views::of(self.new_generation(settings).await?).await?;
+        let new = self.new_generation(settings, arguments.fresh).await?;
+        let new = Views::of(new).await?;
         let old = Views::of(self.current.clone()).await?;
         let nats = engines::nats(&settings.nats, "query-service rebuild").await?;
         let tasks = Tasks::default();
@@ -179,7 +265,7 @@ impl Rebuild {
         let work = async {
             let stream = settings.names.stream();
             let jetstream = nats.jetstream();
-            follow_progress(&jetstream, &stream, &new).await?;
+            self.follow_progress(&jetstream, &stream, &new).await?;
             // Or everybody who registered long ago would be taken for idle.
             old.copy_seen_to(&new).await?;
             let differing = compare(&old, &new, &jetstream, &stream).await?;
@@ -187,11 +273,26 @@ impl Rebuild {
                 for line in differing.values().flatten().take(20) {
                     println!("{line}");
                 }
-                if !accept {
+                if !arguments.accept {
                     return Err(RebuildError::Differs(differing.len()));
                 }
             }
-            self.switch(new.generation()).await
+            let missed = dead_letters::readable(&jetstream, &stream, &new).await?;
+            if missed.readable > 0 {
+                // Nobody goes on with it.
+                self.forget(&[new.generation().clone()]).await?;
+                return Err(RebuildError::FoldedByOthers(missed.readable));
+            }
+            if !self.catalog.complete(new.generation()).await? {
+                return Err(RebuildError::Dropped);
+            }
+            let said = self.switch(new.generation()).await?;
+            // What was before the one before cannot be shown again: nobody has to fold it.
+            let kept = [self.current.number, new.generation().number];
+            let mut others = self.catalog.all().await?;
+            others.retain(|generation| !kept.contains(&generation.number));
+            self.forget(&others).await?;
+            Ok(said)
         };
         // Reads of the views are dropped half way on an interruption: the process ends with them.
         let outcome = tokio::select! {
@@ -202,20 +303,52 @@ impl Rebuild {
         outcome
     }
 
-    /// The unfinished generation of an earlier run if it fits, else a new one.
-    async fn new_generation(&self, settings: &Settings) -> Result<Generation, RebuildError> {
-        let all = self.catalog.all().await?;
+    /// The generation that an earlier run of this build has begun, if it fits, else a new one.
+    /// What cannot be shown any more is dropped.
+    async fn new_generation(
+        &self,
+        settings: &Settings,
+        fresh: bool,
+    ) -> Result<Generation, RebuildError> {
         let known = [Some(self.current.number), self.previous];
-        for unfinished in all
-            .into_iter()
-            .filter(|generation| !known.contains(&Some(generation.number)))
-        {
-            if unfinished.partitions == settings.partitions {
-                return Ok(unfinished);
-            }
-            self.forget(&unfinished).await?;
+        let mut others = self.catalog.all().await?;
+        others.retain(|generation| !known.contains(&Some(generation.number)));
+        let fits = |other: &Generation| {
+            !fresh && other.is_unfinished_here() && other.partitions == settings.partitions
+        };
+        let begun = others.iter().position(fits);
+        let begun = begun.map(|at| others.swap_remove(at));
+        self.forget(&others).await?;
+        match begun {
+            Some(begun) => Ok(begun),
+            None => Ok(self.catalog.create(settings.partitions).await?),
         }
-        Ok(self.catalog.create(settings.partitions).await?)
+    }
+
+    /// Waits until the new generation has folded what the stream holds.
+    async fn follow_progress(
+        &self,
+        jetstream: &jetstream::Context,
+        stream: &str,
+        new: &Views,
+    ) -> Result<(), RebuildError> {
+        let bar = progress("folding the stream", stream_end(jetstream, stream).await?);
+        loop {
+            let (end, at) = (
+                stream_end(jetstream, stream).await?,
+                new.position_now().await?,
+            );
+            bar.set_length(end);
+            bar.set_position(at);
+            if at >= end {
+                bar.finish_and_clear();
+                return Ok(());
+            }
+            if !self.catalog.has(new.generation()).await? {
+                return Err(RebuildError::Dropped);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 
@@ -225,28 +358,6 @@ async fn stream_end(jetstream: &jetstream::Context, stream: &str) -> Result<u64,
         .await
         .map_err(|error| RebuildError::Nats(error.into()))?;
     Ok(stream.cached_info().state.last_sequence)
-}
-
-/// Waits until the new generation has folded what the stream holds.
-async fn follow_progress(
-    jetstream: &jetstream::Context,
-    stream: &str,
-    new: &Views,
-) -> Result<(), RebuildError> {
-    let bar = progress("folding the stream", stream_end(jetstream, stream).await?);
-    loop {
-        let (end, at) = (
-            stream_end(jetstream, stream).await?,
-            new.position_now().await?,
-        );
-        bar.set_length(end);
-        bar.set_position(at);
-        if at >= end {
-            bar.finish_and_clear();
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 /// What users see otherwise in the new generation. While others write, the two are at different

@@ -6,8 +6,9 @@ mod common;
 #[path = "fold/lists.rs"]
 mod lists;
 
+use bson::doc;
 use common::World;
-use query_service::read_model::generation::Catalog;
+use query_service::read_model::generation::{Catalog, FOLD_REVISION, View};
 use query_service::read_model::posts::MOST_EXAMINED;
 use query_service::read_model::sabotage::Sabotage;
 use query_service::verify::List;
@@ -191,10 +192,7 @@ async fn a_rebuild_with_other_partitions_shows_the_same_and_can_be_reverted() {
     let fold = world.fold().await;
     world.assert_equal_to_the_model("before").await;
     let shape = |world: &World| {
-        let views = world
-            .log
-            .client()
-            .database(&shared::engines::views_database(&world.settings));
+        let views = world.views_database();
         async move {
             Catalog::new(&views)
                 .current()
@@ -205,11 +203,15 @@ async fn a_rebuild_with_other_partitions_shows_the_same_and_can_be_reverted() {
         }
     };
     assert_eq!(shape(&world).await, (1, 2));
+    // Nothing comes any more; and it knows no catalog that tells it what was dropped.
+    fold.stop().await;
     for (partitions, arguments, expected) in [
         ("3", vec![], (2, 3)),
         ("3", vec!["--revert"], (1, 2)),
         ("3", vec!["--revert"], (2, 3)),
-        ("3", vec!["--drop"], (2, 3)),
+        // The first cannot be shown any more: it makes way, and is not taken for unfinished.
+        ("3", vec![], (3, 3)),
+        ("2", vec![], (4, 2)),
     ] {
         let output = world
             .query_service(partitions, &[vec!["rebuild"], arguments].concat())
@@ -218,7 +220,82 @@ async fn a_rebuild_with_other_partitions_shows_the_same_and_can_be_reverted() {
         assert_eq!(shape(&world).await, expected);
         world.assert_equal_to_the_model("after").await;
     }
+    assert_eq!(world.generations().await, [3, 4]);
+    // What another build has begun is not finished by this one; what this one began is.
+    let row = |number: i64, fold: i64| {
+        doc! { "_id": number, "partitions": 2, "state": "building", "version": shared::settings::VERSION, "fold": fold }
+    };
+    let rows = world.views_database().collection("generations");
+    rows.insert_many([row(5, FOLD_REVISION + 1), row(6, FOLD_REVISION)])
+        .await
+        .unwrap();
+    let output = world.query_service("2", &["rebuild"]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(shape(&world).await, (6, 2));
+    assert_eq!(world.generations().await, [4, 6]);
+    // What a drop that was killed has left goes as well.
+    let stray = world.views_database().collection("g5_timeline");
+    stray.insert_one(doc! { "_id": 1 }).await.unwrap();
+    let output = world.query_service("2", &["rebuild", "--drop"]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(world.generations().await, [6]);
+    world.assert_equal_to_the_model("dropped").await;
+    world.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_some_partitions_understand_is_kept_and_can_be_replayed() {
+    let mut world = World::new("letters", 3, 100_000, 12).await;
+    let people = (0..9).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    world.sabotage = Some(Sabotage::Older);
+    let (fold, views) = (world.fold().await, world.views().await);
+    let author = world.history.users()[1..]
+        .iter()
+        .copied()
+        .find(|user| views.partitions().of(*user).0 == 2)
+        .unwrap();
+    let post = world.history.post(author, None);
+    let post_ref = PostRef {
+        post: post.id.cast(),
+        author,
+    };
+    let like = world
+        .history
+        .toggle_like(world.history.users()[0], post_ref);
+    world.publish(vec![post, like]).await;
+    world.publish_junk().await;
+    world.caught_up(&views).await;
     fold.stop().await;
+    // A letter as builds before this one have kept it.
+    let old = doc! { "_id": 3_i64, "subject": "old", "reason": "old", "at": bson::DateTime::now() };
+    let letters = views.generation().collection(View::DeadLetters);
+    letters.insert_one(old).await.unwrap();
+
+    let list = async |world: &World| {
+        let output = world.query_service("3", &["dead-letters", "list"]).await;
+        assert!(output.status.success(), "{output:?}");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let line = |line: &str| {
+            let fields: Vec<&str> = line.split('\t').collect();
+            (fields[0].parse::<u64>().unwrap(), fields[4].to_owned())
+        };
+        printed.lines().map(line).collect::<Vec<_>>()
+    };
+    let expected = [(3, "0"), (11, "1-2"), (12, "0")];
+    let expected = expected.map(|(seq, of)| (seq, format!("partitions {of}")));
+    assert_eq!(list(&world).await, expected);
+    let dropped = world
+        .query_service("3", &["dead-letters", "drop", "3"])
+        .await;
+    assert!(dropped.status.success(), "{dropped:?}");
+    // The author's partition does not know of the like.
+    world.sabotage = None;
+    assert!(!world.verify().await.differences.is_empty());
+    let replayed = world.query_service("3", &["dead-letters", "replay"]).await;
+    assert!(replayed.status.success(), "{replayed:?}");
+    assert_eq!(list(&world).await, expected[2..]);
+    world.assert_equal_to_the_model("replayed").await;
     world.clean_up().await;
 }
 

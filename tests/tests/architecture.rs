@@ -436,7 +436,8 @@ fn together(sources: &[Source]) -> Vec<String> {
 }
 
 fn reads_of_the_environment(sources: &[Source]) -> Vec<String> {
-    let allowed = |path: &str| path.ends_with("/main.rs") || path == "shared/src/settings.rs";
+    let allowed =
+        |path: &str| path.ends_with("/main.rs") || path.starts_with("shared/src/settings");
     let services: Vec<Source> = sources
         .iter()
         .filter(|source| !allowed(&source.path))

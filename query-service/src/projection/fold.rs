@@ -16,6 +16,7 @@ use shared::partition::Partition;
 
 use super::idle::Idle;
 use crate::read_model::changes::Changes;
+use crate::read_model::dead_letters::DeadLetter;
 use crate::read_model::rows::{FanOutRow, FollowersRow};
 use crate::read_model::write::{Entry, MOST_FAN_OUTS};
 use crate::read_model::{ViewError, Views};
@@ -50,6 +51,8 @@ pub struct Batch {
     pub entries: Vec<Entry>,
     /// Authors with something new whom readers here pull, and its sequence.
     pub pulled: Vec<(UserId, u64)>,
+    /// Messages that were not understood; their rows are among the changes.
+    pub letters: Vec<DeadLetter>,
     /// Edges of this batch by followee: on top of what the views hold.
     edges: HashMap<UserId, BTreeMap<UserId, bool>>,
 }

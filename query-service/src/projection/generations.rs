@@ -80,7 +80,7 @@ impl Generations {
         let all = self.catalog.all().await?;
         if let Some(settings) = &self.folds {
             for generation in &all {
-                if folded.contains_key(&generation.number) {
+                if folded.contains_key(&generation.number) || !generation.is_for_this_build() {
                     continue;
                 }
                 let stop = self.tasks.stop_signal().child_token();

@@ -70,12 +70,50 @@ impl View {
     }
 }
 
+/// Raised by whoever changes what the fold makes of the same messages: what was begun by another
+/// revision is not finished by this one.
+pub const FOLD_REVISION: i64 = 1;
+
+/// Which program began to fold a generation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Build {
+    pub version: String,
+    pub fold: i64,
+}
+
+impl Build {
+    /// The program that runs here.
+    pub fn this() -> Self {
+        Self {
+            version: shared::settings::VERSION.to_owned(),
+            fold: FOLD_REVISION,
+        }
+    }
+}
+
+/// How far a generation has got. Whether readers are shown it is for the pointer to say.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Progress {
+    /// A rebuild folds it; readers were never shown it.
+    Building,
+    /// It was shown, or is about to be.
+    Complete,
+    /// Made by a build that did not record it.
+    Unknown,
+}
+
+const BUILDING: &str = "building";
+const COMPLETE: &str = "complete";
+
 /// One generation of views.
 #[derive(Clone, Debug)]
 pub struct Generation {
     db: Database,
     pub number: i64,
     pub partitions: Partitions,
+    pub progress: Progress,
+    /// `None`: not recorded.
+    pub build: Option<Build>,
 }
 
 /// The generations there are, and which of them readers are shown.
@@ -110,7 +148,8 @@ impl Catalog {
     /// `OtherPartitions` if it has another number of partitions: it cannot be changed in place.
     pub async fn current_with(&self, partitions: Partitions) -> Result<Generation, ViewError> {
         if self.pointer().await?.is_none() {
-            self.record(1, partitions).await?;
+            // Readers are shown it from its first message on: nobody has to complete it.
+            self.record(1, partitions, COMPLETE).await?;
             let first = doc! { "_id": CURRENT, "generation": 1_i64 };
             insert_if_missing(&self.rows(), first).await?;
         }
@@ -167,13 +206,26 @@ impl Catalog {
         let number = counted
             .and_then(|pointer| pointer.get_i64("last").ok())
             .ok_or(ViewError::Corrupt("the pointer to the current generation"))?;
-        self.record(number, partitions).await?;
+        self.record(number, partitions, BUILDING).await?;
         let made = self
             .generation(number)
             .await?
             .ok_or(ViewError::Corrupt("the record of a generation"))?;
         made.prepare().await?;
         Ok(made)
+    }
+
+    /// Notes that a generation holds what it should: whoever folds may fold it from now on.
+    /// Says whether it is still there.
+    pub async fn complete(&self, generation: &Generation) -> Result<bool, ViewError> {
+        let row = doc! { "_id": generation.number };
+        let change = doc! { "$set": { "state": COMPLETE } };
+        Ok(self.rows().update_one(row, change).await?.matched_count == 1)
+    }
+
+    /// Whether a generation is still in the catalog.
+    pub async fn has(&self, generation: &Generation) -> Result<bool, ViewError> {
+        Ok(self.generation(generation.number).await?.is_some())
     }
 
     /// Shows readers another generation from now on, if they are still shown `from`.
@@ -203,6 +255,29 @@ impl Catalog {
         Ok(())
     }
 
+    /// Drops collections of generations that are not in the catalog: left by a drop that was
+    /// killed, or made again by whoever wrote late. Returns how many.
+    pub async fn drop_strays(&self) -> Result<usize, ViewError> {
+        let known: Vec<i64> = self.all().await?.iter().map(|it| it.number).collect();
+        let mut dropped = 0;
+        for name in self.db.list_collection_names().await? {
+            let number = name
+                .strip_prefix('g')
+                .and_then(|rest| rest.split_once('_'))
+                .and_then(|(number, _)| number.parse::<i64>().ok());
+            if number.is_some_and(|number| !known.contains(&number)) {
+                self.db.collection::<Document>(&name).drop().await?;
+                dropped += 1;
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// The lease of whoever makes, switches or drops generations: one at a time.
+    pub fn operators(&self) -> Collection<Document> {
+        self.db.collection("operator_leases")
+    }
+
     async fn generation(&self, number: i64) -> Result<Option<Generation>, ViewError> {
         let row = self.rows().find_one(doc! { "_id": number }).await?;
         row.map(|row| self.read(&row)).transpose()
@@ -218,20 +293,54 @@ impl Catalog {
         else {
             return Err(corrupt);
         };
+        let progress = match row.get_str("state") {
+            Ok(BUILDING) => Progress::Building,
+            Ok(COMPLETE) => Progress::Complete,
+            Ok(_) | Err(_) => Progress::Unknown,
+        };
+        let build = match (row.get_str("version"), row.get_i64("fold")) {
+            (Ok(version), Ok(fold)) => Some(Build {
+                version: version.to_owned(),
+                fold,
+            }),
+            (Ok(_) | Err(_), _) => None,
+        };
         Ok(Generation {
             db: self.db.clone(),
             number,
             partitions,
+            progress,
+            build,
         })
     }
 
-    async fn record(&self, number: i64, partitions: Partitions) -> Result<(), ViewError> {
-        let row = doc! { "_id": number, "partitions": i32::from(partitions.count()) };
+    async fn record(
+        &self,
+        number: i64,
+        partitions: Partitions,
+        state: &str,
+    ) -> Result<(), ViewError> {
+        let Build { version, fold } = Build::this();
+        let row = doc! {
+            "_id": number, "partitions": i32::from(partitions.count()),
+            "state": state, "version": version, "fold": fold,
+        };
         insert_if_missing(&self.rows(), row).await
     }
 }
 
 impl Generation {
+    /// Whether this build may fold it: what is being built is for the build that began it, so
+    /// that an older one beside it takes no part.
+    pub fn is_for_this_build(&self) -> bool {
+        self.progress != Progress::Building || self.build == Some(Build::this())
+    }
+
+    /// Whether it was begun, and not finished, by this build.
+    pub fn is_unfinished_here(&self) -> bool {
+        self.progress == Progress::Building && self.build == Some(Build::this())
+    }
+
     pub fn database(&self) -> &Database {
         &self.db
     }

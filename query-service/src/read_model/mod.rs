@@ -1,7 +1,7 @@
 //! The only reader and writer of the views.
 //!
 //! * `rows`, `keys`, `generation`: what is stored, and where.
-//! * [`changes`], [`mod@write`]: how the fold writes.
+//! * [`changes`], [`mod@write`], [`dead_letters`]: how the fold writes.
 //! * [`timeline`], [`people`], [`posts`]: how readers read.
 //! * `visibility`, [`view`]: what of it is shown, and how it looks.
 //! * `windows`: how lists are read, whatever their length; `merge`: many of them as one.
@@ -17,6 +17,7 @@ pub mod budget;
 mod cache;
 pub mod changes;
 pub mod cursor;
+pub mod dead_letters;
 pub mod generation;
 pub mod keys;
 mod merge;

@@ -202,14 +202,3 @@ pub struct CheckpointRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Document>,
 }
-
-/// A message that could not be understood.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DeadLetterRow {
-    /// The message's stream sequence.
-    #[serde(rename = "_id")]
-    pub seq: i64,
-    pub subject: String,
-    pub reason: String,
-    pub at: Timestamp,
-}

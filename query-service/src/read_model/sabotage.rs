@@ -12,6 +12,8 @@ pub enum Sabotage {
     NoGuard,
     /// A page is not filled up past what is not shown.
     NoRefill,
+    /// All partitions but the first are folded by a build that does not know of likes.
+    Older,
     /// Some commits fail, before they are written or after. Nobody may notice this one.
     Crashes,
 }

@@ -16,8 +16,8 @@ use super::changes::Changes;
 use super::generation::View;
 use super::keys::{Key, binary, first_id, last_id};
 use super::rows::{
-    CheckpointRow, DeadLetterRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PARKED,
-    PendingRow, PulledRow, ReaderRow,
+    CheckpointRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PARKED, PendingRow,
+    PulledRow, ReaderRow,
 };
 use super::sabotage::Sabotage;
 use super::{ViewError, Views};
@@ -314,29 +314,6 @@ impl Views {
             all.push((Partition(partition), checkpoint(&row)?));
         }
         Ok(all)
-    }
-
-    /// Keeps a message that could not be understood, once.
-    pub async fn dead_letter(&self, letter: DeadLetterRow) -> Result<(), ViewError> {
-        match self.rows(View::DeadLetters).insert_one(letter).await {
-            Err(error) if !is_duplicate(&error) => Err(error.into()),
-            Ok(_) | Err(_) => Ok(()),
-        }
-    }
-
-    /// The messages that could not be understood, oldest first.
-    pub async fn dead_letters(&self) -> Result<Vec<DeadLetterRow>, ViewError> {
-        const MOST: usize = 10_000;
-        self.oldest(View::DeadLetters, doc! {}, MOST).await
-    }
-
-    /// Forgets dead letters.
-    pub async fn drop_dead_letters(&self, sequences: &[u64]) -> Result<(), ViewError> {
-        let ids: Vec<i64> = sequences.iter().map(|seq| signed(*seq)).collect();
-        self.rows::<DeadLetterRow>(View::DeadLetters)
-            .delete_many(doc! { "_id": { "$in": ids } })
-            .await?;
-        Ok(())
     }
 
     /// An author's followers in a partition, from the one after `after`, at most `limit`.

@@ -123,6 +123,25 @@ impl World {
         Fold { runtime, tasks }
     }
 
+    pub fn views_database(&self) -> mongodb::Database {
+        let name = engines::views_database(&self.settings);
+        self.log.client().database(&name)
+    }
+
+    /// The numbers of all generations there are: in the catalog, and by what is stored.
+    pub async fn generations(&self) -> Vec<i64> {
+        let database = self.views_database();
+        let all = Catalog::new(&database).all().await.expect("views");
+        let numbers: BTreeSet<i64> = all.iter().map(|generation| generation.number).collect();
+        let names = database.list_collection_names().await.expect("views");
+        let stored: BTreeSet<i64> = names
+            .iter()
+            .filter_map(|name| name.strip_prefix('g')?.split_once('_')?.0.parse().ok())
+            .collect();
+        assert_eq!(numbers, stored, "{names:?}");
+        numbers.into_iter().collect()
+    }
+
     /// Lets go of what a killed fold held: nobody waits for leases to run out.
     pub async fn expire_leases(&self) {
         let views = self
@@ -511,7 +530,7 @@ impl History {
         self.event(Some(follower), |_| stream, payload)
     }
 
-    fn toggle_like(&mut self, user: UserId, post: PostRef) -> Event {
+    pub fn toggle_like(&mut self, user: UserId, post: PostRef) -> Event {
         let stream = LogStream::Like {
             user,
             post: post.post,

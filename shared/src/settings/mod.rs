@@ -21,6 +21,9 @@ pub use nats::{NatsSettings, SignIn};
 use crate::event_stream::Names;
 use crate::partition::Partitions;
 
+/// Of the workspace: all its programs are released together.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// A value that is never printed: settings, and what callers send or are sent to prove who they
 /// are.
 #[derive(Clone, Deserialize)]
