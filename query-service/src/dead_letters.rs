@@ -7,6 +7,7 @@
 
 use std::process::ExitCode;
 
+use async_nats::jetstream;
 use shared::engines;
 use shared::error_chain::Chain;
 use shared::event_stream;
