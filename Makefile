@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos check format clippy doc dependencies shell collection architecture postman fmt engines clean
+.PHONY: help run test chaos clients check format clippy doc dependencies shell collection architecture postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -17,6 +17,9 @@ test: ## all tests, on engines of their own
 
 chaos: ## the long forms of all tests that have one, optimised build
 	@MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests -p query-service -- --nocapture
+
+clients: ## live streams through client libraries from npm and PyPI; needs the network
+	@exec $(DEV) test -- -p system-tests --test behaviour client_libraries -- --ignored --nocapture
 
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman

@@ -160,6 +160,14 @@ async fn serve(
     tasks: &Tasks,
     stop: &CancellationToken,
 ) -> Result<Option<ServerHandle>, StartupError> {
+    let verifier =
+        Data::new(TokenVerifier::with_url(settings.jwks_url.clone()).map_err(StartupError::Keys)?);
+    let until_started = stop.child_token();
+    if role.serves() {
+        let api = api.try_clone().map_err(StartupError::Serve)?;
+        start_server(api, settings, verifier.clone(), until_started.clone())
+            .map_err(StartupError::Serve)?;
+    }
     let database = engines::open_views(settings, "query-service", POOL).await?;
     let breaker = Arc::new(Breaker::new(engines::MONGODB));
     let status = DatabaseStatus::default();
@@ -173,8 +181,6 @@ async fn serve(
     );
     tasks.spawn("database pulse", pulse.await?);
     let nats = engines::nats(&settings.nats, "query-service").await?;
-    let verifier =
-        Data::new(TokenVerifier::with_url(settings.jwks_url.clone()).map_err(StartupError::Keys)?);
     let Some(views) = open_views(&database, settings, readiness, stop).await? else {
         return Ok(None);
     };
@@ -215,7 +221,8 @@ async fn serve(
         ),
     );
     let handle = if role.serves() {
-        let live = Live::new(current.clone(), stop.clone());
+        let live =
+            Live::new(current.clone(), stop.clone()).with_heartbeat(settings.stream_heartbeat);
         let follow = live
             .clone()
             .follow(nats, settings.names.clone(), tasks.stop_signal());
@@ -225,6 +232,7 @@ async fn serve(
             .map_err(StartupError::Serve)?;
         let handle = server.handle();
         tokio::spawn(server);
+        until_started.cancel();
         Some(handle)
     } else {
         None
@@ -293,7 +301,8 @@ fn http_server(
     let server = server
         .disable_signals()
         .shutdown_timeout(GRACE.as_secs())
-        // Whoever closes their side waits for nothing: their read is abandoned at once.
+        // Whoever closes their side waits for nothing: their read is abandoned at once, and
+        // their live stream gives its place back.
         .h1_allow_half_closed(false)
         .max_connections(10_000)
         .client_request_timeout(Duration::from_secs(5))
@@ -325,6 +334,46 @@ async fn watch_clock(
             readiness.set(CLOCK, look.agreement());
         }
     }
+}
+
+/// Answers before there is anything to read: live streams wait, all else is told to come back.
+/// Ends when `until` fires.
+fn start_server(
+    listener: TcpListener,
+    settings: &Settings,
+    verifier: Data<TokenVerifier>,
+    until: CancellationToken,
+) -> std::io::Result<()> {
+    let room = http::WaitingRoom::new(settings.stream_heartbeat, until.clone());
+    let room = Data::new(room);
+    let addresses = Data::new(Addresses::new(settings));
+    let origins = Data::new(settings.cors_origins.clone());
+    let server = HttpServer::new(move || {
+        App::new()
+            .wrap(from_fn(limit_address))
+            .wrap(from_fn(bound_headers))
+            .wrap(from_fn(cors))
+            .wrap(from_fn(observe))
+            .app_data(room.clone())
+            .app_data(verifier.clone())
+            .app_data(addresses.clone())
+            .app_data(origins.clone())
+            .configure(http::configure_start)
+    });
+    let server = server
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .h1_allow_half_closed(false)
+        .client_request_timeout(Duration::from_secs(5));
+    let server = server.listen(listener)?.run();
+    let handle = server.handle();
+    tokio::spawn(server);
+    tokio::spawn(async move {
+        until.cancelled().await;
+        handle.stop(true).await;
+    });
+    Ok(())
 }
 
 /// Looks each second whether the dependencies answer.

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::World;
-use query_service::live::Live;
+use futures_util::FutureExt;
+use query_service::live::{Live, Refused};
 use query_service::read_model::{ViewError, Views};
 use query_service::verify::{Cuts, List, Visible, read_log};
 use shared::events::PostRef;
-use shared::ids::UserId;
+use shared::ids::{Id, UserId};
 use shared::telemetry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -212,6 +213,37 @@ async fn without_notices_nothing_is_believed_and_in_bad_times_it_is_served() {
     world.clean_up().await;
 }
 
+/// 10,000 streams are served, 1,000 more wait for a place, and no more; 20 are of one reader.
+async fn streams_are_bounded(views: &Views) {
+    let (_switch, current) = tokio::sync::watch::channel(views.clone());
+    let live = Live::new(current, CancellationToken::new());
+    let subscribe = async |number: i64| live.subscribe(Id::new(number + 1).unwrap()).await;
+    let mut served = Vec::new();
+    for number in 0..10_000 {
+        served.push(subscribe(number / 20).await.expect("a place"));
+    }
+    assert_eq!(subscribe(0).await.err(), Some(Refused::Reader));
+    let mut waiting = Vec::new();
+    for number in 0..1_000 {
+        waiting.push(subscribe(1_000 + number).await.expect("it may wait"));
+    }
+    assert_eq!(subscribe(2_000).await.err(), Some(Refused::Process));
+    assert!(live.wait().is_none());
+    assert!(served[0].placed().now_or_never().is_some(), "at once");
+    assert!(
+        waiting[0].placed().now_or_never().is_none(),
+        "all are taken"
+    );
+    served.pop();
+    waiting[0].placed().await;
+    // What it waited with is free again.
+    let next = subscribe(2_000).await.expect("it may wait");
+    assert_eq!(subscribe(2_001).await.err(), Some(Refused::Process));
+    drop((served, waiting, next));
+    let mut again = subscribe(0).await.expect("all are gone");
+    again.placed().now_or_never().expect("at once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
     let mut world = World::new("back", 2, 100, 33).await;
@@ -252,6 +284,7 @@ async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
     let (_, posts) = views.newer_than(reader, 0).await.unwrap();
     let again: Vec<i64> = posts.iter().map(|(_, post)| post.post_id.get()).collect();
     assert_eq!(again, expected);
+    streams_are_bounded(&views).await;
     fold.stop().await;
     world.clean_up().await;
 }

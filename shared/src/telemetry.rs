@@ -15,11 +15,23 @@ const LATENCY_BUCKETS: [f64; 14] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
+/// They log an error for each connection that a live stream breaks off, as it means to, and for
+/// each peer that speaks no HTTP.
+const QUIET: [&str; 2] = [
+    "actix_http::h1::dispatcher=off",
+    "actix_http::h2::dispatcher=off",
+];
+
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Logs to standard error, so that standard output is a command's own.
 pub fn init_logs(format: LogFormat, filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    for quiet in QUIET {
+        if let Ok(directive) = quiet.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)

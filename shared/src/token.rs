@@ -64,6 +64,23 @@ pub enum TokenError {
     NoKeys,
 }
 
+/// What a good token says of its bearer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Verified {
+    pub user: UserId,
+    /// Seconds since the epoch; it is accepted a little longer, for clocks that differ.
+    pub expires: u64,
+}
+
+impl Verified {
+    /// How long the token is accepted from now on.
+    pub fn remaining(&self) -> Duration {
+        let refused_at = Duration::from_secs(self.expires.saturating_add(LEEWAY_SECS + 1));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        refused_at.saturating_sub(now.unwrap_or_default())
+    }
+}
+
 enum Source {
     Fixed,
     Url { url: String, http: reqwest::Client },
@@ -153,12 +170,17 @@ impl TokenVerifier {
 
     /// Who the token was issued to.
     pub async fn verify(&self, token: &str) -> Result<UserId, TokenError> {
+        Ok(self.verified(token).await?.user)
+    }
+
+    /// Who the token was issued to, and until when it is accepted.
+    pub async fn verified(&self, token: &str) -> Result<Verified, TokenError> {
         // A hash is kept rather than the token: a dump of the cache opens no account.
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let now = jsonwebtoken::get_current_timestamp();
         if let Some((user, expires)) = self.verified.get(&digest) {
             return if now <= expires + LEEWAY_SECS {
-                Ok(user)
+                Ok(Verified { user, expires })
             } else {
                 Err(TokenError::Invalid)
             };
@@ -186,7 +208,10 @@ impl TokenVerifier {
             .map_err(|_| TokenError::Invalid)?
             .claims;
         self.verified.insert(digest, (claims.sub, claims.exp));
-        Ok(claims.sub)
+        Ok(Verified {
+            user: claims.sub,
+            expires: claims.exp,
+        })
     }
 
     /// Whether any key is known: without one no token can be verified.

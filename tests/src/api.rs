@@ -311,13 +311,38 @@ impl Session {
 
     /// The live stream, resumed after an event where one is named.
     pub async fn live(&self, after: Option<u64>) -> Events {
+        Events::open(self.live_request(""), after).await
+    }
+
+    /// A request for the live stream, with this query string.
+    pub fn live_request(&self, query: &str) -> RequestBuilder {
         // Without the deadline that other requests have.
         let http = reqwest::Client::builder().no_proxy().build();
-        let request = http
-            .expect("a client")
-            .get(format!("{}/timeline/stream", self.api.query))
-            .bearer_auth(&self.token);
-        Events::open(request, after).await
+        http.expect("a client")
+            .get(format!("{}/timeline/stream{query}", self.api.query))
+            .bearer_auth(&self.token)
+    }
+
+    /// The same user, with queries through whatever stands at this address.
+    #[must_use]
+    pub fn at(&self, address: &str) -> Self {
+        let mut session = self.clone();
+        session.api.query = base(address);
+        session
+    }
+
+    /// A query with more headers to come.
+    pub fn request(&self, path: &str) -> RequestBuilder {
+        self.query(path)
+    }
+
+    /// The same user with another access token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: token.to_owned(),
+            ..self.clone()
+        }
     }
 
     fn command(&self, method: Method, path: &str) -> RequestBuilder {

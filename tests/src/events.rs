@@ -11,6 +11,19 @@ pub struct Events {
     response: Response,
     /// What has arrived and is not read yet.
     buffer: Vec<u8>,
+    /// Lines of the event that is being read.
+    lines: Vec<String>,
+    end: Option<End>,
+}
+
+/// What a live stream is made of.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// Milliseconds after which to come back.
+    Retry(u64),
+    /// Without its colon.
+    Comment(String),
+    Event(Event),
 }
 
 /// One event of a live stream.
@@ -23,6 +36,15 @@ pub struct Event {
     pub at: Instant,
 }
 
+/// How a stream has ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// As bodies do.
+    InOrder,
+    /// Without its last chunk: clients come back.
+    BrokenOff,
+}
+
 /// More than the 15 s between two heartbeats.
 const SILENCE: Duration = Duration::from_secs(20);
 
@@ -31,56 +53,100 @@ impl Events {
         if let Some(id) = after {
             request = request.header("last-event-id", id.to_string());
         }
-        let response = request.send().await.expect("a live stream");
-        assert_eq!(response.status(), StatusCode::OK, "a live stream");
-        let mut events = Self {
-            response,
-            buffer: Vec::new(),
-        };
-        // The first comment says that everything from here on is sent.
-        let connected = events.block().await;
-        assert_eq!(connected.as_deref(), Some(": connected"));
+        let mut events = Self::begin(request).await;
+        // Everything from here on is sent.
+        events.comment("connected").await;
         events
     }
 
-    /// The next event; `None` when the server has ended the stream. Cancelling loses nothing.
+    /// A stream that is accepted; it need not have begun.
+    pub async fn begin(request: RequestBuilder) -> Self {
+        let response = request.send().await.expect("a live stream");
+        assert_eq!(response.status(), StatusCode::OK, "a live stream");
+        Self {
+            response,
+            buffer: Vec::new(),
+            lines: Vec::new(),
+            end: None,
+        }
+    }
+
+    /// The next event; `None` when the stream has ended. Cancelling loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
-            let block = self.block().await?;
-            if let Some(event) = parse(&block) {
+            if let Item::Event(event) = self.item().await? {
                 return Some(event);
             }
         }
     }
 
-    /// The text up to the next empty line.
-    async fn block(&mut self) -> Option<String> {
+    /// Waits for a comment; nothing but other comments may come before it.
+    pub async fn comment(&mut self, wanted: &str) {
         loop {
-            let end = self.buffer.windows(2).position(|pair| pair == b"\n\n");
+            match self.item().await {
+                Some(Item::Comment(comment)) if comment == wanted => return,
+                Some(Item::Comment(_) | Item::Retry(_)) => (),
+                other => panic!("{other:?} before the comment {wanted:?}"),
+            }
+        }
+    }
+
+    /// How the stream has ended, once it has.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// The next of what the stream is made of. Cancelling loses nothing.
+    pub async fn item(&mut self) -> Option<Item> {
+        loop {
+            let line = self.line().await?;
+            if let Some(comment) = line.strip_prefix(':') {
+                return Some(Item::Comment(comment.trim().to_owned()));
+            }
+            if let Some(retry) = line.strip_prefix("retry: ") {
+                return Some(Item::Retry(retry.parse().expect("a number")));
+            }
+            if line.is_empty() {
+                let lines = std::mem::take(&mut self.lines);
+                return Some(Item::Event(event(&lines)));
+            }
+            self.lines.push(line);
+        }
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        loop {
+            let end = self.buffer.iter().position(|byte| *byte == b'\n');
             if let Some(end) = end {
-                let rest = self.buffer.split_off(end + 2);
-                let mut block = std::mem::replace(&mut self.buffer, rest);
-                block.truncate(end);
-                return Some(String::from_utf8(block).expect("an event is text"));
+                let rest = self.buffer.split_off(end + 1);
+                let mut line = std::mem::replace(&mut self.buffer, rest);
+                line.truncate(end);
+                return Some(String::from_utf8(line).expect("a stream is text"));
             }
             let chunk = tokio::time::timeout(SILENCE, self.response.chunk()).await;
-            let chunk = chunk.expect("a live stream is never silent for long");
-            self.buffer.extend(chunk.ok()??);
+            match chunk.expect("a live stream is never silent for long") {
+                Ok(Some(chunk)) => self.buffer.extend(chunk),
+                ended => {
+                    let how = ended.map_or(End::BrokenOff, |_| End::InOrder);
+                    self.end.get_or_insert(how);
+                    return None;
+                }
+            }
         }
     }
 }
 
-/// An event of a block; `None` for a comment.
-fn parse(block: &str) -> Option<Event> {
-    let field = |name| block.lines().find_map(|line| line.strip_prefix(name));
-    let data = field("data: ")?;
-    assert_eq!(field("event: "), Some("post"), "{block}");
+/// An event of the lines before an empty one. An empty line that ends no event is one that some
+/// libraries deliver: it is a fault.
+fn event(lines: &[String]) -> Event {
+    let field = |name| lines.iter().find_map(|line| line.strip_prefix(name));
+    assert_eq!(field("event: "), Some("post"), "{lines:?}");
     let id = field("id: ").and_then(|id| id.parse().ok());
-    Some(Event {
+    Event {
         id: id.expect("every event can be resumed after"),
-        post: serde_json::from_str(data).expect("an event is JSON"),
+        post: serde_json::from_str(field("data: ").expect("data")).expect("an event is JSON"),
         at: Instant::now(),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -88,9 +154,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_are_no_events() {
-        assert!(parse(": heartbeat").is_none());
-        let event = parse("event: post\nid: 7\ndata: {\"entry_id\":\"9\"}").unwrap();
+    fn an_event_is_read_from_its_lines() {
+        let lines = ["event: post", "id: 7", "data: {\"entry_id\":\"9\"}"];
+        let event = event(&lines.map(str::to_owned));
         assert_eq!((event.id, event.post["entry_id"].as_str()), (7, Some("9")));
+    }
+
+    #[test]
+    #[should_panic(expected = "[]")]
+    fn an_empty_line_by_itself_is_a_fault() {
+        event(&[]);
     }
 }

@@ -59,6 +59,16 @@ impl Service {
         .await;
     }
 
+    /// Waits until its API takes connections; it need not be ready.
+    pub async fn listens(&self) {
+        let what = format!("{} listens", self.process.name());
+        let address = self.api.trim_start_matches("http://");
+        eventually(&what, PATIENCE, async || {
+            tokio::net::TcpStream::connect(address).await.ok()
+        })
+        .await;
+    }
+
     /// Whether `/readyz` answers 200 now.
     pub async fn is_ready(&self) -> bool {
         let answer = self.http.get(format!("{}/readyz", self.ops)).send().await;
@@ -736,7 +746,7 @@ pub fn binary_named(name: &str) -> PathBuf {
 /// Below the range from which the kernel takes ports for outgoing connections: a port that is
 /// free for a moment, because its process was killed, must not be taken by a client. Least of all
 /// by the client that knocks there: a connection from a port to itself succeeds.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub fn free_ports<const N: usize>() -> [u16; N] {
     static GIVEN: LazyLock<Mutex<BTreeSet<u16>>> = LazyLock::new(Mutex::default);
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut rng = rand::rng();

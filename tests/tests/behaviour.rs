@@ -28,6 +28,13 @@ use system_tests::world::{PATIENCE, Service, World};
 use system_tests::{eventually, is_long, quantile, seed};
 use tokio::sync::MutexGuard;
 
+#[path = "behaviour/clients.rs"]
+mod clients;
+#[path = "behaviour/proxies.rs"]
+mod proxies;
+#[path = "behaviour/streams.rs"]
+mod streams;
+
 /// One test at a time: they measure, and two cores are few.
 async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -127,7 +127,7 @@ async fn authenticated(request: &HttpRequest) -> Result<Option<UserId>, Problem>
     }
 }
 
-fn write_to_reflect(request: &HttpRequest) -> Result<Option<ConsistencyToken>, Problem> {
+pub(super) fn write_to_reflect(request: &HttpRequest) -> Result<Option<ConsistencyToken>, Problem> {
     let Some(value) = request.headers().get(consistency::HEADER) else {
         return Ok(None);
     };
@@ -141,13 +141,13 @@ fn provided<T: Clone + 'static>(request: &HttpRequest) -> Result<T, Problem> {
     request.app_data().cloned().ok_or_else(missing)
 }
 
-fn invalid_token() -> Problem {
+pub(super) fn invalid_token() -> Problem {
     Problem::new(Code::Unauthorized, TokenError::Invalid.to_string())
 }
 
 /// Whether the views know that the user was deactivated: from memory at once, else with a permit.
 /// While the database is away, who is not remembered is told to come back.
-async fn left(
+pub(super) async fn left(
     views: &Views,
     admission: &Admission,
     who: Who,

@@ -1,44 +1,58 @@
 //! `GET /timeline/stream`: new entries as server-sent events.
 //!
-//! Every event's id is its stream sequence. An event is sent once all partitions have applied its
-//! sequence, so whoever resumes after an id misses nothing and gets nothing twice.
+//! A stream that cannot be served yet is accepted all the same, and waits: client libraries give
+//! up for good on a 503. Only what will not get better by waiting is refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::Version;
 use actix_web::http::header::{CACHE_CONTROL, ContentType};
-use actix_web::web::{Bytes, Data};
+use actix_web::web::{Bytes, Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
-use shared::error_chain::Chain;
-use shared::ids::UserId;
+use shared::consistency::ConsistencyToken;
+use shared::http::bearer;
 use shared::problem::{Code, Problem};
 use shared::resilience::Gate;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
-use tracing::debug;
+use shared::settings::Secret;
+use shared::token::{TokenError, TokenVerifier, Verified};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
-use super::answers::{Answer, Memory};
-use super::extract::Reading;
-use crate::live::{Live, Subscription};
-use crate::read_model::{CurrentViews, ViewError, Views};
+use super::admission::{Admission, Who};
+use super::answers::{Answer, until_visible};
+use super::extract::{invalid_token, left, write_to_reflect};
+use super::live_stream::{Caller, LiveStream, Piece, pieces, wait_until};
+use crate::live::{Live, MOST_WAITING, Refused};
+use crate::read_model::CurrentViews;
 
-/// A comment is sent at least this often: proxies close what is silent.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Events that wait for a slow client.
-const BUFFERED: usize = 64;
-/// A client that takes nothing for so long is dropped: it can resume.
-const SLOW: Duration = Duration::from_secs(5);
-/// Between two looks at the views for one stream.
-const PACE: Duration = Duration::from_millis(5);
+/// Whoever has too many streams may ask again after this many seconds.
+const TOO_MANY_RETRY_SECS: u64 = 60;
 
-/// `Last-Event-ID`, as a browser sends it back.
+/// The id of the last event that the client has seen: `Last-Event-ID`, as browsers send it back,
+/// or the query parameter that libraries use instead, however they spell it. The header wins. What
+/// is empty is absent: so libraries say that they have seen none.
 fn last_event_id(request: &HttpRequest) -> Result<Option<u64>, Problem> {
-    let Some(value) = request.headers().get("last-event-id") else {
+    const NAME: &str = "lasteventid";
+    let header = request.headers().get("last-event-id");
+    let header = header.map(|value| value.to_str().unwrap_or("?").trim().to_owned());
+    let query = || {
+        let pairs = Query::<Vec<(String, String)>>::from_query(request.query_string()).ok()?;
+        let same = |name: &str| {
+            let plain = name.replace(['-', '_'], "");
+            plain.eq_ignore_ascii_case(NAME)
+        };
+        let values = pairs.into_inner().into_iter();
+        values
+            .filter(|(name, _)| same(name))
+            .map(|(_, value)| value.trim().to_owned())
+            .find(|value| !value.is_empty())
+    };
+    let Some(value) = header.filter(|value| !value.is_empty()).or_else(query) else {
         return Ok(None);
     };
-    let seq = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
+    let plain = value.bytes().all(|byte| byte.is_ascii_digit());
+    let seq = value.parse().ok().filter(|_| plain);
     seq.map(Some).ok_or_else(|| {
         Problem::field(
             "Last-Event-ID",
@@ -48,140 +62,235 @@ fn last_event_id(request: &HttpRequest) -> Result<Option<u64>, Problem> {
     })
 }
 
-pub async fn stream(live: Data<Live>, reading: Reading<UserId>) -> Answer {
-    let reader = reading.caller;
-    let resume = last_event_id(&reading.request)?;
-    let full = || Problem::new(Code::Overloaded, "too many live streams: ask again");
-    let subscription = live.subscribe(reader).ok_or_else(full)?;
-    let begin = |views: Views| async move { views.position_now().await.map(Some) };
-    let begun = reading.find(Memory::Never, begin).await?;
-    let now = begun.item.unwrap_or(0);
-    let (events, body) = mpsc::channel(BUFFERED);
-    let stream = LiveStream {
-        views: reading.views.get_ref().clone(),
-        gate: reading.gate,
-        live: live.get_ref().clone(),
-        subscription,
-        reader,
-        at: resume.map_or(now, |resume| resume.min(now)),
-        events,
+pub async fn stream(
+    request: HttpRequest,
+    live: Data<Live>,
+    verifier: Data<TokenVerifier>,
+    (gate, admission): (Data<Gate>, Data<Admission>),
+    views: Data<CurrentViews>,
+) -> Answer {
+    let token = access_token(&request)?;
+    let verified = verified(&verifier, token).await?;
+    let resume = last_event_id(&request)?;
+    let mut reflect = write_to_reflect(&request)?;
+    if let Some(verified) = verified
+        && is_settled(&views, &admission, verified, reflect).await?
+    {
+        reflect = None;
+    }
+    let caller = match verified {
+        Some(verified) => {
+            let subscription = live.subscribe(verified.user).await.map_err(refused)?;
+            Caller::Known(verified, subscription)
+        }
+        None => Caller::Unknown {
+            token: Secret::new(token),
+            verifier: verifier.into_inner(),
+            waiting: live.wait().ok_or_else(|| refused(Refused::Process))?,
+        },
     };
-    tokio::spawn(stream.run());
-    let body = futures_util::stream::unfold(body, |mut body| async move {
-        body.recv()
-            .await
-            .map(|chunk| (Ok::<_, actix_web::Error>(chunk), body))
+    let (sender, receiver) = pieces();
+    let stream = LiveStream::new(
+        views.get_ref().clone(),
+        gate,
+        live.get_ref().clone(),
+        resume,
+        reflect,
+        sender,
+    );
+    tokio::spawn(stream.run(caller));
+    answer(&request, receiver)
+}
+
+/// The same while the service starts: the stream waits, and is then told to come back.
+pub async fn stream_at_start(
+    request: HttpRequest,
+    room: Data<WaitingRoom>,
+    verifier: Data<TokenVerifier>,
+) -> Answer {
+    verified(&verifier, access_token(&request)?).await?;
+    last_event_id(&request)?;
+    write_to_reflect(&request)?;
+    let permit = room.permits.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| refused(Refused::Process))?;
+    let (sender, receiver) = pieces();
+    let stopping = room.closing.clone();
+    tokio::spawn(wait_until(stopping, room.heartbeat, sender, permit));
+    answer(&request, receiver)
+}
+
+/// All other requests while the service starts.
+pub async fn not_yet() -> Answer {
+    Err(Problem::new(Code::Unavailable, "the service is starting"))
+}
+
+/// Where live streams wait before there is anything to serve them from.
+pub struct WaitingRoom {
+    permits: Arc<Semaphore>,
+    heartbeat: Duration,
+    closing: CancellationToken,
+}
+
+impl WaitingRoom {
+    /// When `closing` fires, whoever waits comes back.
+    pub fn new(heartbeat: Duration, closing: CancellationToken) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(MOST_WAITING)),
+            heartbeat,
+            closing,
+        }
+    }
+}
+
+fn access_token(request: &HttpRequest) -> Result<&str, Problem> {
+    match bearer(request) {
+        Some(token) => Ok(token),
+        None if request.headers().contains_key("authorization") => Err(invalid_token()),
+        None => {
+            let missing = "send an access token: Authorization: Bearer …";
+            Err(Problem::new(Code::Unauthorized, missing))
+        }
+    }
+}
+
+/// Whom the token belongs to; `None` while its keys cannot be had.
+async fn verified(verifier: &TokenVerifier, token: &str) -> Result<Option<Verified>, Problem> {
+    match verifier.verified(token).await {
+        Ok(verified) => Ok(Some(verified)),
+        Err(TokenError::Invalid) => Err(invalid_token()),
+        Err(TokenError::NoKeys) => Ok(None),
+    }
+}
+
+/// Whether nothing is left to find out about the caller: 401 for one who has left. What cannot be
+/// found out now, the stream finds out before it begins.
+async fn is_settled(
+    views: &CurrentViews,
+    admission: &Admission,
+    verified: Verified,
+    reflect: Option<ConsistencyToken>,
+) -> Result<bool, Problem> {
+    let now = views.borrow().cached();
+    if now.remembered_as_deactivated(verified.user) == Some(true) {
+        return Err(invalid_token());
+    }
+    let who = Who::User(verified.user);
+    let reflecting = match reflect {
+        Some(token) => until_visible(admission, who, &now, token).await,
+        None => Ok(now),
+    };
+    let has_left = match reflecting {
+        Ok(views) => left(&views, admission, who, verified.user).await,
+        Err(problem) => Err(problem),
+    };
+    match has_left {
+        Ok(true) => Err(invalid_token()),
+        Ok(false) => Ok(true),
+        Err(problem) if problem.retry_after.is_some() => Ok(false),
+        Err(problem) => Err(problem),
+    }
+}
+
+fn refused(refused: Refused) -> Problem {
+    match refused {
+        Refused::Reader => {
+            let detail = "you have as many live streams as one reader may have: close one";
+            let mut problem = Problem::new(Code::TooManyRequests, detail);
+            problem.retry_after = Some(TOO_MANY_RETRY_SECS);
+            problem
+        }
+        Refused::Process => Problem::new(Code::Overloaded, "too many live streams: ask again"),
+    }
+}
+
+/// The body ends without its last chunk unless the stream says that nobody need come back: some
+/// libraries take a body that ends in order for the end of it all.
+fn answer(request: &HttpRequest, receiver: mpsc::Receiver<Piece>) -> Answer {
+    let body = futures_util::stream::unfold(Some(receiver), |receiver| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Piece::Text(text)) => Some((Ok::<Bytes, Interrupted>(text), Some(receiver))),
+            Some(Piece::End) => None,
+            None => {
+                // The server writes what it has before it asks again.
+                tokio::time::sleep(FLUSH).await;
+                Some((Err(Interrupted), None))
+            }
+        }
     });
-    Ok(HttpResponse::Ok()
-        .insert_header(ContentType("text/event-stream".parse().map_err(|_| {
-            Problem::new(Code::Internal, "something went wrong here")
-        })?))
+    let kind = "text/event-stream".parse();
+    let kind = kind.map_err(|_| Problem::new(Code::Internal, "something went wrong here"))?;
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header(ContentType(kind))
         .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header(("x-accel-buffering", "no"))
-        .streaming(body))
+        .insert_header(("x-accel-buffering", "no"));
+    let is_old = request.version() < Version::HTTP_11;
+    if is_old {
+        response.force_close();
+    }
+    let mut response = response.streaming(body);
+    if is_old {
+        // Knows no chunks: the body ends with the connection.
+        response.head_mut().no_chunking(true);
+    }
+    Ok(response)
 }
 
-struct LiveStream {
-    views: CurrentViews,
-    gate: Data<Gate>,
-    live: Live,
-    subscription: Subscription,
-    reader: UserId,
-    /// Everything up to this sequence was sent.
-    at: u64,
-    events: mpsc::Sender<Bytes>,
-}
+/// What was sent last reaches the socket in this time.
+const FLUSH: Duration = Duration::from_millis(20);
 
-impl LiveStream {
-    async fn run(mut self) {
-        let stopping = self.live.stopping();
-        // Tell the client at once that it is connected.
-        if !self.send(": connected\n\n".to_owned()).await {
-            return;
-        }
-        let mut beat = Instant::now() + HEARTBEAT;
-        loop {
-            match self.send_new().await {
-                Ok(Sent::All) => (),
-                Ok(Sent::Some) => continue,
-                Ok(Sent::Gone) => return,
-                // The next look, at the latest with the heartbeat, makes up for it.
-                Err(error) => debug!(error = %Chain(&error), "a live stream cannot read the views"),
-            }
-            let pace = Instant::now() + PACE;
-            tokio::select! {
-                () = self.subscription.woken() => tokio::time::sleep_until(pace).await,
-                () = tokio::time::sleep_until(beat) => {
-                    beat = Instant::now() + HEARTBEAT;
-                    if !self.send(": heartbeat\n\n".to_owned()).await || self.left().await {
-                        return;
-                    }
-                }
-                () = self.events.closed() => return,
-                () = self.subscription.ended() => {
-                    self.send(": replaced\n\n".to_owned()).await;
-                    return;
-                }
-                () = stopping.cancelled() => {
-                    self.send(": goodbye\n\n".to_owned()).await;
-                    return;
-                }
-            }
-        }
-    }
+/// Ends a body without its last chunk.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the live stream ends here: its client comes back")]
+struct Interrupted;
 
-    /// Whether the reader was deactivated meanwhile. Where that cannot be asked, the next
-    /// heartbeat asks again.
-    async fn left(&self) -> bool {
-        let views = self.views.borrow().cached();
-        let _look = self.live.look().await;
-        let open = self.gate.breaker().is_open();
-        !open && views.is_deactivated(self.reader).await.unwrap_or(false)
-    }
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
 
-    /// Sends what has become visible.
-    async fn send_new(&mut self) -> Result<Sent, ViewError> {
-        // Whatever readers are shown now: a rebuild may have switched.
-        let views = self.views.borrow().clone();
-        let look = self.live.look().await;
-        if self.gate.breaker().is_open() {
-            return Err(ViewError::Away);
-        }
-        views.note_seen(self.reader).await?;
-        let (all_up_to, posts) = views.newer_than(self.reader, self.at).await?;
-        let now = views.position_now().await?;
-        drop(look);
-        for (seq, post) in posts {
-            let Ok(json) = serde_json::to_string(&post) else {
-                continue;
+    use super::*;
+
+    #[test]
+    fn the_last_event_is_named_by_header_or_query_and_empty_is_none() {
+        let named = |header: Option<&str>, query: &str| {
+            let request = TestRequest::with_uri(&format!("/stream{query}"));
+            let request = match header {
+                Some(value) => request.insert_header(("Last-Event-ID", value)),
+                None => request,
             };
-            if !self
-                .send(format!("event: post\nid: {seq}\ndata: {json}\n\n"))
-                .await
-            {
-                return Ok(Sent::Gone);
-            }
-            metrics::counter!("query_service_live_events_total").increment(1);
+            last_event_id(&request.to_http_request()).map_err(|problem| problem.code)
+        };
+        for (header, query, expected) in [
+            (None, "", None),
+            (Some("7"), "", Some(7)),
+            (Some(" 7 "), "?lastEventId=8", Some(7)),
+            (Some(""), "", None),
+            (Some(""), "?lastEventId=8", Some(8)),
+            (Some("0"), "?lastEventId=8", Some(0)),
+            (None, "?lastEventId=", None),
+            (None, "?a=b&lastEventId=8&c", Some(8)),
+            (None, "?Last-Event-ID=8", Some(8)),
+            (None, "?last-event-id=8", Some(8)),
+            (None, "?last_event_id=8", Some(8)),
+            (None, "?lastEventID=&lasteventid=%38", Some(8)),
+            (None, "?last=8&event=8&id=8", None),
+        ] {
+            assert_eq!(named(header, query), Ok(expected), "{header:?} {query}");
         }
-        let before = self.at;
-        self.at = self.at.max(all_up_to);
-        let more = self.at > before && self.at < now;
-        Ok(if more { Sent::Some } else { Sent::All })
+        for (header, query) in [
+            (Some("abc"), ""),
+            (Some("-1"), ""),
+            (Some("+1"), ""),
+            (Some("abc"), "?lastEventId=8"),
+            (None, "?lastEventId=abc"),
+            (None, "?lastEventId=99999999999999999999"),
+        ] {
+            assert_eq!(
+                named(header, query),
+                Err(Code::Invalid),
+                "{header:?} {query}"
+            );
+        }
     }
-
-    /// False if the client is gone, or too slow.
-    async fn send(&self, text: String) -> bool {
-        let sent = tokio::time::timeout(SLOW, self.events.send(Bytes::from(text))).await;
-        matches!(sent, Ok(Ok(())))
-    }
-}
-
-/// How far sending what is new came.
-enum Sent {
-    /// Everything that all partitions have applied.
-    All,
-    /// There is more.
-    Some,
-    /// Not to its end: the client is gone, or too slow.
-    Gone,
 }

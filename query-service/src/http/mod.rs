@@ -4,6 +4,7 @@ pub mod admission;
 mod answers;
 mod extract;
 mod live;
+mod live_stream;
 
 use actix_web::http::Method;
 use actix_web::web::{self, Path, Query, ServiceConfig};
@@ -15,6 +16,7 @@ use shared::problem::{Code, Problem};
 use crate::read_model::Views;
 use answers::{Answer, Memory};
 use extract::{Limit, Reading};
+pub use live::WaitingRoom;
 
 /// Base of every route.
 pub const BASE: &str = "/api/v1";
@@ -77,6 +79,15 @@ pub fn configure(config: &mut ServiceConfig) {
             .default_service(web::to(no_such_path)),
     );
     config.default_service(web::to(no_such_path));
+}
+
+/// What is answered before there are views to read.
+pub fn configure_start(config: &mut ServiceConfig) {
+    config.service(web::scope(BASE).service(resource(
+        "/timeline/stream",
+        [(Method::GET, web::to(live::stream_at_start))],
+    )));
+    config.default_service(web::to(live::not_yet));
 }
 
 #[derive(Deserialize)]

@@ -4,9 +4,9 @@
 //! A stream is woken once every partition has applied what concerns it: then all rows that make
 //! an entry true are there, and sequences rise from event to event.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use shared::engines::Nats;
@@ -14,7 +14,7 @@ use shared::event_stream::Names;
 use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -23,9 +23,14 @@ use crate::read_model::notice::Notice;
 
 /// Live streams that one process serves at the most.
 const MOST_STREAMS: usize = 10_000;
-/// Of these, to one reader: a person has a few devices. One more ends the oldest, which may well
-/// be gone: a connection that was left is noticed when it is next written to.
+/// Streams that are accepted beyond these, and wait for a place or for the keys of their token.
+pub const MOST_WAITING: usize = 1_000;
+/// Of all these, of one reader: a person has a few devices. One more is refused. Taking the place
+/// of another would end nothing: client libraries come back by themselves, and take it again.
 const MOST_PER_READER: usize = 20;
+/// A reader who closes one stream and opens another at once has its place by then.
+const HANDOVER: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// Streams that look at the views at once. One post may wake all of them, and other reads need
 /// connections too.
 const LOOKS: usize = 16;
@@ -36,8 +41,19 @@ pub struct Live {
     state: Arc<Mutex<State>>,
     views: CurrentViews,
     places: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     looks: Arc<Semaphore>,
     stop: CancellationToken,
+    heartbeat: Duration,
+}
+
+/// Why a stream is not accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// Its reader has as many streams as one reader may have.
+    Reader,
+    /// Too many wait in this process.
+    Process,
 }
 
 #[derive(Default)]
@@ -48,24 +64,58 @@ struct State {
     /// The last notice of each partition: who sent it, and its number.
     said: HashMap<Partition, (u64, u64)>,
     streams: HashMap<u64, Listener>,
+    /// How many streams each reader has.
+    per_reader: HashMap<UserId, usize>,
     next: u64,
 }
 
 struct Listener {
     reader: UserId,
-    /// Wake when all partitions have applied this; 0: nothing to wait for.
-    wanted: u64,
+    wanted: Wanted,
     wake: Arc<Notify>,
-    ended: CancellationToken,
 }
 
-/// One live stream's place; given back when dropped.
+/// The sequences that a stream waits for: it is woken when all partitions have applied one.
+///
+/// The lowest ones are kept exactly. If only the highest were kept, a partition that lags steadily
+/// would never reach it, and the stream would hear nothing.
+#[derive(Debug, Default)]
+struct Wanted(BTreeSet<u64>);
+
+/// More than these are woken for together, with the highest of them.
+const MOST_WANTED: usize = 32;
+
+impl Wanted {
+    fn add(&mut self, seq: u64) {
+        if seq == 0 {
+            return;
+        }
+        self.0.insert(seq);
+        if self.0.len() > MOST_WANTED {
+            // The last one stays: whoever is woken by it is sent everything before it too.
+            let last_but_one = self.0.iter().rev().nth(1).copied();
+            last_but_one.map(|seq| self.0.remove(&seq));
+        }
+    }
+
+    /// Forgets what all partitions have applied. Whether that was anything.
+    fn reached(&mut self, applied_by_all: u64) -> bool {
+        let later = self.0.split_off(&applied_by_all.saturating_add(1));
+        !std::mem::replace(&mut self.0, later).is_empty()
+    }
+}
+
+/// A reader's live stream, as it is counted; dropping it makes room.
 pub struct Subscription {
     live: Live,
     id: u64,
     wake: Arc<Notify>,
-    ended: CancellationToken,
-    _place: OwnedSemaphorePermit,
+    place: Place,
+}
+
+enum Place {
+    Taken(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
+    Awaited(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
 }
 
 impl Live {
@@ -74,50 +124,78 @@ impl Live {
             state: Arc::default(),
             views,
             places: Arc::new(Semaphore::new(MOST_STREAMS)),
+            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
             looks: Arc::new(Semaphore::new(LOOKS)),
             stop,
+            heartbeat: Duration::from_secs(15),
         }
+    }
+
+    /// The same with another time between two comments.
+    #[must_use]
+    pub fn with_heartbeat(mut self, heartbeat: Duration) -> Self {
+        self.heartbeat = heartbeat;
+        self
+    }
+
+    /// The longest time in which nothing is sent on a stream.
+    pub fn heartbeat(&self) -> Duration {
+        self.heartbeat
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leave to look at the views, in turn; to be given back before anything is sent.
-    pub async fn look(&self) -> Option<SemaphorePermit<'_>> {
-        self.looks.acquire().await.ok()
+    /// A permit to look at the views, in turn; to be dropped before anything is sent.
+    pub async fn look(&self) -> Option<OwnedSemaphorePermit> {
+        self.looks.clone().acquire_owned().await.ok()
     }
 
-    /// A place for a reader's live stream; `None` if all are taken.
-    pub fn subscribe(&self, reader: UserId) -> Option<Subscription> {
-        let place = self.places.clone().try_acquire_owned().ok()?;
-        let (wake, ended) = (Arc::new(Notify::new()), CancellationToken::new());
+    /// A permit for a stream whose reader is not known yet; `None` if too many wait.
+    pub fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        self.waiting.clone().try_acquire_owned().ok()
+    }
+
+    /// Counts one more live stream of a reader. It may have to wait for its place.
+    pub async fn subscribe(&self, reader: UserId) -> Result<Subscription, Refused> {
+        let until = Instant::now() + HANDOVER;
+        loop {
+            match self.try_subscribe(reader) {
+                Err(Refused::Reader) if Instant::now() < until => (),
+                outcome => return outcome,
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    fn try_subscribe(&self, reader: UserId) -> Result<Subscription, Refused> {
+        let wake = Arc::new(Notify::new());
+        let mut state = self.state();
+        let others = state.per_reader.get(&reader).copied().unwrap_or(0);
+        if others >= MOST_PER_READER {
+            return Err(Refused::Reader);
+        }
+        let place = match self.places.clone().try_acquire_owned() {
+            Ok(permit) => Place::Taken(permit),
+            Err(_) => Place::Awaited(self.wait().ok_or(Refused::Process)?),
+        };
         let listener = Listener {
             reader,
-            wanted: 0,
+            wanted: Wanted::default(),
             wake: wake.clone(),
-            ended: ended.clone(),
         };
-        let mut state = self.state();
-        let others = state.streams.iter().filter(|(_, it)| it.reader == reader);
-        let mut others: Vec<u64> = others.map(|(id, _)| *id).collect();
-        others.sort_unstable();
-        let too_many = (others.len() + 1).saturating_sub(MOST_PER_READER);
-        for oldest in &others[..too_many] {
-            if let Some(listener) = state.streams.remove(oldest) {
-                listener.ended.cancel();
-            }
-        }
         let id = state.next;
         state.next += 1;
         state.streams.insert(id, listener);
+        state.per_reader.insert(reader, others + 1);
         metrics::gauge!("query_service_live_streams").set(state.streams.len() as f64);
-        Some(Subscription {
+        drop(state);
+        Ok(Subscription {
             live: self.clone(),
             id,
             wake,
-            ended,
-            _place: place,
+            place,
         })
     }
 
@@ -179,25 +257,34 @@ impl State {
         // A lost notice may have concerned anybody here.
         let follows = before.is_none_or(|(hold, n)| (hold, n + 1) == said);
         let all = notice.all || !follows;
-        let mut readers: HashMap<UserId, u64> = HashMap::new();
+        // Of each reader the first and the last: what is between is sent with the last.
+        let mut readers: HashMap<UserId, [u64; 2]> = HashMap::new();
         for delivered in &notice.delivered {
             for reader in &delivered.to {
-                let seq = readers.entry(*reader).or_default();
-                *seq = delivered.seq.max(*seq);
+                let [first, last] = readers.entry(*reader).or_insert([delivered.seq; 2]);
+                *first = delivered.seq.min(*first);
+                *last = delivered.seq.max(*last);
             }
         }
-        let pulled = notice.pulled.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
+        let pulled = || notice.pulled.iter().map(|(_, seq)| *seq);
+        let concerning_all = [
+            pulled().min().unwrap_or(0),
+            pulled().max().unwrap_or(0),
+            if all { notice.to } else { 0 },
+        ];
         let applied = |partition| self.applied.get(&partition).copied().unwrap_or(0);
         let applied_by_all = partitions.all().map(applied).min().unwrap_or(0);
         for listener in self.streams.values_mut() {
             if partitions.of(listener.reader) == partition {
-                let named = readers.get(&listener.reader).copied().unwrap_or(0);
-                let any = if all { notice.to } else { 0 };
-                listener.wanted = listener.wanted.max(named).max(pulled).max(any);
+                let named = readers.get(&listener.reader).copied().unwrap_or_default();
+                for seq in concerning_all.into_iter().chain(named) {
+                    listener.wanted.add(seq);
+                }
             }
-            let ripe = listener.wanted > 0 && listener.wanted <= applied_by_all;
-            if ripe || switched {
-                listener.wanted = 0;
+            if switched {
+                listener.wanted = Wanted::default();
+            }
+            if listener.wanted.reached(applied_by_all) || switched {
                 listener.wake.notify_one();
             }
         }
@@ -205,9 +292,15 @@ impl State {
 }
 
 impl Subscription {
-    /// Resolves when a newer stream of the same reader took this one's place.
-    pub async fn ended(&self) {
-        self.ended.cancelled().await;
+    /// Waits for one of the places of streams that are served.
+    pub async fn placed(&mut self) {
+        let awaited = match self.place {
+            Place::Awaited(_) => self.live.places.clone().acquire_owned().await.ok(),
+            Place::Taken(_) => None,
+        };
+        if let Some(permit) = awaited {
+            self.place = Place::Taken(permit);
+        }
     }
 
     /// Resolves when there may be something new. A wake-up between two calls is not lost.
@@ -219,7 +312,12 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.live.state();
-        state.streams.remove(&self.id);
+        if let Some(listener) = state.streams.remove(&self.id) {
+            let left = state.per_reader.remove(&listener.reader).unwrap_or(0);
+            if left > 1 {
+                state.per_reader.insert(listener.reader, left - 1);
+            }
+        }
         metrics::gauge!("query_service_live_streams").set(state.streams.len() as f64);
     }
 }
@@ -249,35 +347,66 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_stream_is_woken_once_all_partitions_have_applied_its_entry() {
+    /// A reader with one stream and two partitions, the reader's own first; what a notice wakes.
+    fn one_stream() -> (UserId, [Partition; 2], impl FnMut(Notice) -> bool) {
         let two = Partitions::new(2).unwrap();
         let reader = Id::new(1).unwrap();
         let own = two.of(reader);
-        let other = Partition(1 - own.0);
         let wake = Arc::new(Notify::new());
         let mut state = State {
             generation: 1,
             ..State::default()
         };
-        state.streams.insert(
-            0,
-            Listener {
-                reader,
-                wanted: 0,
-                wake: wake.clone(),
-                ended: CancellationToken::new(),
-            },
-        );
-        let mut woken_by = |notice| {
+        let listener = Listener {
+            reader,
+            wanted: Wanted::default(),
+            wake: wake.clone(),
+        };
+        state.streams.insert(0, listener);
+        let woken_by = move |notice| {
             state.take(1, two, &notice);
             wake.notified().now_or_never().is_some()
         };
+        (reader, [own, Partition(1 - own.0)], woken_by)
+    }
+
+    #[test]
+    fn a_stream_is_woken_once_all_partitions_have_applied_its_entry() {
+        let (reader, [own, other], mut woken_by) = one_stream();
         assert!(!woken_by(notice(own, 0, 5, vec![(reader, 4)])));
         assert!(!woken_by(notice(other, 0, 3, vec![])));
         assert!(woken_by(notice(other, 1, 4, vec![])));
         // A gap may have hidden anything.
         assert!(!woken_by(notice(own, 7, 8, vec![])));
         assert!(woken_by(notice(other, 2, 8, vec![])));
+    }
+
+    #[test]
+    fn a_stream_is_woken_for_each_entry_while_another_partition_lags_steadily() {
+        let (reader, [own, other], mut woken_by) = one_stream();
+        assert!(!woken_by(notice(other, 0, 5, vec![])));
+        let mut woken = Vec::new();
+        for n in 0..50 {
+            // Entry by entry; the other partition is five entries behind all the time.
+            let seq = 10 * (n + 1);
+            assert!(!woken_by(notice(own, n, seq, vec![(reader, seq)])));
+            let behind = seq.saturating_sub(45);
+            if woken_by(notice(other, n + 1, behind.max(5), vec![])) {
+                woken.push(behind);
+            }
+        }
+        let expected: Vec<u64> = (1..46).map(|n| 10 * n + 5).collect();
+        assert_eq!(woken, expected, "each as soon as all have applied it");
+    }
+
+    #[test]
+    fn what_a_stream_waits_for_is_bounded_and_its_ends_are_exact() {
+        let mut wanted = Wanted::default();
+        (1..=1_000).for_each(|seq| wanted.add(seq * 2));
+        assert_eq!(wanted.0.len(), MOST_WANTED);
+        assert!(!wanted.reached(1));
+        assert!(wanted.reached(2) && wanted.reached(5) && !wanted.reached(5));
+        assert!(wanted.reached(1_999) && !wanted.reached(1_999));
+        assert!(wanted.reached(2_000) && wanted.0.is_empty());
     }
 }

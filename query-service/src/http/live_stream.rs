@@ -1,0 +1,410 @@
+//! One live stream, from its first line to its end.
+//!
+//! Every event's id is its stream sequence. An event is sent once all partitions have applied its
+//! sequence, so whoever resumes after an id misses nothing and gets nothing twice.
+//!
+//! Comments and `retry:` end with one newline: after an empty line some libraries deliver an empty
+//! event.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web::{Bytes, Data};
+use rand::RngExt;
+use shared::consistency::ConsistencyToken;
+use shared::error_chain::Chain;
+use shared::ids::UserId;
+use shared::resilience::{self, Gate};
+use shared::settings::Secret;
+use shared::token::{TokenError, TokenVerifier, Verified};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::live::{Live, Refused, Subscription};
+use crate::read_model::view::PostView;
+use crate::read_model::{CurrentViews, ViewError, Views};
+
+/// The views are looked at this often although nothing woke the stream: a notice may be lost.
+const HEAL: Duration = Duration::from_secs(15);
+/// Pieces that wait for a slow client.
+const BUFFERED: usize = 64;
+/// A client that takes nothing for so long is dropped: it can resume.
+const SLOW: Duration = Duration::from_secs(5);
+/// Between two looks at the views for one stream.
+const PACE: Duration = Duration::from_millis(5);
+/// Whoever waits is told after this time, and then with each heartbeat.
+const SOON: Duration = Duration::from_millis(250);
+/// Between two looks for the keys of a token.
+const KEYS_AGAIN: Duration = Duration::from_secs(1);
+/// Milliseconds after which clients come back. Not all after the same time: a stop ends all.
+const RETRY: std::ops::RangeInclusive<u32> = 1_000..=3_000;
+
+const WAITING: &str = ": waiting\n";
+const CONNECTED: &str = ": connected\n";
+const HEARTBEAT: &str = ": heartbeat\n";
+
+/// A piece of the body of a stream. Where the pieces end without [`Piece::End`] the connection is
+/// broken off, so that the client comes back.
+pub enum Piece {
+    Text(Bytes),
+    /// Nobody need come back.
+    End,
+}
+
+pub fn pieces() -> (mpsc::Sender<Piece>, mpsc::Receiver<Piece>) {
+    mpsc::channel(BUFFERED)
+}
+
+/// Who asks for a stream.
+pub enum Caller {
+    Known(Verified, Subscription),
+    /// The keys that verify the token cannot be had yet.
+    Unknown {
+        token: Secret,
+        verifier: Arc<TokenVerifier>,
+        waiting: OwnedSemaphorePermit,
+    },
+}
+
+/// Why a stream ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ended {
+    /// The client is gone, or takes nothing.
+    Gone,
+    Stopping,
+    Expired,
+    /// The keys came, and the token is not good.
+    Unauthorized,
+    /// The reader has as many streams as one may have; seen late, as the keys came late.
+    TooMany,
+    /// The reader has left for good.
+    Left,
+}
+
+impl Ended {
+    fn comment(self) -> Option<&'static str> {
+        match self {
+            Self::Gone => None,
+            Self::Stopping => Some(": goodbye\n"),
+            Self::Expired => Some(": token expired\n"),
+            Self::Unauthorized => Some(": unauthorized\n"),
+            Self::TooMany => Some(": too many live streams\n"),
+            Self::Left => Some(": account deactivated\n"),
+        }
+    }
+}
+
+pub struct LiveStream {
+    views: CurrentViews,
+    gate: Data<Gate>,
+    live: Live,
+    /// After which sequence it begins; `None`: now.
+    resume: Option<u64>,
+    /// It does not begin before the views reflect this write.
+    reflect: Option<ConsistencyToken>,
+    line: Line,
+}
+
+/// What a look for new entries found.
+struct Newer {
+    posts: Vec<(u64, PostView)>,
+    /// `posts` is all up to this sequence.
+    all_up_to: u64,
+    /// The lowest sequence that all partitions have applied.
+    applied: u64,
+    has_left: bool,
+}
+
+enum Beginning {
+    At(u64),
+    NotYet,
+    HasLeft,
+}
+
+impl LiveStream {
+    pub fn new(
+        views: CurrentViews,
+        gate: Data<Gate>,
+        live: Live,
+        resume: Option<u64>,
+        reflect: Option<ConsistencyToken>,
+        pieces: mpsc::Sender<Piece>,
+    ) -> Self {
+        let line = Line::new(live.stopping(), live.heartbeat(), pieces);
+        Self {
+            views,
+            gate,
+            live,
+            resume,
+            reflect,
+            line,
+        }
+    }
+
+    pub async fn run(mut self, caller: Caller) {
+        let Err(ended) = self.serve(caller).await;
+        debug!(reason = ?ended, "a live stream ends");
+        self.line.end(ended).await;
+    }
+
+    async fn serve(&mut self, caller: Caller) -> Result<Infallible, Ended> {
+        self.line.send(retry()).await?;
+        let (verified, mut subscription) = self.identify(caller).await?;
+        self.line.expires = Some(Instant::now() + verified.remaining());
+        self.line.during(subscription.placed(), WAITING).await?;
+        let at = self.begin(verified.user).await?;
+        self.line.beat = Instant::now() + self.line.heartbeat;
+        self.line.send(CONNECTED.to_owned()).await?;
+        self.follow(verified.user, &subscription, at).await
+    }
+
+    /// Waits for the keys of the token, where they could not be had.
+    async fn identify(&mut self, caller: Caller) -> Result<(Verified, Subscription), Ended> {
+        let (token, verifier, waiting) = match caller {
+            Caller::Known(verified, subscription) => return Ok((verified, subscription)),
+            Caller::Unknown {
+                token,
+                verifier,
+                waiting,
+            } => (token, verifier, waiting),
+        };
+        let verified = loop {
+            let look = verifier.verified(token.expose());
+            match self.line.during(look, WAITING).await? {
+                Ok(verified) => break verified,
+                Err(TokenError::Invalid) => return Err(Ended::Unauthorized),
+                Err(TokenError::NoKeys) => self.line.during(sleep(KEYS_AGAIN), WAITING).await?,
+            }
+        };
+        drop(waiting);
+        let subscribed = self.live.subscribe(verified.user);
+        let subscribed = self.line.during(subscribed, WAITING).await?;
+        let subscription = subscribed.map_err(|refused| match refused {
+            Refused::Reader => Ended::TooMany,
+            // It comes back, and is told then.
+            Refused::Process => Ended::Gone,
+        })?;
+        Ok((verified, subscription))
+    }
+
+    /// Waits until the views can be read and reflect what they should: the sequence after which
+    /// events are sent.
+    async fn begin(&mut self, reader: UserId) -> Result<u64, Ended> {
+        let mut backoff = resilience::background();
+        loop {
+            let reflect = self.reflect;
+            let beginning = self.look(WAITING, move |mut views| async move {
+                if let Some(token) = reflect {
+                    match views.reflecting(&token).await? {
+                        Some(reflecting) => views = reflecting,
+                        None => return Ok(Beginning::NotYet),
+                    }
+                }
+                if views.cached().is_deactivated(reader).await? {
+                    return Ok(Beginning::HasLeft);
+                }
+                Ok(Beginning::At(views.position_now().await?))
+            });
+            match beginning.await? {
+                // One that lies ahead is of a past that there is no more.
+                Ok(Beginning::At(now)) => return Ok(self.resume.map_or(now, |at| at.min(now))),
+                Ok(Beginning::HasLeft) => return Err(Ended::Left),
+                Ok(Beginning::NotYet) => (),
+                Err(error) => debug!(error = %Chain(&error), "a live stream cannot begin yet"),
+            }
+            let pause = sleep(backoff.next_delay());
+            self.line.during(pause, WAITING).await?;
+        }
+    }
+
+    /// Sends what becomes visible after `at`.
+    async fn follow(
+        &mut self,
+        reader: UserId,
+        subscription: &Subscription,
+        mut at: u64,
+    ) -> Result<Infallible, Ended> {
+        let mut backoff = resilience::background();
+        let mut heal = Instant::now() + HEAL;
+        loop {
+            let asks_standing = Instant::now() >= heal;
+            let newer = self.look(HEARTBEAT, move |views| async move {
+                views.note_seen(reader).await?;
+                let (all_up_to, posts) = views.newer_than(reader, at).await?;
+                Ok(Newer {
+                    posts,
+                    all_up_to,
+                    applied: views.position_now().await?,
+                    has_left: asks_standing && views.cached().is_deactivated(reader).await?,
+                })
+            });
+            match newer.await? {
+                Ok(newer) => {
+                    if newer.has_left {
+                        return Err(Ended::Left);
+                    }
+                    self.send_all(newer.posts).await?;
+                    let before = at;
+                    at = at.max(newer.all_up_to);
+                    backoff.reset();
+                    if asks_standing {
+                        heal = Instant::now() + HEAL;
+                    }
+                    if at > before && at < newer.applied {
+                        continue;
+                    }
+                }
+                Err(error) => {
+                    debug!(error = %Chain(&error), "a live stream cannot read the views");
+                    let pause = sleep(backoff.next_delay());
+                    self.line.during(pause, HEARTBEAT).await?;
+                    continue;
+                }
+            }
+            let pace = Instant::now() + PACE;
+            let something = async {
+                tokio::select! {
+                    () = subscription.woken() => sleep_until(pace).await,
+                    () = sleep_until(heal) => (),
+                }
+            };
+            self.line.during(something, HEARTBEAT).await?;
+        }
+    }
+
+    /// Reads the views in a task of its own, in turn with other streams: comments go on meanwhile,
+    /// and what is begun at the database is never dropped half way.
+    async fn look<T, F>(
+        &mut self,
+        comment: &'static str,
+        read: impl FnOnce(Views) -> F,
+    ) -> Result<Result<T, ViewError>, Ended>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ViewError>> + Send + 'static,
+    {
+        if self.gate.breaker().is_open() {
+            return Ok(Err(ViewError::Away));
+        }
+        let look = self.line.during(self.live.look(), comment).await?;
+        // Whatever readers are shown now: a rebuild may have switched.
+        let read = read(self.views.borrow().clone());
+        let work = tokio::spawn(async move {
+            let _look = look;
+            read.await
+        });
+        let done = self.line.during(work, comment).await?;
+        Ok(done.unwrap_or(Err(ViewError::Corrupt("what made a look panic"))))
+    }
+
+    async fn send_all(&mut self, posts: Vec<(u64, PostView)>) -> Result<(), Ended> {
+        for (seq, post) in posts {
+            let Ok(json) = serde_json::to_string(&post) else {
+                continue;
+            };
+            let event = format!("event: post\nid: {seq}\ndata: {json}\n\n");
+            self.line.send(event).await?;
+            metrics::counter!("query_service_live_events_total").increment(1);
+        }
+        Ok(())
+    }
+}
+
+fn retry() -> String {
+    format!("retry: {}\n", rand::rng().random_range(RETRY))
+}
+
+/// A stream that says that it waits, until it is told to come back. It holds `permit` so long.
+pub async fn wait_until(
+    closing: CancellationToken,
+    heartbeat: Duration,
+    pieces: mpsc::Sender<Piece>,
+    permit: OwnedSemaphorePermit,
+) {
+    let mut line = Line::new(closing, heartbeat, pieces);
+    let ended = match line.send(retry()).await {
+        Ok(()) => line.during(std::future::pending(), WAITING).await,
+        Err(ended) => Err(ended),
+    };
+    let Err(ended): Result<Infallible, Ended> = ended;
+    line.end(ended).await;
+    drop(permit);
+}
+
+/// The connection to a client, and what may end it at any moment.
+struct Line {
+    pieces: mpsc::Sender<Piece>,
+    heartbeat: Duration,
+    /// When the next comment is due.
+    beat: Instant,
+    stopping: CancellationToken,
+    /// When the access token is not accepted any more, once it is known.
+    expires: Option<Instant>,
+}
+
+impl Line {
+    fn new(stopping: CancellationToken, heartbeat: Duration, pieces: mpsc::Sender<Piece>) -> Self {
+        Self {
+            pieces,
+            heartbeat,
+            beat: Instant::now() + SOON,
+            stopping,
+            expires: None,
+        }
+    }
+
+    /// Waits, and sends comments meanwhile. `work` is dropped when the stream ends.
+    async fn during<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        comment: &'static str,
+    ) -> Result<T, Ended> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let expiry = self.expires;
+            let expired = async {
+                match expiry {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.pieces.closed() => return Err(Ended::Gone),
+                () = self.stopping.cancelled() => return Err(Ended::Stopping),
+                () = expired => return Err(Ended::Expired),
+                done = &mut work => return Ok(done),
+                () = sleep_until(self.beat) => {
+                    self.beat = Instant::now() + self.heartbeat;
+                    self.send(comment.to_owned()).await?;
+                }
+            }
+        }
+    }
+
+    async fn send(&self, text: String) -> Result<(), Ended> {
+        self.put(Piece::Text(Bytes::from(text))).await
+    }
+
+    async fn put(&self, piece: Piece) -> Result<(), Ended> {
+        match tokio::time::timeout(SLOW, self.pieces.send(piece)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Ended::Gone),
+        }
+    }
+
+    async fn end(self, ended: Ended) {
+        let Some(comment) = ended.comment() else {
+            return;
+        };
+        // Whoever takes nothing more has nothing to be told.
+        let told = self.send(comment.to_owned()).await;
+        if told.is_ok() && ended == Ended::Left {
+            let _ = self.put(Piece::End).await;
+        }
+    }
+}
