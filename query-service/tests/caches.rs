@@ -217,7 +217,7 @@ async fn without_notices_nothing_is_believed_and_in_bad_times_it_is_served() {
 async fn streams_are_bounded(views: &Views) {
     let (_switch, current) = tokio::sync::watch::channel(views.clone());
     let live = Live::new(current, CancellationToken::new());
-    let subscribe = async |number: i64| live.subscribe(Id::new(number + 1).unwrap()).await;
+    let subscribe = async |number: i64| live.subscribe(Id::new(number + 1).expect("an id")).await;
     let mut served = Vec::new();
     for number in 0..10_000 {
         served.push(subscribe(number / 20).await.expect("a place"));
