@@ -30,12 +30,20 @@ async fn a_live_stream_is_what_libraries_read_from_its_first_byte_to_its_end() {
         ("JWT_PRIVATE_KEY_FILE", &key),
     ];
     let world = World::start(&settings).await;
-    let reader = world.sessions(&world.api(), "reader", 1).await.remove(0);
-
-    to_the_byte(&world, &reader).await;
-    resumed_as_libraries_resume(&reader).await;
-    ends_with_its_token(&world, &reader, &key).await;
-    one_stream_too_many(&reader).await;
+    let readers = world.sessions(&world.api(), "reader", 5).await;
+    futures_util::join!(
+        to_the_byte(&readers[0], "1.1"),
+        to_the_byte(&readers[1], "1.0"),
+        resumed_as_libraries_resume(&readers[2]),
+        ends_with_its_token(&world, &readers[3], &key),
+        one_stream_too_many(&readers[4]),
+    );
+    // Whoever closes a connection gives its place back at once, not with the second heartbeat.
+    eventually("no live stream is left", PATIENCE, async || {
+        let open = world.query.metric("query_service_live_streams").await;
+        (open == Some(0.0)).then_some(())
+    })
+    .await;
 }
 
 /// An idempotency key: posts are sent again until they are accepted.
@@ -109,66 +117,58 @@ fn unchunked(body: &str) -> String {
 }
 
 /// `retry:` first; comments with one newline; an empty line after events alone.
-async fn to_the_byte(world: &World, reader: &Session) {
-    for (version, is_chunked) in [("1.1", true), ("1.0", false)] {
-        let mut raw = Raw::get(reader, version, "connection: keep-alive\r\n").await;
-        raw.until("two heartbeats", |bytes| {
-            bytes.matches(": heartbeat\n").count() == 2
-        })
-        .await;
-        let id = post(reader, &format!("over HTTP/{version}")).await;
-        let end = format!("\"post_id\":\"{id}\"");
-        let ends = |bytes: &str| bytes.contains(&end) && bytes.contains("}\n\n");
-        let answer = raw.until("the event", ends).await;
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        let head = head.to_lowercase();
-        assert!(
-            head.starts_with("http/1.1 200") || head.starts_with("http/1.0 200"),
-            "{head}"
-        );
-        assert!(head.contains("content-type: text/event-stream"), "{head}");
-        assert!(head.contains("x-accel-buffering: no"), "{head}");
-        assert!(!head.contains("content-length"), "{head}");
-        assert_eq!(
-            head.contains("transfer-encoding: chunked"),
-            is_chunked,
-            "{head}"
-        );
-        let body = if is_chunked {
-            unchunked(body)
-        } else {
-            assert!(!head.contains("connection: keep-alive"), "{head}");
-            body.to_owned()
-        };
-        let (before, event) = body.split_once("event: post\n").expect("an event");
-        let retry = before
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix("retry: "));
-        let retry: u64 = retry
-            .and_then(|ms| ms.parse().ok())
-            .expect("retry comes first");
-        assert!((1_000..=3_000).contains(&retry));
-        let comments: Vec<&str> = before.lines().skip(1).collect();
-        assert_eq!(comments[0], ": connected");
-        assert!(
-            comments[1..].iter().all(|line| *line == ": heartbeat"),
-            "{before}"
-        );
-        let lines: Vec<&str> = event.split('\n').take(4).collect();
-        assert!(
-            lines[0].starts_with("id: ") && lines[1].starts_with("data: {"),
-            "{event}"
-        );
-        assert_eq!(lines[2], "", "{event}");
-        drop(raw);
-    }
-    // Whoever closes a connection gives its place back at once, not with the second heartbeat.
-    eventually("no live stream is left", PATIENCE, async || {
-        let open = world.query.metric("query_service_live_streams").await;
-        (open == Some(0.0)).then_some(())
+async fn to_the_byte(reader: &Session, version: &str) {
+    let is_chunked = version == "1.1";
+    let mut raw = Raw::get(reader, version, "connection: keep-alive\r\n").await;
+    raw.until("two heartbeats", |bytes| {
+        bytes.matches(": heartbeat\n").count() == 2
     })
     .await;
+    let id = post(reader, &format!("over HTTP/{version}")).await;
+    let end = format!("\"post_id\":\"{id}\"");
+    let ends = |bytes: &str| bytes.contains(&end) && bytes.contains("}\n\n");
+    let answer = raw.until("the event", ends).await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let head = head.to_lowercase();
+    assert!(
+        head.starts_with("http/1.1 200") || head.starts_with("http/1.0 200"),
+        "{head}"
+    );
+    assert!(head.contains("content-type: text/event-stream"), "{head}");
+    assert!(head.contains("x-accel-buffering: no"), "{head}");
+    assert!(!head.contains("content-length"), "{head}");
+    assert_eq!(
+        head.contains("transfer-encoding: chunked"),
+        is_chunked,
+        "{head}"
+    );
+    let body = if is_chunked {
+        unchunked(body)
+    } else {
+        assert!(!head.contains("connection: keep-alive"), "{head}");
+        body.to_owned()
+    };
+    let (before, event) = body.split_once("event: post\n").expect("an event");
+    let retry = before
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("retry: "));
+    let retry: u64 = retry
+        .and_then(|ms| ms.parse().ok())
+        .expect("retry comes first");
+    assert!((1_000..=3_000).contains(&retry));
+    let comments: Vec<&str> = before.lines().skip(1).collect();
+    assert_eq!(comments[0], ": connected");
+    assert!(
+        comments[1..].iter().all(|line| *line == ": heartbeat"),
+        "{before}"
+    );
+    let lines: Vec<&str> = event.split('\n').take(4).collect();
+    assert!(
+        lines[0].starts_with("id: ") && lines[1].starts_with("data: {"),
+        "{event}"
+    );
+    assert_eq!(lines[2], "", "{event}");
 }
 
 /// Row D of what others reported: by header or by query, and empty is none.
@@ -256,14 +256,12 @@ async fn ends_with_its_token(world: &World, reader: &Session, key: &str) {
 /// The 21st is refused for good, and takes nobody's place: all others go on.
 async fn one_stream_too_many(reader: &Session) {
     let mut streams = join_all((0..MOST).map(|_| reader.live(None))).await;
-    for _ in 0..3 {
-        let refused = reader.live_request("").send().await.expect("an answer");
-        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
-        let later = refused.headers().get("retry-after").cloned();
-        assert_eq!(later.expect("when to ask again"), "60");
-        let problem: Value = refused.json().await.expect("a problem");
-        assert_eq!(text(&problem, "code"), "too_many_requests");
-    }
+    let refused = reader.live_request("").send().await.expect("an answer");
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let later = refused.headers().get("retry-after").cloned();
+    assert_eq!(later.expect("when to ask again"), "60");
+    let problem: Value = refused.json().await.expect("a problem");
+    assert_eq!(text(&problem, "code"), "too_many_requests");
     let all = post(reader, "to all of them").await;
     for stream in &mut streams {
         let event = stream.next().await.expect("no stream was replaced");
