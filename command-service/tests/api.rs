@@ -1002,6 +1002,48 @@ async fn who_leaves_is_gone_at_once_and_their_edges_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_address_of_who_left_is_free_at_once_and_the_name_is_not() {
+    let app = TestApp::spawn();
+    let ada = app.account("ada").await;
+    let body = json!({ "password": PASSWORD });
+    let left = app.command_with(&ada, "DELETE", "/users/me", body).await;
+    left.accepted(204);
+    let with_address = |n: usize| {
+        let body = json!({ "username": format!("eve_{n}"), "email": "ADA@example.org",
+            "password": PASSWORD });
+        app.post("/users", body)
+    };
+    let answers = join_all((0..6).map(with_address)).await;
+    let created = answers.iter().filter(|answer| answer.status == 201).count();
+    assert_eq!(created, 1, "of many who want it one gets it");
+    for answer in answers.iter().filter(|answer| answer.status != 201) {
+        answer.refused(409, "email_taken");
+    }
+    let body = json!({ "username": "ada", "email": "new@example.org", "password": PASSWORD });
+    app.post("/users", body)
+        .await
+        .refused(409, "username_taken");
+    let body = json!({ "email": "ada@example.org", "password": PASSWORD });
+    let tokens = app.post("/auth/login", body).await;
+    assert_ne!(
+        write_named_by(tokens.accepted(200)).0,
+        format!("user:{}", ada.id)
+    );
+    let database = app.database().await;
+    let credentials = database.collection::<Document>("credentials");
+    let of_ada = doc! { "_id": ada.id.parse::<i64>().unwrap() };
+    assert_eq!(credentials.count_documents(of_ada).await.unwrap(), 0);
+    // An earlier build forgot no address: whoever wants it gets it all the same.
+    let emails = database.collection::<Document>("emails");
+    let older =
+        doc! { "_id": "old@example.org", "user": ada.id.parse::<i64>().unwrap(), "nonce": 7_i64 };
+    emails.insert_one(older).await.unwrap();
+    let body = json!({ "username": "late", "email": "old@example.org", "password": PASSWORD });
+    app.post("/users", body).await.accepted(201);
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_deactivation_overtakes_ends_itself() {
     const ROUNDS: usize = 5;
     let app = TestApp::spawn();

@@ -8,16 +8,28 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use bson::doc;
+use command_service::app::CommandError;
 use command_service::app::store::{
     AccountName, Append, Key, NewAccount, Outcome, Registered, Store, Tie,
 };
+use command_service::domain::user::RegistrationForm;
+use command_service::keys::Signer;
 use command_service::startup::Core;
-use shared::events::{Edge, Event, LogStream, Payload, PostCreated, PostRef, UserRegistered};
+use shared::events::{
+    Edge, Event, LogStream, NoAddress, Payload, PostCreated, PostRef, UserRegistered,
+};
 use shared::ids::Id;
+use shared::settings::Secret;
+use shared::tasks::Tasks;
 use shared::time::{Clock, SystemClock, Timestamp};
 use support::TestApp;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 async fn world() -> (TestApp, Core) {
     let app = TestApp::spawn();
@@ -130,7 +142,7 @@ async fn many_appends_say_of_each_whether_it_is_there() {
 fn account(id: i64, username: &str, email: &str) -> NewAccount {
     let payload = Payload::UserRegistered(UserRegistered {
         username: username.into(),
-        email: email.into(),
+        email: NoAddress,
         display_name: username.into(),
         bio: String::new(),
     });
@@ -144,7 +156,8 @@ fn account(id: i64, username: &str, email: &str) -> NewAccount {
             payload,
         },
         username: username.into(),
-        email: email.into(),
+        email: shared::names::fold(email),
+        address: email.into(),
         password_hash: Some(shared::settings::Secret::new("$argon2id$")),
         trace: None,
         nonce: rand::random(),
@@ -173,6 +186,127 @@ async fn a_registration_is_whole_or_absent_and_says_what_is_taken() {
     let crowd = [account(20, "one", "1@x.org"), account(21, "ada", "2@x.org")];
     assert!(!store.register_all(&crowd).await.unwrap());
     assert_eq!(app.log().await.len(), 1);
+    app.end().await;
+}
+
+/// Stands before the database and swallows the answers to the first `cuts` commits, with the
+/// connections on which they were sent.
+async fn swallowing_commits(database: String, cuts: u32) -> std::net::SocketAddr {
+    const COMMIT: &[u8] = b"commitTransaction";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let left = Arc::new(AtomicU32::new(cuts));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (database, left) = (database.clone(), left.clone());
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(database).await?;
+                let (mut asked, mut told) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+                loop {
+                    tokio::select! {
+                        n = client.read(&mut asked) => {
+                            let asked = &asked[..n?];
+                            server.write_all(asked).await?;
+                            let commits = asked.windows(COMMIT.len()).any(|it| it == COMMIT);
+                            let one_less = |left: u32| left.checked_sub(1);
+                            if asked.is_empty() {
+                                break;
+                            } else if commits
+                                && left.fetch_update(Relaxed, Relaxed, one_less).is_ok()
+                            {
+                                let _ = server.read(&mut told).await?;
+                                break;
+                            }
+                        }
+                        n = server.read(&mut told) => {
+                            let n = n?;
+                            client.write_all(&told[..n]).await?;
+                            if n == 0 {
+                                break;
+                            }
+                        }
+                    }
+                }
+                Ok::<(), std::io::Error>(())
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_whose_commit_is_not_answered_is_never_told_that_it_is_taken() {
+    let (app, core) = world().await;
+    let uri = app.uri.trim_start_matches("mongodb://");
+    let (host, rest) = uri.split_once('/').unwrap();
+    for (n, cuts) in [1, 3, u32::MAX].into_iter().enumerate() {
+        let proxy = swallowing_commits(host.to_owned(), cuts).await;
+        let mut settings = app.settings.clone();
+        let uri = format!("mongodb://{proxy}/{rest}&directConnection=true");
+        settings.mongodb_uri = Secret::new(uri);
+        let signer = Signer::load_or_make(&settings.jwt_private_key_file).unwrap();
+        let behind = Core::open(&settings, signer, &Tasks::default()).await;
+        let behind = behind.unwrap();
+        behind.store.prepare().await.unwrap();
+        let form = RegistrationForm {
+            username: format!("ada_{n}"),
+            email: format!("ada_{n}@example.org"),
+            ..RegistrationForm::default()
+        };
+        let registered = behind.app.register(form.clone()).await;
+        assert!(registered.is_ok(), "{cuts} answers lost: {registered:?}");
+        // By another it is.
+        let again = core.app.register(form).await;
+        assert!(
+            matches!(again, Err(CommandError::UsernameTaken)),
+            "{again:?}"
+        );
+    }
+    assert_eq!(app.log().await.len(), 3);
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_of_an_earlier_build_is_shown_and_forgotten_like_any_other() {
+    let (app, core) = world().await;
+    let ada = account(10, "ada", "Ada@x.org");
+    core.store.register(&ada).await.unwrap();
+    let user = Id::new(10).unwrap();
+    let address = async || core.store.address(user).await.unwrap();
+    assert_eq!(address().await.as_deref(), Some("Ada@x.org"));
+    // It wrote the address into the event, and only the folded one beside the account.
+    let (database, of_ada) = (app.database().await, doc! { "_id": 10_i64 });
+    let rows = |name: &str| database.collection::<bson::Document>(name);
+    let older = doc! { "$set": { "data.email": "Ada@x.org" } };
+    rows("events")
+        .update_one(of_ada.clone(), older)
+        .await
+        .unwrap();
+    let older = doc! { "$unset": { "address": "" } };
+    rows("emails").update_one(doc! {}, older).await.unwrap();
+    assert_eq!(address().await.as_deref(), Some("Ada@x.org"));
+    for _ in 0..2 {
+        core.store.forget_account(user).await.unwrap();
+        assert_eq!(address().await, None);
+    }
+    let event = rows("events").find_one(of_ada).await.unwrap().unwrap();
+    let data = event.get_document("data").unwrap();
+    assert_eq!(data.get_str("email").unwrap(), "");
+    assert_eq!(data.get_str("username").unwrap(), "ada");
+    for name in ["emails", "credentials"] {
+        assert_eq!(
+            rows(name).count_documents(doc! {}).await.unwrap(),
+            0,
+            "{name}"
+        );
+    }
+    let rivals = [
+        account(11, "eve", "ada@x.org"),
+        account(12, "ada", "b@x.org"),
+    ];
+    let [eve, other] = rivals.each_ref().map(|rival| core.store.register(rival));
+    assert_eq!(eve.await.unwrap(), Registered::Done, "the address is free");
+    assert_eq!(other.await.unwrap(), Registered::UsernameTaken);
     app.end().await;
 }
 

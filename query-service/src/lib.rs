@@ -5,11 +5,13 @@
 //! * [`read_model`]: the only reader and writer of the views, and what is remembered of them.
 //! * [`http`]: extracts, makes one call into [`read_model`], maps.
 //! * [`live`]: follows the notices of the fold, hands them to the caches, wakes live streams.
+//! * [`accounts`]: users' own e-mail addresses, which no view holds.
 //! * [`verify`]: recomputes from the log what readers should see, and compares.
 //! * [`rebuild`]: a second generation of views beside the live one.
 //! * [`dead_letters`]: messages that could not be understood.
 //! * [`startup`]: the only file that sees every room.
 
+pub mod accounts;
 pub mod dead_letters;
 pub mod http;
 pub mod live;

@@ -22,11 +22,13 @@ use shared::token::TokenVerifier;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::accounts::OwnAddresses;
 use crate::http;
 use crate::http::admission::Admission;
 use crate::live::Live;
 use crate::projection::generations::{FoldSettings, Generations};
 use crate::projection::monitor;
+use crate::read_model::addresses;
 use crate::read_model::generation::Catalog;
 use crate::read_model::{CurrentViews, ViewError, Views};
 
@@ -81,6 +83,8 @@ const CLOCK: &str = database_clock::AGREES;
 const POOL: u32 = 32;
 /// The fold's own: whatever reads do, it has its connections.
 const FOLD_POOL: u32 = 16;
+/// Connections to the log's database, where the views are in another: for users' own addresses.
+const ADDRESS_POOL: u32 = 8;
 /// How long a look at the database's clock may take before it is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Requests in flight, streams and the fold have this long to end.
@@ -169,6 +173,10 @@ async fn serve(
             .map_err(StartupError::Serve)?;
     }
     let database = engines::open_views(settings, "query-service", POOL).await?;
+    let accounts = match settings.views_mongodb_uri {
+        Some(_) => engines::open_log(settings, "query-service", ADDRESS_POOL).await?,
+        None => database.client().database(&engines::log_database(settings)),
+    };
     let breaker = Arc::new(Breaker::new(engines::MONGODB));
     let status = DatabaseStatus::default();
     let uri = settings.views_mongodb_uri.as_ref();
@@ -195,6 +203,11 @@ async fn serve(
         tasks: tasks.clone(),
     };
     tasks.spawn("generations", generations.run());
+    if role.folds() {
+        let forget = addresses::forget(Catalog::new(&database), tasks.stop_signal());
+        // Ends by itself, once there is nothing to do.
+        drop(tasks.run(forget));
+    }
     let watch = monitor::run(
         current.clone(),
         nats.clone(),
@@ -228,7 +241,8 @@ async fn serve(
             .follow(nats, settings.names.clone(), tasks.stop_signal());
         tasks.spawn("live", follow);
         let admission = Admission::new(&breaker);
-        let server = http_server(api, settings, current, verifier, live, admission)
+        let addresses = OwnAddresses::new(&accounts);
+        let server = http_server(api, settings, current, verifier, live, admission, addresses)
             .map_err(StartupError::Serve)?;
         let handle = server.handle();
         tokio::spawn(server);
@@ -276,7 +290,9 @@ fn http_server(
     verifier: Data<TokenVerifier>,
     live: Live,
     admission: Admission,
+    addresses: OwnAddresses,
 ) -> std::io::Result<Server> {
+    let own = Data::new(addresses);
     let live = Data::new(live);
     let gate = Data::new(admission.gate().clone());
     let admission = Data::new(admission);
@@ -294,6 +310,7 @@ fn http_server(
             .app_data(live.clone())
             .app_data(gate.clone())
             .app_data(admission.clone())
+            .app_data(own.clone())
             .app_data(addresses.clone())
             .app_data(origins.clone())
             .configure(http::configure)

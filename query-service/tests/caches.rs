@@ -27,7 +27,7 @@ async fn read_on(views: Views, users: Vec<UserId>, done: Arc<AtomicBool>) -> Res
         for user in &users {
             let views = views.cached();
             views.home(*user, 20, None).await?;
-            views.user(*user, None).await?;
+            views.user(*user).await?;
             views.posts_of(*user, Some(*user), 20, None).await?;
         }
     }

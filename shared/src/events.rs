@@ -12,7 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::ids::{EntryId, EventId, PostId, UserId};
 use crate::time::Timestamp;
 
-/// The schema this build writes.
+/// The schema this build writes. A reader that knows only an earlier one must not read it: it
+/// counts what may change the meaning of an event. What every reader of a schema can read
+/// although it changed is counted by [`Payload::revision`].
 pub const SCHEMA: u16 = 1;
 
 /// The consistency boundary an event belongs to: a few events, decided one after another.
@@ -106,13 +108,27 @@ pub struct PostRef {
     pub author: UserId,
 }
 
+/// Revision 2. The first one carried the user's e-mail address, which no reader needs and the
+/// stream could never forget: it is not even read any more, so that an old event is published
+/// without it. The address is with the account ([`crate::accounts`]).
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct UserRegistered {
     pub username: String,
-    /// Shown to the user alone.
-    pub email: String,
+    #[serde(default, skip_deserializing)]
+    pub email: NoAddress,
     pub display_name: String,
     pub bio: String,
+}
+
+/// Written as an empty text, for readers of revision 1, to whom a text that is missing makes an
+/// event unreadable.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NoAddress;
+
+impl Serialize for NoAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("")
+    }
 }
 
 /// The whole new profile, so that one event is enough to know it.
@@ -214,6 +230,25 @@ payloads! {
     "repost.unreposted" => Unreposted(Unreposted),
 }
 
+/// Of events that have had one form within their schema; it is not written.
+const FIRST_REVISION: u16 = 1;
+
+impl Payload {
+    /// Counts the forms that events of this kind have had within their schema. Whoever reads one
+    /// form reads every other.
+    pub fn revision(&self) -> u16 {
+        if matches!(self, Self::UserRegistered(_)) {
+            2
+        } else {
+            FIRST_REVISION
+        }
+    }
+}
+
+fn is_first(revision: &u16) -> bool {
+    *revision == FIRST_REVISION
+}
+
 /// Why a message is not an event this build understands.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -228,6 +263,8 @@ pub enum DecodeError {
 #[derive(Serialize)]
 struct Encoded<'a> {
     schema: u16,
+    #[serde(skip_serializing_if = "is_first")]
+    revision: u16,
     id: EventId,
     stream: LogStream,
     version: i64,
@@ -256,6 +293,7 @@ impl Event {
     pub fn encode(&self) -> Vec<u8> {
         let body = Encoded {
             schema: SCHEMA,
+            revision: self.payload.revision(),
             id: self.id,
             stream: self.stream,
             version: self.version,
@@ -307,7 +345,7 @@ mod tests {
         vec![
             Payload::UserRegistered(UserRegistered {
                 username: "ada".into(),
-                email: "ada@example.com".into(),
+                email: NoAddress,
                 display_name: "Ada".into(),
                 bio: String::new(),
             }),
@@ -368,6 +406,39 @@ mod tests {
             .map(|line| Event::decode(line.as_bytes()).unwrap().payload.kind())
             .collect();
         assert_eq!(kinds, Payload::KINDS);
+    }
+
+    const REGISTERED_V1: &str = include_str!("../golden/events.v1.ndjson");
+    const REGISTERED_V2: &str = include_str!("../golden/events.v2.ndjson");
+
+    #[test]
+    fn both_forms_of_a_registration_read_alike_and_neither_is_written_with_an_address() {
+        let v1 = REGISTERED_V1.lines().next().unwrap();
+        assert!(v1.contains("ada@example.com"), "{v1}");
+        let read = Event::decode(v1.as_bytes()).unwrap();
+        assert_eq!(Event::decode(REGISTERED_V2.as_bytes()).unwrap(), read);
+        let written = String::from_utf8(read.encode()).unwrap();
+        assert_eq!(written, REGISTERED_V2.trim_end());
+        let stored = bson::serialize_to_document(&read.payload).unwrap();
+        assert_eq!(stored.get_str("email").unwrap(), "");
+    }
+
+    /// As a build of revision 1 reads it: while a new version is rolled out, its relay and its
+    /// fold meet events of this one.
+    #[test]
+    fn a_reader_of_the_first_form_reads_the_second() {
+        #[derive(Deserialize)]
+        struct Before {
+            username: String,
+            email: String,
+            display_name: String,
+            bio: String,
+        }
+        let envelope: Envelope<'_> = serde_json::from_str(REGISTERED_V2.trim_end()).unwrap();
+        assert!(envelope.schema <= 1);
+        let read: Before = serde_json::from_str(envelope.data.get()).unwrap();
+        let texts = [&read.username, &read.email, &read.display_name, &read.bio];
+        assert_eq!(texts, ["ada", "", "Ada", ""]);
     }
 
     #[test]

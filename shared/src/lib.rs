@@ -4,6 +4,7 @@
 //! * [`ids`], [`time`], [`database_clock`]: causal 64-bit ids and the clock that makes them.
 //! * [`events`]: the event contract: what the log holds and the stream carries.
 //! * [`log`]: how the log stores an event.
+//! * [`accounts`]: where a user's e-mail address is.
 //! * [`event_stream`]: the JetStream stream's name, settings, headers and chain.
 //! * [`partition`]: which partition owns a user.
 //! * [`names`]: when two names are the same.
@@ -18,6 +19,7 @@
 //!
 //! Nothing here knows a service crate.
 
+pub mod accounts;
 pub mod address;
 pub mod consistency;
 pub mod cors;

@@ -124,6 +124,14 @@ impl Api {
         self.login(username, PASSWORD).await
     }
 
+    /// What a registration with this address is answered with.
+    pub async fn register_at(&self, username: &str, email: &str) -> StatusCode {
+        let user = json!({ "username": username, "email": email, "password": PASSWORD });
+        let request = self.http.post(format!("{}/users", self.command));
+        let answer = request.json(&user).send().await;
+        answer.expect("an answer").status()
+    }
+
     pub async fn login(&self, username: &str, password: &str) -> Session {
         #[derive(Deserialize)]
         struct Tokens {

@@ -1,5 +1,6 @@
 //! Leaving: one event, then a durable job that ends every standing tie of who left, so that nobody
-//! else's numbers count them. Likes stay; other posts are hidden by their author's standing.
+//! else's numbers count them. Likes stay; other posts are hidden by their author's standing. The
+//! address and the password are forgotten; the name stays reserved.
 //!
 //! The job is written before the event: a crash between the two leaves a job that finds its
 //! user still there and goes away after a while. The ties are looked at twice, the second time
@@ -60,6 +61,10 @@ impl App {
         let accepted = self
             .change_user(actor, |user| Ok(user::deactivate(user)))
             .await?;
+        if let Err(error) = self.store.forget_account(actor).await {
+            // The farewell does it, and so does whoever wants the address before.
+            warn!(error = %Chain(&error), "the account of who left is not forgotten yet");
+        }
         self.farewells.notify_one();
         Ok(accepted)
     }
@@ -101,6 +106,7 @@ impl App {
         }
         if job.passes == 0 && job.after.is_none() && job.tie == Tie::ALL[0] {
             self.store.close_sessions_of(job.user).await?;
+            self.store.forget_account(job.user).await?;
         }
         let ties = self.store.ties(job.user, job.tie, job.after, STEP).await?;
         self.end_ties(job.user, &ties).await?;

@@ -9,10 +9,12 @@ use super::store::Counts;
 use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, ProfileChange, User};
 
-/// A profile after an edit, with its numbers as last projected.
+/// A profile as its user is shown it, with its numbers as last projected.
 #[derive(Clone, Debug)]
 pub struct Edited {
     pub user: User,
+    /// `None` where it cannot be read now: an edit is not refused for it.
+    pub address: Option<String>,
     pub counts: Counts,
 }
 
@@ -24,9 +26,13 @@ impl App {
     ) -> Result<Accepted<Edited>, CommandError> {
         let decide = |user: &User| user::edit_profile(user, &change).map_err(CommandError::from);
         let Accepted { value: user, token } = self.change_user(actor, decide).await?;
-        let counts = self.store.counts(actor).await;
+        let (address, counts) = tokio::join!(self.store.address(actor), self.store.counts(actor));
         Ok(Accepted {
-            value: Edited { user, counts },
+            value: Edited {
+                user,
+                address: address.ok().flatten(),
+                counts,
+            },
             token,
         })
     }

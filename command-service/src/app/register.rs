@@ -2,17 +2,18 @@
 
 use shared::consistency::ConsistencyToken;
 use shared::events::{Event, LogStream};
+use shared::ids::UserId;
 use shared::settings::Secret;
 
-use super::store::{AccountName, NewAccount, Registered, StoreError};
-use super::{Accepted, App, CommandError, current_trace};
-use crate::domain::user::{Registration, RegistrationForm, User};
+use super::store::{AccountName, Counts, NewAccount, Registered, StoreError};
+use super::{Accepted, App, CommandError, Edited, current_trace};
+use crate::domain::user::{Registration, RegistrationForm, Standing, User};
 
 /// Collisions need two processes that draw the same number in the same quarter of a millisecond.
 const ID_TRIES: u32 = 16;
 
 impl App {
-    pub async fn register(&self, form: RegistrationForm) -> Result<Accepted<User>, CommandError> {
+    pub async fn register(&self, form: RegistrationForm) -> Result<Accepted<Edited>, CommandError> {
         let registration = Registration::parse(&form).map_err(CommandError::Invalid)?;
         self.refuse_taken_names(&registration).await?;
         let password_hash = match &registration.password {
@@ -23,7 +24,7 @@ impl App {
         for _ in 0..ID_TRIES {
             let account = self.new_account(&registration, password_hash.clone(), refused)?;
             match self.store.register(&account).await? {
-                Registered::Done => return accepted(&account.event),
+                Registered::Done => return accepted(account),
                 Registered::UsernameTaken => return Err(CommandError::UsernameTaken),
                 Registered::EmailTaken => return Err(CommandError::EmailTaken),
                 Registered::IdTaken => refused = account.event.id.get(),
@@ -52,6 +53,7 @@ impl App {
             },
             username: registration.username.as_str().to_owned(),
             email: registration.email.folded(),
+            address: registration.email.as_str().to_owned(),
             password_hash,
             trace: current_trace(),
             nonce: rand::random(),
@@ -69,17 +71,35 @@ impl App {
         if username?.is_some() {
             return Err(CommandError::UsernameTaken);
         }
-        if email?.is_some() {
+        if let Some(owner) = email?
+            && !self.forgets(owner).await?
+        {
             return Err(CommandError::EmailTaken);
         }
         Ok(())
     }
+
+    /// Forgets an account whose user has left, if that is not done yet: an address is free at
+    /// once, whatever became of the farewell, or of the build that took the deactivation.
+    async fn forgets(&self, owner: UserId) -> Result<bool, StoreError> {
+        let owner = self.load_user(owner).await?;
+        let left = owner.filter(|owner| owner.standing == Standing::Deactivated);
+        match left {
+            Some(owner) => self.store.forget_account(owner.id).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
 }
 
-fn accepted(event: &Event) -> Result<Accepted<User>, CommandError> {
+fn accepted(account: NewAccount) -> Result<Accepted<Edited>, CommandError> {
     let unfolded = || StoreError::Corrupt("a registration that registers nobody".into());
-    let value = User::fold([event]).ok_or_else(unfolded)?;
-    let token = own_token(&value);
+    let user = User::fold([&account.event]).ok_or_else(unfolded)?;
+    let token = own_token(&user);
+    let value = Edited {
+        user,
+        address: Some(account.address),
+        counts: Counts::default(),
+    };
     Ok(Accepted { value, token })
 }
 

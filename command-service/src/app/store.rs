@@ -87,6 +87,8 @@ pub struct NewAccount {
     pub username: String,
     /// Folded: two addresses that differ in case are one.
     pub email: String,
+    /// The address as it was written.
+    pub address: String,
     /// An imported user may have none.
     pub password_hash: Option<Secret>,
     pub trace: Option<String>,
@@ -234,6 +236,11 @@ pub trait Store: Send + Sync + 'static {
     /// Who has these (folded) addresses.
     async fn users_at(&self, emails: &[String]) -> Result<HashMap<String, UserId>>;
     async fn password_hash(&self, user: UserId) -> Result<Option<String>>;
+    /// The e-mail address of a user, as they wrote it.
+    async fn address(&self, user: UserId) -> Result<Option<String>>;
+    /// Forgets the address and the credentials of a user who has left. The address is free again,
+    /// the name is not.
+    async fn forget_account(&self, user: UserId) -> Result<()>;
 
     // Sessions.
     async fn open_session(&self, session: &Session) -> Result<()>;

@@ -1,6 +1,6 @@
 //! Users: registration, profile, standing.
 
-use shared::events::{Bare, Event, Payload, ProfileEdited, UserRegistered};
+use shared::events::{Bare, Event, NoAddress, Payload, ProfileEdited, UserRegistered};
 use shared::ids::{EventId, UserId};
 use shared::settings::Secret;
 use shared::time::Timestamp;
@@ -51,7 +51,6 @@ impl Standing {
 pub struct User {
     pub id: UserId,
     pub username: String,
-    pub email: String,
     pub display_name: String,
     pub bio: String,
     pub verified: bool,
@@ -83,7 +82,6 @@ impl User {
         Some(Self {
             id: event.id.cast(),
             username: data.username.clone(),
-            email: data.email.clone(),
             display_name: data.display_name.clone(),
             bio: data.bio.clone(),
             verified: false,
@@ -179,7 +177,7 @@ impl Registration {
     pub fn event(&self) -> Payload {
         Payload::UserRegistered(UserRegistered {
             username: self.username.as_str().to_owned(),
-            email: self.email.as_str().to_owned(),
+            email: NoAddress,
             display_name: self.display_name.as_str().to_owned(),
             bio: self.bio.as_str().to_owned(),
         })

@@ -13,10 +13,9 @@ use shared::time::Timestamp;
 
 use super::extract::{Body, Caller, OptionalJson, Trace};
 use super::{Answer, BASE, accepted, no_content};
-use crate::app::store::Counts;
 use crate::app::{App, CommandError, Edited, Followed};
 use crate::domain::text::Password;
-use crate::domain::user::{ProfileChange, RegistrationForm, User};
+use crate::domain::user::{ProfileChange, RegistrationForm};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +55,8 @@ struct UserView {
     username: String,
     display_name: String,
     bio: String,
-    email: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<String>,
     verified: bool,
     created_at: Timestamp,
     followers_count: i64,
@@ -64,22 +64,19 @@ struct UserView {
     posts_count: i64,
 }
 
-impl From<User> for UserView {
-    /// Somebody new.
-    fn from(user: User) -> Self {
-        let counts = Counts::default();
-        Self::from(Edited { user, counts })
-    }
-}
-
 impl From<Edited> for UserView {
-    fn from(Edited { user, counts }: Edited) -> Self {
+    fn from(edited: Edited) -> Self {
+        let Edited {
+            user,
+            address,
+            counts,
+        } = edited;
         Self {
             user_id: user.id,
             username: user.username,
             display_name: user.display_name,
             bio: user.bio,
-            email: user.email,
+            email: address,
             verified: user.verified,
             created_at: user.registered_at,
             followers_count: counts.followers,
@@ -132,7 +129,10 @@ pub async fn register(app: Data<App>, trace: Trace, body: Body<RegisterBody>) ->
     let work = |app: Arc<App>| async move { app.register(form).await };
     let registered = app.run("register", trace.0, work).await?;
     let mut response = HttpResponse::Created();
-    response.insert_header((LOCATION, format!("{BASE}/users/{}", registered.value.id)));
+    response.insert_header((
+        LOCATION,
+        format!("{BASE}/users/{}", registered.value.user.id),
+    ));
     Ok(accepted(response, registered, UserView::from))
 }
 

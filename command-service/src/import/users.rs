@@ -12,7 +12,7 @@ use super::report::Kind;
 use super::source::{Item, Items, Line};
 use crate::app::CommandError;
 use crate::app::store::NewAccount;
-use crate::domain::user::Registration;
+use crate::domain::user::{Registration, Standing};
 
 /// Users per transaction: four documents each.
 const CHUNK: usize = 250;
@@ -119,11 +119,8 @@ async fn skip_existing(
         .collect();
     let store = loader.store();
     let named = loader.patiently(|| store.users_named(&names)).await?;
-    let mut taken: HashSet<String> = loader
-        .patiently(|| store.users_at(&emails))
-        .await?
-        .into_keys()
-        .collect();
+    let at = loader.patiently(|| store.users_at(&emails)).await?;
+    let mut taken = still_taken(loader, at).await?;
     let mut remaining = Vec::new();
     for candidate in candidates {
         let username = candidate.registration.username.as_str();
@@ -145,6 +142,29 @@ async fn skip_existing(
         }
     }
     Ok(remaining)
+}
+
+/// The addresses among these whose users are still there: those of who left are free.
+async fn still_taken(
+    loader: &mut Loader<'_>,
+    at: HashMap<String, UserId>,
+) -> Result<HashSet<String>, ImportError> {
+    let app = loader.app;
+    let owners: Vec<UserId> = at.values().copied().collect();
+    let standings = loader.patiently(|| app.store().standings(&owners)).await?;
+    let mut taken = HashSet::with_capacity(at.len());
+    for (address, owner) in at {
+        let standing = standings.get(&owner).map(|(standing, _)| *standing);
+        let left = standing == Some(Standing::Deactivated);
+        if left {
+            loader
+                .patiently(|| app.store().forget_account(owner))
+                .await?;
+        } else {
+            taken.insert(address);
+        }
+    }
+    Ok(taken)
 }
 
 async fn accounts(

@@ -1,6 +1,7 @@
-//! Who exists: names, addresses, credentials, and the transaction that registers.
+//! Who exists: names, addresses, credentials, the transaction that registers, and what is
+//! forgotten of who leaves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use bson::doc;
@@ -8,7 +9,9 @@ use futures_util::TryStreamExt;
 use mongodb::error::{Error, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Collection, Database};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use shared::accounts::{ADDRESSES, AddressDocument, Addresses};
 use shared::ids::UserId;
 use shared::log::LogDocument;
 use shared::resilience;
@@ -17,17 +20,18 @@ use super::errors::{Fault, INTERACTIVE, is_duplicate, is_transient, translate};
 use crate::app::store::{AccountName, NewAccount, Registered, Result, StoreError};
 
 const USERNAMES: &str = "usernames";
-const EMAILS: &str = "emails";
 const CREDENTIALS: &str = "credentials";
 
 /// The collections in which a user is found by `user`.
-pub(super) const COLLECTIONS: [&str; 2] = [USERNAMES, EMAILS];
+pub(super) const COLLECTIONS: [&str; 2] = [USERNAMES, ADDRESSES];
 
 type Attempt<T> = std::result::Result<T, Fault>;
+type Source = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) struct Accounts {
     usernames: Collection<Reservation>,
-    emails: Collection<Reservation>,
+    emails: Collection<AddressDocument>,
+    addresses: Addresses,
     credentials: Collection<Credentials>,
     events: Collection<LogDocument>,
 }
@@ -52,9 +56,20 @@ struct Credentials {
 /// All that a registration writes.
 struct Documents {
     usernames: Vec<Reservation>,
-    emails: Vec<Reservation>,
+    emails: Vec<AddressDocument>,
     credentials: Vec<Credentials>,
     events: Vec<LogDocument>,
+}
+
+#[derive(Deserialize)]
+struct Nonce {
+    nonce: i64,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Owner {
+    Mine,
+    Other,
 }
 
 /// Why a transaction ended without a commit.
@@ -71,7 +86,8 @@ impl Accounts {
     pub(super) fn new(database: &Database, events: Collection<LogDocument>) -> Self {
         Self {
             usernames: database.collection(USERNAMES),
-            emails: database.collection(EMAILS),
+            emails: database.collection(ADDRESSES),
+            addresses: Addresses::new(database),
             credentials: database.collection(CREDENTIALS),
             events,
         }
@@ -84,27 +100,31 @@ impl Accounts {
         };
         let documents = Documents::new(accounts)?;
         let (started, mut backoff) = (Instant::now(), resilience::interactive());
+        // Whether an attempt may have been written although its answer says nothing of it.
         let mut doubtful = false;
         loop {
-            let error = match self.try_register(&documents, started).await {
+            let error: Source = match self.try_register(&documents, started).await {
                 Ok(()) => return Ok(Registered::Done),
-                // A name may be taken by this very registration, whose answer was lost.
-                Err(Ended::Taken(_)) if doubtful && self.is_registered(first).await? => {
-                    return Ok(Registered::Done);
-                }
-                Err(Ended::Taken(taken)) => return Ok(taken),
-                Err(Ended::Failed(error)) => return Err(translate(error)),
-                Err(Ended::Again(error)) => error,
+                Err(Ended::Taken(taken)) if !doubtful => return Ok(taken),
+                // By an earlier attempt of this very registration, or by another. As long as
+                // neither is seen by a majority, nobody knows: ask again.
+                Err(Ended::Taken(taken)) => match self.whose(&documents, taken).await? {
+                    Some(Owner::Mine) => return Ok(Registered::Done),
+                    Some(Owner::Other) => return Ok(taken),
+                    None => "the outcome is not settled yet".into(),
+                },
+                Err(Ended::Failed(error)) if !doubtful => return Err(translate(error)),
+                Err(Ended::Failed(error) | Ended::Again(error)) => Box::new(error),
                 Err(Ended::Unknown(error)) => {
                     doubtful = true;
                     if self.is_registered(first).await? {
                         return Ok(Registered::Done);
                     }
-                    error
+                    Box::new(error)
                 }
             };
             if started.elapsed() >= INTERACTIVE {
-                return Err(StoreError::Unavailable(Box::new(error)));
+                return Err(StoreError::Unavailable(error));
             }
             backoff.wait().await;
         }
@@ -158,6 +178,27 @@ impl Accounts {
         Ok(())
     }
 
+    /// Who has what a unique index refused, as far as a majority knows.
+    async fn whose(&self, documents: &Documents, taken: Registered) -> Result<Option<Owner>> {
+        let found = match taken {
+            Registered::Done => return Ok(Some(Owner::Mine)),
+            Registered::UsernameTaken => {
+                let names = documents.usernames.iter().map(|it| &it.name).collect();
+                nonces::<_, &String>(&self.usernames, names).await
+            }
+            Registered::EmailTaken => {
+                let names = documents.emails.iter().map(|it| &it.folded).collect();
+                nonces::<_, &String>(&self.emails, names).await
+            }
+            Registered::IdTaken => {
+                let ids = documents.events.iter().map(|it| it.id.get()).collect();
+                nonces::<_, i64>(&self.events, ids).await
+            }
+        };
+        let mine: HashSet<i64> = documents.usernames.iter().map(|it| it.nonce).collect();
+        Ok(owner(&mine, &found.map_err(translate)?))
+    }
+
     /// Whether the reservation with this registration's nonce is there; all of it is, then.
     async fn is_registered(&self, account: &NewAccount) -> Result<bool> {
         let found = self.usernames.find_one(doc! { "_id": &account.username });
@@ -166,20 +207,44 @@ impl Accounts {
     }
 
     pub(super) async fn find(&self, name: &AccountName) -> Attempt<Option<UserId>> {
-        let (reservations, name) = match name {
-            AccountName::Username(name) => (&self.usernames, name),
-            AccountName::Email(name) => (&self.emails, name),
+        let names = |name: &String| std::slice::from_ref(name).to_vec();
+        let found = match name {
+            AccountName::Username(name) => self.users_named(&names(name)).await?,
+            AccountName::Email(name) => self.users_at(&names(name)).await?,
         };
-        let found = reservations.find_one(doc! { "_id": name }).await?;
-        Ok(found.map(|found| found.user))
+        Ok(found.into_values().next())
     }
 
     pub(super) async fn users_named(&self, names: &[String]) -> Attempt<HashMap<String, UserId>> {
-        owners(&self.usernames, names).await
+        let row = |row: Reservation| (row.name, row.user);
+        owners(&self.usernames, names, row).await
     }
 
     pub(super) async fn users_at(&self, emails: &[String]) -> Attempt<HashMap<String, UserId>> {
-        owners(&self.emails, emails).await
+        let row = |row: AddressDocument| (row.folded, row.user);
+        owners(&self.emails, emails, row).await
+    }
+
+    /// A user's address as they wrote it.
+    pub(super) async fn address(&self, user: UserId) -> Attempt<Option<String>> {
+        Ok(self.addresses.of(user).await?)
+    }
+
+    /// Forgets the address and the password of a user who has left; the name stays reserved.
+    ///
+    /// The event that registered them has the address too, where an earlier build has written it.
+    /// Emptying it there is the one change that an event ever sees: it leaves what the event says
+    /// to everybody else, and the stream, as they are.
+    pub(super) async fn forget(&self, user: UserId) -> Attempt<()> {
+        let of_user = doc! { "user": user.get() };
+        self.emails.delete_many(of_user).await?;
+        let event =
+            doc! { "_id": user.get(), "type": "user.registered", "data.email": { "$gt": "" } };
+        let empty = doc! { "$set": { "data.email": "" } };
+        self.events.update_one(event, empty).await?;
+        let credentials = doc! { "_id": user.get() };
+        self.credentials.delete_one(credentials).await?;
+        Ok(())
     }
 
     pub(super) async fn password_hash(&self, user: UserId) -> Attempt<Option<String>> {
@@ -201,13 +266,17 @@ impl Documents {
         };
         for account in accounts {
             let user: UserId = account.event.id.cast();
-            let reserve = |name: &str| Reservation {
-                name: name.to_owned(),
+            documents.usernames.push(Reservation {
+                name: account.username.clone(),
                 user,
                 nonce: account.nonce,
-            };
-            documents.usernames.push(reserve(&account.username));
-            documents.emails.push(reserve(&account.email));
+            });
+            documents.emails.push(AddressDocument {
+                folded: account.email.clone(),
+                user,
+                nonce: account.nonce,
+                address: Some(account.address.clone()),
+            });
             if let Some(hash) = &account.password_hash {
                 documents.credentials.push(Credentials {
                     user,
@@ -223,22 +292,45 @@ impl Documents {
     }
 }
 
-async fn owners(
-    reservations: &Collection<Reservation>,
+async fn owners<T: DeserializeOwned + Send + Sync>(
+    reservations: &Collection<T>,
     names: &[String],
+    row: impl Fn(T) -> (String, UserId),
 ) -> Attempt<HashMap<String, UserId>> {
     if names.is_empty() {
         return Ok(HashMap::new());
     }
-    let found: Vec<Reservation> = reservations
+    let found: Vec<T> = reservations
         .find(doc! { "_id": { "$in": names } })
         .await?
         .try_collect()
         .await?;
-    Ok(found
-        .into_iter()
-        .map(|found| (found.name, found.user))
-        .collect())
+    Ok(found.into_iter().map(row).collect())
+}
+
+/// The nonces of the documents that have these ids.
+async fn nonces<T: Send + Sync, I: Into<bson::Bson>>(
+    documents: &Collection<T>,
+    ids: Vec<I>,
+) -> mongodb::error::Result<Vec<i64>> {
+    let found: Vec<Nonce> = documents
+        .clone_with_type::<Nonce>()
+        .find(doc! { "_id": { "$in": ids } })
+        .projection(doc! { "_id": 0, "nonce": 1 })
+        .await?
+        .try_collect()
+        .await?;
+    Ok(found.into_iter().map(|found| found.nonce).collect())
+}
+
+/// Whose the documents are that a unique index has found in the way; `None` where a majority sees
+/// none of them. One transaction writes them all, so one of ours is all of ours.
+fn owner(mine: &HashSet<i64>, found: &[i64]) -> Option<Owner> {
+    if found.iter().any(|nonce| mine.contains(nonce)) {
+        Some(Owner::Mine)
+    } else {
+        found.first().map(|_| Owner::Other)
+    }
 }
 
 fn not_begun(error: Error) -> Ended {
@@ -258,21 +350,38 @@ fn refused(error: Error, on_duplicate: Registered) -> Ended {
     }
 }
 
-/// Commits, and asks again while the answer is unknown: a commit may be repeated.
+/// Commits, and asks again while the answer is unknown: a commit may be repeated. Once one of them
+/// was left without an answer, what a later one is refused with says nothing of the first.
 async fn commit(session: &mut ClientSession, started: Instant) -> std::result::Result<(), Ended> {
     let mut backoff = resilience::interactive();
+    let mut doubtful = false;
     loop {
         let error = match session.commit_transaction().await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
         let unknown = error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT);
+        doubtful |= unknown;
         if unknown && started.elapsed() < INTERACTIVE {
             backoff.wait().await;
-        } else if unknown {
+        } else if doubtful {
             return Err(Ended::Unknown(error));
         } else {
             return Err(not_begun(error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_is_seen_to_have_is_not_yet_another_s() {
+        let mine = HashSet::from([1, 2]);
+        assert_eq!(owner(&mine, &[]), None, "not by a majority yet");
+        assert_eq!(owner(&mine, &[2]), Some(Owner::Mine));
+        assert_eq!(owner(&mine, &[7, 1]), Some(Owner::Mine));
+        assert_eq!(owner(&mine, &[7]), Some(Owner::Other));
     }
 }

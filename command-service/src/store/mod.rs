@@ -3,7 +3,8 @@
 //! | collection | what |
 //! |---|---|
 //! | `events` | the log (`shared::log`) |
-//! | `usernames`, `emails` | who has a name; unique by `_id` |
+//! | `usernames` | who has a name; unique by `_id`, for good |
+//! | `emails` | who has an address (`shared::accounts`), until they leave; unique by `_id` |
 //! | `credentials` | Argon2id hashes |
 //! | `sessions` | one document per family of refresh tokens |
 //! | `follow_counts`, `post_quotas` | guards of limits; the log is what they guard |
@@ -189,6 +190,14 @@ impl Store for MongoStore {
 
     async fn password_hash(&self, user: UserId) -> Result<Option<String>> {
         self.ask(|| self.accounts.password_hash(user)).await
+    }
+
+    async fn address(&self, user: UserId) -> Result<Option<String>> {
+        self.ask(|| self.accounts.address(user)).await
+    }
+
+    async fn forget_account(&self, user: UserId) -> Result<()> {
+        self.ask(|| self.accounts.forget(user)).await
     }
 
     async fn open_session(&self, session: &Session) -> Result<()> {

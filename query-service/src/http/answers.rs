@@ -59,6 +59,11 @@ impl<C: Caller> Reading<C> {
         F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
     {
         let found = self.find(memory, read).await?;
+        self.shown(found)
+    }
+
+    /// The answer that shows what was found.
+    pub fn shown<T: Serialize>(&self, found: Found<T>) -> Answer {
         let item = found.item.ok_or_else(not_found)?;
         Ok(marked(tagged(&self.request, &item, None)?, found.stale))
     }

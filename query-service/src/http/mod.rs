@@ -1,4 +1,5 @@
-//! The routes: each extracts, makes one call into the read model, and maps.
+//! The routes: each extracts, makes one call into the read model, and maps. Only one's own profile
+//! asks the account as well.
 
 pub mod admission;
 mod answers;
@@ -7,13 +8,15 @@ mod live;
 mod live_stream;
 
 use actix_web::http::Method;
-use actix_web::web::{self, Path, Query, ServiceConfig};
+use actix_web::web::{self, Data, Path, Query, ServiceConfig};
 use serde::Deserialize;
 use shared::http::{no_such_path, path_config, query_config, resource};
 use shared::ids::{PostId, UserId};
 use shared::problem::{Code, Problem};
 
-use crate::read_model::Views;
+use crate::accounts::OwnAddresses;
+use crate::read_model::view::UserView;
+use crate::read_model::{ViewError, Views};
 use answers::{Answer, Memory};
 use extract::{Limit, Reading};
 pub use live::WaitingRoom;
@@ -145,16 +148,40 @@ async fn replies(reading: Reading, id: Path<PostId>, query: Query<PageQuery>) ->
     reading.expensive().page("posts", Memory::Never, read).await
 }
 
-async fn user(reading: Reading, id: Path<UserId>) -> Answer {
-    let (id, caller) = (id.into_inner(), reading.caller);
-    let read = move |views: Views| async move { views.user(id, caller).await };
-    reading.one(Memory::Perhaps, read).await
+async fn user(reading: Reading, addresses: Data<OwnAddresses>, id: Path<UserId>) -> Answer {
+    let id = id.into_inner();
+    let read = move |views: Views| async move { views.user(id).await };
+    profile(&reading, &addresses, read).await
 }
 
-async fn user_by_name(reading: Reading, name: Path<String>) -> Answer {
-    let (name, caller) = (name.into_inner(), reading.caller);
-    let read = move |views: Views| async move { views.user_by_name(&name, caller).await };
-    reading.one(Memory::Perhaps, read).await
+async fn user_by_name(
+    reading: Reading,
+    addresses: Data<OwnAddresses>,
+    name: Path<String>,
+) -> Answer {
+    let name = name.into_inner();
+    let read = move |views: Views| async move { views.user_by_name(&name).await };
+    profile(&reading, &addresses, read).await
+}
+
+/// A user, with their e-mail address where it is they who ask. While the database is away nobody
+/// asks it for an address.
+async fn profile<F>(
+    reading: &Reading,
+    addresses: &OwnAddresses,
+    read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+) -> Answer
+where
+    F: Future<Output = Result<Option<UserView>, ViewError>> + Send + 'static,
+{
+    let mut found = reading.find(Memory::Perhaps, read).await?;
+    if let Some(user) = &mut found.item
+        && reading.caller == Some(user.user_id)
+        && !found.stale
+    {
+        user.email = addresses.of(user.user_id).await;
+    }
+    reading.shown(found)
 }
 
 async fn posts_of(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {

@@ -8,11 +8,13 @@
 //! * [`budget`]: what one read may cost.
 //! * [`cursor`]: where a page ended.
 //! * [`notice`], `cache`: what replicas are told of changes, and what they remember until then.
+//! * [`addresses`]: takes out what earlier builds have stored of them.
 //! * [`sabotage`]: faults that tests build in.
 //!
 //! An entry is a hint, rows are the truth: every answer is checked against the edges, posts and
 //! users that make it true.
 
+pub mod addresses;
 pub mod budget;
 mod cache;
 pub mod changes;

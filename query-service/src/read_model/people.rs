@@ -129,22 +129,14 @@ impl People {
 }
 
 impl Views {
-    /// An active (or suspended) user. `viewer` sees their own e-mail.
-    pub async fn user(
-        &self,
-        user: UserId,
-        viewer: Option<UserId>,
-    ) -> Result<Option<UserView>, ViewError> {
-        Ok(self.user_views(&[user], viewer).await?.pop())
+    /// An active (or suspended) user.
+    pub async fn user(&self, user: UserId) -> Result<Option<UserView>, ViewError> {
+        Ok(self.user_views(&[user]).await?.pop())
     }
 
-    pub async fn user_by_name(
-        &self,
-        name: &str,
-        viewer: Option<UserId>,
-    ) -> Result<Option<UserView>, ViewError> {
+    pub async fn user_by_name(&self, name: &str) -> Result<Option<UserView>, ViewError> {
         match self.user_named(names::fold(name)).await? {
-            Some(user) => self.user(user, viewer).await,
+            Some(user) => self.user(user).await,
             None => Ok(None),
         }
     }
@@ -200,7 +192,7 @@ impl Views {
         viewer: UserId,
         user: UserId,
     ) -> Result<Option<Relationship>, ViewError> {
-        if self.user(user, None).await?.is_none() {
+        if self.user(user).await?.is_none() {
             return Ok(None);
         }
         self.may_load()?;
@@ -257,7 +249,7 @@ impl Views {
         cursor: Option<&str>,
     ) -> Result<Option<Page<UserView>>, ViewError> {
         let before = self.position(kind, user.get(), cursor)?;
-        let Some(profile) = self.user(user, None).await? else {
+        let Some(profile) = self.user(user).await? else {
             return Ok(None);
         };
         self.may_load()?;
@@ -313,7 +305,7 @@ impl Views {
                     return Ok(true);
                 }
                 let batch = &ids[asked..ids.len().min(asked + together)];
-                let views = self.user_views(batch, None).await?;
+                let views = self.user_views(batch).await?;
                 shown.extend(views.into_iter().map(|view| (view.user_id, view)));
                 asked += batch.len();
                 together = (together * 2).min(MOST_TOGETHER);
@@ -354,11 +346,7 @@ impl Views {
     }
 
     /// The users among these who are not deactivated, in this order.
-    async fn user_views(
-        &self,
-        ids: &[UserId],
-        viewer: Option<UserId>,
-    ) -> Result<Vec<UserView>, ViewError> {
+    async fn user_views(&self, ids: &[UserId]) -> Result<Vec<UserView>, ViewError> {
         let set: HashSet<UserId> = ids.iter().copied().collect();
         let counts = self.remembered(&self.caches().follower_counts, &set, async |users| {
             self.count_followers(&users).await
@@ -379,7 +367,7 @@ impl Views {
                 followers_count: followers.get(id).map_or(0, |count| **count),
                 following_count: row.following,
                 posts_count: row.posts,
-                email: (viewer == Some(*id)).then(|| row.email.clone()),
+                email: None,
             })
         });
         Ok(views.collect())

@@ -155,7 +155,6 @@ pub struct UserRow {
     #[serde(rename = "_id")]
     pub id: UserId,
     pub username: String,
-    pub email: String,
     pub display_name: String,
     pub bio: String,
     pub at: Timestamp,

@@ -142,7 +142,7 @@ pub struct UserView {
     pub followers_count: i64,
     pub following_count: i64,
     pub posts_count: i64,
-    /// Shown to the user alone.
+    /// Shown to the user alone. No view holds it: it is asked for where the answer is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
 }

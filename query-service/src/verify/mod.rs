@@ -372,7 +372,7 @@ fn answered<'a>(posts: impl IntoIterator<Item = &'a Line>) -> impl Iterator<Item
 impl Visible {
     /// Reads it page by page, as a client does.
     pub async fn of(views: &Views, user: UserId) -> Result<Self, ViewError> {
-        let profile = views.user(user, Some(user)).await?;
+        let profile = views.user(user).await?;
         if profile.is_none() {
             return Ok(Self::default());
         }
@@ -465,7 +465,7 @@ pub async fn compare_generations(
     user: UserId,
 ) -> Result<Vec<String>, ViewError> {
     let profiles = settled(
-        async || tokio::try_join!(old.user(user, Some(user)), new.user(user, Some(user))),
+        async || tokio::try_join!(old.user(user), new.user(user)),
         |(before, after)| before == after,
     );
     let (before, after) = profiles.await?;

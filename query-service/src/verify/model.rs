@@ -15,7 +15,6 @@ use crate::read_model::view::{PostView, Relationship, Rendered, Reposter, UserVi
 #[derive(Debug)]
 struct User {
     username: String,
-    email: String,
     display_name: String,
     bio: String,
     verified: bool,
@@ -63,7 +62,6 @@ impl Model {
             Payload::UserRegistered(user) => {
                 let user = User {
                     username: user.username,
-                    email: user.email,
                     display_name: user.display_name,
                     bio: user.bio,
                     verified: false,
@@ -202,14 +200,14 @@ impl Model {
             }
         }
         Visible {
-            profile: self.user(id, Some(id)),
+            profile: self.user(id),
             lists,
             cuts: cuts.clone(),
         }
     }
 
     /// The profile that others see; `None` for a deactivated user.
-    pub fn user(&self, id: UserId, viewer: Option<UserId>) -> Option<UserView> {
+    pub fn user(&self, id: UserId) -> Option<UserView> {
         let user = self.active(id)?;
         let own = self.outboxes.get(&id).into_iter().flatten();
         Some(UserView {
@@ -225,7 +223,7 @@ impl Model {
                 own.filter(|(entry, post)| entry.get() == post.get())
                     .count(),
             ),
-            email: (viewer == Some(id)).then(|| user.email.clone()),
+            email: None,
         })
     }
 

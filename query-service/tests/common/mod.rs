@@ -24,8 +24,8 @@ use rand::{RngExt, SeedableRng};
 use shared::engines::{self, Nats};
 use shared::event_stream::{self, ChainHash};
 use shared::events::{
-    Bare, Edge, Event, LogStream, Payload, PostCreated, PostDeleted, PostRef, ProfileEdited,
-    Unreposted, UserRegistered,
+    Bare, Edge, Event, LogStream, NoAddress, Payload, PostCreated, PostDeleted, PostRef,
+    ProfileEdited, Unreposted, UserRegistered,
 };
 use shared::ids::{EntryId, EventId, Id, PostId, UserId};
 use shared::log::LogDocument;
@@ -296,7 +296,7 @@ impl World {
 
     /// The same for one reader's timeline and posts.
     async fn random_pages(&mut self, model: &Model, views: &Views, user: UserId) -> Vec<String> {
-        if model.user(user, None).is_none() {
+        if model.user(user).is_none() {
             return Vec::new();
         }
         let mut differences = Vec::new();
@@ -479,7 +479,7 @@ impl History {
         self.registered += 1;
         let user = UserRegistered {
             username: format!("user_{n}"),
-            email: format!("user_{n}@example.com"),
+            email: NoAddress,
             display_name: format!("User {n}"),
             bio: String::new(),
         };

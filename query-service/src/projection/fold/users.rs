@@ -19,7 +19,8 @@ impl Fold {
             return;
         }
         let row = doc! {
-            "username": &user.username, "email": &user.email,
+            // Builds that showed it from here want the field; it has held nothing since.
+            "username": &user.username, "email": "",
             "display_name": &user.display_name, "bio": &user.bio,
             "at": bson::DateTime::from_millis(event.at.millis()),
             "verified": false, "standing": "active",
