@@ -189,6 +189,17 @@ async fn serve(
     );
     tasks.spawn("database pulse", pulse.await?);
     let nats = engines::nats(&settings.nats, "query-service").await?;
+    // Before the views are open: what they wait for can be read.
+    tasks.spawn(
+        "probe",
+        probe(
+            (breaker.clone(), status),
+            nats.clone(),
+            verifier.clone(),
+            readiness.clone(),
+            tasks.stop_signal(),
+        ),
+    );
     let Some(views) = open_views(&database, settings, readiness, stop).await? else {
         return Ok(None);
     };
@@ -223,16 +234,6 @@ async fn serve(
         tasks.stop_signal(),
     );
     tasks.spawn("clock", clock);
-    tasks.spawn(
-        "probe",
-        probe(
-            (breaker.clone(), status),
-            nats.clone(),
-            verifier.clone(),
-            readiness.clone(),
-            tasks.stop_signal(),
-        ),
-    );
     let handle = if role.serves() {
         let live =
             Live::new(current.clone(), stop.clone()).with_heartbeat(settings.stream_heartbeat);

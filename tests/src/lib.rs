@@ -1,12 +1,13 @@
 //! The whole system as its users and operators meet it: processes, signals, HTTP.
 //!
 //! The tests: `behaviour` while nothing is broken; `chaos` and `faults` while things are;
-//! `overload` when there is too much to do, or nobody to ask; `security`; and `architecture`,
-//! which reads the sources.
+//! `overload` when there is too much to do, or nobody to ask; `connections`, to engines that ask
+//! who is there; `security`; and `architecture`, which reads the sources.
 //!
 //! Rooms, in reading order:
 //! * [`world`]: engines and services of one test, on free ports, in a folder of its own.
 //! * [`proxy`]: the network between services and engines, with weather.
+//! * [`secured`]: engines that ask who is there: credentials, certificates, authorities.
 //! * [`process`]: one program that can be killed, paused, stopped, and started again.
 //! * [`api`]: the HTTP API's verbs, and what an answer (or none) says about the command.
 //! * [`events`]: live streams, read as a client does.
@@ -27,6 +28,7 @@ pub mod load;
 pub mod process;
 pub mod proxy;
 pub mod routes;
+pub mod secured;
 pub mod world;
 
 use std::time::{Duration, Instant};

@@ -137,6 +137,11 @@ impl Process {
         self.signal(Signal::INT);
     }
 
+    /// SIGHUP: asks it to read its configuration again.
+    pub fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGSTOP: it stands still and does not know.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
@@ -227,6 +232,11 @@ impl Process {
     /// What all its runs printed.
     pub fn output(&self) -> String {
         read(&self.out())
+    }
+
+    /// What all its runs logged.
+    pub fn logged(&self) -> String {
+        read(&self.log())
     }
 
     /// Forgets what it printed, where that is secret.

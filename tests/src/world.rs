@@ -69,6 +69,13 @@ impl Service {
         .await;
     }
 
+    /// What `/readyz` answers: the status and the body.
+    pub async fn readiness(&self) -> Option<(u16, serde_json::Value)> {
+        let answer = self.http.get(format!("{}/readyz", self.ops)).send().await;
+        let answer = answer.ok()?;
+        Some((answer.status().as_u16(), answer.json().await.ok()?))
+    }
+
     /// Whether `/readyz` answers 200 now.
     pub async fn is_ready(&self) -> bool {
         let answer = self.http.get(format!("{}/readyz", self.ops)).send().await;
@@ -137,9 +144,30 @@ pub struct World {
 
 impl World {
     /// Starts engines and both services, and waits until they are ready. `extra` goes into the
-    /// services' environment.
+    /// services' environment, with the engines' addresses and the world's folder in place of
+    /// `{mongodb}`, `{nats}` and `{folder}`.
     pub async fn start(extra: &[(&str, &str)]) -> Self {
         Self::prepare(extra, free_ports(), None).started().await
+    }
+
+    /// A world in which nothing runs yet.
+    pub fn idle(extra: &[(&str, &str)]) -> Self {
+        Self::prepare(extra, free_ports(), None)
+    }
+
+    /// The engines alone, with more in the broker's configuration; whoever starts the services
+    /// knows when they can be ready.
+    pub async fn start_engines(extra: &[(&str, &str)], nats_config: &str) -> Self {
+        let world = Self::idle(extra);
+        world.configure_nats(nats_config);
+        world.start_mongodb().await;
+        world.nats.start();
+        world
+    }
+
+    /// Writes the broker's configuration, with `more` behind what every world has.
+    pub fn configure_nats(&self, more: &str) {
+        write_nats_config(self.folder.path(), self.nats_port, more);
     }
 
     /// The same, with the engines behind proxies.
@@ -230,8 +258,11 @@ impl World {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         for (name, value) in extra {
+            let value = value.replace("{mongodb}", &address(mongodb_port));
+            let value = value.replace("{nats}", &address(nats_port));
+            let value = value.replace("{folder}", &folder.path().display().to_string());
             environment.retain(|(known, _)| known != name);
-            environment.push(((*name).to_owned(), (*value).to_owned()));
+            environment.push(((*name).to_owned(), value));
         }
         let service = |name, port, ops| service(name, folder.path(), &environment, port, ops);
         Self {
@@ -703,21 +734,26 @@ fn mongodb(folder: &Path, is_mongod: bool, port: u16) -> Process {
 }
 
 fn nats(folder: &Path, port: u16) -> Process {
+    let config = write_nats_config(folder, port, "").into_os_string();
+    let program = needed("MICROBLOG_NATS_BIN");
+    Process::new("nats", Path::new(&program), folder).arguments(["--config".into(), config])
+}
+
+/// Where the configuration of a broker is: one that keeps what it acknowledges.
+pub(crate) fn write_nats_config(folder: &Path, port: u16, more: &str) -> PathBuf {
     let config = folder.join("nats.conf");
     let store = folder.join("nats").display().to_string();
     let text = format!(
         "server_name: microblog\nlisten: \"127.0.0.1:{port}\"\n\
          # What is acknowledged is on the disk.\n\
-         jetstream {{ store_dir: {store:?}, sync_interval: always }}\n"
+         jetstream {{ store_dir: {store:?}, sync_interval: always }}\n{more}\n"
     );
     std::fs::write(&config, text).expect("a configuration");
-    let program = needed("MICROBLOG_NATS_BIN");
-    let config = config.into_os_string();
-    Process::new("nats", Path::new(&program), folder).arguments(["--config".into(), config])
+    config
 }
 
 /// A variable that `make test` sets.
-fn needed(name: &str) -> String {
+pub(crate) fn needed(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: run these tests with `make test` or `make chaos`, which get the engines")
     })

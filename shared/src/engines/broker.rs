@@ -409,7 +409,7 @@ fn judge_round(before: &HashMap<ServerAddr, usize>, servers: &[Server]) -> Verdi
 
 /// What the client writes of an attempt, in lower case, and what it means. The first that fits
 /// holds.
-const MEANINGS: [(&str, Meaning); 24] = [
+const MEANINGS: [(&str, Meaning); 26] = [
     ("authorization violation", Meaning::SignIn),
     (
         "authentication expired",
@@ -440,6 +440,10 @@ const MEANINGS: [(&str, Meaning); 24] = [
         Meaning::Refused(
             "its certificate comes from an authority that we do not know: see NATS_TLS_CA_FILE",
         ),
+    ),
+    (
+        "not valid for name",
+        Meaning::Refused("its certificate is for another name than NATS_URL's host"),
     ),
     (
         "notvalidforname",
@@ -482,6 +486,10 @@ const MEANINGS: [(&str, Meaning); 24] = [
     (
         "expected info",
         Meaning::Away("what answers there is no NATS server, or one that stops"),
+    ),
+    (
+        "invalid http",
+        Meaning::Refused("what answers there speaks no WebSocket"),
     ),
     (
         "expected http",

@@ -185,10 +185,14 @@ pub fn is_away(error: &Error) -> bool {
 
 /// What the driver (3.9) writes, in lower case, and what it means to an operator. The first that
 /// fits holds.
-const MEANINGS: [(&str, &str); 20] = [
+const MEANINGS: [(&str, &str); 21] = [
     (
         "unknownissuer",
         "its certificate comes from an authority that we do not know: see tlsCAFile",
+    ),
+    (
+        "not valid for name",
+        "its certificate is for another name than the URI's host",
     ),
     (
         "notvalidforname",
