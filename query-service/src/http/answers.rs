@@ -335,6 +335,7 @@ fn problem(fault: &ViewError) -> Problem {
         ViewError::NotYetVisible => Problem::new(Code::NotYetVisible, "ask again in a second"),
         // Told once, by whoever found out.
         ViewError::Away => Problem::new(Code::Unavailable, "the views cannot be read now"),
+        ViewError::Busy => Problem::new(Code::Overloaded, "too many reads at once"),
         // Nobody reads this: whoever waited is gone.
         ViewError::Abandoned => Problem::new(Code::Unavailable, "the read took too long"),
         ViewError::Database(_) | ViewError::NotRemembered => {

@@ -14,15 +14,16 @@ use bson::{Document, doc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::Database;
 use shared::ids::{EntryId, UserId};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::cache::{Line, Mode, Since};
 use super::generation::View;
 use super::keys::{between, first_id};
 use super::posts::MOST_TOGETHER;
 use super::rows::OutboxRow;
-use super::timeline::{Reader, Span};
+use super::timeline::{CHEAP_PULLS, Reader, Span};
 use super::visibility::Candidate;
-use super::windows::took_too_long;
+use super::windows::{List, took_too_long};
 use super::{ViewError, Views};
 
 /// The newest entries below some id, of everybody whom one reader follows.
@@ -48,6 +49,8 @@ const HURRY: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 4;
 /// Rows of one outbox, where each takes a query.
 const MOST_OF_ONE: usize = 50;
+/// Rows of an outbox looked at, at a time, for what is new.
+const LOOKBACK: usize = 100;
 /// Sixteen milliseconds of ids.
 const NARROWEST: i64 = 16 << 16;
 const NARROWER: i64 = 16;
@@ -172,6 +175,46 @@ impl Views {
         }
         *complete_above = low;
         Ok(())
+    }
+
+    /// Leave to look through so many outboxes for a live stream. Two streams at a time may look
+    /// through many; what others miss, their next look finds.
+    ///
+    /// # Errors
+    /// `Busy` if two do.
+    pub(super) fn may_merge_for_a_stream(
+        &self,
+        outboxes: usize,
+    ) -> Result<Option<OwnedSemaphorePermit>, ViewError> {
+        if outboxes <= CHEAP_PULLS {
+            return Ok(None);
+        }
+        let permit = self.inner.stream_merges.clone().try_acquire_owned();
+        permit.map(Some).map_err(|_| ViewError::Busy)
+    }
+
+    /// What an outbox has with a sequence above `low`, up to `high`.
+    pub(super) async fn outbox_since(
+        &self,
+        author: UserId,
+        low: i64,
+        high: i64,
+    ) -> Result<Vec<(i64, Line)>, ViewError> {
+        let mut scan = self.scan(List::of(View::Outbox, author, 0), i64::MAX);
+        let (mut found, mut older) = (Vec::new(), 0);
+        loop {
+            let look = self.look_at::<OutboxRow>(&mut scan, LOOKBACK).await?;
+            for (_, row) in &look.rows {
+                // An author's ids and sequences rise together but for clocks that differ.
+                older = if row.s > low { 0 } else { older + 1 };
+                if row.s > low && row.s <= high {
+                    found.extend(row.line(author).map(|line| (row.s, line)));
+                }
+            }
+            if scan.is_done() || older >= LOOKBACK / 2 {
+                return Ok(found);
+            }
+        }
     }
 
     /// Rows of some outboxes between `low` and `before`, and above what they are complete; `None`

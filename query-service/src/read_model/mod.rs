@@ -74,6 +74,8 @@ pub enum ViewError {
     NotRemembered,
     #[error("nobody waits for this read any more")]
     Abandoned,
+    #[error("too many live streams look through many outboxes: look again")]
+    Busy,
     #[error("this read is an expensive one: it needs {permits} permits for it")]
     Expensive { permits: u32 },
     #[error(
@@ -94,6 +96,7 @@ impl ViewError {
             | Self::NotYetVisible
             | Self::NotRemembered
             | Self::Abandoned
+            | Self::Busy
             | Self::Expensive { .. }
             | Self::OtherPartitions { .. } => false,
         }
@@ -117,6 +120,9 @@ pub struct Views {
 /// Reading is noted once in this time: days matter.
 const SEEN_AGAIN: Duration = Duration::from_secs(600);
 
+/// Live streams that look through many outboxes at the same time.
+const MOST_STREAM_MERGES: usize = 2;
+
 struct Inner {
     generation: Generation,
     cursors: CursorKey,
@@ -128,6 +134,7 @@ struct Inner {
     depths: moka::sync::Cache<UserId, i64>,
     merged: moka::sync::Cache<UserId, Arc<Merged>>,
     seeks_many_ranges: bool,
+    stream_merges: Arc<tokio::sync::Semaphore>,
     caches: Caches,
     /// Readers noted as seen a little while ago.
     seen: moka::sync::Cache<UserId, ()>,
@@ -162,6 +169,7 @@ impl Views {
             generation,
             cursors,
             windows,
+            stream_merges: Arc::new(tokio::sync::Semaphore::new(MOST_STREAM_MERGES)),
             reaches,
             depths,
             merged,

@@ -28,7 +28,7 @@ impl Listed for OutboxRow {
 
 impl List {
     /// The posts of a user, the replies to a post: none is older than whose they are.
-    fn of<K>(view: View, subject: Id<K>, rows: i64) -> Self {
+    pub(super) fn of<K>(view: View, subject: Id<K>, rows: i64) -> Self {
         Self {
             view,
             subject: subject.get(),

@@ -54,12 +54,10 @@ const EVERYTHING: i64 = i64::MAX >> 16;
 const WIDER: i64 = 8;
 /// Entries of a live stream sent at a time.
 const MOST_NEWER: usize = 800;
-/// Rows of an outbox looked at, at a time, for what is new.
-const OUTBOX_LOOKBACK: usize = 100;
 /// Outboxes read at a time.
 const PULLS_AT_ONCE: usize = 4;
 /// Outboxes that any page may merge: more are expensive.
-const CHEAP_PULLS: usize = 64;
+pub(super) const CHEAP_PULLS: usize = 64;
 
 impl Views {
     /// A page of a reader's home timeline.
@@ -173,23 +171,10 @@ impl Views {
                 newer.insert(row.s, Candidate::new(line, false));
             }
         }
+        let _merging = self.may_merge_for_a_stream(state.pulled.len())?;
         for author in state.pulled {
-            let mut before = i64::MAX;
-            loop {
-                let range = between(&author.to_key(), 0, before);
-                let rows: Vec<OutboxRow> =
-                    self.newest(View::Outbox, range, OUTBOX_LOOKBACK).await?;
-                // An author's ids and sequences rise together but for clocks that differ.
-                let more = rows.len() == OUTBOX_LOOKBACK && rows.iter().any(|row| row.s > low);
-                for row in rows.iter().filter(|row| row.s > low && row.s <= high) {
-                    if let Some(line) = row.line(author) {
-                        newer.insert(row.s, Candidate::new(line, true));
-                    }
-                }
-                match rows.last().and_then(|row| row.line(author)) {
-                    Some(last) if more => before = last.entry.get(),
-                    Some(_) | None => break,
-                }
+            for (seq, line) in self.outbox_since(author, low, high).await? {
+                newer.insert(seq, Candidate::new(line, true));
             }
         }
         let (found, all_up_to) = newer.take(high);

@@ -231,8 +231,9 @@ impl Hostile {
             tokio::spawn(async move {
                 let mut sent = 0;
                 let token = token.map(|token| format!("authorization: Bearer {token}\r\n"));
+                // To a stream it says: everything since the beginning. Others do not look at it.
                 let request = format!(
-                    "GET /api/v1{path} HTTP/1.1\r\nhost: {host}\r\n{}\r\n",
+                    "GET /api/v1{path} HTTP/1.1\r\nhost: {host}\r\nlast-event-id: 1\r\n{}\r\n",
                     token.unwrap_or_default()
                 );
                 while !stop.load(Ordering::Relaxed) {
