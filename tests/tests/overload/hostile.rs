@@ -364,6 +364,7 @@ async fn nobody_can_take_the_reads_away() {
         }
     })
     .into();
+    let mut unanswered = Vec::new();
     // Each request of theirs by itself, to its end: what it costs, and that it is answered.
     for (path, token) in &hostile.requests {
         if path.ends_with("/stream") {
@@ -388,7 +389,9 @@ async fn nobody_can_take_the_reads_away() {
             "{route} by {limit}: {status}, {items:?} items, {:?}",
             began.elapsed()
         );
-        assert_eq!(status, 200, "{path}: {body}");
+        if status != 200 {
+            unanswered.push(format!("{path}: {body}"));
+        }
     }
     let before = ask_steadily(&others, length / 2).await;
     println!(
@@ -454,4 +457,5 @@ async fn nobody_can_take_the_reads_away() {
             "who leaves is noticed"
         );
     }
+    assert!(unanswered.is_empty(), "{unanswered:#?}");
 }
