@@ -274,6 +274,7 @@ fn http_server(listener: TcpListener, core: &Core, settings: &Settings) -> std::
     let verifier = Data::new(TokenVerifier::with_keys(&keys));
     let addresses = Data::new(Addresses::new(settings));
     let origins = Data::new(settings.cors_origins.clone());
+    let public_url = Data::new(settings.public_url.clone());
     let server = HttpServer::new(move || {
         WebApp::new()
             .app_data(app.clone())
@@ -281,6 +282,7 @@ fn http_server(listener: TcpListener, core: &Core, settings: &Settings) -> std::
             .app_data(verifier.clone())
             .app_data(addresses.clone())
             .app_data(origins.clone())
+            .app_data(public_url.clone())
             .app_data(PayloadConfig::new(MAX_BODY))
             .wrap(from_fn(limit_address))
             .wrap(from_fn(bound_headers))

@@ -285,6 +285,237 @@ async fn an_import_respects_what_happened_since() {
     app.end().await;
 }
 
+fn post_line(content: &str) -> serde_json::Value {
+    json!({ "type": "post", "username": "ada", "content": content })
+}
+
+/// What posts say, in the order of the log.
+fn contents(log: &[Event]) -> Vec<&str> {
+    let mut contents = Vec::new();
+    for event in log {
+        if let Payload::PostCreated(post) = &event.payload {
+            contents.push(post.content.as_str());
+        }
+    }
+    contents
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_twice_is_two_posts_and_the_same_input_again_adds_none() {
+    let app = TestApp::spawn();
+    let folder = tempfile::tempdir().unwrap();
+    let said_twice = [
+        json!({ "type": "user", "username": "ada" }),
+        post_line("good morning"),
+        post_line("x"),
+        post_line("good morning"),
+    ];
+    let run = |text: &str| {
+        let path = file(folder.path(), "data.ndjson", text);
+        let output = import(&app, &[path.to_str().unwrap()]);
+        (
+            output.status.code(),
+            said(&output.stdout),
+            said(&output.stderr),
+        )
+    };
+    let text = lines(&said_twice);
+    let (code, told, _) = run(&text);
+    assert_eq!(code, Some(0));
+    assert!(
+        told.starts_with("appended 1 users, 3 posts; 0 already"),
+        "{told}"
+    );
+    let log = app.log().await;
+    let mut posts = contents(&log);
+    posts.sort_unstable();
+    assert_eq!(posts, ["good morning", "good morning", "x"]);
+    let (code, told, _) = run(&text);
+    assert!(
+        told.starts_with("nothing appended; 4 already there"),
+        "{told}"
+    );
+    assert_eq!(code, Some(0));
+    // Half of it, as after an interruption or in a file of its own, is known.
+    let half = lines(&said_twice[..2]);
+    assert!(run(&half).1.starts_with("nothing appended; 2 already"));
+    // More behind it is more.
+    let more = format!("{text}{}", lines(&[post_line("good morning")]));
+    let (_, told, _) = run(&more);
+    assert!(
+        told.starts_with("appended 1 posts; 4 already there"),
+        "{told}"
+    );
+    assert!(run(&more).1.starts_with("nothing appended; 5 already"));
+    // An id names one post.
+    let named = |content: &str| json!({ "type": "post", "username": "ada", "content": content, "id": "p1" });
+    let (code, told, faults) = run(&lines(&[named("one"), named("one"), named("two")]));
+    assert_eq!(code, Some(2));
+    assert!(
+        told.starts_with("appended 1 posts; 1 already there, 1 refused"),
+        "{told}"
+    );
+    assert!(
+        faults.contains("line 3: line 1 gives its id to another post"),
+        "{faults}"
+    );
+    let (code, told, faults) = run(&lines(&[named("two")]));
+    assert_eq!(code, Some(2));
+    assert!(
+        told.starts_with("nothing appended; 0 already there, 1 refused"),
+        "{told}"
+    );
+    assert!(
+        faults.contains("line 1: an earlier import gave its id"),
+        "{faults}"
+    );
+    // So does a username.
+    let bob = |bio: &str| json!({ "type": "user", "username": "bob", "bio": bio });
+    let (code, told, faults) = run(&lines(&[bob("one"), bob("one"), bob("two")]));
+    assert_eq!(code, Some(2));
+    assert!(
+        told.starts_with("appended 1 users; 1 already there, 1 refused"),
+        "{told}"
+    );
+    assert!(
+        faults.contains("line 3: line 1 says something else of this user"),
+        "{faults}"
+    );
+    let log = app.log().await;
+    check(&log);
+    assert_eq!(contents(&log).len(), 5);
+    app.end().await;
+}
+
+/// The reply to each post, by what they say.
+fn parents(log: &[Event]) -> HashMap<String, String> {
+    let mut by_id = HashMap::new();
+    let mut parents = HashMap::new();
+    for event in log {
+        if let Payload::PostCreated(post) = &event.payload {
+            by_id.insert(event.id.get(), post.content.clone());
+            if let Some(parent) = post.reply_to {
+                parents.insert(post.content.clone(), by_id[&parent.post.get()].clone());
+            }
+        }
+    }
+    parents
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_may_come_in_any_order_and_behind_a_byte_order_mark() {
+    let app = TestApp::spawn();
+    let reply = |id: &str, to: &str| json!({ "type": "post", "username": "ada", "content": id, "id": id, "reply_to": to });
+    let mut values = vec![
+        json!({ "type": "like", "username": "bob", "post": "p0" }),
+        json!({ "type": "repost", "username": "bob", "post": "p3" }),
+        json!({ "type": "follow", "follower": "bob", "followee": "ada" }),
+    ];
+    // A chain backwards, a circle, one whose parent never comes, one before an unnamed one's twin.
+    values.extend(
+        (1..=40)
+            .rev()
+            .map(|n| reply(&format!("p{n}"), &format!("p{}", n - 1))),
+    );
+    values.extend([
+        reply("c1", "c2"),
+        reply("c2", "c1"),
+        reply("l1", "l2"),
+        reply("s", "s"),
+    ]);
+    let echo = json!({ "type": "post", "username": "bob", "content": "echo", "reply_to": "p0" });
+    values.extend([echo.clone(), post_line("p0"), echo]);
+    values.push(json!({ "type": "post", "username": "ada", "content": "root", "id": "p0" }));
+    values.push(json!({ "type": "user", "username": "ada" }));
+    values.push(json!({ "type": "user", "username": "bob" }));
+    let text = format!("\u{feff}{}", lines(&values).replace('\n', "\r\n"));
+    let run = |path: &'static str| {
+        let mut child = command(&app, &["import", path])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(text.as_bytes()).unwrap();
+        drop(input);
+        child.wait_with_output().unwrap()
+    };
+    let first = run("-");
+    let (told, faults) = (said(&first.stdout), said(&first.stderr));
+    assert_eq!(first.status.code(), Some(2), "{faults}");
+    let expected =
+        "appended 2 users, 1 follows, 44 posts, 1 likes, 1 reposts; 0 already there, 4 refused";
+    assert!(told.starts_with(expected), "{told}{faults}");
+    for (line, parent) in [(44, "c2"), (45, "c1"), (46, "l2"), (47, "s")] {
+        let fault = format!("line {line}: no post {parent} in the input");
+        assert!(faults.contains(&fault), "{faults}");
+    }
+    let log = app.log().await;
+    check(&log);
+    let parents = parents(&log);
+    assert_eq!(parents.len(), 41);
+    assert_eq!(
+        (&*parents["p1"], &*parents["p40"], &*parents["echo"]),
+        ("root", "p39", "root")
+    );
+    // A pipe by name can be read only once, too.
+    let again = run("/dev/stdin");
+    let told = said(&again.stdout);
+    assert!(
+        told.starts_with("nothing appended; 49 already there, 4 refused"),
+        "{told}"
+    );
+    assert_eq!(app.log().await.len(), log.len());
+    app.end().await;
+}
+
+/// Twice as many as may wait in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_replies_than_may_wait_are_written_in_another_look() {
+    const CROWD: usize = 10_200;
+    let app = TestApp::spawn();
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = lines(&[json!({ "type": "user", "username": "ada" })]);
+    let unnamed = |content: &str, to: &str| json!({ "type": "post", "username": "ada", "content": content, "reply_to": to });
+    // Let go first; said again behind its parent, it is another.
+    text.push_str(&lines(&[
+        unnamed("echo", "root"),
+        unnamed("to a reply", "r7"),
+    ]));
+    for n in 0..CROWD {
+        let reply = json!({ "type": "post", "username": "ada", "content": format!("r{n}"), "id": format!("r{n}"), "reply_to": "root" });
+        text.push_str(&format!("{reply}\n"));
+    }
+    text.push_str(&lines(&[
+        json!({ "type": "post", "username": "ada", "content": "root", "id": "root" }),
+        unnamed("echo", "root"),
+        unnamed("alone", "nobody"),
+    ]));
+    let path = file(folder.path(), "data.ndjson", &text);
+    let arguments = [path.to_str().unwrap()];
+    let first = import(&app, &arguments);
+    let (told, faults) = (said(&first.stdout), said(&first.stderr));
+    let posts = CROWD + 4;
+    let expected = format!("appended 1 users, {posts} posts; 0 already there, 1 refused");
+    assert!(told.starts_with(&expected), "{told}{faults}");
+    let fault = format!("line {}: no post nobody", CROWD + 6);
+    assert!(faults.contains(&fault), "{faults}");
+    let log = app.log().await;
+    check(&log);
+    let echoes = contents(&log).into_iter().filter(|said| *said == "echo");
+    assert_eq!(echoes.count(), 2);
+    assert_eq!(parents(&log)["to a reply"], "r7");
+    let second = import(&app, &arguments);
+    let expected = format!("nothing appended; {} already there, 1 refused", posts + 1);
+    assert!(
+        said(&second.stdout).starts_with(&expected),
+        "{}",
+        said(&second.stdout)
+    );
+    app.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn standard_input_will_do() {
     let app = TestApp::spawn();

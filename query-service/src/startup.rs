@@ -299,6 +299,7 @@ fn http_server(
     let admission = Data::new(admission);
     let addresses = Data::new(Addresses::new(settings));
     let origins = Data::new(settings.cors_origins.clone());
+    let public_url = Data::new(settings.public_url.clone());
     let views = Data::new(views);
     let server = HttpServer::new(move || {
         App::new()
@@ -314,6 +315,7 @@ fn http_server(
             .app_data(own.clone())
             .app_data(addresses.clone())
             .app_data(origins.clone())
+            .app_data(public_url.clone())
             .configure(http::configure)
     });
     let server = server

@@ -186,6 +186,85 @@ async fn a_post_that_two_repost_does_not_send_the_next_reader_to_the_database() 
     world.clean_up().await;
 }
 
+/// A scroll may go on at another replica. What it reads there is no timeline's newest part, whatever
+/// that replica's clock says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_by_a_cursor_is_never_remembered_as_the_newest() {
+    let mut world = World::new("ahead", 1, 100, 35).await;
+    let people = (0..2).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let (reader, author) = (world.history.users()[0], world.history.users()[1]);
+    world.history.go_ahead_of_the_clock(Duration::from_secs(60));
+    let mut events = vec![world.history.toggle_follow(reader, author)];
+    events.extend((0..9).map(|_| world.history.post(author, None)));
+    world.publish(events).await;
+    let (fold, views) = (world.fold().await, world.views().await);
+    world.caught_up(&views).await;
+    let other = world.views().await;
+    let stop = CancellationToken::new();
+    let (_switch, current) = tokio::sync::watch::channel(other.clone());
+    let live = Live::new(current, stop.clone());
+    let names = world.settings.names.clone();
+    let follow = tokio::spawn(live.follow(world.nats.clone(), names, stop.clone()));
+    common::eventually("the other replica is told of changes", async || {
+        other.cached().from_memory().is_some()
+    })
+    .await;
+    let first = views.home(reader, 3, None).await.unwrap();
+    assert_eq!(first.items.len(), 3);
+    let cursor = first.next_cursor.as_deref();
+    let second = other.cached().home(reader, 3, cursor).await.unwrap();
+    assert_eq!(second.items.len(), 3);
+    for _ in 0..3 {
+        let shown = other.cached().home(reader, 3, None).await.unwrap();
+        assert_eq!(shown.items, first.items);
+        let of = other
+            .cached()
+            .posts_of(author, None, 3, None)
+            .await
+            .unwrap();
+        let of = of.expect("an author").items;
+        assert_eq!(of[0].post_id, first.items[0].post_id);
+    }
+    stop.cancel();
+    follow.await.expect("no panic");
+    fold.stop().await;
+    world.clean_up().await;
+}
+
+/// Whoever resumes while what they miss is trimmed gets it from the outboxes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumption_misses_nothing_that_is_trimmed_meanwhile() {
+    const POSTS: usize = 100;
+    let mut world = World::new("trims", 1, 1_000, 36).await;
+    let people = (0..2).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let (reader, author) = (world.history.users()[0], world.history.users()[1]);
+    let mut events = vec![world.history.toggle_follow(reader, author)];
+    events.extend((0..POSTS).map(|_| world.history.post(author, None)));
+    world.publish(events).await;
+    let (fold, views) = (world.fold().await, world.views().await);
+    world.caught_up(&views).await;
+    common::eventually("all is in the timeline", async || {
+        views.newer_than(reader, 0).await.unwrap().1.len() == POSTS
+    })
+    .await;
+    fold.stop().await;
+    let (_, all) = views.newer_than(reader, 0).await.unwrap();
+    for round in 0..POSTS / 2 - 1 {
+        // The oldest that is stored was sent before; the next is trimmed with it, at some moment.
+        let oldest = 2 * round;
+        let trim = async {
+            tokio::time::sleep(Duration::from_micros(round as u64 % 16 * 600)).await;
+            views.trim(reader, POSTS - oldest - 2).await.unwrap()
+        };
+        let resumed = views.newer_than(reader, all[oldest].0);
+        let (resumed, _) = tokio::join!(resumed, trim);
+        assert_eq!(resumed.unwrap().1, all[oldest + 1..], "round {round}");
+    }
+    world.clean_up().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_notices_nothing_is_believed_and_in_bad_times_it_is_served() {
     let mut world = World::new("stale", 1, 100, 32).await;

@@ -1,5 +1,9 @@
 //! Where a request comes from, and how many may come from there.
 //!
+//! Of what proxies say, only `X-Forwarded-For` is read, and only as far as it comes from
+//! `TRUSTED_PROXIES`. `Forwarded` (RFC 7239) is not: a proxy that writes one of the two hands the
+//! other on as the caller wrote it, so that reading both would believe callers.
+//!
 //! One token bucket per address and replica: `IP_RATE_PER_SECOND` fill it, two seconds' worth is
 //! the most it holds. An IPv6 customer has a /64 at least, so that is what is counted. Every answer
 //! says how the bucket stands.
@@ -65,22 +69,30 @@ impl Addresses {
         Some(self.client(peer, request.headers()))
     }
 
-    /// From the right, the first address that is not a trusted proxy's. Whatever stands left of
-    /// it, anybody may have written.
+    /// From the right, the first address that is not a trusted proxy's, or the last one before
+    /// what cannot be read. Whatever stands left of it, anybody may have written.
+    ///
+    /// The lines of the header are one list (RFC 9110, 5.3), and are taken apart as bytes: one
+    /// that holds something else than ASCII must not vanish, or what stands left of it would be
+    /// believed.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
-        let lines: Vec<&str> = headers
+        let lines: Vec<&[u8]> = headers
             .get_all("x-forwarded-for")
-            .filter_map(|line| line.to_str().ok())
+            .map(HeaderValue::as_bytes)
             .collect();
-        for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        let hops = lines
+            .iter()
+            .rev()
+            .flat_map(|line| line.rsplit(|byte| *byte == b','));
+        for hop in hops {
             if !self.trusted.iter().any(|network| network.contains(client)) {
                 break;
             }
-            let Ok(hop) = hop.trim().parse::<IpAddr>() else {
+            let Some(hop) = address_of_hop(hop) else {
                 break;
             };
-            client = hop.to_canonical();
+            client = hop;
         }
         client
     }
@@ -134,6 +146,38 @@ impl Addresses {
     }
 }
 
+/// The address that a proxy wrote, as any of them writes it: bare, with a port (`192.0.2.1:80`, as
+/// Azure's gateways and IIS have it), or in brackets (`[2001:db8::1]`, `[2001:db8::1]:80`), perhaps
+/// with a zone. An IPv4 address that is mapped into IPv6 is the IPv4 address.
+fn address_of_hop(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop.trim_ascii()).ok()?;
+    let (address, port) = match hop.strip_prefix('[') {
+        Some(inside) => {
+            let (address, behind) = inside.split_once(']')?;
+            // Brackets are for IPv6.
+            address.contains(':').then_some(())?;
+            (
+                address,
+                behind
+                    .strip_prefix(':')
+                    .or_else(|| behind.is_empty().then_some("0"))?,
+            )
+        }
+        None => match hop.split_once(':') {
+            Some((address, port)) if !port.contains(':') => (address, port),
+            Some(_) | None => (hop, "0"),
+        },
+    };
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    (is_port && port.parse::<u16>().is_ok()).then_some(())?;
+    let (address, _zone) = address
+        .split_once('%')
+        .filter(|(address, zone)| address.contains(':') && !zone.is_empty())
+        .unwrap_or((address, ""));
+    let address: IpAddr = address.parse().ok()?;
+    Some(address.to_canonical())
+}
+
 /// How a bucket stands after a request.
 #[derive(Clone, Copy, Debug)]
 struct Level {
@@ -164,19 +208,25 @@ pub fn customer(address: IpAddr) -> IpAddr {
 }
 
 impl Network {
-    /// Whether the address is in this block.
+    /// Whether the address, which is canonical, is in this block.
     pub fn contains(&self, address: IpAddr) -> bool {
         fn same(a: u128, b: u128, width: u32, prefix: u8) -> bool {
             let host_bits = width.saturating_sub(u32::from(prefix));
             a.checked_shr(host_bits) == b.checked_shr(host_bits)
         }
-        match (self.base, address) {
+        // A block of mapped addresses (`::ffff:10.0.0.0/104`) is one of IPv4.
+        const MAPPED: u8 = 96;
+        let (base, prefix) = match (self.base.to_canonical(), self.prefix.checked_sub(MAPPED)) {
+            (base, Some(prefix)) if base.is_ipv4() && self.base.is_ipv6() => (base, prefix),
+            (_, Some(_) | None) => (self.base, self.prefix),
+        };
+        match (base, address) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
                 let (base, address) = (u32::from(base), u32::from(address));
-                same(base.into(), address.into(), 32, self.prefix)
+                same(base.into(), address.into(), 32, prefix)
             }
             (IpAddr::V6(base), IpAddr::V6(address)) => {
-                same(base.into(), address.into(), 128, self.prefix)
+                same(base.into(), address.into(), 128, prefix)
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
@@ -218,16 +268,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn client(trusted: &str, peer: &str, forwarded: &[&'static str]) -> String {
+    fn trusting(trusted: &str) -> Addresses {
         let vars = [("TRUSTED_PROXIES".into(), trusted.into())];
-        let addresses = Addresses::new(&Settings::from_vars(vars).unwrap());
+        Addresses::new(&Settings::from_vars(vars).unwrap())
+    }
+
+    fn forwarded(lines: &[&[u8]]) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        for line in forwarded {
+        for line in lines {
             let name = HeaderName::from_static("x-forwarded-for");
-            headers.append(name, HeaderValue::from_static(line));
+            headers.append(name, HeaderValue::from_bytes(line).unwrap());
         }
-        addresses
-            .client(peer.parse().unwrap(), &headers)
+        headers
+    }
+
+    fn client(trusted: &str, peer: &str, lines: &[&str]) -> String {
+        let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
+        trusting(trusted)
+            .client(peer.parse().unwrap(), &forwarded(&lines))
             .to_string()
     }
 
@@ -246,19 +304,144 @@ mod tests {
         assert_eq!(client("0.0.0.0/0", "10.0.0.1", &["junk"]), "10.0.0.1");
     }
 
+    #[test]
+    fn an_address_is_read_as_any_proxy_writes_it() {
+        for (hop, address) in [
+            ("1.2.3.4", "1.2.3.4"),
+            (" 1.2.3.4\t", "1.2.3.4"),
+            ("1.2.3.4:5678", "1.2.3.4"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("[::1]:80", "::1"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("[fe80::1%25eth0]:443", "fe80::1"),
+            ("::ffff:1.2.3.4", "1.2.3.4"),
+            ("[::ffff:1.2.3.4]:80", "1.2.3.4"),
+        ] {
+            assert_eq!(client("10.0.0.0/8", "10.0.0.1", &[hop]), address, "{hop}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_ends_the_walk_where_it_is() {
+        for hop in [
+            "",
+            "unknown",
+            "_hidden",
+            "localhost",
+            "1.2.3",
+            "1.2.3.4.5",
+            "01.2.3.4",
+            "1.2.3.4:",
+            "1.2.3.4:x",
+            "1.2.3.4:65536",
+            "1.2.3.4:+80",
+            "1.2.3.4 5.6.7.8",
+            "[1.2.3.4]",
+            "[::1",
+            "::1]",
+            "[::1]80",
+            "[::1]:",
+            "1.2.3.4%eth0",
+            "::1%",
+            "for=1.2.3.4",
+            "\"1.2.3.4\"",
+            "\u{e9}",
+            "1.2.3.4\u{e9}",
+        ] {
+            assert_eq!(address_of_hop(hop.as_bytes()), None, "{hop}");
+            let line = format!("6.6.6.6, {hop}, 10.0.0.9");
+            let lines: [&str; 2] = ["7.7.7.7", &line];
+            assert_eq!(
+                client("10.0.0.0/8", "10.0.0.1", &lines),
+                "10.0.0.9",
+                "{hop}"
+            );
+        }
+        let headers = forwarded(&[b"6.6.6.6", b"\xff\xfe"]);
+        let peer = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!(trusting("10.0.0.0/8").client(peer, &headers), peer);
+    }
+
+    #[test]
+    fn lines_are_one_list_and_mapped_addresses_are_ipv4() {
+        let lines = ["6.6.6.6", "1.2.3.4:80, 10.0.0.8:443", "[::ffff:10.0.0.9]:1"];
+        for (trusted, peer) in [
+            ("10.0.0.0/8", "10.0.0.1"),
+            ("10.0.0.0/8", "::ffff:10.0.0.1"),
+            ("::ffff:10.0.0.0/104", "10.0.0.1"),
+        ] {
+            assert_eq!(client(trusted, peer, &lines), "1.2.3.4");
+        }
+    }
+
+    /// Anything a header may hold.
+    fn any_line() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![
+            Just(b','),
+            Just(b' '),
+            Just(b':'),
+            Just(b'.'),
+            Just(b'['),
+            Just(b']'),
+            b'0'..=b'9',
+            0x20..=0x7e_u8,
+            0x80..=0xff_u8,
+        ];
+        let address = prop_oneof![
+            Just("10.0.0.7".to_owned()),
+            Just("1.2.3.4:80".to_owned()),
+            Just("[::1]:80".to_owned()),
+            Just(String::new()),
+        ];
+        prop_oneof![
+            proptest::collection::vec(byte, 0..60),
+            proptest::collection::vec(address, 0..6).prop_map(|hops| hops.join(", ").into_bytes()),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn whatever_is_forwarded_is_an_address_or_nothing(line in "[ -~]{0,80}") {
-            let addresses = Addresses::with(vec!["::/0", "0.0.0.0/0"].into_iter().map(|text| {
-                let (base, _) = text.split_once('/').unwrap();
-                Network { base: base.parse().unwrap(), prefix: 0 }
-            }).collect(), 1);
-            let mut headers = HeaderMap::new();
-            let name = HeaderName::from_static("x-forwarded-for");
-            headers.append(name, HeaderValue::from_str(&line).unwrap());
+        fn whatever_callers_write_to_the_left_changes_nothing(
+            before in proptest::collection::vec(any_line(), 0..4),
+            client in prop_oneof![
+                any::<[u8; 4]>().prop_map(IpAddr::from),
+                any::<[u16; 8]>().prop_map(IpAddr::from),
+            ],
+            port in proptest::option::of(any::<u16>()),
+            proxies in 0..3_u8,
+            same_line in any::<bool>(),
+        ) {
+            let addresses = trusting("10.0.0.0/8");
+            let is_proxy = |address: IpAddr| addresses.trusted[0].contains(address.to_canonical());
+            prop_assume!(!is_proxy(client));
+            let mut own = match (client, port) {
+                (client, None) => client.to_string(),
+                (IpAddr::V4(client), Some(port)) => format!("{client}:{port}"),
+                (IpAddr::V6(client), Some(port)) => format!("[{client}]:{port}"),
+            };
+            for proxy in 0..proxies {
+                own.push_str(&format!(", 10.1.0.{proxy}"));
+            }
+            let mut lines = before;
+            match lines.last_mut() {
+                // As proxies append.
+                Some(line) if same_line => line.extend_from_slice(format!(", {own}").as_bytes()),
+                Some(_) | None => lines.push(own.into_bytes()),
+            }
+            let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
+            let found = addresses.client(IpAddr::from([10, 0, 0, 1]), &forwarded(&lines));
+            prop_assert_eq!(found, client.to_canonical());
+        }
+
+        #[test]
+        fn whatever_is_forwarded_is_an_address_or_nothing(line in any_line()) {
+            let addresses = trusting("0.0.0.0/0, ::/0");
             let peer = IpAddr::from([10, 0, 0, 1]);
-            let client = addresses.client(peer, &headers);
-            prop_assert!(client == peer || line.split(',').any(|hop| hop.trim().parse() == Ok(client)));
+            let found = addresses.client(peer, &forwarded(&[&line]));
+            let mut hops = line.split(|byte| *byte == b',');
+            prop_assert!(found == peer || hops.any(|hop| address_of_hop(hop) == Some(found)));
         }
     }
 

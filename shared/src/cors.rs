@@ -18,8 +18,12 @@ use actix_web::{Error, HttpResponse};
 use crate::settings::CorsOrigins;
 
 const METHODS: &str = "GET, POST, PATCH, DELETE";
-const ALLOWED: &str = "authorization, content-type, idempotency-key, if-none-match, \
-    last-event-id, traceparent, x-consistency-token, x-request-id";
+/// What clients of ours send, and what libraries add on their own: `cache-control` and `pragma`
+/// (EventSource in fetch, a reload), `x-requested-with`, and those of tracing.
+const ALLOWED: &str = "accept, accept-language, authorization, baggage, cache-control, \
+    content-language, content-type, idempotency-key, if-modified-since, if-none-match, \
+    last-event-id, pragma, sentry-trace, traceparent, tracestate, user-agent, \
+    x-consistency-token, x-request-id, x-requested-with";
 const EXPOSED: &str = "etag, idempotent-replayed, link, location, ratelimit, ratelimit-policy, \
     retry-after, x-consistency-token, x-request-id, x-served";
 /// Browsers cap it lower.
@@ -80,8 +84,9 @@ fn allowed(origins: &CorsOrigins, origin: &HeaderValue) -> Option<HeaderValue> {
         CorsOrigins::Any => Some(HeaderValue::from_static("*")),
         CorsOrigins::List(list) => {
             let text = origin.to_str().ok()?;
+            // Browsers write scheme and host in small letters, people do not.
             list.iter()
-                .any(|known| known == text)
+                .any(|known| known.eq_ignore_ascii_case(text))
                 .then(|| origin.clone())
         }
     }
@@ -97,6 +102,7 @@ fn vary(origins: &CorsOrigins, headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::http::header::ACCESS_CONTROL_REQUEST_HEADERS;
     use actix_web::middleware::from_fn;
     use actix_web::{App, test, web};
 
@@ -116,7 +122,7 @@ mod tests {
     }
 
     fn listed() -> CorsOrigins {
-        CorsOrigins::List(vec!["https://a.example".into()])
+        CorsOrigins::List(vec!["https://A.example".into()])
     }
 
     #[actix_web::test]
@@ -143,5 +149,30 @@ mod tests {
             answer.headers().get(ACCESS_CONTROL_ALLOW_ORIGIN).unwrap(),
             "*"
         );
+    }
+
+    /// As the Fetch standard has a browser compare them: each name by itself, whatever its case.
+    /// `*` would not do: it never covers `Authorization`.
+    #[actix_web::test]
+    async fn a_preflight_allows_what_clients_send_in_any_order_and_case() {
+        for asked in [
+            "authorization,cache-control,last-event-id",
+            "Last-Event-ID, Accept, Cache-Control, Authorization, X-Consistency-Token",
+            "content-type,idempotency-key,traceparent,tracestate,baggage,x-request-id",
+            "authorization,if-none-match,pragma,x-requested-with",
+        ] {
+            let preflight = test::TestRequest::with_uri("/")
+                .method(Method::OPTIONS)
+                .insert_header((ORIGIN, "https://a.example"))
+                .insert_header((ACCESS_CONTROL_REQUEST_METHOD, "GET"))
+                .insert_header((ACCESS_CONTROL_REQUEST_HEADERS, asked));
+            let answer = answer(listed(), preflight).await;
+            let allowed = answer.headers().get(ACCESS_CONTROL_ALLOW_HEADERS).unwrap();
+            let allowed: Vec<&str> = allowed.to_str().unwrap().split(", ").collect();
+            for name in asked.split(',').map(str::trim) {
+                let known = |allowed: &&str| allowed.eq_ignore_ascii_case(name);
+                assert!(allowed.iter().any(known), "{name}");
+            }
+        }
     }
 }

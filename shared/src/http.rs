@@ -186,16 +186,14 @@ pub fn path_config() -> web::PathConfig {
     })
 }
 
-/// Query strings.
-pub fn query_config() -> web::QueryConfig {
-    web::QueryConfig::default().error_handler(|error, _| {
-        #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
-        let detail = match error {
-            QueryPayloadError::Deserialize(fault) => format!("the query is not valid: {fault}"),
-            _ => "the query is not valid".to_owned(),
-        };
-        Problem::new(Code::Invalid, detail).into()
-    })
+/// The answer to a query string that is not what the route wants.
+pub fn bad_query(error: &QueryPayloadError) -> Problem {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
+    let detail = match error {
+        QueryPayloadError::Deserialize(fault) => format!("the query is not valid: {fault}"),
+        _ => "the query is not valid".to_owned(),
+    };
+    Problem::new(Code::Invalid, detail)
 }
 
 /// The bearer token of a request, if it has one.

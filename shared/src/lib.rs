@@ -37,6 +37,7 @@ pub mod names;
 pub mod ops;
 pub mod partition;
 pub mod problem;
+pub mod public_url;
 pub mod resilience;
 pub mod settings;
 pub mod tasks;

@@ -70,6 +70,9 @@ pub struct Receipt {
     pub hash: i64,
 }
 
+/// By owner and key: the event that has the key, and the hash stored with it.
+pub type Receipts = HashMap<(UserId, String), (EventId, i64)>;
+
 #[derive(Debug)]
 pub enum Outcome {
     Appended,
@@ -221,7 +224,7 @@ pub trait Store: Send + Sync + 'static {
     /// What an earlier request with this key did.
     async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>>;
     /// Which of these keys are used, and the event of each.
-    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<HashMap<String, EventId>>;
+    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<Receipts>;
     /// The standing of those of these users who exist, with the last event that was read.
     async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>>;
 

@@ -8,6 +8,7 @@ use actix_web::web::{Data, Path};
 use serde::{Deserialize, Serialize};
 use shared::ids::{EntryId, PostId, UserId};
 use shared::problem::{Code, Problem};
+use shared::public_url::PublicUrl;
 use shared::time::Timestamp;
 
 use super::errors::Limit;
@@ -105,6 +106,7 @@ impl From<Reacted> for RepostedView {
 
 pub async fn create(
     app: Data<App>,
+    public_url: Data<PublicUrl>,
     caller: Caller,
     trace: Trace,
     key: IdempotencyKey,
@@ -121,7 +123,8 @@ pub async fn create(
     let work = move |app: Arc<App>| async move { app.create_post(caller.0, new).await };
     let created = app.run("create_post", trace.0, work).await?;
     let mut response = HttpResponse::Created();
-    response.insert_header((LOCATION, format!("{BASE}/posts/{}", created.value.id)));
+    let path = format!("{BASE}/posts/{}", created.value.id);
+    response.insert_header((LOCATION, public_url.to(&path)));
     if created.value.replayed {
         response.insert_header((REPLAYED, HeaderValue::from_static("true")));
     }

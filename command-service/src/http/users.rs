@@ -8,6 +8,7 @@ use actix_web::web::{Data, Path};
 use serde::{Deserialize, Serialize};
 use shared::ids::UserId;
 use shared::problem::{Code, Problem};
+use shared::public_url::PublicUrl;
 use shared::settings::Secret;
 use shared::time::Timestamp;
 
@@ -117,7 +118,12 @@ struct SuccessView {
     success: bool,
 }
 
-pub async fn register(app: Data<App>, trace: Trace, body: Body<RegisterBody>) -> Answer {
+pub async fn register(
+    app: Data<App>,
+    public_url: Data<PublicUrl>,
+    trace: Trace,
+    body: Body<RegisterBody>,
+) -> Answer {
     let body = body.0;
     let form = RegistrationForm {
         username: body.username,
@@ -129,10 +135,8 @@ pub async fn register(app: Data<App>, trace: Trace, body: Body<RegisterBody>) ->
     let work = |app: Arc<App>| async move { app.register(form).await };
     let registered = app.run("register", trace.0, work).await?;
     let mut response = HttpResponse::Created();
-    response.insert_header((
-        LOCATION,
-        format!("{BASE}/users/{}", registered.value.user.id),
-    ));
+    let path = format!("{BASE}/users/{}", registered.value.user.id);
+    response.insert_header((LOCATION, public_url.to(&path)));
     Ok(accepted(response, registered, UserView::from))
 }
 

@@ -72,9 +72,9 @@ async fn skip_done(
         .iter()
         .map(|candidate| (candidate.ends.follower, candidate.key.text.clone()));
     let done = loader.done_before(keys).await?;
-    let (done, remaining): (Vec<_>, Vec<_>) = candidates
-        .into_iter()
-        .partition(|candidate| done.contains_key(&candidate.key.text));
+    let (done, remaining): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| {
+        done.contains_key(&(candidate.ends.follower, candidate.key.text.clone()))
+    });
     loader.report.already_there(done.len() as u64);
     Ok(remaining)
 }

@@ -11,12 +11,13 @@ use shared::ids::{EventId, PostId, UserId};
 use shared::resilience::Backoff;
 use shared::time::{Clock, SystemClock};
 use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::report::{Kind, Report, Summary};
 use super::source::{Items, Line};
 use super::{ImportError, Pass};
 use crate::app::append::{Appended, Draft, Target};
-use crate::app::store::{Append, Key, Store, StoreError};
+use crate::app::store::{Append, Key, Receipts, Store, StoreError};
 use crate::app::{App, CommandError};
 use crate::domain::edge::Edge;
 use crate::domain::user::Standing;
@@ -281,7 +282,7 @@ impl<'a> Loader<'a> {
     pub(super) async fn done_before(
         &mut self,
         keys: impl Iterator<Item = (UserId, String)>,
-    ) -> Result<HashMap<String, EventId>, ImportError> {
+    ) -> Result<Receipts, ImportError> {
         let keys: Vec<(UserId, String)> =
             keys.filter(|(owner, _)| !self.is_fresh(*owner)).collect();
         let store = self.store();
@@ -416,4 +417,11 @@ pub(super) fn key(parts: &[&str]) -> Key {
         text: format!("import:{}", text.collect::<String>()),
         hash: 0,
     }
+}
+
+/// A hash that tells two posts, or two users, by the same name apart. It is stored beside the key
+/// of a post with a name; imports of before stored 0.
+pub(super) fn fingerprint(parts: &[&str]) -> i64 {
+    let hash = xxh3_64(key(parts).text.as_bytes());
+    i64::from_be_bytes(hash.to_be_bytes()) | 1
 }

@@ -7,10 +7,12 @@
 //!
 //! * [`source`]: lines of files as items.
 //! * `users`, `follows`, `posts`, `reactions`: one pass each.
+//! * `order`: which posts are the same, and which wait for others.
 //! * `report`: progress and the summary.
 
 mod follows;
 mod loader;
+mod order;
 mod posts;
 mod reactions;
 mod report;
@@ -139,7 +141,7 @@ async fn load(
         follows::load(loader, source.items(Pass::Follows)?).await?;
     }
     for source in sources {
-        posts::load(loader, source.items(Pass::Posts)?).await?;
+        posts::load(loader, source).await?;
     }
     posts::generate(loader, arguments.posts_per_user).await?;
     for source in sources {

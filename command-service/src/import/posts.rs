@@ -1,15 +1,23 @@
 //! The third pass: posts and replies, and posts made up for everybody.
+//!
+//! A post with a name is known by it. One without is known by its author, what it says, the name of
+//! its parent, and how many such posts the input had before: what is said twice is two posts, and
+//! the same input run again, whole, corrected or with more behind it, adds none.
+//!
+//! Replies may stand before their parent. They wait for it in memory ([`super::order`]); where too
+//! many do, the input is looked at again, as often as it takes to write what can be written.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use shared::events::LogStream;
 use shared::ids::{PostId, UserId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ImportError;
-use super::loader::{BATCH, Fate, Loader, NamedPost, Wish, key};
+use super::loader::{BATCH, Fate, Loader, NamedPost, Wish, fingerprint, key};
+use super::order::{MOST_WAITING, Naming, Said, Waiting, name_hash};
 use super::report::Kind;
-use super::source::{Item, Items, Line, PostItem};
+use super::source::{Item, Items, Line, Pass, PostItem, Source};
 use crate::app::CommandError;
 use crate::app::append::{Draft, Target};
 use crate::app::store::Key;
@@ -30,25 +38,83 @@ struct Candidate {
     /// A hash of its name within the input.
     name: Option<u64>,
     reply_to: Option<String>,
+    /// Of posts without a name, the how manieth like it this is.
+    count: u32,
     key: Key,
 }
 
-/// A post of the input, as reactions and replies find it.
-pub(super) fn name_hash(name: &str) -> u64 {
-    xxh3_64(name.as_bytes())
+/// Which lines a look at the input is for.
+enum Look {
+    First(Said),
+    /// These, with what their posts were counted as.
+    Again(HashMap<u64, u32>),
 }
 
-pub(super) async fn load(loader: &mut Loader<'_>, mut items: Items<'_>) -> Result<(), ImportError> {
+pub(super) async fn load(loader: &mut Loader<'_>, source: &Source) -> Result<(), ImportError> {
+    let mut look = Look::First(Said::default());
+    loop {
+        let known = loader.posts.len();
+        let is_first = matches!(look, Look::First(_));
+        let waiting = read(loader, source.items(Pass::Posts)?, look).await?;
+        let left = match waiting.end() {
+            Ok(alone) => {
+                refuse(loader, alone);
+                return Ok(());
+            }
+            Err(left) => left,
+        };
+        if !is_first && loader.posts.len() == known {
+            // Nobody's parent was written in this look, so none will be in the next.
+            return refuse_lines(loader, source.items(Pass::Posts)?, &left);
+        }
+        look = Look::Again(left);
+    }
+}
+
+/// Looks at the input once, and writes what can be written: those that wait are returned.
+async fn read(
+    loader: &mut Loader<'_>,
+    mut items: Items<'_>,
+    mut look: Look,
+) -> Result<Waiting<Candidate>, ImportError> {
     loader.begin(&items);
+    let mut waiting = Waiting::new(MOST_WAITING);
     loop {
         let lines = loader.next_batch(&mut items, BATCH)?;
         let Some(position) = lines.last().map(|line| line.position) else {
-            return Ok(());
+            return Ok(waiting);
         };
-        let candidates = resolve(loader, lines).await?;
-        write(loader, candidates).await?;
+        let candidates = resolve(loader, lines, &mut look).await?;
+        write(loader, candidates, &mut waiting).await?;
         loader.report.advance(position);
     }
+}
+
+fn refuse(loader: &mut Loader<'_>, alone: Vec<Candidate>) {
+    for candidate in alone {
+        let parent = candidate.reply_to.unwrap_or_default();
+        loader.report.refused(candidate.line, &no_parent(&parent));
+    }
+}
+
+fn no_parent(name: &str) -> String {
+    format!("no post {name} in the input, or it was refused")
+}
+
+fn refuse_lines(
+    loader: &mut Loader<'_>,
+    mut items: Items<'_>,
+    left: &HashMap<u64, u32>,
+) -> Result<(), ImportError> {
+    while let Some(line) = items.read()? {
+        if let Ok(Item::Post(post)) = line.item
+            && left.contains_key(&line.number)
+        {
+            let parent = post.reply_to.unwrap_or_default();
+            loader.report.refused(line.number, &no_parent(&parent));
+        }
+    }
+    Ok(())
 }
 
 /// Writes `each` posts for everybody in the input. Authors take turns, as they do in life.
@@ -69,7 +135,7 @@ pub(super) async fn generate(loader: &mut Loader<'_>, each: u32) -> Result<(), I
             .into_iter()
             .filter_map(|(turn, author)| make_up(turn, author));
         let candidates = made_up.collect();
-        write(loader, candidates).await?;
+        write(loader, candidates, &mut Waiting::new(0)).await?;
         loader.report.advance(written);
     }
     loader.everybody = Some(everybody);
@@ -89,13 +155,22 @@ fn make_up(turn: u32, author: UserId) -> Option<Candidate> {
         content,
         name: None,
         reply_to: None,
+        count: 1,
         key,
     })
 }
 
-async fn resolve(loader: &mut Loader<'_>, lines: Vec<Line>) -> Result<Vec<Candidate>, ImportError> {
+async fn resolve(
+    loader: &mut Loader<'_>,
+    lines: Vec<Line>,
+    look: &mut Look,
+) -> Result<Vec<Candidate>, ImportError> {
     let posts: Vec<(u64, PostItem)> = lines
         .into_iter()
+        .filter(|line| match look {
+            Look::First(_) => true,
+            Look::Again(left) => left.contains_key(&line.number),
+        })
         .filter_map(|line| match line.item {
             Ok(Item::Post(post)) => Some((line.number, post)),
             Ok(Item::User(_) | Item::Follow { .. } | Item::Reaction(_)) | Err(_) => None,
@@ -105,53 +180,122 @@ async fn resolve(loader: &mut Loader<'_>, lines: Vec<Line>) -> Result<Vec<Candid
     let users = loader.resolve(names).await?;
     let mut candidates = Vec::with_capacity(posts.len());
     for (line, post) in posts {
-        match candidate(line, &post, users.get(&post.username)) {
-            Ok(candidate) => candidates.push(candidate),
+        match candidate(line, &post, users.get(&post.username), look) {
+            Ok(Some(candidate)) => candidates.push(candidate),
+            Ok(None) => loader.report.already_there(1),
             Err(why) => loader.report.refused(line, &why),
         }
     }
     Ok(candidates)
 }
 
-fn candidate(line: u64, post: &PostItem, author: Option<&UserId>) -> Result<Candidate, String> {
+/// What a line asks for; nothing if a line before it asked for the very same.
+fn candidate(
+    line: u64,
+    post: &PostItem,
+    author: Option<&UserId>,
+    look: &mut Look,
+) -> Result<Option<Candidate>, String> {
     let author = *author.ok_or_else(|| format!("no user {}", post.username))?;
     let content = Content::parse(&post.content).map_err(|error| format!("content: {error}"))?;
-    let text = author.to_string();
-    // A post without a name is known by what it says: said twice, it is one.
+    let author_text = author.to_string();
+    let parent = post.reply_to.as_deref().unwrap_or_default();
+    let same = ["text", &author_text, content.as_str(), parent];
+    let name = post.name.as_deref().map(name_hash);
+    let says = fingerprint(&same);
+    let count = match (look, name) {
+        (Look::First(said), Some(name)) => match said.name(name, line, says) {
+            Naming::New => 1,
+            Naming::Again => return Ok(None),
+            Naming::Taken(first) => {
+                return Err(format!("line {first} gives its id to another post"));
+            }
+        },
+        (Look::First(said), None) => said.count(key(&same).text.as_bytes()),
+        (Look::Again(left), _) => left.get(&line).copied().unwrap_or(1),
+    };
     let key = match &post.name {
-        Some(name) => key(&["post", name]),
+        Some(name) => Key {
+            hash: says,
+            ..key(&["post", name])
+        },
+        // As every import before counted.
+        None if count == 1 => key(&same),
         None => {
-            let parent = post.reply_to.as_deref().unwrap_or_default();
-            key(&["text", &text, content.as_str(), parent])
+            let [text, author, content, parent] = same;
+            key(&[text, author, content, parent, &count.to_string()])
         }
     };
-    Ok(Candidate {
+    Ok(Some(Candidate {
         line,
         author,
         content,
-        name: post.name.as_deref().map(name_hash),
+        name,
         reply_to: post.reply_to.clone(),
+        count,
         key,
-    })
+    }))
 }
 
-async fn write(loader: &mut Loader<'_>, candidates: Vec<Candidate>) -> Result<(), ImportError> {
+async fn write(
+    loader: &mut Loader<'_>,
+    candidates: Vec<Candidate>,
+    waiting: &mut Waiting<Candidate>,
+) -> Result<(), ImportError> {
+    let names: Vec<u64> = candidates.iter().filter_map(|post| post.name).collect();
     let remaining = skip_done(loader, candidates).await?;
-    for batch in split_dependent(remaining) {
+    let mut ready = Vec::with_capacity(remaining.len());
+    // Those that an earlier run has written may be waited for as well.
+    for name in names {
+        if loader.posts.contains_key(&name) {
+            release(name, waiting, &mut ready);
+        }
+    }
+    let mut coming: HashSet<u64> = ready.iter().filter_map(|reply| reply.name).collect();
+    for candidate in remaining {
+        let parent = candidate.reply_to.as_deref().map(name_hash);
+        let is_there = |parent: &u64| loader.posts.contains_key(parent) || coming.contains(parent);
+        if let Some(parent) = parent.filter(|parent| !is_there(parent)) {
+            waiting.add(candidate.line, parent, candidate.count, candidate);
+            continue;
+        }
+        let (first, name) = (ready.len(), candidate.name);
+        ready.push(candidate);
+        if let Some(name) = name {
+            release(name, waiting, &mut ready);
+        }
+        coming.extend(ready[first..].iter().filter_map(|post| post.name));
+    }
+    for batch in split_dependent(ready) {
         write_independent(loader, batch).await?;
     }
     Ok(())
 }
 
+/// Those who wait for a post, those who wait for them, and so on: parents before replies.
+fn release(name: u64, waiting: &mut Waiting<Candidate>, ready: &mut Vec<Candidate>) {
+    let mut next = ready.len();
+    ready.extend(waiting.take(name));
+    while let Some(reply) = ready.get(next) {
+        let name = reply.name;
+        next += 1;
+        if let Some(name) = name {
+            ready.extend(waiting.take(name));
+        }
+    }
+}
+
 /// Cuts before each reply to a post of the same batch: what is appended at once is appended in
-/// any order, and a crash in between must not leave a reply without its parent.
+/// any order, and a crash in between must not leave a reply without its parent. No batch is longer
+/// than [`BATCH`].
 fn split_dependent(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
-    let mut batches = vec![Vec::new()];
+    let mut batches: Vec<Vec<Candidate>> = vec![Vec::new()];
     let mut names = HashSet::new();
     for candidate in candidates {
         let parent = candidate.reply_to.as_deref().map(name_hash);
         let repeated = candidate.name.is_some_and(|name| names.contains(&name));
-        if repeated || parent.is_some_and(|parent| names.contains(&parent)) {
+        let full = batches.last().is_some_and(|batch| batch.len() == BATCH);
+        if full || repeated || parent.is_some_and(|parent| names.contains(&parent)) {
             names.clear();
             batches.push(Vec::new());
         }
@@ -173,10 +317,15 @@ async fn skip_done(
     let done = loader.done_before(keys).await?;
     let mut remaining = Vec::with_capacity(candidates.len());
     for candidate in candidates {
-        match done.get(&candidate.key.text) {
-            Some(event) => {
+        match done.get(&(candidate.author, candidate.key.text.clone())) {
+            Some((event, says)) => {
                 remember(loader, &candidate, event.cast(), false);
-                loader.report.already_there(1);
+                if candidate.name.is_none() || [0, candidate.key.hash].contains(says) {
+                    loader.report.already_there(1);
+                } else {
+                    let why = "an earlier import gave its id to another post";
+                    loader.report.refused(candidate.line, why);
+                }
             }
             None => remaining.push(candidate),
         }
@@ -242,7 +391,7 @@ async fn wish(
         None => (create_post(author.standing, &candidate.content), 0),
         Some(name) => {
             let Some(parent) = find(loader, name).await? else {
-                return Ok(Err(format!("no post {name} before this line")));
+                return Ok(Err(no_parent(name)));
             };
             let standing = loader.known(parent.author).standing;
             let seen = Some((&parent, standing));

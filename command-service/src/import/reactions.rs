@@ -82,7 +82,7 @@ async fn skip_done(
     let done = loader.done_before(keys).await?;
     let (done, remaining): (Vec<_>, Vec<_>) = candidates
         .into_iter()
-        .partition(|candidate| done.contains_key(&candidate.key.text));
+        .partition(|candidate| done.contains_key(&(candidate.user, candidate.key.text.clone())));
     loader.report.already_there(done.len() as u64);
     Ok(remaining)
 }

@@ -15,6 +15,7 @@ use crate::domain::user::RegistrationForm;
 /// More than the longest valid line, with every character escaped.
 const MAX_LINE: u64 = 64 * 1024;
 const READ_AHEAD: usize = 256 * 1024;
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// What a pass is interested in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,7 +92,7 @@ impl Source {
         let opened = if path == Path::new("-") {
             spool(io::stdin().lock())
         } else {
-            File::open(path)
+            File::open(path).and_then(rewindable)
         };
         let file = opened.map_err(|error| ImportError::Read(path.to_owned(), error))?;
         Ok(Self {
@@ -124,6 +125,15 @@ impl Source {
     }
 }
 
+/// A pipe by name can be read only once as well.
+fn rewindable(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        spool(file)
+    }
+}
+
 fn spool(mut input: impl Read) -> io::Result<File> {
     let mut file = tempfile::tempfile()?;
     io::copy(&mut input, &mut file)?;
@@ -147,6 +157,14 @@ pub struct Items<'a> {
 impl Items<'_> {
     pub fn pass(&self) -> Pass {
         self.pass
+    }
+
+    /// Whether two lines may say different things of the same user.
+    pub fn describes_users(&self) -> bool {
+        match self.source.format {
+            Format::Json => true,
+            Format::Edges { .. } => false,
+        }
     }
 
     /// Bytes of the whole input.
@@ -185,6 +203,9 @@ impl Items<'_> {
     }
 
     fn parse(&mut self, text: &[u8]) -> Vec<Result<Item, String>> {
+        // Editors and spreadsheets put a byte order mark in front of a file; files that were
+        // joined have it within.
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let Ok(text) = std::str::from_utf8(text) else {
             return vec![Err("the line is not UTF-8".to_owned())];
         };
@@ -422,6 +443,30 @@ mod tests {
         assert_eq!(lines.len(), 4);
         assert!(items(&source, Pass::Follows).is_empty());
         assert_eq!(lines.last().unwrap().position, text.len() as u64);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_not_part_of_the_line_behind_it() {
+        let comment = source(Format::Edges { undirected: false }, "\u{feff}# a\n1 2\n");
+        assert!(
+            items(&comment, Pass::Users)
+                .iter()
+                .all(|line| line.item.is_ok())
+        );
+        assert_eq!(items(&comment, Pass::Follows).len(), 1);
+        let edge = source(Format::Edges { undirected: false }, "\u{feff}1 2\n2 1\n");
+        assert_eq!(items(&edge, Pass::Follows).len(), 2);
+        let ada = r#"{"type":"user","username":"ada"}"#;
+        let joined = source(
+            Format::Json,
+            &format!("\u{feff}{ada}\r\n\u{feff}{ada}\n\u{feff}\n"),
+        );
+        let lines = items(&joined, Pass::Users);
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.item.is_ok()));
+        // Within a line it is a character like any other, and there is only one.
+        let twice = source(Format::Json, &format!("\u{feff}\u{feff}{ada}\n"));
+        assert!(items(&twice, Pass::Users)[0].item.is_err());
     }
 
     #[test]

@@ -7,12 +7,13 @@ use shared::ids::UserId;
 use shared::settings::Secret;
 
 use super::ImportError;
-use super::loader::Loader;
+use super::loader::{Loader, fingerprint};
+use super::order::{Naming, Said, name_hash};
 use super::report::Kind;
 use super::source::{Item, Items, Line};
 use crate::app::CommandError;
 use crate::app::store::NewAccount;
-use crate::domain::user::{Registration, Standing};
+use crate::domain::user::{Registration, RegistrationForm, Standing};
 
 /// Users per transaction: four documents each.
 const CHUNK: usize = 250;
@@ -28,18 +29,21 @@ struct Candidate {
 
 pub(super) async fn load(loader: &mut Loader<'_>, mut items: Items<'_>) -> Result<(), ImportError> {
     loader.begin(&items);
+    let mut said = items.describes_users().then(Said::default);
     loop {
         let lines = loader.next_batch(&mut items, CHUNK)?;
         let Some(position) = lines.last().map(|line| line.position) else {
             return Ok(());
         };
-        let candidates = parse(loader, lines);
+        let candidates = parse(loader, lines, said.as_mut());
         register(loader, candidates).await?;
         loader.report.advance(position);
     }
 }
 
-fn parse(loader: &mut Loader<'_>, lines: Vec<Line>) -> Vec<Candidate> {
+/// Those that are registrations, and the first of each name. `said` keeps what was said of a name,
+/// where two lines may say different things.
+fn parse(loader: &mut Loader<'_>, lines: Vec<Line>, mut said: Option<&mut Said>) -> Vec<Candidate> {
     let mut names = HashSet::new();
     let mut candidates = Vec::with_capacity(lines.len());
     for line in lines {
@@ -51,16 +55,37 @@ fn parse(loader: &mut Loader<'_>, lines: Vec<Line>) -> Vec<Candidate> {
                 let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
                 loader.report.refused(line.number, &faults.join("; "));
             }
-            Ok(registration) if names.insert(registration.username.clone()) => {
-                candidates.push(Candidate {
-                    line: line.number,
-                    registration,
+            Ok(registration) => {
+                let name = name_hash(registration.username.as_str());
+                let naming = said.as_mut().map_or(Naming::New, |said| {
+                    said.name(name, line.number, says(&form))
                 });
+                match naming {
+                    Naming::New if names.insert(name) => candidates.push(Candidate {
+                        line: line.number,
+                        registration,
+                    }),
+                    Naming::New | Naming::Again => loader.report.already_there(1),
+                    Naming::Taken(first) => {
+                        let why = format!("line {first} says something else of this user");
+                        loader.report.refused(line.number, &why);
+                    }
+                }
             }
-            Ok(_) => loader.report.already_there(1),
         }
     }
     candidates
+}
+
+/// All but the name.
+fn says(form: &RegistrationForm) -> i64 {
+    let password = form.password.as_ref().map(Secret::expose);
+    fingerprint(&[
+        &form.email,
+        password.unwrap_or_default(),
+        form.display_name.as_deref().unwrap_or_default(),
+        form.bio.as_deref().unwrap_or_default(),
+    ])
 }
 
 async fn register(loader: &mut Loader<'_>, candidates: Vec<Candidate>) -> Result<(), ImportError> {

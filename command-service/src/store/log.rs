@@ -15,7 +15,7 @@ use shared::ids::{EventId, PostId, UserId};
 use shared::log::LogDocument;
 
 use super::errors::{Fault, corrupt, is_duplicate, retry};
-use crate::app::store::{Append, Outcome, Receipt, Result, StoreError, Tie};
+use crate::app::store::{Append, Outcome, Receipt, Receipts, Result, StoreError, Tie};
 use crate::domain::user::{Standing, User};
 
 type Attempt<T> = std::result::Result<T, Fault>;
@@ -36,7 +36,9 @@ struct Mark {
 struct KeyedEvent {
     #[serde(rename = "_id")]
     id: EventId,
+    owner: UserId,
     key: String,
+    key_hash: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -178,10 +180,7 @@ impl Log {
         }))
     }
 
-    pub(super) async fn receipts(
-        &self,
-        keys: &[(UserId, String)],
-    ) -> Attempt<HashMap<String, EventId>> {
+    pub(super) async fn receipts(&self, keys: &[(UserId, String)]) -> Attempt<Receipts> {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
@@ -191,13 +190,16 @@ impl Log {
             .events
             .clone_with_type::<KeyedEvent>()
             .find(doc! { "owner": { "$in": owners }, "key": { "$in": keys } })
-            .projection(doc! { "key": 1 })
+            .projection(doc! { "owner": 1, "key": 1, "key_hash": 1 })
             .await?
             .try_collect()
             .await?;
         Ok(found
             .into_iter()
-            .map(|event| (event.key, event.id))
+            .map(|event| {
+                let hash = event.key_hash.unwrap_or_default();
+                ((event.owner, event.key), (event.id, hash))
+            })
             .collect())
     }
 

@@ -40,7 +40,7 @@ use shared::time::Timestamp;
 
 use crate::app::store::{
     AccountName, Append, Counts, Farewell, NewAccount, Outcome, Projected, Quota, QuotaState,
-    Reaction, Receipt, Registered, Result, Rotation, Session, Store, StoreError, Tie,
+    Reaction, Receipt, Receipts, Registered, Result, Rotation, Session, Store, StoreError, Tie,
 };
 use crate::domain::user::Standing;
 use errors::{retry, translate};
@@ -157,7 +157,7 @@ impl Store for MongoStore {
         self.ask(|| self.log.receipt(owner, key)).await
     }
 
-    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<HashMap<String, EventId>> {
+    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<Receipts> {
         self.ask(|| self.log.receipts(keys)).await
     }
 

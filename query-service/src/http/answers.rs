@@ -7,9 +7,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use actix_web::http::header::{
-    CACHE_CONTROL, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LINK, VARY,
-};
+use actix_web::http::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue, LINK, VARY};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use shared::consistency::ConsistencyToken;
@@ -21,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::admission::{Admission, Cost, Who};
 use super::extract::{Caller, Reading};
+use super::{etag, link};
 use crate::read_model::budget::{ReadBudget, ReadLimits};
 use crate::read_model::view::Page;
 use crate::read_model::{ViewError, Views};
@@ -276,56 +275,25 @@ fn not_found() -> Problem {
 fn tagged(request: &HttpRequest, body: &impl Serialize, next: Option<&str>) -> Answer {
     let json = serde_json::to_vec(body)
         .map_err(|_| Problem::new(Code::Internal, "something went wrong here"))?;
-    let tag = format!("W/\"{:016x}\"", xxh3_64(&json));
-    let known = request
-        .headers()
-        .get(IF_NONE_MATCH)
-        .and_then(|value| value.to_str().ok());
-    let same = known.is_some_and(|known| names(known, &tag));
+    let tag = format!("{:016x}", xxh3_64(&json));
+    let same = etag::is_known(request, &tag);
     let mut response = if same {
         HttpResponse::NotModified()
     } else {
         HttpResponse::Ok()
     };
     response
-        .insert_header((ETAG, tag))
+        .insert_header((ETAG, format!("W/\"{tag}\"")))
         .insert_header((CACHE_CONTROL, "private, no-cache"))
         .insert_header((VARY, "Authorization"));
-    if let Some(link) = next.and_then(|cursor| next_link(request, cursor)) {
-        response.insert_header((LINK, link));
+    if let Some(cursor) = next {
+        response.insert_header((LINK, link::to_next_page(request, cursor)));
     }
     if same {
         Ok(response.finish())
     } else {
         Ok(response.content_type("application/json").body(json))
     }
-}
-
-/// Whether an `If-None-Match` names this tag. Which of the two are weak does not matter: RFC 9110,
-/// 13.1.2.
-fn names(known: &str, tag: &str) -> bool {
-    let bare = |tag| str::trim_start_matches(str::trim(tag), "W/").to_owned();
-    let mut known = known.split(',').map(bare);
-    known.any(|known| known == "*" || known == bare(tag))
-}
-
-/// The same request with the next cursor: RFC 8288. Relative: what scheme and host the caller
-/// used, the caller knows, and only a trusted proxy could tell.
-fn next_link(request: &HttpRequest, cursor: &str) -> Option<String> {
-    let others = request
-        .query_string()
-        .split('&')
-        .filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
-    let query: Vec<&str> = others.collect();
-    let separator = if query.is_empty() { "" } else { "&" };
-    // Quotes and angle brackets would end the link early.
-    let plain = |text: &str| !text.contains(['<', '>', '"', ',', ' ']);
-    let url = format!(
-        "{}?{}{separator}cursor={cursor}",
-        request.path(),
-        query.join("&")
-    );
-    plain(&url).then(|| format!("<{url}>; rel=\"next\""))
 }
 
 /// What a failed read means to a caller. Internals are logged, never told.
@@ -349,34 +317,5 @@ fn problem(fault: &ViewError) -> Problem {
             error!(error = %Chain(fault), "a read failed");
             Problem::new(Code::Internal, "something went wrong here")
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use actix_web::test::TestRequest;
-
-    use super::*;
-
-    #[test]
-    fn tags_are_compared_weakly() {
-        for known in ["W/\"a\"", "\"a\"", "*", "\"b\", W/\"a\"", " \"a\" "] {
-            assert!(names(known, "W/\"a\""), "{known}");
-        }
-        for known in ["", "a", "\"b\"", "W/\"b\", \"c\""] {
-            assert!(!names(known, "W/\"a\""), "{known}");
-        }
-    }
-
-    #[test]
-    fn the_next_page_is_where_this_one_was_whatever_a_caller_claims_of_the_host() {
-        let request = TestRequest::with_uri("/api/v1/timeline?limit=2&cursor=old")
-            .insert_header(("forwarded", "host=evil.example;proto=https"))
-            .insert_header(("x-forwarded-host", "evil.example"))
-            .to_http_request();
-        assert_eq!(
-            next_link(&request, "new").unwrap(),
-            "</api/v1/timeline?limit=2&cursor=new>; rel=\"next\""
-        );
     }
 }

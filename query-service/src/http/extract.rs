@@ -1,15 +1,16 @@
 //! What a request carries: the caller, the write it wants to see, how much it asks for.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 
 use actix_web::dev::Payload;
-use actix_web::web::Data;
+use actix_web::web::{Data, Query};
 use actix_web::{FromRequest, HttpRequest};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use shared::address::{Addresses, customer};
 use shared::consistency::{self, ConsistencyToken};
-use shared::http::bearer;
+use shared::http::{bad_query, bearer};
 use shared::ids::UserId;
 use shared::problem::{Code, Problem};
 use shared::resilience::Gate;
@@ -127,11 +128,14 @@ async fn authenticated(request: &HttpRequest) -> Result<Option<UserId>, Problem>
     }
 }
 
+/// A header without a value is one that was not filled in, as with parameters of a query.
 pub(super) fn write_to_reflect(request: &HttpRequest) -> Result<Option<ConsistencyToken>, Problem> {
-    let Some(value) = request.headers().get(consistency::HEADER) else {
+    let given = request.headers().get(consistency::HEADER);
+    let Some(value) = given.filter(|value| !value.as_bytes().trim_ascii().is_empty()) else {
         return Ok(None);
     };
-    let token = ConsistencyToken::decode(value.to_str().unwrap_or_default());
+    // What is no text is no token.
+    let token = ConsistencyToken::decode(value.to_str().unwrap_or("?"));
     let token = token.map_err(|bad| Problem::new(Code::BadConsistencyToken, bad.to_string()))?;
     Ok(Some(token))
 }
@@ -165,10 +169,33 @@ pub(super) async fn left(
     }
 }
 
+/// The parameters of a query. One without a value counts as absent, as forms and many clients send
+/// what was not filled in.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest for Params<T> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let has_value = |pair: &&str| {
+            let value = pair.split_once('=').map(|(_, value)| value);
+            value.is_some_and(|value| !value.is_empty())
+        };
+        let given = request.query_string().split('&').filter(has_value);
+        let given = given.collect::<Vec<_>>().join("&");
+        let read = Query::<T>::from_query(&given);
+        ready(
+            read.map(|query| Self(query.into_inner()))
+                .map_err(|error| bad_query(&error)),
+        )
+    }
+}
+
 const MOST: usize = 100;
 
 /// How many items a page has: 1 to 100, 20 if nothing is said.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Limit(usize);
 
 impl Limit {
@@ -192,5 +219,67 @@ impl<'de> Deserialize<'de> for Limit {
             )));
         }
         Ok(Self(limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderValue;
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Given {
+        #[serde(default)]
+        limit: Option<Limit>,
+        cursor: Option<String>,
+        user_id: Option<UserId>,
+    }
+
+    fn read(query: &str) -> Result<(usize, Option<String>, Option<UserId>), Code> {
+        let request = TestRequest::with_uri(&format!("/?{query}")).to_http_request();
+        let read = Params::<Given>::from_request(&request, &mut Payload::None).into_inner();
+        let given = read.map_err(|problem| problem.code)?.0;
+        let limit = given.limit.unwrap_or_default().get();
+        Ok((limit, given.cursor, given.user_id))
+    }
+
+    #[test]
+    fn a_parameter_without_a_value_counts_as_absent() {
+        for query in [
+            "",
+            "&",
+            "limit=&cursor=&user_id=",
+            "limit&cursor&user_id",
+            "other=1&limit=",
+        ] {
+            assert_eq!(read(query), Ok((20, None, None)), "{query}");
+        }
+        let user = UserId::new(7);
+        assert_eq!(
+            read("limit=5&cursor=&cursor=a%3D&user_id=7"),
+            Ok((5, Some("a=".into()), user))
+        );
+    }
+
+    #[test]
+    fn a_consistency_token_without_a_value_counts_as_absent_and_a_bad_one_does_not() {
+        let read = |value: &[u8]| {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            let request = TestRequest::default().insert_header((consistency::HEADER, value));
+            write_to_reflect(&request.to_http_request()).map_err(|problem| problem.code)
+        };
+        assert_eq!(read(b"").map(|token| token.is_none()), Ok(true));
+        for bad in [&b"x"[..], b"\xff", b"\xc3\xa9"] {
+            assert_eq!(read(bad).err(), Some(Code::BadConsistencyToken));
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_none_is_refused() {
+        for query in ["limit=0", "limit=101", "limit=x", "limit=%20", "user_id=x"] {
+            assert_eq!(read(query), Err(Code::Invalid), "{query}");
+        }
     }
 }

@@ -3,14 +3,16 @@
 
 pub mod admission;
 mod answers;
+mod etag;
 mod extract;
+mod link;
 mod live;
 mod live_stream;
 
 use actix_web::http::Method;
-use actix_web::web::{self, Data, Path, Query, ServiceConfig};
+use actix_web::web::{self, Data, Path, ServiceConfig};
 use serde::Deserialize;
-use shared::http::{no_such_path, path_config, query_config, resource};
+use shared::http::{no_such_path, path_config, resource};
 use shared::ids::{PostId, UserId};
 use shared::problem::{Code, Problem};
 
@@ -18,7 +20,7 @@ use crate::accounts::OwnAddresses;
 use crate::read_model::view::UserView;
 use crate::read_model::{ViewError, Views};
 use answers::{Answer, Memory};
-use extract::{Limit, Reading};
+use extract::{Limit, Params, Reading};
 pub use live::WaitingRoom;
 
 /// Base of every route.
@@ -41,7 +43,7 @@ pub const ROUTES: [(&str, &str); 11] = [
 ];
 
 pub fn configure(config: &mut ServiceConfig) {
-    config.app_data(path_config()).app_data(query_config());
+    config.app_data(path_config());
     config.service(
         web::scope(BASE)
             .service(resource("/timeline", [(Method::GET, web::to(timeline))]))
@@ -108,12 +110,12 @@ struct TimelineQuery {
     user_id: Option<UserId>,
 }
 
-async fn timeline(reading: Reading<UserId>, query: Query<TimelineQuery>) -> Answer {
+async fn timeline(reading: Reading<UserId>, query: Params<TimelineQuery>) -> Answer {
     let TimelineQuery {
         limit,
         cursor,
         user_id,
-    } = query.into_inner();
+    } = query.0;
     let caller = reading.caller;
     if user_id.is_some_and(|user| user != caller) {
         return Err(Problem::new(
@@ -137,8 +139,8 @@ async fn post(reading: Reading, id: Path<PostId>) -> Answer {
     reading.one(Memory::Perhaps, read).await
 }
 
-async fn replies(reading: Reading, id: Path<PostId>, query: Query<PageQuery>) -> Answer {
-    let PageQuery { limit, cursor } = query.into_inner();
+async fn replies(reading: Reading, id: Path<PostId>, query: Params<PageQuery>) -> Answer {
+    let PageQuery { limit, cursor } = query.0;
     let (id, caller) = (id.into_inner(), reading.caller);
     let read = move |views: Views| async move {
         views
@@ -184,8 +186,8 @@ where
     reading.shown(found)
 }
 
-async fn posts_of(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
-    let PageQuery { limit, cursor } = query.into_inner();
+async fn posts_of(reading: Reading, id: Path<UserId>, query: Params<PageQuery>) -> Answer {
+    let PageQuery { limit, cursor } = query.0;
     let (id, caller) = (id.into_inner(), reading.caller);
     let read = move |views: Views| async move {
         views
@@ -195,8 +197,8 @@ async fn posts_of(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -
     reading.expensive().page("posts", Memory::Never, read).await
 }
 
-async fn followers(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
-    let PageQuery { limit, cursor } = query.into_inner();
+async fn followers(reading: Reading, id: Path<UserId>, query: Params<PageQuery>) -> Answer {
+    let PageQuery { limit, cursor } = query.0;
     let id = id.into_inner();
     let read = move |views: Views| async move {
         views.followers(id, limit.get(), cursor.as_deref()).await
@@ -204,8 +206,8 @@ async fn followers(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) 
     reading.expensive().page("users", Memory::Never, read).await
 }
 
-async fn following(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
-    let PageQuery { limit, cursor } = query.into_inner();
+async fn following(reading: Reading, id: Path<UserId>, query: Params<PageQuery>) -> Answer {
+    let PageQuery { limit, cursor } = query.0;
     let id = id.into_inner();
     let read = move |views: Views| async move {
         views.following(id, limit.get(), cursor.as_deref()).await
@@ -213,8 +215,8 @@ async fn following(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) 
     reading.expensive().page("users", Memory::Never, read).await
 }
 
-async fn mutuals(reading: Reading, id: Path<UserId>, query: Query<PageQuery>) -> Answer {
-    let PageQuery { limit, cursor } = query.into_inner();
+async fn mutuals(reading: Reading, id: Path<UserId>, query: Params<PageQuery>) -> Answer {
+    let PageQuery { limit, cursor } = query.0;
     let id = id.into_inner();
     let read =
         move |views: Views| async move { views.mutuals(id, limit.get(), cursor.as_deref()).await };

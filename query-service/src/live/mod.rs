@@ -4,6 +4,8 @@
 //! A stream is woken once every partition has applied what concerns it: then all rows that make
 //! an entry true are there, and sequences rise from event to event.
 
+mod backlog;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +22,7 @@ use tracing::warn;
 
 use crate::read_model::CurrentViews;
 use crate::read_model::notice::Notice;
+use backlog::{Backlog, MOST_BYTES};
 
 /// Live streams that one process serves at the most.
 const MOST_STREAMS: usize = 10_000;
@@ -207,8 +210,9 @@ impl Live {
     /// Takes notices until `stop`, which comes after that of the streams.
     pub async fn follow(self, nats: Nats, names: Names, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let mut notices = match nats.client.subscribe(names.notices()).await {
-                Ok(notices) => notices,
+            let subscribed = nats.client.subscribe(names.notices()).await;
+            let mut notices = match subscribed {
+                Ok(notices) => Backlog::of(notices.map(|notice| notice.payload), MOST_BYTES),
                 Err(error) => {
                     warn!(error = %error, "notices cannot be followed");
                     tokio::time::sleep(Duration::from_millis(250)).await;
@@ -218,8 +222,8 @@ impl Live {
             loop {
                 tokio::select! {
                     message = notices.next() => match message {
-                        Some(message) => {
-                            if let Some(notice) = Notice::decode(&message.payload) {
+                        Some(body) => {
+                            if let Some(notice) = Notice::decode(&body) {
                                 self.take(&notice);
                             }
                         }

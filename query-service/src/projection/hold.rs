@@ -11,6 +11,7 @@ use mongodb::ClientSession;
 use shared::engines::Nats;
 use shared::event_stream::Names;
 use shared::partition::Partition;
+use shared::time::{Clock, SystemClock};
 use tokio::time::{Duration, Instant};
 
 use crate::read_model::changes::Changes;
@@ -115,6 +116,7 @@ impl Hold {
             hold: self.id,
             n: self.told,
             to: self.at.seq,
+            sent: Some(SystemClock.now().millis()),
             ..notice
         };
         self.told += 1;

@@ -6,8 +6,8 @@
 //!   added: what was loaded before a change is never remembered after it.
 //! * Whoever misses a notice forgets everything: the epoch counts up, values of older epochs are
 //!   no hits. So does a partition's new holder, who cannot know what the one before did not tell.
-//! * Nothing is a hit while any partition has been silent for [`SILENCE`], nor after
-//!   [`LONGEST`].
+//! * Nothing is a hit while the last notice of any partition was sent [`SILENCE`] ago or longer
+//!   (`freshness`), nor after [`LONGEST`].
 //! * What is no hit any more is still kept for when the database is away ([`Mode::Stale`]); but
 //!   not what somebody took back: a deleted post, an ended edge, a profile that is gone.
 //!
@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use shared::ids::{EntryId, PostId, UserId};
 use shared::partition::{Partition, Partitions};
+use shared::time::{Clock, SystemClock};
 
+use super::freshness::{CLOCKS, Quickest};
 use super::notice::{Delivered, Notice, Touched};
 use super::rows::{PostRow, UserRow};
 
@@ -93,7 +95,11 @@ struct Heard {
     hold: u64,
     n: u64,
     to: u64,
+    /// When it came, and how old it was by then.
     at: Instant,
+    late: Duration,
+    /// The quickest way of this holder's notices, if they say when they are sent.
+    quickest: Option<Quickest>,
 }
 
 /// A post, with what all its readers are sent alike.
@@ -135,7 +141,8 @@ impl Lately {
 
     pub fn authors(&self) -> &[UserId] {
         match &self.0 {
-            Some((loaded, authors)) if loaded.elapsed() < SILENCE => authors,
+            // A notice that is believed may be older by what clocks may differ.
+            Some((loaded, authors)) if loaded.elapsed() < SILENCE + CLOCKS => authors,
             Some(_) | None => &[],
         }
     }
@@ -294,14 +301,14 @@ impl Caches {
         }
     }
 
-    /// Whether every partition has been heard of lately, so that nothing is older than the last
-    /// notices.
+    /// Whether every partition has said something lately, and by its own time, so that nothing is
+    /// older than the last notices and they are not old themselves.
     pub fn is_fresh(&self) -> bool {
         let heard = self.heard();
         self.partitions.all().all(|partition| {
             heard
                 .get(&partition)
-                .is_some_and(|it| it.at.elapsed() < SILENCE)
+                .is_some_and(|it| it.late + it.at.elapsed() < SILENCE)
         })
     }
 
@@ -312,14 +319,27 @@ impl Caches {
 
     /// Drops or extends what a notice names; forgets everything if one before it was missed.
     pub fn take(&self, notice: &Notice) {
+        let before = self.heard().get(&Partition(notice.p)).copied();
+        // Another holder has another clock.
+        let same_holder = before.filter(|it| it.hold == notice.hold);
+        let quickest = same_holder.and_then(|it| it.quickest);
+        let (quickest, late) = match notice.sent {
+            Some(sent) => {
+                let now = SystemClock.now().millis();
+                let (quickest, late) = Quickest::count(quickest, sent, now);
+                (Some(quickest), late)
+            }
+            None => (None, Duration::ZERO),
+        };
         let now = Heard {
             hold: notice.hold,
             n: notice.n,
             to: notice.to,
             at: Instant::now(),
+            late,
+            quickest,
         };
-        let before = self.heard().get(&Partition(notice.p)).copied();
-        let follows = before.is_some_and(|it| it.hold == now.hold && it.n + 1 == now.n);
+        let follows = same_holder.is_some_and(|it| it.n + 1 == now.n);
         if notice.all || !follows {
             self.epoch.fetch_add(1, Ordering::AcqRel);
         }
@@ -698,6 +718,29 @@ mod tests {
         });
         assert!(caches.is_fresh() && caches.has_heard(Partition(1), 4));
         assert!(!caches.has_heard(Partition(1), 5));
+    }
+
+    #[test]
+    fn a_notice_that_comes_late_makes_nothing_fresh() {
+        let caches = Caches::new(Partitions::new(1).unwrap());
+        let told = |n, ago: Option<i64>| {
+            let sent = ago.map(|ago| SystemClock.now().millis() - ago);
+            caches.take(&Notice {
+                sent,
+                ..notice(1, n, &[])
+            });
+            caches.is_fresh()
+        };
+        assert!(told(0, None), "a build of before");
+        // Clocks that differ: theirs is 0.9 s ahead.
+        assert!(told(1, Some(-900)) && told(2, Some(-900)));
+        // Held up for 3.5 s on the way, and then for 5 s.
+        assert!(!told(3, Some(2_600)) && !told(4, Some(4_100)));
+        assert!(
+            caches.has_heard(Partition(0), 4),
+            "it was told all the same"
+        );
+        assert!(told(5, Some(-900)));
     }
 
     fn line(entry: i64) -> Line {

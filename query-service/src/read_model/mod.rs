@@ -7,7 +7,8 @@
 //! * `windows`: how lists are read, whatever their length; `merge`: many of them as one.
 //! * [`budget`]: what one read may cost.
 //! * [`cursor`]: where a page ended.
-//! * [`notice`], `cache`: what replicas are told of changes, and what they remember until then.
+//! * [`notice`], `cache`, `freshness`: what replicas are told of changes, and what they remember
+//!   until then.
 //! * [`addresses`]: takes out what earlier builds have stored of them.
 //! * [`sabotage`]: faults that tests build in.
 //!
@@ -20,6 +21,7 @@ mod cache;
 pub mod changes;
 pub mod cursor;
 pub mod dead_letters;
+mod freshness;
 pub mod generation;
 pub mod keys;
 mod merge;

@@ -31,6 +31,10 @@ pub struct Notice {
     pub n: u64,
     /// The partition has applied everything up to this sequence.
     pub to: u64,
+    /// When it was sent, by the sender's clock: milliseconds since 1970. Builds of before do not
+    /// say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<i64>,
     /// Too much to name, or nobody knows: anything of this partition may have changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
@@ -219,6 +223,9 @@ mod tests {
         let few = Notice::of(&Changes::default(), &many[..MOST / 2], &[]).encode();
         let few = Notice::decode(&few).unwrap();
         assert!(!few.all && few.delivered.len() == 1);
+        // A build of before does not say when it was sent, and does not mind that others do.
+        let old = br#"{"g":1,"p":0,"hold":2,"n":3,"to":4}"#;
+        assert_eq!(Notice::decode(old).unwrap().sent, None);
         let body = Notice::of(&Changes::default(), &many, &[]).encode();
         let back = Notice::decode(&body).unwrap();
         assert!(back.all && back.delivered.is_empty() && body.len() < 200);

@@ -54,6 +54,9 @@ const EVERYTHING: i64 = i64::MAX >> 16;
 const WIDER: i64 = 8;
 /// Entries of a live stream sent at a time.
 const MOST_NEWER: usize = 800;
+/// Where a page without a cursor begins. Only what begins here can be extended by what comes, and is
+/// remembered as the newest: ids may be ahead of this replica's clock, so that no clock can tell.
+const NEWEST: i64 = i64::MAX;
 /// Outboxes read at a time.
 const PULLS_AT_ONCE: usize = 4;
 /// Outboxes that any page may merge: more are expensive.
@@ -153,6 +156,15 @@ impl Views {
         }
         let (low, high) = (super::write::signed(seq), super::write::signed(now));
         let mut state = self.reader(reader).await?;
+        let mut newer = Newer::default();
+        let mut range = between(&reader.to_key(), 0, i64::MAX);
+        range.insert("s", doc! { "$gt": low, "$lte": high });
+        for row in self.all::<EntryRow>(View::Timeline, range).await? {
+            if let Some(line) = row.line().filter(|line| state.may_see(line.by)) {
+                newer.insert(row.s, Candidate::new(line, false));
+            }
+        }
+        // The entries first, then what may be missing of them: what is trimmed in between shows.
         let row = self.reader_row(reader).await?;
         let stored = between(&reader.to_key(), 0, i64::MAX);
         let trimmed = row.horizon > 0 && {
@@ -162,14 +174,6 @@ impl Views {
         if row.horizon == PARKED || low < row.active_since || trimmed {
             // What came while they were parked, or was trimmed since, is in nobody's timeline.
             state.pulled = state.everybody();
-        }
-        let mut newer = Newer::default();
-        let mut range = between(&reader.to_key(), 0, i64::MAX);
-        range.insert("s", doc! { "$gt": low, "$lte": high });
-        for row in self.all::<EntryRow>(View::Timeline, range).await? {
-            if let Some(line) = row.line().filter(|line| state.may_see(line.by)) {
-                newer.insert(row.s, Candidate::new(line, false));
-            }
         }
         let _merging = self.may_merge_for_a_stream(state.pulled.len())?;
         for author in state.pulled {
@@ -361,8 +365,7 @@ impl Views {
             complete_above = complete_above.max(last.entry.get() - 1);
         }
         lines.retain(|line| line.entry.get() > complete_above);
-        // Only what begins at the newest entry can be extended by what comes.
-        if before >= now_id() {
+        if before == NEWEST {
             loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
         }
         Ok(Some((lines, complete_above)))
@@ -446,7 +449,7 @@ impl Views {
         if let Some(last) = lines.last().filter(|_| rows.len() == take.loaded) {
             complete_above = complete_above.max(last.entry.get() - 1);
         }
-        if before >= now_id() {
+        if before == NEWEST {
             loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
         }
         Ok((lines, complete_above))

@@ -20,6 +20,7 @@ pub use nats::{NatsSettings, SignIn};
 
 use crate::event_stream::Names;
 use crate::partition::Partitions;
+use crate::public_url::PublicUrl;
 
 /// Of the workspace: all its programs are released together.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -89,6 +90,8 @@ pub struct Settings {
     pub jwks_url: String,
     pub trusted_proxies: Vec<Network>,
     pub cors_origins: CorsOrigins,
+    /// What `Link` and `Location` begin with.
+    pub public_url: PublicUrl,
     /// 0: nobody is ever idle.
     pub idle_days: u32,
     pub log_format: LogFormat,
@@ -96,9 +99,6 @@ pub struct Settings {
     pub otlp_endpoint: Option<String>,
     /// Between two comments on a live stream on which nothing else happens.
     pub stream_heartbeat: Duration,
-    /// Where clients reach the API, without a slash at its end: what `Link` and `Location` begin
-    /// with. `None`: they are relative.
-    pub public_url: Option<String>,
 }
 
 /// Every fault of the environment, a line each.
@@ -142,12 +142,12 @@ struct Given {
     jwks_url: Option<String>,
     trusted_proxies: Option<String>,
     cors_origins: Option<String>,
+    public_url: Option<String>,
     idle_days: Option<String>,
     log_format: Option<String>,
     rust_log: Option<String>,
     otel_exporter_otlp_endpoint: Option<String>,
     stream_heartbeat_secs: Option<String>,
-    public_url: Option<String>,
 }
 
 /// Every variable that [`Settings::from_vars`] reads.
@@ -176,12 +176,12 @@ pub const VARIABLES: [&str; 30] = [
     "JWKS_URL",
     "TRUSTED_PROXIES",
     "CORS_ORIGINS",
+    "PUBLIC_URL",
     "IDLE_DAYS",
     "LOG_FORMAT",
     "RUST_LOG",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "STREAM_HEARTBEAT_SECS",
-    "PUBLIC_URL",
 ];
 
 impl Settings {
@@ -378,6 +378,13 @@ impl Settings {
                 "*, or origins as in https://example.org with commas between them",
                 origins,
             ),
+            public_url: faults.read(
+                "PUBLIC_URL",
+                given.public_url,
+                "",
+                "an absolute URL as in https://example.org/social, without user, query and fragment",
+                PublicUrl::parse,
+            ),
             idle_days: faults.read(
                 "IDLE_DAYS",
                 given.idle_days,
@@ -428,18 +435,6 @@ impl Settings {
                         .map(Duration::from_secs)
                 },
             ),
-            public_url: given
-                .public_url
-                .filter(|text| !text.trim().is_empty())
-                .map(|text| {
-                    faults.read(
-                    "PUBLIC_URL",
-                    Some(text),
-                    "http://localhost",
-                    "an absolute URL as in https://example.org, without user, query or fragment",
-                    public_url,
-                )
-                }),
         }
     }
 }
@@ -452,17 +447,6 @@ fn without_client_noise(filter: &str) -> String {
         named if named.contains("async_nats") => named.to_owned(),
         other => format!("{},async_nats=off", other.trim_end_matches([',', ' '])),
     }
-}
-
-/// The origin, and the path where a proxy adds one, that clients see the API under.
-fn public_url(text: &str) -> Option<String> {
-    let url = reqwest::Url::parse(text).ok()?;
-    let plain = url.username().is_empty()
-        && url.password().is_none()
-        && url.query().is_none()
-        && url.fragment().is_none();
-    let known = ["http", "https"].contains(&url.scheme()) && url.has_host() && plain;
-    known.then(|| url.as_str().trim_end_matches('/').to_owned())
 }
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
@@ -559,35 +543,22 @@ mod tests {
         );
         assert_eq!(settings.cors_origins, CorsOrigins::None);
         assert_eq!(settings.stream_heartbeat, Duration::from_secs(15));
-        assert_eq!(settings.public_url, None);
+        assert_eq!(settings.public_url, PublicUrl::default());
         assert_eq!(settings.log_filter, "info,async_nats=off");
     }
 
     #[test]
     fn a_public_url_is_absolute_and_bears_a_path() {
-        let read_url = |text: &str| read(&[("PUBLIC_URL", text)]).map(|all| all.public_url);
-        let right = [
-            ("https://example.org", "https://example.org"),
-            ("https://example.org/", "https://example.org"),
-            (
-                "http://example.org:8080/social/",
-                "http://example.org:8080/social",
-            ),
-        ];
-        for (given, wanted) in right {
-            assert_eq!(read_url(given).unwrap().as_deref(), Some(wanted));
-        }
-        assert_eq!(read_url(" ").unwrap(), None);
-        for wrong in [
-            "/social",
-            "example.org",
-            "ftp://a",
-            "https://a?b",
-            "https://u:p@a",
-            "https://",
-        ] {
-            assert!(read_url(wrong).is_err(), "{wrong}");
-        }
+        let below = |text: &str| {
+            let settings = read(&[("PUBLIC_URL", text)]);
+            settings.map(|settings| settings.public_url.to("/x"))
+        };
+        assert_eq!(below(" ").unwrap(), "/x");
+        assert_eq!(
+            below(" http://example.org:8080/social/ ").unwrap(),
+            "http://example.org:8080/social/x"
+        );
+        assert!(below("/social").is_err());
     }
 
     #[test]
