@@ -12,8 +12,9 @@ use serde_json::Value;
 use shared::engines::{self, Nats};
 use shared::settings::{Secret, Settings};
 use system_tests::eventually;
+use system_tests::process::Process;
 use system_tests::secured::{Authority, Broker, Operator, SecuredMongo, Security, write};
-use system_tests::world::{PATIENCE, World};
+use system_tests::world::{PATIENCE, World, binary_named};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -453,6 +454,37 @@ async fn mongodb_says_which_of_password_authority_and_replica_set_is_wrong() {
             "a password in the log of {name}"
         );
     }
+}
+
+/// Unlike one that answers that there is nothing: that stops the start, as the test of all
+/// settings shows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dns_that_does_not_answer_is_no_fault_of_the_setting() {
+    // A network in which nobody is.
+    const ALONE: &str = "unshare";
+    let possible = std::process::Command::new(ALONE)
+        .args(["-rn", "true"])
+        .status();
+    if !possible.is_ok_and(|status| status.success()) {
+        println!("left out: no network without anybody can be made here");
+        return;
+    }
+    let service = binary_named("command-service").display().to_string();
+    let variables = [
+        ("MONGODB_URI", "mongodb+srv://cluster0.example.net"),
+        ("PARTITIONS", "none"),
+    ];
+    let folder = tempfile::tempdir().expect("a folder");
+    let process = Process::new("service", Path::new(ALONE), folder.path())
+        .arguments(["-rn", &service])
+        .environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    process.start();
+    let status = process.wait(SOON).await.expect("it ends");
+    assert_eq!(status.code(), Some(64));
+    assert_eq!(
+        process.logged(),
+        "PARTITIONS must be a number from 1 to 256\n"
+    );
 }
 
 /// As DocumentDB's console writes it, and more that has to do with where is read and written.

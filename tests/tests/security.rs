@@ -936,6 +936,8 @@ fn bad_values(name: &str, canary: &str) -> Vec<String> {
                 format!("mongodb://host:65536/?appName={canary}"),
                 format!("mongodb://host/?compressors=zlib&appName={canary}"),
                 format!("mongodb://host/?tls=true&tlsCAFile=/{canary}"),
+                // No DNS knows of it (RFC 6761).
+                format!("mongodb+srv://user:{canary}@microblog.invalid/"),
             ]
         }
         "NATS_URL" => vec![

@@ -3,9 +3,11 @@
 //! * [`database`](self): MongoDB: what a URI may decide, where log and views are, what an error
 //!   of the driver means to an operator.
 //! * [`broker`](self): NATS: signing in, TLS, coming back, and saying once what is wrong.
+//! * [`refusals`](self): what NATS and its client say, in sentences for operators.
 
 mod broker;
 mod database;
+mod refusals;
 
 pub use broker::{Nats, nats};
 pub use database::{
