@@ -6,6 +6,9 @@
 //! one after the other. The short form runs with all tests; the long one, `make chaos`, has more
 //! of everything.
 
+#[path = "behaviour/pairs.rs"]
+mod pairs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use shared::consistency::ConsistencyToken;
 use shared::events::{Event, LogStream, Payload};
 use shared::ids::{PostId, UserId};
 use shared::time::Timestamp;
 
 use super::append::{Appended, Draft, Target};
-use super::limits::PostAllowance;
-use super::store::{Key, Receipt, StoreError};
-use super::{Accepted, App, CommandError, FoundPost};
+use super::limits::Allowance;
+use super::store::{Key, Limited, Receipt, StoreError};
+use super::{Accepted, App, CommandError, FoundPost, Own};
 use crate::domain::post::{CannotPost, create_post, reply};
 use crate::domain::text::Content;
 use crate::domain::user::User;
@@ -39,7 +38,7 @@ pub struct Created {
     /// An earlier request with the same key wrote it.
     pub replayed: bool,
     /// How the author's quota stands, where that could be read.
-    pub allowance: Option<PostAllowance>,
+    pub allowance: Option<Allowance>,
 }
 
 impl NewPost {
@@ -78,7 +77,7 @@ impl App {
             None => None,
         };
         let payload = decide(&author, &new, parent.as_ref())?;
-        let allowance = self.reserve_post(&author).await?;
+        let allowance = self.reserve(Limited::Posts, &author).await?;
         let draft = Draft {
             target: Target::NewPost,
             actor,
@@ -92,25 +91,25 @@ impl App {
                     self.end_reply(actor, event.id.cast()).await?;
                     return Err(CommandError::NoActor);
                 }
-                accepted(&event, author, Some(allowance), false)
+                self.created(&event, author, Some(allowance), false).await
             }
             Ok(Appended::KeyTaken(receipt)) => {
-                self.release_post(actor, allowance).await;
+                self.release(actor, allowance).await;
                 let key = key.ok_or(CommandError::Conflict)?;
                 self.replay(&author, &key, receipt).await
             }
             Ok(Appended::Stale) => {
-                self.release_post(actor, allowance).await;
+                self.release(actor, allowance).await;
                 Err(CommandError::Conflict)
             }
             Ok(Appended::Ahead(ahead)) => {
-                self.release_post(actor, allowance).await;
+                self.release(actor, allowance).await;
                 Err(ahead.into())
             }
             // Perhaps it was written: then the reservation was rightly used.
             Err(error) if error.is_transient() => Err(error.into()),
             Err(error) => {
-                self.release_post(actor, allowance).await;
+                self.release(actor, allowance).await;
                 Err(error.into())
             }
         }
@@ -127,14 +126,46 @@ impl App {
         if receipt.hash != key.hash {
             return Err(CommandError::KeyReused);
         }
-        let (events, allowance) = tokio::join!(
-            self.store.user_events(current.id),
-            self.post_allowance(current)
+        let (author, allowance) = tokio::join!(
+            self.store.user_before(current.id, receipt.event.id),
+            self.allowance(Limited::Posts, current)
         );
-        let mut events = events?;
-        events.retain(|event| event.id < receipt.event.id);
-        let author = User::fold(&events).ok_or(CommandError::NoActor)?;
-        accepted(&receipt.event, Arc::new(author), allowance, true)
+        let author = author?.ok_or(CommandError::NoActor)?;
+        self.created(&receipt.event, Arc::new(author), allowance, true)
+            .await
+    }
+
+    async fn created(
+        &self,
+        event: &Event,
+        author: Arc<User>,
+        allowance: Option<Allowance>,
+        replayed: bool,
+    ) -> Result<Accepted<Created>, CommandError> {
+        let Payload::PostCreated(data) = &event.payload else {
+            let corrupt = format!("event {} has a key and is no post", event.id);
+            return Err(StoreError::Corrupt(corrupt.into()).into());
+        };
+        let id: PostId = event.id.cast();
+        let own = Own {
+            stream: LogStream::Post(id),
+            version: 1,
+            actor: event.actor,
+            owner: data.reply_to.map_or(event.actor, |parent| parent.author),
+            changed: !replayed,
+        };
+        Ok(Accepted {
+            token: self.token(own).await?,
+            value: Created {
+                id,
+                author,
+                content: data.content.clone(),
+                reply_to: data.reply_to.map(|parent| parent.post),
+                at: event.at,
+                replayed,
+                allowance,
+            },
+        })
     }
 }
 
@@ -143,34 +174,4 @@ fn decide(author: &User, new: &NewPost, parent: Option<&FoundPost>) -> Result<Pa
         None => create_post(author.standing, &new.content),
         Some(_) => reply(author.standing, &new.content, parent.map(FoundPost::seen)),
     }
-}
-
-fn accepted(
-    event: &Event,
-    author: Arc<User>,
-    allowance: Option<PostAllowance>,
-    replayed: bool,
-) -> Result<Accepted<Created>, CommandError> {
-    let Payload::PostCreated(data) = &event.payload else {
-        let corrupt = format!("event {} has a key and is no post", event.id);
-        return Err(StoreError::Corrupt(corrupt.into()).into());
-    };
-    let id: PostId = event.id.cast();
-    Ok(Accepted {
-        token: ConsistencyToken {
-            stream: LogStream::Post(id),
-            version: 1,
-            actor: event.actor,
-            owner: data.reply_to.map_or(event.actor, |parent| parent.author),
-        },
-        value: Created {
-            id,
-            author,
-            content: data.content.clone(),
-            reply_to: data.reply_to.map(|parent| parent.post),
-            at: event.at,
-            replayed,
-            allowance,
-        },
-    })
 }

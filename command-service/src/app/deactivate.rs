@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use shared::error_chain::Chain;
-use shared::events::{Edge as Ends, LogStream};
+use shared::events::{Edge as Ends, LogStream, Payload};
 use shared::ids::{PostId, UserId};
 use shared::resilience;
 use shared::time::Timestamp;
@@ -169,7 +169,9 @@ impl App {
     /// tie of who left outlives both, however long a command took and however old the standings
     /// were that it believed.
     pub(super) async fn is_gone(&self, user: UserId) -> Result<bool, StoreError> {
-        Ok(self.present(user).await?.is_none())
+        let last = self.store.last(user, LogStream::User(user)).await?;
+        // Nothing comes after a deactivation.
+        Ok(last.is_none_or(|event| matches!(event.payload, Payload::UserDeactivated(_))))
     }
 
     pub(super) async fn end_edge(&self, ends: Ends, actor: UserId) -> Result<(), StoreError> {

@@ -1,11 +1,10 @@
 //! Deleting one's own post.
 
-use shared::consistency::ConsistencyToken;
 use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
 use super::append::{Appended, Draft, Target, tries, wait_turn};
-use super::{Accepted, App, CommandError, FoundPost};
+use super::{Accepted, App, CommandError, FoundPost, Own};
 use crate::domain::post;
 
 impl App {
@@ -38,7 +37,7 @@ impl App {
             wait_turn(attempt).await;
             let found = self.find_post(id).await?.ok_or(CommandError::NoSuchPost)?;
             let Some(payload) = decide(&found)? else {
-                return Ok(accepted(actor, &found, found.version));
+                return self.deleted(actor, &found, found.version, false).await;
             };
             let version = found.version + 1;
             let draft = Draft {
@@ -53,23 +52,31 @@ impl App {
                 key: None,
             };
             match self.append(&draft).await? {
-                Appended::Done(_) => return Ok(accepted(actor, &found, version)),
+                Appended::Done(_) => return self.deleted(actor, &found, version, true).await,
                 Appended::Ahead(ahead) => return Err(ahead.into()),
                 Appended::Stale | Appended::KeyTaken(_) => {}
             }
         }
         Err(CommandError::Conflict)
     }
-}
 
-fn accepted(actor: UserId, found: &FoundPost, version: i64) -> Accepted<()> {
-    Accepted {
-        value: (),
-        token: ConsistencyToken {
+    async fn deleted(
+        &self,
+        actor: UserId,
+        found: &FoundPost,
+        version: i64,
+        changed: bool,
+    ) -> Result<Accepted<()>, CommandError> {
+        let own = Own {
             stream: LogStream::Post(found.post.id),
             version,
             actor,
             owner: found.post.reply_to.map_or(actor, |parent| parent.author),
-        },
+            changed,
+        };
+        Ok(Accepted {
+            value: (),
+            token: self.token(own).await?,
+        })
     }
 }

@@ -1,11 +1,11 @@
 //! Changing one's own name and bio.
 
-use shared::events::{Event, LogStream, Payload};
+use shared::events::{LogStream, Payload};
 use shared::ids::UserId;
 
 use super::append::{Appended, Draft, Target, tries, wait_turn};
-use super::register::own_token;
-use super::store::Counts;
+use super::limits::Allowance;
+use super::store::{Counts, Limited};
 use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, ProfileChange, User};
 
@@ -16,6 +16,15 @@ pub struct Edited {
     /// `None` where it cannot be read now: an edit is not refused for it.
     pub address: Option<String>,
     pub counts: Counts,
+    /// How the user's quota of edits stands, where one was taken.
+    pub allowance: Option<Allowance>,
+}
+
+/// A user's own stream after a command.
+struct Changed {
+    user: User,
+    /// Whether this command changed it.
+    changed: bool,
 }
 
 impl App {
@@ -25,15 +34,36 @@ impl App {
         change: ProfileChange,
     ) -> Result<Accepted<Edited>, CommandError> {
         let decide = |user: &User| user::edit_profile(user, &change).map_err(CommandError::from);
-        let Accepted { value: user, token } = self.change_user(actor, decide).await?;
-        let (address, counts) = tokio::join!(self.store.address(actor), self.store.counts(actor));
+        // What is refused, or changes nothing, takes nothing from the quota.
+        let before = self.load_user(actor).await?.ok_or(CommandError::NoActor)?;
+        let (outcome, allowance) = if decide(&before)?.is_some() {
+            let allowance = self.reserve(Limited::Edits, &before).await?;
+            let outcome = self.decide_on_user(actor, Some(before), decide).await;
+            if !may_have_changed(&outcome) {
+                self.release(actor, allowance).await;
+            }
+            (outcome?, Some(allowance))
+        } else {
+            let unchanged = Changed {
+                user: before,
+                changed: false,
+            };
+            (unchanged, None)
+        };
+        let Changed { user, changed } = outcome;
+        let (address, counts, token) = tokio::join!(
+            self.store.address(actor),
+            self.store.counts(actor),
+            self.own_token(&user, changed)
+        );
         Ok(Accepted {
+            token: token?,
             value: Edited {
                 user,
                 address: address.ok().flatten(),
                 counts,
+                allowance,
             },
-            token,
         })
     }
 
@@ -43,12 +73,32 @@ impl App {
         subject: UserId,
         decide: impl Fn(&User) -> Result<Option<Payload>, CommandError> + Send,
     ) -> Result<Accepted<User>, CommandError> {
+        let Changed { user, changed } = self.decide_on_user(subject, None, decide).await?;
+        Ok(Accepted {
+            token: self.own_token(&user, changed).await?,
+            value: user,
+        })
+    }
+
+    /// The same, beginning with the user as `known`, if that is.
+    async fn decide_on_user(
+        &self,
+        subject: UserId,
+        mut known: Option<User>,
+        decide: impl Fn(&User) -> Result<Option<Payload>, CommandError> + Send,
+    ) -> Result<Changed, CommandError> {
         for attempt in 0..tries() {
             wait_turn(attempt).await;
-            let mut events = self.store.user_events(subject).await?;
-            let user = User::fold(&events).ok_or(CommandError::NoActor)?;
+            let user = match known.take() {
+                Some(user) => Some(user),
+                None => self.load_user(subject).await?,
+            };
+            let mut user = user.ok_or(CommandError::NoActor)?;
             let Some(payload) = decide(&user)? else {
-                return Ok(accepted(user));
+                return Ok(Changed {
+                    user,
+                    changed: false,
+                });
             };
             let draft = Draft {
                 target: Target::Stream {
@@ -63,8 +113,12 @@ impl App {
             };
             match self.append(&draft).await? {
                 Appended::Done(event) => {
-                    events.push(event);
-                    return self.remember(&events, user).await;
+                    user.learn(&event);
+                    self.remember(&user).await;
+                    return Ok(Changed {
+                        user,
+                        changed: true,
+                    });
                 }
                 Appended::Ahead(ahead) => return Err(ahead.into()),
                 Appended::Stale | Appended::KeyTaken(_) => {}
@@ -74,20 +128,16 @@ impl App {
     }
 
     /// What was just decided holds here at once, elsewhere when a cached standing expires.
-    async fn remember(
-        &self,
-        events: &[Event],
-        before: User,
-    ) -> Result<Accepted<User>, CommandError> {
-        let user = User::fold(events).unwrap_or(before);
-        self.users.insert(user.id, user.clone().into()).await;
-        Ok(accepted(user))
+    async fn remember(&self, user: &User) {
+        self.decided.insert(user.id, user.clone().into()).await;
     }
 }
 
-fn accepted(user: User) -> Accepted<User> {
-    Accepted {
-        token: own_token(&user),
-        value: user,
+/// An unknown outcome may be an edit: its reservation is kept.
+fn may_have_changed(outcome: &Result<Changed, CommandError>) -> bool {
+    match outcome {
+        Ok(outcome) => outcome.changed,
+        Err(CommandError::Store(error)) => error.is_transient(),
+        Err(_) => false,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::ids::TooFarAhead;
 use shared::resilience::Refused;
 
-use super::limits::PostAllowance;
+use super::limits::Allowance;
 use super::store::StoreError;
 use crate::domain::Fault;
 use crate::domain::edge::{CannotFollow, CannotReact};
@@ -42,8 +42,8 @@ pub enum CommandError {
     Conflict,
     #[error("the idempotency key belongs to another request")]
     KeyReused,
-    #[error("the post quota is used up")]
-    PostQuota(PostAllowance),
+    #[error("the quota is used up")]
+    Quota(Allowance),
     #[error("too many attempts to sign in")]
     LoginLimit {
         most: u32,
@@ -94,7 +94,7 @@ impl CommandError {
             | Self::FollowLimit
             | Self::Conflict
             | Self::KeyReused
-            | Self::PostQuota(_)
+            | Self::Quota(_)
             | Self::LoginLimit { .. } => true,
         }
     }

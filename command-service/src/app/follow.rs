@@ -1,6 +1,5 @@
 //! Following and unfollowing.
 
-use shared::consistency::ConsistencyToken;
 use shared::error_chain::Chain;
 use shared::events::{Edge as Ends, LogStream};
 use shared::ids::UserId;
@@ -8,7 +7,7 @@ use shared::time::Timestamp;
 use tracing::warn;
 
 use super::append::Switched;
-use super::{Accepted, App, CommandError};
+use super::{Accepted, App, CommandError, Own};
 use crate::domain::edge::{self, Edge, FOLLOW_LIMIT, follow_stream};
 use crate::domain::user::Standing;
 
@@ -48,7 +47,8 @@ impl App {
         let last = self.store.last(owner, stream).await?;
         let edge = last.as_ref().map_or_else(Edge::default, Edge::after);
         if decide(&edge, 0)?.is_none() {
-            return Ok(followed(ends, edge));
+            let changed = false;
+            return self.followed(ends, Switched { edge, changed }).await;
         }
         let following = self.store.reserve_follow(actor, FOLLOW_LIMIT).await?;
         let following = following.unwrap_or(FOLLOW_LIMIT);
@@ -64,7 +64,23 @@ impl App {
         if switched.changed {
             self.end_if_gone(ends).await?;
         }
-        Ok(followed(ends, switched.edge))
+        self.followed(ends, switched).await
+    }
+
+    async fn followed(
+        &self,
+        ends: Ends,
+        switched: Switched,
+    ) -> Result<Accepted<Followed>, CommandError> {
+        let last = switched.edge.last;
+        Ok(Accepted {
+            value: Followed {
+                follower: ends.follower,
+                followee: ends.followee,
+                since: last.map_or(Timestamp::from_millis(0), |(_, at)| at),
+            },
+            token: self.token(own(ends, switched)).await?,
+        })
     }
 
     async fn end_if_gone(&self, ends: Ends) -> Result<(), CommandError> {
@@ -103,7 +119,7 @@ impl App {
         }
         Ok(Accepted {
             value: (),
-            token: token(ends, switched.edge),
+            token: self.token(own(ends, switched)).await?,
         })
     }
 
@@ -137,26 +153,15 @@ fn may_have_changed(switched: &Result<Switched, CommandError>) -> bool {
     }
 }
 
-fn followed(ends: Ends, edge: Edge) -> Accepted<Followed> {
-    let since = edge.last.map_or(Timestamp::from_millis(0), |(_, at)| at);
-    Accepted {
-        value: Followed {
-            follower: ends.follower,
-            followee: ends.followee,
-            since,
-        },
-        token: token(ends, edge),
-    }
-}
-
-fn token(ends: Ends, edge: Edge) -> ConsistencyToken {
-    ConsistencyToken {
+fn own(ends: Ends, switched: Switched) -> Own {
+    Own {
         stream: LogStream::Follow {
             follower: ends.follower,
             followee: ends.followee,
         },
-        version: edge.version,
+        version: switched.edge.version,
         actor: ends.follower,
         owner: ends.followee,
+        changed: switched.changed,
     }
 }

@@ -1,4 +1,4 @@
-//! How much one account may do: posts over all replicas, attempts to sign in on each.
+//! How much one account may do: posts and edits over all replicas, attempts to sign in on each.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use shared::error_chain::Chain;
 use shared::ids::UserId;
 use tracing::warn;
 
-use super::store::{Quota, QuotaState, StoreError};
+use super::store::{Limited, Quota, QuotaState, StoreError};
 use super::{App, CommandError};
 use crate::domain::user::User;
 
@@ -24,19 +24,21 @@ const ACCOUNT_WINDOW: Duration = Duration::from_secs(60 * 60);
 /// Pairs and accounts remembered; the least recently seen is forgotten first.
 const REMEMBERED: u64 = 100_000;
 
-/// How an author's quota stands.
+/// How a user's quota stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PostAllowance {
+pub struct Allowance {
+    pub of: Limited,
     pub quota: Quota,
     pub state: QuotaState,
 }
 
-/// The post quota; the count is in the store, so that it holds over all replicas.
-pub struct PostLimits {
+/// The quotas of posts and of edits: as many of either. The counts are in the store, so that they
+/// hold over all replicas.
+pub struct Limits {
     quota: Quota,
 }
 
-impl PostLimits {
+impl Limits {
     pub fn new(quota: Quota) -> Self {
         Self { quota }
     }
@@ -51,31 +53,36 @@ impl PostLimits {
 }
 
 impl App {
-    /// Takes one post from the author's quota.
-    pub(super) async fn reserve_post(&self, author: &User) -> Result<PostAllowance, CommandError> {
-        let quota = self.post_limits.of(author);
-        let state = self.store.reserve_post(author.id, quota).await?;
-        let allowance = PostAllowance { quota, state };
+    /// Takes one from the user's quota.
+    pub(super) async fn reserve(
+        &self,
+        of: Limited,
+        user: &User,
+    ) -> Result<Allowance, CommandError> {
+        let quota = self.limits.of(user);
+        let state = self.store.reserve(of, user.id, quota).await?;
+        let allowance = Allowance { of, quota, state };
         if state.granted {
             Ok(allowance)
         } else {
-            Err(CommandError::PostQuota(allowance))
+            Err(CommandError::Quota(allowance))
         }
     }
 
-    /// How the author's quota stands; what is only told is not worth a failure.
-    pub(super) async fn post_allowance(&self, author: &User) -> Option<PostAllowance> {
-        let quota = self.post_limits.of(author);
-        let state = self.store.post_quota(author.id, quota).await.ok()?;
-        Some(PostAllowance { quota, state })
+    /// How the user's quota stands; what is only told is not worth a failure.
+    pub(super) async fn allowance(&self, of: Limited, user: &User) -> Option<Allowance> {
+        let quota = self.limits.of(user);
+        let state = self.store.quota(of, user.id, quota).await.ok()?;
+        Some(Allowance { of, quota, state })
     }
 
     /// Gives a reservation back after a definite failure.
-    pub(super) async fn release_post(&self, author: UserId, allowance: PostAllowance) {
+    pub(super) async fn release(&self, user: UserId, allowance: Allowance) {
         let window = allowance.state.window_start;
-        let released: Result<(), StoreError> = self.store.release_post(author, window).await;
+        let released: Result<(), StoreError> = self.store.release(allowance.of, user, window).await;
         if let Err(error) = released {
-            warn!(error = %Chain(&error), "a post that was not written stays counted");
+            let what = allowance.of.name();
+            warn!(error = %Chain(&error), what, "what was not written stays counted");
         }
     }
 }

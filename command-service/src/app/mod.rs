@@ -33,6 +33,7 @@ use metrics::{counter, describe_counter};
 use moka::future::Cache;
 use shared::consistency::ConsistencyToken;
 use shared::error_chain::Chain;
+use shared::events::LogStream;
 use shared::ids::{IdGenerator, PostId, UserId};
 use shared::resilience::Gate;
 use shared::tasks::Tasks;
@@ -53,7 +54,7 @@ use crate::domain::post::Post;
 use crate::domain::text::Password;
 use crate::domain::user::{Standing, User};
 use crate::keys::Signer;
-use limits::{LoginLimits, PostLimits};
+use limits::{Limits, LoginLimits};
 use passwords::Passwords;
 use store::{Quota, Result as StoreResult, Store};
 
@@ -78,9 +79,11 @@ pub struct App {
     signer: Arc<Signer>,
     passwords: Passwords,
     users: Cache<UserId, Arc<User>>,
+    /// Users as decided here, for as long as an older look at them may be remembered above.
+    decided: Cache<UserId, Arc<User>>,
     posts: Cache<PostId, Post>,
     login_limits: LoginLimits,
-    post_limits: PostLimits,
+    limits: Limits,
     tasks: Tasks,
     /// Where commands run: not on a web worker, which may end before they do.
     runtime: Handle,
@@ -108,6 +111,18 @@ pub struct Accepted<T> {
     pub token: ConsistencyToken,
 }
 
+/// What an accepted command was about, for its token.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    stream: LogStream,
+    version: i64,
+    actor: UserId,
+    /// As in [`ConsistencyToken`].
+    owner: UserId,
+    /// Whether the command appended the event.
+    changed: bool,
+}
+
 tokio::task_local! {
     /// The W3C `traceparent` of the command that this task carries out.
     static TRACE: Option<String>;
@@ -132,9 +147,13 @@ impl App {
                 .max_capacity(STANDINGS_CACHED)
                 .time_to_live(STANDING_TTL)
                 .build(),
+            decided: Cache::builder()
+                .max_capacity(STANDINGS_CACHED)
+                .time_to_live(DEADLINE + STANDING_TTL)
+                .build(),
             posts: Cache::new(POSTS_CACHED),
             login_limits: LoginLimits::new(parts.limit_logins),
-            post_limits: PostLimits::new(parts.quota),
+            limits: Limits::new(parts.quota),
             tasks: parts.tasks,
             runtime: Handle::current(),
             gate: parts.gate,
@@ -201,21 +220,34 @@ impl App {
         self.passwords.warm_up().await
     }
 
-    /// The user as known at most [`STANDING_TTL`] ago.
+    /// The user as known at most [`STANDING_TTL`] ago, or as decided here since. However many ask
+    /// at once, one asks the store.
     async fn find_user(&self, user: UserId) -> StoreResult<Option<Arc<User>>> {
-        if let Some(known) = self.users.get(&user).await {
-            return Ok(Some(known));
-        }
-        let loaded = self.load_user(user).await?.map(Arc::new);
-        if let Some(loaded) = &loaded {
-            self.users.insert(user, loaded.clone()).await;
-        }
-        Ok(loaded)
+        let load = async {
+            match self.load_user(user).await {
+                Ok(Some(loaded)) => Ok(Arc::new(loaded)),
+                Ok(None) => Err(None),
+                Err(error) => Err(Some(error)),
+            }
+        };
+        let found = match self.users.try_get_with(user, load).await {
+            Ok(found) => found,
+            Err(failed) => {
+                return match failed.as_ref() {
+                    None => Ok(None),
+                    Some(error) => Err(error.again()),
+                };
+            }
+        };
+        // A look that began before a decision may be remembered after it.
+        let decided = self.decided.get(&user).await;
+        let newer = decided.filter(|decided| decided.version > found.version);
+        Ok(Some(newer.unwrap_or(found)))
     }
 
     /// The user as of now.
     async fn load_user(&self, user: UserId) -> StoreResult<Option<User>> {
-        Ok(User::fold(&self.store.user_events(user).await?))
+        self.store.user(user).await
     }
 
     /// The user as of now, unless they have left.
@@ -230,12 +262,56 @@ impl App {
         self.find_user(actor).await?.ok_or(CommandError::NoActor)
     }
 
+    /// The token of an accepted command: it covers all that its actor has had accepted by now.
+    ///
+    /// A command that changed something is accepted whether that can be read or not: its own
+    /// event stands behind all that was accepted before the command began.
+    async fn token(&self, own: Own) -> StoreResult<ConsistencyToken> {
+        let Own {
+            stream,
+            version,
+            actor,
+            owner,
+            changed,
+        } = own;
+        let mut latest = match self.store.latest(actor).await {
+            Ok(latest) => latest,
+            Err(error) if changed => {
+                warn!(error = %Chain(&error), "a token names its own command alone");
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
+        // What is known of its own stream is said once.
+        let known = latest.iter().position(|other| other.stream == stream);
+        let known = known.map(|at| latest.remove(at).version);
+        Ok(ConsistencyToken {
+            stream,
+            version: known.map_or(version, |known| known.max(version)),
+            actor,
+            owner,
+            latest,
+        })
+    }
+
+    /// The token of a command on a user's own account.
+    async fn own_token(&self, user: &User, changed: bool) -> StoreResult<ConsistencyToken> {
+        self.token(Own {
+            stream: LogStream::User(user.id),
+            version: user.version,
+            actor: user.id,
+            owner: user.id,
+            changed,
+        })
+        .await
+    }
+
     /// A post with its author's standing; the event ids read on the way bound the new event's.
     async fn find_post(&self, post: PostId) -> StoreResult<Option<FoundPost>> {
         let Some(created) = self.created_post(post).await? else {
             return Ok(None);
         };
-        let stream = shared::events::LogStream::Post(post);
+        let stream = LogStream::Post(post);
         let (last, author) = tokio::join!(
             self.store.last(created.author, stream),
             self.find_user(created.author)

@@ -1,11 +1,10 @@
 //! Liking and reposting, and taking either back: one shape, two streams.
 
-use shared::consistency::ConsistencyToken;
 use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
 use super::store::{Projected, Reaction};
-use super::{Accepted, App, CommandError};
+use super::{Accepted, App, CommandError, Own};
 use crate::domain::edge::{self, CannotReact, Edge};
 use crate::domain::post::Post;
 use crate::domain::user::Standing;
@@ -77,17 +76,20 @@ impl App {
             return Err(CommandError::NoActor);
         }
         let author = seen.map_or(actor, |(post, _)| post.author);
-        let projected = self.store.projected(reaction, post, actor).await;
+        let own = Own {
+            stream,
+            version: switched.edge.version,
+            actor,
+            owner: author,
+            changed: switched.changed,
+        };
+        let (projected, token) =
+            tokio::join!(self.store.projected(reaction, post, actor), self.token(own));
         Ok(Accepted {
             value: Reacted {
                 count: adjusted(projected, switched.edge),
             },
-            token: ConsistencyToken {
-                stream,
-                version: switched.edge.version,
-                actor,
-                owner: author,
-            },
+            token: token?,
         })
     }
 }

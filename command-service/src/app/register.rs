@@ -94,21 +94,19 @@ impl App {
 fn accepted(account: NewAccount) -> Result<Accepted<Edited>, CommandError> {
     let unfolded = || StoreError::Corrupt("a registration that registers nobody".into());
     let user = User::fold([&account.event]).ok_or_else(unfolded)?;
-    let token = own_token(&user);
-    let value = Edited {
-        user,
-        address: Some(account.address),
-        counts: Counts::default(),
-    };
-    Ok(Accepted { value, token })
-}
-
-/// The token of a change to a user's own stream.
-pub(super) fn own_token(user: &User) -> ConsistencyToken {
-    ConsistencyToken {
+    // Nothing of theirs can be before it.
+    let token = ConsistencyToken {
         stream: LogStream::User(user.id),
         version: user.version,
         actor: user.id,
         owner: user.id,
-    }
+        latest: Vec::new(),
+    };
+    let value = Edited {
+        user,
+        address: Some(account.address),
+        counts: Counts::default(),
+        allowance: None,
+    };
+    Ok(Accepted { value, token })
 }

@@ -15,7 +15,6 @@ use shared::ids::UserId;
 use shared::settings::Secret;
 use shared::time::Timestamp;
 
-use super::register::own_token;
 use super::store::{AccountName, Rotation, Session};
 use super::{Accepted, App, CommandError};
 use crate::domain::text::Password;
@@ -67,7 +66,7 @@ impl App {
         self.store
             .open_session(&self.session(user.id, &refresh))
             .await?;
-        self.tokens(&user, &refresh)
+        self.tokens(&user, &refresh).await
     }
 
     pub async fn refresh(&self, token: Secret) -> Result<Accepted<Tokens>, CommandError> {
@@ -81,7 +80,7 @@ impl App {
         let next = old.next();
         let session = self.session(user.id, &next);
         match self.store.rotate_session(&old.digest(), &session).await? {
-            Rotation::Rotated => self.tokens(&user, &next),
+            Rotation::Rotated => self.tokens(&user, &next).await,
             Rotation::Reused => {
                 self.store.close_session(&old.family).await?;
                 Err(CommandError::BadRefreshToken)
@@ -100,7 +99,10 @@ impl App {
             None => None,
         };
         self.store.close_session(&refresh.family).await?;
-        Ok(user.as_ref().map(own_token))
+        Ok(match &user {
+            Some(user) => Some(self.own_token(user, false).await?),
+            None => None,
+        })
     }
 
     fn session(&self, user: UserId, refresh: &Refresh) -> Session {
@@ -113,13 +115,18 @@ impl App {
         }
     }
 
-    /// Reads by the consistency token that goes with them know the account as it is now.
-    fn tokens(&self, user: &User, refresh: &Refresh) -> Result<Accepted<Tokens>, CommandError> {
+    /// Reads by the consistency token that goes with them know the account as it is now, and all
+    /// that was written by it.
+    async fn tokens(
+        &self,
+        user: &User,
+        refresh: &Refresh,
+    ) -> Result<Accepted<Tokens>, CommandError> {
         let value = Tokens {
             access: self.signer.sign(user.id).map_err(CommandError::Signing)?,
             refresh: refresh.encode(),
         };
-        let token = own_token(user);
+        let token = self.own_token(user, false).await?;
         Ok(Accepted { value, token })
     }
 }

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use shared::consistency::Position;
 use shared::events::{Event, LogStream};
 use shared::ids::{EventId, PostId, UserId};
 use shared::settings::Secret;
 use shared::time::Timestamp;
 
-use crate::domain::user::Standing;
+use crate::domain::user::{Standing, User};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -32,6 +33,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The same for another who waited for the same question.
+    pub fn again(&self) -> Self {
+        let text = shared::error_chain::Chain(self).to_string();
+        match self {
+            Self::Unavailable(_) => Self::Unavailable(text.into()),
+            Self::NotPrepared => Self::NotPrepared,
+            Self::Corrupt(_) => Self::Corrupt(text.into()),
+            Self::Unexpected(_) => Self::Unexpected(text.into()),
+        }
+    }
+
     /// Whether asking again later may help.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -133,7 +145,25 @@ pub enum Rotation {
     Unknown,
 }
 
-/// How many posts in which time.
+/// What there is a quota of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Limited {
+    Posts,
+    /// Of one's own profile.
+    Edits,
+}
+
+impl Limited {
+    /// As callers are told it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Posts => "posts",
+            Self::Edits => "edits",
+        }
+    }
+}
+
+/// How many posts, or edits, in which time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Quota {
     pub posts: u32,
@@ -217,8 +247,13 @@ pub trait Store: Send + Sync + 'static {
     async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>>;
     /// The last event of a stream.
     async fn last(&self, owner: UserId, stream: LogStream) -> Result<Option<Event>>;
-    /// All events of a user's own stream, in order; none for an unknown user.
-    async fn user_events(&self, user: UserId) -> Result<Vec<Event>>;
+    /// Where the owner's latest events stand, at most [`shared::consistency::MOST_LATEST`]: of
+    /// all that were accepted by now, every other is before one of them on the stream.
+    async fn latest(&self, owner: UserId) -> Result<Vec<Position>>;
+    /// A user as of now; nobody without a registration.
+    async fn user(&self, user: UserId) -> Result<Option<User>>;
+    /// A user as of all events of theirs with ids below `id`.
+    async fn user_before(&self, user: UserId, id: EventId) -> Result<Option<User>>;
     /// The event that made the post.
     async fn post_created(&self, post: PostId) -> Result<Option<Event>>;
     /// What an earlier request with this key did.
@@ -262,11 +297,13 @@ pub trait Store: Send + Sync + 'static {
     /// Says that follows are appended past the reservations, so that the next one counts anew.
     async fn recount_follows(&self, followers: &[UserId]) -> Result<()>;
 
-    // How much somebody posts.
-    async fn reserve_post(&self, author: UserId, quota: Quota) -> Result<QuotaState>;
+    // How much somebody writes.
+    /// Takes one from a user's quota, if one is left.
+    async fn reserve(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState>;
     /// How it stands; takes nothing.
-    async fn post_quota(&self, author: UserId, quota: Quota) -> Result<QuotaState>;
-    async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()>;
+    async fn quota(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState>;
+    /// Gives one back to the window it was taken from.
+    async fn release(&self, of: Limited, user: UserId, window_start: Timestamp) -> Result<()>;
 
     // Leaving.
     /// Makes the job, or begins one that is there again.

@@ -69,7 +69,7 @@ impl User {
         for event in events {
             match &mut user {
                 None => user = Self::registered(event),
-                Some(user) => user.apply(event),
+                Some(user) => user.learn(event),
             }
         }
         user
@@ -92,7 +92,8 @@ impl User {
         })
     }
 
-    fn apply(&mut self, event: &Event) {
+    /// Takes the next event of the stream.
+    pub fn learn(&mut self, event: &Event) {
         match &event.payload {
             Payload::ProfileEdited(profile) => {
                 self.display_name.clone_from(&profile.display_name);

@@ -11,7 +11,7 @@ use shared::problem::{Code, FieldError, Problem, whole_seconds};
 use tracing::error;
 
 use crate::app::CommandError;
-use crate::app::limits::PostAllowance;
+use crate::app::limits::Allowance;
 use crate::domain::Fault;
 
 /// An answer other than success.
@@ -62,7 +62,7 @@ impl From<CommandError> for ApiError {
             CommandError::Invalid(faults) => {
                 problem.errors = faults.into_iter().map(field_error).collect();
             }
-            CommandError::PostQuota(used_up) => {
+            CommandError::Quota(used_up) => {
                 problem.retry_after = Some(whole_seconds(used_up.state.resets_in));
                 limit = Some(Limit::of(&used_up));
             }
@@ -119,7 +119,7 @@ fn code_of(error: &CommandError) -> Code {
         CommandError::FollowLimit => Code::FollowLimit,
         CommandError::Conflict => Code::Conflict,
         CommandError::KeyReused => Code::IdempotencyKeyReused,
-        CommandError::PostQuota(_) | CommandError::LoginLimit { .. } => Code::TooManyRequests,
+        CommandError::Quota(_) | CommandError::LoginLimit { .. } => Code::TooManyRequests,
         CommandError::Overloaded => Code::Overloaded,
         CommandError::Away | CommandError::Ahead(_) | CommandError::Deadline => Code::Unavailable,
         CommandError::Store(error) if error.is_transient() => Code::Unavailable,
@@ -137,9 +137,9 @@ fn detail_of(error: &CommandError) -> String {
             let faults: Vec<String> = faults.iter().map(Fault::to_string).collect();
             faults.join("; ")
         }
-        CommandError::PostQuota(allowance) => {
-            let (posts, window) = (allowance.quota.posts, allowance.quota.window.as_secs());
-            format!("at most {posts} posts in {window} seconds")
+        CommandError::Quota(allowance) => {
+            let (most, window) = (allowance.quota.posts, allowance.quota.window.as_secs());
+            format!("at most {most} {} in {window} seconds", allowance.of.name())
         }
         CommandError::Store(error) if error.is_transient() => {
             "the database does not answer; what was asked may still happen".to_owned()
@@ -185,13 +185,14 @@ pub struct Limit {
 }
 
 impl Limit {
-    pub fn of(allowance: &PostAllowance) -> Self {
+    pub fn of(allowance: &Allowance) -> Self {
         let (quota, window) = (allowance.quota.posts, allowance.quota.window.as_secs());
         let left = allowance.state.remaining;
         let resets = whole_seconds(allowance.state.resets_in);
+        let name = allowance.of.name();
         Self {
-            policy: format!(r#""posts";q={quota};w={window}"#),
-            state: format!(r#""posts";r={left};t={resets}"#),
+            policy: format!(r#""{name}";q={quota};w={window}"#),
+            state: format!(r#""{name}";r={left};t={resets}"#),
         }
     }
 

@@ -12,6 +12,7 @@ use shared::public_url::PublicUrl;
 use shared::settings::Secret;
 use shared::time::Timestamp;
 
+use super::errors::Limit;
 use super::extract::{Body, Caller, OptionalJson, Trace};
 use super::{Answer, BASE, accepted, no_content};
 use crate::app::{App, CommandError, Edited, Followed};
@@ -71,6 +72,7 @@ impl From<Edited> for UserView {
             user,
             address,
             counts,
+            ..
         } = edited;
         Self {
             user_id: user.id,
@@ -150,7 +152,12 @@ pub async fn edit_profile(
     let change = change.map_err(CommandError::Invalid)?;
     let work = move |app: Arc<App>| async move { app.edit_profile(caller.0, change).await };
     let edited = app.run("edit_profile", trace.0, work).await?;
-    Ok(accepted(HttpResponse::Ok(), edited, UserView::from))
+    let allowance = edited.value.allowance;
+    let mut response = accepted(HttpResponse::Ok(), edited, UserView::from);
+    if let Some(allowance) = &allowance {
+        Limit::of(allowance).tell(response.headers_mut());
+    }
+    Ok(response)
 }
 
 pub async fn deactivate(

@@ -17,10 +17,20 @@ pub(super) async fn make(database: &Database) -> mongodb::error::Result<()> {
                 doc! { "owner": 1, "stream": 1, "version": 1 },
                 unique().build(),
             ),
+            // What a user has done last.
+            index(doc! { "owner": 1, "_id": 1 }, IndexOptions::default()),
             // A repeated idempotency key.
             index(
                 doc! { "owner": 1, "key": 1 },
                 unique().partial_filter_expression(only("key")).build(),
+            ),
+            // Whether a user was ever verified.
+            index(
+                doc! { "owner": 1 },
+                IndexOptions::builder()
+                    .name("verified".to_owned())
+                    .partial_filter_expression(doc! { "type": "user.verified" })
+                    .build(),
             ),
             // What a user who left has answered.
             index(

@@ -4,9 +4,9 @@
 //! tried. When a unique index refuses it, the log is asked which: the same id with the same nonce
 //! means *it was me, the answer was lost*.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use bson::{Document, doc};
+use bson::doc;
 use futures_util::TryStreamExt;
 use mongodb::Collection;
 use serde::Deserialize;
@@ -16,7 +16,6 @@ use shared::log::LogDocument;
 
 use super::errors::{Fault, corrupt, is_duplicate, retry};
 use crate::app::store::{Append, Outcome, Receipt, Receipts, Result, StoreError, Tie};
-use crate::domain::user::{Standing, User};
 
 type Attempt<T> = std::result::Result<T, Fault>;
 
@@ -128,26 +127,6 @@ impl Log {
         Ok(stored.try_collect().await?)
     }
 
-    pub(super) async fn last(&self, owner: UserId, stream: LogStream) -> Attempt<Option<Event>> {
-        let found = self
-            .events
-            .find_one(of_stream(owner, stream))
-            .sort(doc! { "version": -1 })
-            .await?;
-        event(found)
-    }
-
-    pub(super) async fn user_events(&self, user: UserId) -> Attempt<Vec<Event>> {
-        let found: Vec<LogDocument> = self
-            .events
-            .find(of_stream(user, LogStream::User(user)))
-            .sort(doc! { "version": 1 })
-            .await?
-            .try_collect()
-            .await?;
-        events(found)
-    }
-
     pub(super) async fn post_created(&self, post: PostId) -> Attempt<Option<Event>> {
         let found = self.events.find_one(doc! { "_id": post.get() }).await?;
         // Any event's id may be asked for; only a post's is a post.
@@ -200,38 +179,6 @@ impl Log {
                 let hash = event.key_hash.unwrap_or_default();
                 ((event.owner, event.key), (event.id, hash))
             })
-            .collect())
-    }
-
-    pub(super) async fn standings(
-        &self,
-        users: &[UserId],
-    ) -> Attempt<HashMap<UserId, (Standing, EventId)>> {
-        if users.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let owners: Vec<i64> = distinct(users.iter().map(|user| user.get()));
-        let streams: Vec<String> = users
-            .iter()
-            .map(|user| LogStream::User(*user).to_string())
-            .collect();
-        let found: Vec<LogDocument> = self
-            .events
-            .find(doc! { "owner": { "$in": owners }, "stream": { "$in": streams } })
-            .await?
-            .try_collect()
-            .await?;
-        let mut by_user: HashMap<UserId, BTreeMap<i64, Event>> = HashMap::new();
-        for event in events(found)? {
-            let versions = by_user.entry(event.actor).or_default();
-            versions.insert(event.version, event);
-        }
-        let standing = |events: &BTreeMap<i64, Event>| {
-            User::fold(events.values()).map(|user| (user.standing, user.last))
-        };
-        Ok(by_user
-            .iter()
-            .filter_map(|(user, events)| Some((*user, standing(events)?)))
             .collect())
     }
 
@@ -293,20 +240,9 @@ fn document(append: &Append) -> Result<LogDocument> {
     Ok(document)
 }
 
-fn of_stream(owner: UserId, stream: LogStream) -> Document {
-    doc! { "owner": owner.get(), "stream": stream.to_string() }
-}
-
 fn event(document: Option<LogDocument>) -> Attempt<Option<Event>> {
     let read = document.map(|document| document.to_event()).transpose();
     Ok(read.map_err(corrupt)?)
-}
-
-fn events(documents: Vec<LogDocument>) -> Attempt<Vec<Event>> {
-    let read = documents.iter().map(LogDocument::to_event);
-    Ok(read
-        .collect::<std::result::Result<_, _>>()
-        .map_err(corrupt)?)
 }
 
 fn distinct(values: impl Iterator<Item = i64>) -> Vec<i64> {

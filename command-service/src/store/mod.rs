@@ -7,7 +7,7 @@
 //! | `emails` | who has an address (`shared::accounts`), until they leave; unique by `_id` |
 //! | `credentials` | Argon2id hashes |
 //! | `sessions` | one document per family of refresh tokens |
-//! | `follow_counts`, `post_quotas` | guards of limits; the log is what they guard |
+//! | `follow_counts`, `post_quotas`, `edit_quotas` | guards of limits; the log is what they guard |
 //! | `jobs` | farewells of users who left |
 //!
 //! The driver's futures are polled to their end, never dropped: commands run in tasks of their
@@ -21,6 +21,7 @@ mod indexes;
 mod log;
 mod quotas;
 mod sessions;
+mod streams;
 mod views;
 
 use std::collections::HashMap;
@@ -30,28 +31,32 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mongodb::{Collection, Database};
+use shared::consistency::Position;
 use shared::database_clock::{DatabaseClock, Look};
 use shared::events::{Event, LogStream};
 use shared::ids::{EventId, PostId, UserId};
 use shared::log::LogDocument;
 use shared::resilience::Breaker;
 use shared::tasks::Tasks;
-use shared::time::Timestamp;
+use shared::time::{Clock, Timestamp};
 
 use crate::app::store::{
-    AccountName, Append, Counts, Farewell, NewAccount, Outcome, Projected, Quota, QuotaState,
-    Reaction, Receipt, Receipts, Registered, Result, Rotation, Session, Store, StoreError, Tie,
+    AccountName, Append, Counts, Farewell, Limited, NewAccount, Outcome, Projected, Quota,
+    QuotaState, Reaction, Receipt, Receipts, Registered, Result, Rotation, Session, Store,
+    StoreError, Tie,
 };
-use crate::domain::user::Standing;
+use crate::domain::user::{Standing, User};
 use errors::{retry, translate};
 
 /// MongoDB behind [`Store`].
 pub struct MongoStore {
     log: log::Log,
+    streams: streams::Streams,
     accounts: accounts::Accounts,
     sessions: sessions::Sessions,
     follows: follows::FollowCounts,
-    quotas: quotas::PostQuotas,
+    posts: quotas::Quotas,
+    edits: quotas::Quotas,
     farewells: farewells::Farewells,
     views: views::Views,
     database: Database,
@@ -75,10 +80,12 @@ impl MongoStore {
         let events: Collection<LogDocument> = database.collection(shared::log::COLLECTION);
         Self {
             log: log::Log::new(events.clone()),
+            streams: streams::Streams::new(events.clone()),
             accounts: accounts::Accounts::new(&database, events.clone()),
             sessions: sessions::Sessions::new(&database),
             follows: follows::FollowCounts::new(&database, events),
-            quotas: quotas::PostQuotas::new(&database),
+            posts: quotas::Quotas::new(&database, quotas::POSTS),
+            edits: quotas::Quotas::new(&database, quotas::EDITS),
             farewells: farewells::Farewells::new(&database),
             views: views::Views::new(views, tasks),
             database,
@@ -123,6 +130,13 @@ impl MongoStore {
         outcome
     }
 
+    fn quotas(&self, of: Limited) -> &quotas::Quotas {
+        match of {
+            Limited::Posts => &self.posts,
+            Limited::Edits => &self.edits,
+        }
+    }
+
     fn prepared(&self) -> Result<()> {
         let prepared = self.prepared.load(Ordering::Acquire);
         prepared.then_some(()).ok_or(StoreError::NotPrepared)
@@ -142,11 +156,20 @@ impl Store for MongoStore {
     }
 
     async fn last(&self, owner: UserId, stream: LogStream) -> Result<Option<Event>> {
-        self.ask(|| self.log.last(owner, stream)).await
+        self.ask(|| self.streams.last(owner, stream)).await
     }
 
-    async fn user_events(&self, user: UserId) -> Result<Vec<Event>> {
-        self.ask(|| self.log.user_events(user)).await
+    async fn latest(&self, owner: UserId) -> Result<Vec<Position>> {
+        let now = self.clock.now();
+        self.ask(|| self.streams.latest(owner, now)).await
+    }
+
+    async fn user(&self, user: UserId) -> Result<Option<User>> {
+        self.ask(|| self.streams.user(user)).await
+    }
+
+    async fn user_before(&self, user: UserId, id: EventId) -> Result<Option<User>> {
+        self.ask(|| self.streams.user_before(user, id)).await
     }
 
     async fn post_created(&self, post: PostId) -> Result<Option<Event>> {
@@ -162,7 +185,7 @@ impl Store for MongoStore {
     }
 
     async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>> {
-        self.ask(|| self.log.standings(users)).await
+        self.ask(|| self.streams.standings(users)).await
     }
 
     async fn register(&self, account: &NewAccount) -> Result<Registered> {
@@ -239,16 +262,16 @@ impl Store for MongoStore {
         self.ask(|| self.follows.mark_stale(followers)).await
     }
 
-    async fn reserve_post(&self, author: UserId, quota: Quota) -> Result<QuotaState> {
-        self.ask(|| self.quotas.reserve(author, quota)).await
+    async fn reserve(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState> {
+        self.ask(|| self.quotas(of).reserve(user, quota)).await
     }
 
-    async fn post_quota(&self, author: UserId, quota: Quota) -> Result<QuotaState> {
-        self.ask(|| self.quotas.look(author, quota)).await
+    async fn quota(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState> {
+        self.ask(|| self.quotas(of).look(user, quota)).await
     }
 
-    async fn release_post(&self, author: UserId, window_start: Timestamp) -> Result<()> {
-        let released = self.quotas.release(author, window_start).await;
+    async fn release(&self, of: Limited, user: UserId, window_start: Timestamp) -> Result<()> {
+        let released = self.quotas(of).release(user, window_start).await;
         released.map_err(translate)
     }
 

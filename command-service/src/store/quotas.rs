@@ -1,5 +1,5 @@
-//! The post quota: so many posts in a window that begins with its first one, over all replicas,
-//! by the database's clock.
+//! Quotas: so many posts, or edits of a profile, in a window that begins with its first one, over
+//! all replicas, by the database's clock.
 
 use std::time::Duration;
 
@@ -13,11 +13,14 @@ use shared::time::Timestamp;
 use super::errors::{Fault, is_duplicate};
 use crate::app::store::{Quota, QuotaState};
 
-const COLLECTION: &str = "post_quotas";
+/// Of posts.
+pub(super) const POSTS: &str = "post_quotas";
+/// Of edits of profiles.
+pub(super) const EDITS: &str = "edit_quotas";
 
 type Attempt<T> = std::result::Result<T, Fault>;
 
-pub(super) struct PostQuotas {
+pub(super) struct Quotas {
     quotas: Collection<QuotaDocument>,
 }
 
@@ -32,10 +35,10 @@ struct QuotaDocument {
     asked: DateTime,
 }
 
-impl PostQuotas {
-    pub(super) fn new(database: &Database) -> Self {
+impl Quotas {
+    pub(super) fn new(database: &Database, collection: &str) -> Self {
         Self {
-            quotas: database.collection(COLLECTION),
+            quotas: database.collection(collection),
         }
     }
 

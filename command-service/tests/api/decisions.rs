@@ -5,13 +5,19 @@
     reason = "a test's helper that cannot go on fails the test"
 )]
 
+use std::time::{Duration, Instant};
+
+use bson::doc;
 use command_service::app::store::{Append, Store};
+use command_service::domain::user::User;
+use futures_util::future::join_all;
 use serde_json::json;
-use shared::events::{Event, LogStream, Payload, PostCreated};
+use shared::consistency::ConsistencyToken;
+use shared::events::{Bare, Event, LogStream, Payload, PostCreated, ProfileEdited};
 use shared::ids::{Id, PostId, SEQUENCE_BITS, UserId};
 use shared::time::{Clock, SystemClock};
 
-use super::support::{Account, TestApp};
+use super::support::{Account, Answer, TestApp};
 
 fn user_id(account: &Account) -> UserId {
     account.id.parse().unwrap()
@@ -65,5 +71,264 @@ async fn nobody_builds_on_what_is_far_ahead_of_the_clock() {
     app.command(&bob, "POST", &format!("/users/{}/follow", ada.id))
         .await
         .accepted(200);
+    app.end().await;
+}
+
+/// Appends events to a user's own stream, from version 2 on: edits, but for those that `other`
+/// names.
+async fn write_history(
+    app: &TestApp,
+    user: &Account,
+    events: i64,
+    other: impl Fn(i64) -> Option<Payload>,
+) {
+    let core = app.core().await;
+    let owner = user_id(user);
+    let event = |version: i64| {
+        let edited = || {
+            Payload::ProfileEdited(ProfileEdited {
+                display_name: format!("name {version}"),
+                bio: String::new(),
+            })
+        };
+        Append {
+            event: Event {
+                id: Id::new(owner.get() + version).unwrap(),
+                stream: LogStream::User(owner),
+                version,
+                actor: owner,
+                at: SystemClock.now(),
+                payload: other(version).unwrap_or_else(edited),
+            },
+            owner,
+            key: None,
+            trace: None,
+            nonce: version,
+        }
+    };
+    let appends: Vec<Append> = (2..=events).map(event).collect();
+    for batch in appends.chunks(1_000) {
+        let written = core.store.append_all(batch).await.unwrap();
+        assert!(written.iter().all(|written| *written));
+    }
+}
+
+/// Whoever edits their profile all day is followed as quickly as anyone, and so are the edits.
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_on_a_user_with_a_long_history_cost_what_they_cost_on_a_new_one() {
+    const AT_MOST: Duration = Duration::from_millis(50);
+    let is_long = std::env::var("MICROBLOG_CHAOS").is_ok_and(|form| form == "long");
+    let events = if is_long { 50_000 } else { 5_000 };
+    let app = TestApp::spawn();
+    let (ada, new) = (app.account("ada").await, app.account("new").await);
+    // Verified and suspended for a while long ago.
+    write_history(&app, &ada, events, |version| match version {
+        70 => Some(Payload::UserVerified(Bare {})),
+        200 => Some(Payload::UserSuspended(Bare {})),
+        201 => Some(Payload::UserUnsuspended(Bare {})),
+        _ => None,
+    })
+    .await;
+    let followers = join_all((0..8).map(|n| {
+        let (app, name) = (&app, format!("follower_{n}"));
+        async move { app.account(&name).await }
+    }))
+    .await;
+    let mut times = Vec::new();
+    for whom in [&ada, &new] {
+        let path = format!("/users/{}/follow", whom.id);
+        let begun = Instant::now();
+        app.command(&followers[0], "POST", &path)
+            .await
+            .accepted(200);
+        let first = begun.elapsed();
+        let mut each = Vec::new();
+        for follower in &followers[1..] {
+            let begun = Instant::now();
+            app.command(follower, "POST", &path).await.accepted(200);
+            each.push(begun.elapsed());
+        }
+        each.sort_unstable();
+        times.push((first, each[each.len() / 2]));
+    }
+    println!(
+        "a follow of a user with {events} events and of a new one, first and median: {times:.1?}"
+    );
+    assert!(times[0].1 < AT_MOST, "{times:?}");
+    // Everything that the history says is known.
+    let edit = json!({ "bio": "still here" });
+    let begun = Instant::now();
+    let edited = app.command_with(&ada, "PATCH", "/users/me", edit).await;
+    println!("an edit by that user: {:.1?}", begun.elapsed());
+    edited.accepted(200);
+    assert_eq!(edited.body["display_name"], json!(format!("name {events}")));
+    assert_eq!(edited.body["verified"], json!(true));
+    assert_eq!(edited.body["username"], json!("ada"));
+    let last =
+        app.log_where(doc! { "stream": format!("user:{}", ada.id), "version": { "$gt": events } });
+    assert_eq!(last.await.len(), 1);
+    app.end().await;
+}
+
+/// What is read backwards says the same as all of it, wherever the edits, the verdicts and the
+/// ends of what is read at once lie.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_read_from_the_end_is_the_user_read_whole() {
+    let app = TestApp::spawn();
+    let core = app.core().await;
+    for (number, events) in [1, 2, 63, 64, 65, 127, 128, 129, 200, 1_100]
+        .into_iter()
+        .enumerate()
+    {
+        let name = format!("user_{number}");
+        let user = app.account(&name).await;
+        let odd = number % 2 == 1;
+        write_history(&app, &user, events, |version| match version {
+            66 if odd => Some(Payload::UserVerified(Bare {})),
+            // No edit for longer than is read at once.
+            90..=189 if odd && version % 2 == 0 => Some(Payload::UserSuspended(Bare {})),
+            90..=189 if odd => Some(Payload::UserUnsuspended(Bare {})),
+            200 if events == 200 => Some(Payload::UserDeactivated(Bare {})),
+            _ => None,
+        })
+        .await;
+        let id = user_id(&user);
+        let whole = app.log_where(doc! { "stream": format!("user:{id}") }).await;
+        assert_eq!(whole.len(), usize::try_from(events).unwrap());
+        // Asked twice: the second time its end is remembered.
+        for _ in 0..2 {
+            let found = core.store.user(id).await.unwrap();
+            assert_eq!(found, User::fold(&whole), "{events} events");
+            let last = core.store.last(id, LogStream::User(id)).await.unwrap();
+            assert_eq!(last.as_ref(), whole.last());
+        }
+        for before in [1, 2, 64, 65, 66, 67, 100, 189, 201, events + 1] {
+            let limit = Id::new(id.get() + before).unwrap();
+            let found = core.store.user_before(id, limit).await.unwrap();
+            let expected = User::fold(whole.iter().filter(|event| event.id < limit));
+            assert_eq!(found, expected, "{events} events, before {before}");
+        }
+        let standings = core.store.standings(&[id]).await.unwrap();
+        let expected = User::fold(&whole).map(|user| (user.standing, user.last));
+        assert_eq!(standings.get(&id).copied(), expected);
+    }
+    let nobody = Id::new(7).unwrap();
+    assert_eq!(core.store.user(nobody).await.unwrap(), None);
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_have_a_quota_that_nothing_is_taken_from_for_nothing() {
+    let app = TestApp::spawn_with(&[("POST_QUOTA", "3")]);
+    let ada = app.account("ada").await;
+    let edit = async |name: &str| {
+        let body = json!({ "display_name": name });
+        app.command_with(&ada, "PATCH", "/users/me", body).await
+    };
+    for (nth, left) in [(1, 2), (2, 1)] {
+        let edited = edit(&format!("Ada {nth}")).await;
+        edited.accepted(200);
+        assert_eq!(edited.header("ratelimit-policy"), r#""edits";q=3;w=10800"#);
+        let state = format!(r#""edits";r={left};t="#);
+        assert!(edited.header("ratelimit").starts_with(&state));
+        // Once more the same: nothing is appended, and nothing taken.
+        edit(&format!("Ada {nth}")).await.accepted(200);
+    }
+    let stream = format!("user:{}", ada.id);
+    assert_eq!(app.versions(&stream).await, [1, 2, 3]);
+    // Of many at once as many get through as are left.
+    let names: Vec<String> = (0..6).map(|n| format!("Ada at once {n}")).collect();
+    let answers = join_all(names.iter().map(|name| edit(name))).await;
+    let through = answers.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(through, 1);
+    for refused in answers.iter().filter(|answer| answer.status != 200) {
+        refused.refused(429, "too_many_requests");
+        assert!(refused.header("ratelimit").starts_with(r#""edits";r=0;t="#));
+        assert!(!refused.header("retry-after").is_empty());
+    }
+    // Posts have their own, and what changes nothing is still answered.
+    app.create_post(&ada, "still here").await;
+    let name = app
+        .log_where(doc! { "stream": &stream, "version": 4 })
+        .await;
+    let Payload::ProfileEdited(profile) = &name[0].payload else {
+        panic!("{name:?}");
+    };
+    edit(&profile.display_name).await.accepted(200);
+    app.end().await;
+}
+
+/// The log streams and versions that reads by an answer's token wait for.
+fn covered(answer: &Answer) -> Vec<(String, i64)> {
+    let token = ConsistencyToken::decode(answer.header("x-consistency-token")).unwrap();
+    let positions = token.positions();
+    positions
+        .map(|position| (position.stream.to_string(), position.version))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_names_what_its_user_did_last_whatever_it_was_given_for() {
+    let app = TestApp::spawn();
+    let (ada, bob) = (app.account("ada").await, app.account("bob").await);
+    let theirs = app.create_post(&bob, "like me").await;
+    let like = format!("/posts/{theirs}/like");
+    app.command(&ada, "POST", &like).await.accepted(200);
+    let gone = app.create_post(&ada, "gone").await;
+    let delete = format!("/posts/{gone}");
+    app.command(&ada, "DELETE", &delete).await.accepted(204);
+    let keyed = || {
+        let request = app.request("POST", "/api/v1/posts").bearer_auth(&ada.token);
+        let request = request.header("idempotency-key", "k");
+        app.send(request.json(&json!({ "content": "once" })))
+    };
+    keyed().await.accepted(201);
+    let newest = (format!("post:{}", app.create_post(&ada, "newest").await), 1);
+    let same = json!({ "display_name": "ada" });
+    let refresh = json!({ "refresh_token": ada.refresh });
+    let unfollow = format!("/users/{}/follow", bob.id);
+    for answer in [
+        app.command(&ada, "POST", &like).await,
+        app.command(&ada, "DELETE", &format!("/posts/{theirs}/repost"))
+            .await,
+        app.command(&ada, "DELETE", &unfollow).await,
+        app.command(&ada, "DELETE", &delete).await,
+        keyed().await,
+        app.command_with(&ada, "PATCH", "/users/me", same).await,
+        app.login("ada").await,
+        app.post("/auth/refresh", refresh).await,
+        app.post(
+            "/auth/logout",
+            json!({ "refresh_token": app.login("ada").await.text("refresh_token") }),
+        )
+        .await,
+    ] {
+        assert!(answer.status < 300, "{}", answer.body);
+        let covered = covered(&answer);
+        assert!(covered.contains(&newest), "{covered:?}");
+        // Each stream once, by its latest version, and what is another's not at all.
+        assert!(!covered.contains(&(format!("post:{theirs}"), 1)));
+        assert!(covered.contains(&(format!("post:{gone}"), 2)));
+        assert!(!covered.contains(&(format!("post:{gone}"), 1)));
+    }
+    // However long ago it was.
+    let core = app.core().await;
+    let old = app.account("old").await;
+    let events = app.database().await.collection::<bson::Document>("events");
+    let long_ago = user_id(&ada).get() >> 1;
+    let event = events
+        .find_one(doc! { "_id": user_id(&old).get() })
+        .await
+        .unwrap();
+    let mut event = event.unwrap();
+    events
+        .delete_one(doc! { "_id": user_id(&old).get() })
+        .await
+        .unwrap();
+    event.insert("_id", long_ago);
+    events.insert_one(event).await.unwrap();
+    let latest = core.store.latest(user_id(&old)).await.unwrap();
+    assert_eq!(latest.len(), 1);
+    assert_eq!(latest[0].stream, LogStream::User(user_id(&old)));
     app.end().await;
 }

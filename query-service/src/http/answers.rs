@@ -5,6 +5,7 @@
 //! and marked.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue, LINK, VARY};
@@ -153,7 +154,9 @@ pub async fn until_visible(
     const PATIENCE: Duration = Duration::from_secs(1);
     const LONGEST_PAUSE: Duration = Duration::from_millis(100);
     let (began, mut pause) = (Instant::now(), Duration::from_millis(2));
+    let token = Arc::new(token);
     loop {
+        let token = token.clone();
         let look = async move |looking: Views| looking.reflecting(&token).await;
         if let Some(reflecting) = load(admission, who, views, look).await? {
             // Its budget was the look's.

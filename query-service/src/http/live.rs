@@ -74,7 +74,7 @@ pub async fn stream(
     let resume = last_event_id(&request)?;
     let mut reflect = write_to_reflect(&request)?;
     if let Some(verified) = verified
-        && is_settled(&views, &admission, verified, reflect).await?
+        && is_settled(&views, &admission, verified, reflect.clone()).await?
     {
         reflect = None;
     }

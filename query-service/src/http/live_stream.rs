@@ -196,7 +196,7 @@ impl LiveStream {
     async fn begin(&mut self, reader: UserId) -> Result<u64, Ended> {
         let mut backoff = resilience::background();
         loop {
-            let reflect = self.reflect;
+            let reflect = self.reflect.clone();
             let beginning = self.look(WAITING, move |mut views| async move {
                 if let Some(token) = reflect {
                     match views.reflecting(&token).await? {
