@@ -202,12 +202,16 @@ impl Rebuild {
             .into_iter()
             .find(|generation| generation.number == before)
             .ok_or(RebuildError::NothingBefore)?;
+        self.tell_seen(&self.current, &before).await?;
         self.switch(&before).await
     }
 
     async fn drop_others(&self) -> Result<String, RebuildError> {
         let mut others = self.catalog.all().await?;
         others.retain(|generation| generation.number != self.current.number);
+        for other in &others {
+            self.tell_seen(other, &self.current).await?;
+        }
         self.forget(&others).await?;
         self.catalog.drop_strays().await?;
         Ok(format!(
@@ -215,6 +219,13 @@ impl Rebuild {
             others.len(),
             self.current.number
         ))
+    }
+
+    /// Reads are noted in the generation that is shown at the time: another learns of them before
+    /// it is shown, or is all that is left.
+    async fn tell_seen(&self, from: &Generation, to: &Generation) -> Result<(), RebuildError> {
+        let (from, to) = (Views::of(from.clone()).await?, Views::of(to.clone()).await?);
+        Ok(from.copy_seen_to(&to).await?)
     }
 
     async fn forget(&self, generations: &[Generation]) -> Result<(), RebuildError> {
@@ -266,8 +277,6 @@ impl Rebuild {
             let stream = settings.names.stream();
             let jetstream = nats.jetstream();
             self.follow_progress(&jetstream, &stream, &new).await?;
-            // Or everybody who registered long ago would be taken for idle.
-            old.copy_seen_to(&new).await?;
             let differing = compare(&old, &new, &jetstream, &stream).await?;
             if !differing.is_empty() {
                 for line in differing.values().flatten().take(20) {
@@ -283,6 +292,9 @@ impl Rebuild {
                 self.forget(&[new.generation().clone()]).await?;
                 return Err(RebuildError::FoldedByOthers(missed.readable));
             }
+            // Or everybody who registered long ago would be taken for idle. What is read until
+            // everybody has noticed the switch the fold looks up itself.
+            old.copy_seen_to(&new).await?;
             if !self.catalog.complete(new.generation()).await? {
                 return Err(RebuildError::Dropped);
             }

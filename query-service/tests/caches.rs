@@ -256,7 +256,7 @@ async fn a_resumption_misses_nothing_that_is_trimmed_meanwhile() {
         let oldest = 2 * round;
         let trim = async {
             tokio::time::sleep(Duration::from_micros(round as u64 % 16 * 600)).await;
-            views.trim(reader, POSTS - oldest - 2).await.unwrap()
+            views.trim(&[reader], POSTS - oldest - 2).await.unwrap()
         };
         let resumed = views.newer_than(reader, all[oldest].0);
         let (resumed, _) = tokio::join!(resumed, trim);
@@ -335,7 +335,7 @@ async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
     let (fold, views) = (world.fold().await, world.views().await);
     let own = views.partitions().of(reader);
     common::eventually("whoever stays away is parked", async || {
-        views.parked_in(own).await.unwrap().contains(&reader)
+        views.some_parked(own, 100).await.unwrap().contains(&reader)
     })
     .await;
     let (mut at, mut expected, mut sent) = (views.position_now().await.unwrap(), vec![], vec![]);
@@ -350,7 +350,7 @@ async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
         sent.extend(posts.iter().map(|(_, post)| post.post_id.get()));
         assert!(sent.len() < 2_000, "they do not come back");
         at = at.max(all_up_to);
-        back += usize::from(!views.parked_in(own).await.unwrap().contains(&reader));
+        back += usize::from(!views.some_parked(own, 100).await.unwrap().contains(&reader));
     }
     common::eventually("everything is applied", async || {
         views.position_now().await.unwrap() as usize >= expected.len() + 3

@@ -8,6 +8,8 @@ mod lists;
 
 use bson::doc;
 use common::World;
+use query_service::projection::memory::Memory;
+use query_service::read_model::Views;
 use query_service::read_model::generation::{Catalog, FOLD_REVISION, View};
 use query_service::read_model::posts::MOST_EXAMINED;
 use query_service::read_model::sabotage::Sabotage;
@@ -15,6 +17,8 @@ use query_service::verify::List;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use shared::events::PostRef;
+use shared::ids::UserId;
+use std::time::Duration;
 
 /// The long form, as `make chaos` runs it.
 fn is_long() -> bool {
@@ -38,6 +42,10 @@ async fn random_history(
     const STEPS: usize = 10;
     let mut world = World::new("fold", partitions, threshold, seed).await;
     world.sabotage = sabotage;
+    if seed.is_multiple_of(4) {
+        // Whatever there is no room for is looked up.
+        world.memory = Memory::NONE;
+    }
     let mut dice = StdRng::seed_from_u64(seed);
     let people = (0..PEOPLE).map(|_| world.history.register()).collect();
     world.publish(people).await;
@@ -302,8 +310,10 @@ async fn what_only_some_partitions_understand_is_kept_and_can_be_replayed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_who_are_parked_and_return_see_everything() {
     let mut world = World::new("idle", 2, 100_000, 21).await;
-    // Whoever has not read for two seconds is parked: most are, most of the time.
-    world.idle_after = Some(std::time::Duration::from_secs(2));
+    // Whoever has not read for two seconds is parked: most are, most of the time. Who they are has
+    // no room in memory.
+    world.memory = Memory::NONE;
+    world.idle_after = Some(Duration::from_secs(2));
     let people = (0..10).map(|_| world.history.register()).collect();
     world.publish(people).await;
     let fold = world.fold().await;
@@ -319,30 +329,142 @@ async fn readers_who_are_parked_and_return_see_everything() {
             .await;
     }
     let views = world.views().await;
-    let parked = async || {
-        let mut parked = 0;
-        for partition in views.partitions().all() {
-            parked += views.parked_in(partition).await.unwrap().len();
-        }
-        parked
-    };
     common::eventually("everybody who stays away is parked", async || {
-        parked().await >= world.history.users().len()
+        world.parked(&views).await.len() >= world.history.users().len()
     })
     .await;
     let events = (0..80).map(|_| world.history.act()).collect();
     world.publish(events).await;
     world.assert_equal_to_the_model("after being parked").await;
     let reader = world.history.users()[0];
-    let own = views.partitions().of(reader);
     world.views().await.note_seen(reader).await.unwrap();
     common::eventually("whoever reads is fanned out to again", async || {
-        !views.parked_in(own).await.unwrap().contains(&reader)
+        !world.parked(&views).await.contains(&reader)
     })
     .await;
     let events = (0..80).map(|_| world.history.act()).collect();
     world.publish(events).await;
     world.assert_equal_to_the_model("after coming back").await;
     fold.stop().await;
+    world.clean_up().await;
+}
+
+/// A site that is older than `IDLE_DAYS`, where one of many still reads: they, the others, and how
+/// they stand before anything is rebuilt. Everything is folded, and nobody folds any more.
+async fn an_old_site(name: &str) -> (World, Views, UserId, (u64, i64)) {
+    const POSTS: usize = 300;
+    let mut world = World::new(name, 2, 100_000, 13).await;
+    world.history.earlier(40 * DAY);
+    let people = (0..6).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let [reader, author, ..] = world.history.users()[..] else {
+        panic!("six were registered")
+    };
+    let mut events = vec![world.history.toggle_follow(reader, author)];
+    for _ in 0..POSTS {
+        events.push(world.history.post(author, None));
+    }
+    world.publish(events).await;
+    let (fold, views) = (world.fold().await, world.views().await);
+    world.caught_up(&views).await;
+    views.note_seen(reader).await.expect("a reader");
+    fold.stop().await;
+    let before = world.stored(&views, reader).await;
+    assert_eq!(before, (POSTS as u64, 0));
+    (world, views, reader, before)
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Everybody but one is parked, and theirs is as before.
+async fn assert_others_are_parked(
+    world: &World,
+    views: &Views,
+    reader: UserId,
+    before: (u64, i64),
+) {
+    common::eventually("whoever stays away is parked", async || {
+        world.parked(views).await.len() >= world.history.users().len() - 1
+    })
+    .await;
+    assert!(!world.parked(views).await.contains(&reader));
+    assert_eq!(world.stored(views, reader).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_rebuild_whoever_reads_has_what_they_had() {
+    let (world, views, reader, before) = an_old_site("aged").await;
+    let mut projector = world.projector("2");
+    assert_others_are_parked(&world, &views, reader, before).await;
+    for arguments in [&["rebuild"][..], &["rebuild", "--revert"]] {
+        let output = world.query_service("2", arguments).await;
+        assert!(output.status.success(), "{output:?}");
+        let shown = world.views().await;
+        assert_others_are_parked(&world, &shown, reader, before).await;
+    }
+    projector.kill().await.unwrap();
+    world.assert_equal_to_the_model("back again").await;
+    world.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_parked_before_readers_are_shown_it_and_marks_are_taken_over() {
+    let (mut world, views, reader, before) = an_old_site("beside").await;
+    world.idle_after = Some(30 * DAY);
+    let catalog = Catalog::new(&world.views_database());
+    let made = catalog.create(world.settings.partitions).await.unwrap();
+    let new = Views::of(made.clone()).await.unwrap();
+    let fold = world.fold().await;
+    let (beside, switch) = world.fold_beside(made).await;
+    world.caught_up(&new).await;
+    // The shown one has parked, by the same rules and the same clock.
+    assert_others_are_parked(&world, &views, reader, before).await;
+    assert!(world.parked(&new).await.is_empty());
+    // Nobody has copied that they have read: the fold looks it up.
+    switch.send_replace(new.clone());
+    assert_others_are_parked(&world, &new, reader, before).await;
+    fold.stop().await;
+    beside.stop().await;
+    world.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timelines_stay_bounded_however_often_their_fold_restarts() {
+    let (readers, bursts) = if is_long() { (300, 4) } else { (30, 3) };
+    /// As many as never led to a trim, when sizes were forgotten with every restart.
+    const BURST: usize = 590;
+    let mut world = World::new("bounded", 2, 100_000, 14).await;
+    let people = (0..=readers).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let users = world.history.users().to_vec();
+    let follows = users[1..]
+        .iter()
+        .map(|reader| world.history.toggle_follow(*reader, users[0]))
+        .collect();
+    world.publish(follows).await;
+    let views = world.views().await;
+    // Folded once: from here on nobody knows how much they have.
+    let fold = world.fold().await;
+    world.caught_up(&views).await;
+    fold.stop().await;
+    for _ in 0..bursts {
+        let posts = (0..BURST).map(|_| world.history.post(users[0], None));
+        let posts = posts.collect();
+        world.publish(posts).await;
+        let fold = world.fold().await;
+        world.caught_up(&views).await;
+        fold.stop().await;
+    }
+    let mut most = 0;
+    for reader in &users[1..] {
+        let (stored, _) = world.stored(&views, *reader).await;
+        most = most.max(stored);
+    }
+    println!(
+        "{readers} readers, {} entries each: at most {most} stored",
+        bursts * BURST
+    );
+    assert!(most < 1_400, "{most} entries of {}", bursts * BURST);
+    world.assert_equal_to_the_model("bounded").await;
     world.clean_up().await;
 }

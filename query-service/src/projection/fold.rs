@@ -7,7 +7,7 @@ mod follows;
 mod posts;
 mod users;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use shared::events::{Event, Payload};
@@ -15,16 +15,19 @@ use shared::ids::UserId;
 use shared::partition::Partition;
 
 use super::idle::Idle;
+use super::memory::Memory;
+use super::pending::Pending;
 use crate::read_model::changes::Changes;
 use crate::read_model::dead_letters::DeadLetter;
 use crate::read_model::rows::{FanOutRow, FollowersRow};
-use crate::read_model::write::{Entry, MOST_FAN_OUTS};
+use crate::read_model::write::Entry;
 use crate::read_model::{ViewError, Views};
 
 /// Followers in one batch of a fan-out: past this it becomes a durable job.
 pub const FAN_OUT_BATCH: usize = 1_000;
-/// Follower ids kept in memory per partition: 8 MB.
-const MOST_CACHED: usize = 1_000_000;
+/// What a list of followers costs beside its ids, in bytes.
+const LIST: usize = 96;
+const ID: usize = size_of::<UserId>();
 
 /// What a partition's fold knows beside the views; all of it can be loaded again.
 pub struct Fold {
@@ -32,12 +35,13 @@ pub struct Fold {
     partition: Partition,
     /// Followers in this partition past which an author is hot here.
     hot_above: i64,
+    memory: Memory,
     followers: HashMap<UserId, Vec<UserId>>,
+    /// What `followers` costs, in bytes.
     cached: usize,
     counts: HashMap<UserId, FollowersRow>,
     pub idle: Idle,
-    /// Followed edges whose older entries are still to be inserted, with the follow's sequence.
-    pub pending: BTreeMap<(UserId, UserId), u64>,
+    pub pending: Pending,
     /// Fan-outs under way, oldest first.
     pub fan_outs: BTreeMap<(i64, i64), FanOutRow>,
     /// More of them wait in the views.
@@ -51,6 +55,8 @@ pub struct Batch {
     pub entries: Vec<Entry>,
     /// Authors with something new whom readers here pull, and its sequence.
     pub pulled: Vec<(UserId, u64)>,
+    /// Readers who have registered, and have no entries before this batch.
+    pub new_readers: Vec<UserId>,
     /// Messages that were not understood; their rows are among the changes.
     pub letters: Vec<DeadLetter>,
     /// Edges of this batch by followee: on top of what the views hold.
@@ -64,27 +70,23 @@ impl Fold {
         partition: Partition,
         celebrity_threshold: u64,
         idle_after: Option<Duration>,
+        memory: Memory,
     ) -> Result<Self, ViewError> {
+        let memory = memory.share(views.partitions());
         let share = celebrity_threshold / u64::from(views.partitions().count());
         let mut fold = Self {
             partition,
             hot_above: i64::try_from(share).unwrap_or(i64::MAX),
+            memory,
             followers: HashMap::new(),
             cached: 0,
             counts: HashMap::new(),
-            idle: Idle::load(&views, partition, idle_after).await?,
-            pending: BTreeMap::new(),
+            idle: Idle::load(&views, partition, idle_after, memory.parked).await?,
+            pending: Pending::new(views.clone(), partition, memory.pending),
             fan_outs: BTreeMap::new(),
             more_fan_outs: true,
             views,
         };
-        fold.pending = fold
-            .views
-            .pending_in(partition)
-            .await?
-            .into_iter()
-            .map(|(follower, followee, seq)| ((follower, followee), seq))
-            .collect();
         fold.load_fan_outs().await?;
         Ok(fold)
     }
@@ -92,8 +94,9 @@ impl Fold {
     /// The oldest fan-outs under way, once those in memory are done.
     pub async fn load_fan_outs(&mut self) -> Result<(), ViewError> {
         if self.fan_outs.is_empty() && self.more_fan_outs {
-            let jobs = self.views.fan_outs(self.partition).await?;
-            self.more_fan_outs = jobs.len() == MOST_FAN_OUTS;
+            let most = self.memory.fan_outs;
+            let jobs = self.views.fan_outs(self.partition, most).await?;
+            self.more_fan_outs = jobs.len() == most;
             let keyed = jobs
                 .into_iter()
                 .map(|job| ((job.entry.get(), job.author.get()), job));
@@ -104,7 +107,7 @@ impl Fold {
 
     /// A fan-out that was just made durable: in memory unless there are very many.
     fn keep_fan_out(&mut self, job: FanOutRow) {
-        if self.fan_outs.len() < MOST_FAN_OUTS {
+        if self.fan_outs.len() < self.memory.fan_outs {
             self.fan_outs
                 .insert((job.entry.get(), job.author.get()), job);
         } else {
@@ -114,13 +117,58 @@ impl Fold {
 
     /// Bounds what is kept in memory. Between batches only: within one, it is ahead of the views.
     pub fn forget(&mut self) {
-        if self.counts.len() >= MOST_CACHED {
+        if self.counts.len() > self.memory.counts {
             self.counts.clear();
         }
-        if self.cached >= MOST_CACHED {
+        if self.cached > self.memory.followers {
             self.followers.clear();
             self.cached = 0;
         }
+    }
+
+    /// Looks up what the events of a batch need, all at once rather than one after the other.
+    pub async fn prepare<'a>(
+        &mut self,
+        events: impl Iterator<Item = &'a Event>,
+    ) -> Result<(), ViewError> {
+        let (mut counted, mut own) = (BTreeSet::new(), BTreeSet::new());
+        for event in events {
+            match &event.payload {
+                Payload::PostCreated(_) | Payload::Reposted(_) => {
+                    counted.insert(event.actor);
+                    if self.is_ours(event.actor) {
+                        own.insert(event.actor);
+                    }
+                }
+                Payload::Followed(edge) | Payload::Unfollowed(edge) => {
+                    if self.is_ours(edge.follower) {
+                        counted.insert(edge.followee);
+                    }
+                }
+                Payload::UserRegistered(_)
+                | Payload::ProfileEdited(_)
+                | Payload::UserDeactivated(_)
+                | Payload::UserSuspended(_)
+                | Payload::UserUnsuspended(_)
+                | Payload::UserVerified(_)
+                | Payload::PostDeleted(_)
+                | Payload::Liked(_)
+                | Payload::Unliked(_)
+                | Payload::Unreposted(_) => (),
+            }
+        }
+        let unknown = |author: &UserId| !self.counts.contains_key(author);
+        let counted: Vec<UserId> = counted.into_iter().filter(unknown).collect();
+        if !counted.is_empty() {
+            let rows = self.views.follower_counts(&counted, self.partition).await?;
+            let none = counted
+                .into_iter()
+                .map(|author| (author, FollowersRow::default()));
+            self.counts.extend(none);
+            self.counts.extend(rows);
+        }
+        let own: Vec<UserId> = own.into_iter().collect();
+        self.idle.learn(&own).await
     }
 
     /// Takes one event's share of this partition into the batch.
@@ -156,8 +204,11 @@ impl Fold {
     /// How many followers an author has here, with this batch.
     async fn count(&mut self, author: UserId) -> Result<&mut FollowersRow, ViewError> {
         if !self.counts.contains_key(&author) {
-            let row = self.views.follower_count(author, self.partition).await?;
-            self.counts.insert(author, row);
+            let rows = self
+                .views
+                .follower_counts(&[author], self.partition)
+                .await?;
+            self.counts.extend(rows);
         }
         Ok(self.counts.entry(author).or_default())
     }
@@ -174,7 +225,7 @@ impl Fold {
             for (follower, on) in batch.edges.get(&author).into_iter().flatten() {
                 set(&mut followers, *follower, *on);
             }
-            self.cached += followers.len();
+            self.cached += LIST + followers.len() * ID;
             self.followers.insert(author, followers);
         }
         Ok(&self.followers[&author])
@@ -189,7 +240,7 @@ impl Fold {
             .insert(follower, on);
         if let Some(followers) = self.followers.get_mut(&followee) {
             set(followers, follower, on);
-            self.cached += usize::from(on);
+            self.cached += usize::from(on) * ID;
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Projector;
+use super::memory::Memory;
 use crate::read_model::generation::Catalog;
 use crate::read_model::{ViewError, Views};
 
@@ -32,6 +33,8 @@ pub struct FoldSettings {
     pub celebrity_threshold: u64,
     /// Readers who have not read for this long are parked; `None`: never.
     pub idle_after: Option<Duration>,
+    /// What the fold of a generation may keep in memory.
+    pub memory: Memory,
     /// Names this process among the holders of leases.
     pub holder: String,
 }
@@ -44,6 +47,7 @@ impl FoldSettings {
             stream_replicas: settings.stream_replicas,
             celebrity_threshold: settings.celebrity_threshold,
             idle_after: (settings.idle_days > 0).then(|| DAY * settings.idle_days),
+            memory: Memory::default(),
             holder: format!("{:016x}", rand::random::<u64>()),
         }
     }

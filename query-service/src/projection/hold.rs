@@ -101,6 +101,11 @@ impl Hold {
         self.commit(entries, changes, &[], self.at).await
     }
 
+    /// Whether readers are shown what is folded here.
+    pub fn is_shown(&self) -> bool {
+        self.current.borrow().generation().number == self.views.generation().number
+    }
+
     /// Says that this partition is there, if it has said nothing for a while.
     pub async fn heartbeat(&mut self) {
         if self.told_at.elapsed() >= HEARTBEAT {
@@ -121,8 +126,7 @@ impl Hold {
         };
         self.told += 1;
         self.told_at = Instant::now();
-        let is_current = self.current.borrow().generation().number == notice.g;
-        if is_current && self.nats.is_connected() {
+        if self.is_shown() && self.nats.is_connected() {
             // Publishing only hands it to the connection: it does not wait for the broker.
             let body = notice.encode().into();
             let _ = self.nats.client.publish(self.names.notices(), body).await;

@@ -4,8 +4,12 @@
 //! outboxes: slower, and whole. Reading marks them as seen; the partition then re-activates them
 //! between two messages, with the greatest entry id it has applied as their horizon: everything
 //! above it is fanned out again, everything below is merged.
+//!
+//! Nobody is parked in a generation that readers are not shown: its marks are as old as the
+//! readers' registration. Reads are noted in the generation that is shown, for a moment also in
+//! the one that was shown before; so whoever seems to be away is looked up in the others first.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use shared::ids::UserId;
@@ -18,16 +22,26 @@ use crate::read_model::changes::Changes;
 use crate::read_model::write::CommitError;
 use crate::read_model::{ViewError, Views};
 
-/// Readers parked or re-activated in one slice.
-const PER_SLICE: usize = 500;
+/// Readers re-activated in one slice.
+const BACK_PER_SLICE: usize = 500;
+/// Readers parked in one slice: their entries are deleted with it.
+const GONE_PER_SLICE: usize = 100;
+/// Of them, those whose entries are deleted by one command.
+const TOGETHER: usize = 16;
 /// How soon a returned reader is re-activated. Until then their timeline is merged.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Who is parked in one partition.
 pub struct Idle {
+    views: Views,
     /// `None`: nobody is ever parked.
     after: Option<Duration>,
-    parked: HashSet<UserId>,
+    /// Of how many readers it may be remembered whether they are parked.
+    most: usize,
+    known: HashMap<UserId, bool>,
+    /// Everybody who is parked is known: whoever is not known is not parked.
+    complete: bool,
+    parked: usize,
     next_look: Instant,
 }
 
@@ -36,17 +50,52 @@ impl Idle {
         views: &Views,
         partition: Partition,
         after: Option<Duration>,
+        most: usize,
     ) -> Result<Self, ViewError> {
-        let parked = views.parked_in(partition).await?.into_iter().collect();
+        let some = views.some_parked(partition, most + 1).await?;
+        let complete = some.len() <= most;
+        let parked = if complete {
+            some.len()
+        } else {
+            views.count_parked(partition).await?
+        };
+        let known = some.into_iter().take(most).map(|reader| (reader, true));
         Ok(Self {
+            views: views.clone(),
             after,
+            most,
+            known: known.collect(),
+            complete,
             parked,
             next_look: Instant::now(),
         })
     }
 
+    /// Finds out who of these readers is parked, where that is not known: one query at most.
+    pub async fn learn(&mut self, readers: &[UserId]) -> Result<(), ViewError> {
+        if self.complete {
+            return Ok(());
+        }
+        let is_unknown = |reader: &&UserId| !self.known.contains_key(*reader);
+        let mut unknown: Vec<UserId> = readers.iter().filter(is_unknown).copied().collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        if self.known.len() + unknown.len() > self.most {
+            self.known.clear();
+            unknown = readers.to_vec();
+        }
+        let parked = self.views.parked_among(&unknown).await?;
+        self.known
+            .extend(unknown.into_iter().map(|reader| (reader, false)));
+        self.known
+            .extend(parked.into_iter().map(|reader| (reader, true)));
+        Ok(())
+    }
+
+    /// Whether a reader is parked, of those who were learned last.
     pub fn is_parked(&self, reader: UserId) -> bool {
-        self.parked.contains(&reader)
+        self.known.get(&reader).copied().unwrap_or(false)
     }
 
     /// Parks those who have been away for long, re-activates those who came back. Says whether
@@ -57,22 +106,15 @@ impl Idle {
         if Instant::now() < self.next_look {
             return Ok(false);
         }
-        let (views, partition) = (hold.views.clone(), hold.partition);
         self.next_look = Instant::now() + LOOK;
         let away = self
             .after
             .and_then(|after| i64::try_from(after.as_millis()).ok());
         // Without a limit nobody is away for too long, and whoever is parked comes back.
         let since = away.map_or(i64::MIN, |away| SystemClock.now().millis() - away);
-        let back = if self.parked.is_empty() {
-            Vec::new()
-        } else {
-            views.parked_and_seen(partition, since, PER_SLICE).await?
-        };
-        let gone = if away.is_some() {
-            views
-                .unparked_and_unseen(partition, since, PER_SLICE)
-                .await?
+        let back = self.back(hold.partition, since).await?;
+        let gone = if away.is_some() && hold.is_shown() {
+            self.gone(hold.partition, since).await?
         } else {
             Vec::new()
         };
@@ -87,15 +129,53 @@ impl Idle {
             Views::park(&mut changes, *reader);
         }
         hold.commit_job(&[], &changes).await?;
+        self.parked = (self.parked + gone.len()).saturating_sub(back.len());
         for reader in back {
-            self.parked.remove(&reader);
+            self.note(reader, false);
         }
-        for reader in gone {
-            views.delete_entries(reader, hold.at.top).await?;
-            self.parked.insert(reader);
+        for reader in &gone {
+            self.note(*reader, true);
         }
-        metrics::gauge!("query_service_parked_readers", "partition" => partition.0.to_string())
-            .set(self.parked.len() as f64);
+        for some in gone.chunks(TOGETHER) {
+            self.views.delete_entries(some, hold.at.top).await?;
+            hold.heartbeat().await;
+        }
+        metrics::gauge!("query_service_parked_readers", "partition" => hold.partition.0.to_string())
+            .set(self.parked as f64);
         Ok(true)
+    }
+
+    async fn back(&self, partition: Partition, since: i64) -> Result<Vec<UserId>, ViewError> {
+        if self.parked == 0 {
+            return Ok(Vec::new());
+        }
+        self.views
+            .parked_and_seen(partition, since, BACK_PER_SLICE)
+            .await
+    }
+
+    /// Some of those who have not read since `since`, whatever they were shown.
+    async fn gone(&self, partition: Partition, since: i64) -> Result<Vec<UserId>, ViewError> {
+        let mut gone = self
+            .views
+            .unparked_and_unseen(partition, since, GONE_PER_SLICE)
+            .await?;
+        if !gone.is_empty() {
+            let seen = self.views.take_marks_of_others(&gone, since).await?;
+            gone.retain(|reader| !seen.contains(reader));
+        }
+        Ok(gone)
+    }
+
+    fn note(&mut self, reader: UserId, is_parked: bool) {
+        if self.complete && !is_parked {
+            self.known.remove(&reader);
+            return;
+        }
+        // Past the bound not everybody who is parked is known; `learn` keeps to it from then on.
+        self.complete &= self.known.len() < self.most;
+        if self.complete || self.known.contains_key(&reader) {
+            self.known.insert(reader, is_parked);
+        }
     }
 }

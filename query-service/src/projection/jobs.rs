@@ -1,4 +1,4 @@
-//! Work that a message leaves behind: large fan-outs, older entries after a follow, trimming.
+//! Work that a message leaves behind: large fan-outs, and older entries after a follow.
 //!
 //! Jobs are rows; a slice of one is done between two batches, by the same task that folds, so
 //! that nothing races. A crash repeats a slice; entries are hints, and repeating is harmless.
@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bson::doc;
 use shared::ids::UserId;
-use shared::partition::Partition;
 
 use super::fold::{FAN_OUT_BATCH, Fold};
 use super::hold::Hold;
+use super::sizes::{KEPT, Sizes};
 use crate::read_model::changes::Changes;
 use crate::read_model::generation::View;
 use crate::read_model::keys::Key;
@@ -19,18 +19,11 @@ use crate::read_model::sabotage::Sabotage;
 use crate::read_model::write::{CommitError, Entry};
 use crate::read_model::{ViewError, Views};
 
-/// Entries a timeline is trimmed to.
-pub const KEPT: usize = 800;
-/// A timeline is trimmed when it may have this many more.
-const SLACK: u16 = 200;
 /// Edges whose older entries are inserted in one slice.
 const EDGES_PER_SLICE: usize = 1_000;
 /// Entries after which a slice has done enough: each may be to another reader, and one notice has
 /// to name them.
 const ENTRIES_PER_SLICE: usize = 2_000;
-/// Readers whose sizes are remembered per partition.
-const MOST_SIZES: usize = 500_000;
-
 /// One slice of the oldest fan-out, if there is one.
 pub async fn fan_out(
     fold: &mut Fold,
@@ -53,6 +46,7 @@ pub async fn fan_out(
     let followers = views
         .followers_in(author, partition, next, FAN_OUT_BATCH)
         .await?;
+    fold.idle.learn(&followers).await?;
     let seq = u64::try_from(s).unwrap_or(0);
     let entries: Vec<Entry> = followers
         .iter()
@@ -101,26 +95,12 @@ pub async fn backfill(
     hold: &mut Hold,
     sizes: &mut Sizes,
 ) -> Result<bool, CommitError> {
-    if fold.pending.is_empty() {
+    if !fold.pending.is_waiting() {
         return Ok(false);
     }
     let views = hold.views.clone();
-    let passed: HashMap<Partition, u64> = views
-        .checkpoints()
-        .await?
-        .into_iter()
-        .map(|(partition, checkpoint)| (partition, checkpoint.seq))
-        .collect();
-    let of = views.partitions();
-    let ripe =
-        |followee: UserId, seq: u64| passed.get(&of.of(followee)).is_some_and(|at| *at >= seq);
-    let edges: Vec<(UserId, UserId)> = fold
-        .pending
-        .iter()
-        .filter(|((_, followee), seq)| ripe(*followee, **seq))
-        .map(|(edge, _)| *edge)
-        .take(EDGES_PER_SLICE)
-        .collect();
+    let passed = views.passed().await?;
+    let edges = fold.pending.ripe(&passed, EDGES_PER_SLICE).await?;
     if edges.is_empty() {
         return Ok(false);
     }
@@ -135,7 +115,7 @@ pub async fn backfill(
     }
     hold.commit_job(&entries, &changes).await?;
     for edge in &edges {
-        fold.pending.remove(edge);
+        fold.pending.remove(*edge);
     }
     sizes.grow(&entries);
     Ok(true)
@@ -193,43 +173,4 @@ async fn older_entries(
         }
     }
     Ok((entries, done))
-}
-
-/// About how many entries readers have: says when to look, never what is there.
-#[derive(Debug, Default)]
-pub struct Sizes {
-    entries: HashMap<UserId, u16>,
-    over: Vec<UserId>,
-}
-
-impl Sizes {
-    /// Counts new entries. A reader not seen before is taken to be half full.
-    pub fn grow(&mut self, entries: &[Entry]) {
-        const UNKNOWN: u16 = 400;
-        const FULL: u16 = 1_000;
-        if self.entries.len() > MOST_SIZES {
-            self.entries.clear();
-        }
-        for entry in entries {
-            let size = self.entries.entry(entry.reader).or_insert(UNKNOWN);
-            *size += 1;
-            if *size == FULL {
-                self.over.push(entry.reader);
-            }
-            // Counted again from below the limit, should the trim fail.
-            *size = (*size).min(FULL + SLACK);
-        }
-    }
-
-    /// Trims the next reader who may have too many. Says whether there was one.
-    pub async fn trim_next(&mut self, views: &Views) -> Result<bool, ViewError> {
-        let Some(reader) = self.over.last().copied() else {
-            return Ok(false);
-        };
-        let left = views.trim(reader, KEPT).await?;
-        self.over.pop();
-        self.entries
-            .insert(reader, u16::try_from(left).unwrap_or(u16::MAX));
-        Ok(true)
-    }
 }

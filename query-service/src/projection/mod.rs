@@ -8,7 +8,9 @@
 //! * [`stream_reader`]: messages in order, from a position of its own.
 //! * [`fold`]: events in, changes and entries out.
 //! * [`hold`]: commits them, then tells the replicas.
-//! * [`jobs`], [`idle`]: fan-outs, backfills and trims; readers who stay away.
+//! * [`jobs`], [`pending`]: fan-outs and backfills.
+//! * [`sizes`], [`idle`]: timelines that grow too long; readers who stay away.
+//! * [`memory`]: what of all that is kept in memory.
 //! * [`generations`]: which views are folded, and which are shown.
 //! * [`monitor`]: how far the fold is behind.
 
@@ -17,7 +19,10 @@ pub mod generations;
 pub mod hold;
 pub mod idle;
 pub mod jobs;
+pub mod memory;
 pub mod monitor;
+pub mod pending;
+pub mod sizes;
 pub mod stream_reader;
 
 use std::time::Duration;
@@ -41,7 +46,7 @@ use crate::read_model::{CurrentViews, ViewError, Views};
 use fold::{Batch, Fold};
 use generations::FoldSettings;
 use hold::{HEARTBEAT, Hold};
-use jobs::Sizes;
+use sizes::Sizes;
 use stream_reader::{Content, Message, StreamFault, StreamReader};
 
 /// How long a partition is held without being renewed.
@@ -52,6 +57,8 @@ const RENEW: Duration = Duration::from_secs(1);
 const ENTRIES_PER_COMMIT: usize = 5_000;
 /// A holder that cannot read the stream for so long lets its partition go.
 const STUCK: Duration = Duration::from_secs(15);
+/// How long jobs are done between two batches, at most.
+const MOST_JOBS: Duration = Duration::from_millis(500);
 /// How long to wait for messages while jobs wait for other partitions.
 const WHILE_PENDING: Duration = Duration::from_millis(20);
 
@@ -182,6 +189,7 @@ impl Projector {
             partition,
             self.settings.celebrity_threshold,
             self.settings.idle_after,
+            self.settings.memory,
         )
         .await?;
         let mut reader = StreamReader::new(
@@ -201,7 +209,8 @@ impl Projector {
             self.current.clone(),
         )
         .await;
-        let mut sizes = Sizes::default();
+        let memory = self.settings.memory.share(self.views.partitions());
+        let mut sizes = Sizes::new(memory.sizes);
         let mut backoff = resilience::background();
         let mut job_done = true;
         let mut stuck_since = None;
@@ -209,7 +218,8 @@ impl Projector {
             if lost.is_cancelled() {
                 return Ok(Ended::LeaseLost);
             }
-            let waiting = !fold.pending.is_empty() || !fold.fan_outs.is_empty();
+            let waiting =
+                fold.pending.is_waiting() || !fold.fan_outs.is_empty() || sizes.is_behind();
             let patience = match (job_done, waiting) {
                 (true, true) => Duration::ZERO,
                 (false, true) => WHILE_PENDING,
@@ -250,7 +260,7 @@ impl Projector {
         Ok(Ended::Stopped)
     }
 
-    /// Folds a batch, then does a slice of each kind of job. Says whether any job was done.
+    /// Folds a batch, then does some of each kind of job. Says whether any job was done.
     async fn step(
         &self,
         hold: &mut Hold,
@@ -258,7 +268,10 @@ impl Projector {
         sizes: &mut Sizes,
         messages: Vec<Message>,
     ) -> Result<bool, CommitError> {
+        let began = Instant::now();
         fold.forget();
+        let events = messages.iter().filter_map(Message::event);
+        fold.prepare(events).await?;
         let (mut batch, mut to, mut folded) = (Batch::default(), hold.at, 0);
         for (number, message) in messages.iter().enumerate() {
             self.fold_message(hold.partition, fold, &mut batch, message)
@@ -274,6 +287,7 @@ impl Projector {
             if is_last || batch.entries.len() >= ENTRIES_PER_COMMIT {
                 hold.commit(&batch.entries, &batch.changes, &batch.pulled, to)
                     .await?;
+                sizes.begin(&batch.new_readers);
                 sizes.grow(&batch.entries);
                 report_letters(hold.partition, &batch.letters);
                 batch = Batch::default();
@@ -285,12 +299,21 @@ impl Projector {
                 folded = 0;
             }
         }
-        let fanned = jobs::fan_out(fold, hold, sizes).await?;
-        let filled = jobs::backfill(fold, hold, sizes).await?;
-        let trimmed = sizes.trim_next(&hold.views).await?;
+        // Jobs have as much time as messages had, or either would starve the other.
+        let (until, mut any) = (Instant::now() + began.elapsed().min(MOST_JOBS), false);
+        loop {
+            let fanned = jobs::fan_out(fold, hold, sizes).await?;
+            let filled = jobs::backfill(fold, hold, sizes).await?;
+            hold.heartbeat().await;
+            any |= fanned || filled;
+            if !(fanned || filled) || Instant::now() >= until {
+                break;
+            }
+        }
+        let trimmed = sizes.trim(&hold.views).await?;
         let idle = fold.idle.look(hold).await?;
         hold.heartbeat().await;
-        Ok(fanned || filled || trimmed || idle)
+        Ok(any || trimmed || idle)
     }
 
     async fn fold_message(

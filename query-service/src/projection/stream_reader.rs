@@ -51,6 +51,13 @@ pub struct Message {
 }
 
 impl Message {
+    pub fn event(&self) -> Option<&Event> {
+        match &self.content {
+            Content::Event(event) => Some(event),
+            Content::Tick | Content::Foreign | Content::Unreadable(_) => None,
+        }
+    }
+
     /// The event's id; 0 for what is no event.
     pub fn event_id(&self) -> i64 {
         match &self.content {

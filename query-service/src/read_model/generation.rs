@@ -404,7 +404,7 @@ impl Generation {
         self.collection::<Document>(View::Readers)
             .create_index(by_absence)
             .await?;
-        let by_partition = IndexModel::builder().keys(doc! { "p": 1 }).build();
+        let by_partition = IndexModel::builder().keys(doc! { "p": 1, "s": 1 }).build();
         self.collection::<Document>(View::Pending)
             .create_index(by_partition)
             .await?;

@@ -1,7 +1,7 @@
 //! The only reader and writer of the views.
 //!
 //! * `rows`, `keys`, `generation`: what is stored, and where.
-//! * [`changes`], [`mod@write`], [`dead_letters`]: how the fold writes.
+//! * [`changes`], [`mod@write`], [`readers`], [`dead_letters`]: how the fold writes.
 //! * [`timeline`], [`people`], [`posts`]: how readers read.
 //! * `visibility`, [`view`]: what of it is shown, and how it looks.
 //! * `windows`: how lists are read, whatever their length; `merge`: many of them as one.
@@ -28,6 +28,7 @@ mod merge;
 pub mod notice;
 pub mod people;
 pub mod posts;
+pub mod readers;
 pub mod rows;
 pub mod sabotage;
 pub mod timeline;
@@ -141,6 +142,7 @@ struct Inner {
     caches: Caches,
     /// Readers noted as seen a little while ago.
     seen: moka::sync::Cache<UserId, ()>,
+    passed: write::Passed,
 }
 
 impl Views {
@@ -177,6 +179,7 @@ impl Views {
             depths,
             merged,
             seen,
+            passed: write::Passed::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),

@@ -1,5 +1,8 @@
 //! Writing the views: entries first, then all rows and the checkpoint in one transaction.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::{ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
@@ -14,10 +17,9 @@ use tracing::warn;
 
 use super::changes::Changes;
 use super::generation::View;
-use super::keys::{Key, binary, first_id, last_id};
+use super::keys::{Key, first_id, last_id};
 use super::rows::{
-    CheckpointRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PARKED, PendingRow,
-    PulledRow, ReaderRow,
+    CheckpointRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PendingRow, PulledRow,
 };
 use super::sabotage::Sabotage;
 use super::{ViewError, Views};
@@ -27,12 +29,7 @@ const ENTRIES_PER_INSERT: usize = 1_000;
 /// How long a transaction that meets another's is begun again.
 const CONFLICTS: Duration = Duration::from_secs(2);
 /// Statements in one `update` command.
-const UPDATES_PER_COMMAND: usize = 500;
-
-/// Unfinished fan-outs loaded at a time; more are found at the next take-over.
-pub const MOST_FAN_OUTS: usize = 100_000;
-/// Entries looked at when a timeline is trimmed: more than a reader ever has between two trims.
-const MOST_STORED: usize = 10_000;
+pub(super) const UPDATES_PER_COMMAND: usize = 500;
 
 /// How far a partition has folded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,7 +79,27 @@ impl Entry {
     }
 }
 
+/// The sequence that each partition has passed, as of a moment ago.
+pub(super) type Passed = tokio::sync::Mutex<Option<(Instant, Arc<HashMap<Partition, u64>>)>>;
+
+/// All partitions of a process look at all checkpoints: one look is for all of them.
+const PASSED_AGAIN: Duration = Duration::from_millis(20);
+
 impl Views {
+    /// What each partition has passed; sequences only rise, so that an older look promises less.
+    pub async fn passed(&self) -> Result<Arc<HashMap<Partition, u64>>, ViewError> {
+        let mut passed = self.inner.passed.lock().await;
+        if let Some((at, passed)) = &*passed
+            && at.elapsed() < PASSED_AGAIN
+        {
+            return Ok(passed.clone());
+        }
+        let now = self.checkpoints().await?.into_iter();
+        let now = Arc::new(now.map(|(partition, at)| (partition, at.seq)).collect());
+        *passed = Some((Instant::now(), Arc::clone(&now)));
+        Ok(now)
+    }
+
     /// Inserts entries; those that are there already stay as they are.
     pub async fn insert_entries(&self, entries: &[Entry]) -> Result<(), ViewError> {
         let timeline = self.rows::<EntryRow>(View::Timeline);
@@ -242,18 +259,7 @@ impl Views {
                     .session(&mut *session)
                     .await
                     .map_err(ViewError::from)?;
-                if answer
-                    .get_array("writeErrors")
-                    .is_ok_and(|errors| !errors.is_empty())
-                {
-                    return Err(ViewError::Refused(
-                        answer
-                            .get_array("writeErrors")
-                            .map(|errors| format!("{:?}", errors.first()))
-                            .unwrap_or_default(),
-                    )
-                    .into());
-                }
+                taken(&answer)?;
             }
         }
         Ok(())
@@ -332,34 +338,54 @@ impl Views {
         Ok(rows.iter().filter_map(|row| last_id(&row.id)).collect())
     }
 
-    pub async fn follower_count(
+    /// How many followers authors have in a partition; those of whom nothing is known have none.
+    pub async fn follower_counts(
         &self,
-        author: UserId,
+        authors: &[UserId],
         partition: Partition,
-    ) -> Result<FollowersRow, ViewError> {
-        let key = Key::user_in(author, partition).bson();
-        Ok(self
-            .rows(View::FollowerCounts)
-            .find_one(doc! { "_id": key })
-            .await?
-            .unwrap_or_default())
+    ) -> Result<Vec<(UserId, FollowersRow)>, ViewError> {
+        #[derive(serde::Deserialize)]
+        struct Keyed {
+            #[serde(rename = "_id")]
+            id: bson::Binary,
+            #[serde(flatten)]
+            row: FollowersRow,
+        }
+        let keys: Vec<_> = authors
+            .iter()
+            .map(|author| Key::user_in(*author, partition).bson())
+            .collect();
+        let filter = doc! { "_id": { "$in": keys } };
+        let rows: Vec<Keyed> = self.all(View::FollowerCounts, filter).await?;
+        let counted = rows
+            .into_iter()
+            .filter_map(|keyed| Some((first_id(&keyed.id)?, keyed.row)));
+        Ok(counted.collect())
     }
 
     /// Unfinished fan-outs of a partition, oldest first.
-    pub async fn fan_outs(&self, partition: Partition) -> Result<Vec<FanOutRow>, ViewError> {
-        let range = super::keys::between(&partition.0.to_be_bytes(), 0, i64::MAX);
-        self.oldest(View::FanOuts, range, MOST_FAN_OUTS).await
-    }
-
-    /// Edges of a partition whose older entries are still to be inserted: follower, followee, and
-    /// the sequence of the follow.
-    pub async fn pending_in(
+    pub async fn fan_outs(
         &self,
         partition: Partition,
+        limit: usize,
+    ) -> Result<Vec<FanOutRow>, ViewError> {
+        let range = super::keys::between(&partition.0.to_be_bytes(), 0, i64::MAX);
+        self.oldest(View::FanOuts, range, limit).await
+    }
+
+    /// Edges of a partition whose older entries are still to be inserted, by follows after the
+    /// sequence `after`, oldest first: follower, followee, and the sequence of the follow.
+    pub async fn pending_after(
+        &self,
+        partition: Partition,
+        after: u64,
+        limit: usize,
     ) -> Result<Vec<(UserId, UserId, u64)>, ViewError> {
-        let rows: Vec<PendingRow> = self
-            .all(View::Pending, doc! { "p": i32::from(partition.0) })
-            .await?;
+        let filter = doc! { "p": i32::from(partition.0), "s": { "$gt": signed(after) } };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.rows::<PendingRow>(View::Pending);
+        let rows = rows.find(filter).sort(doc! { "s": 1 }).limit(limit);
+        let rows: Vec<PendingRow> = rows.await?.try_collect().await?;
         Ok(rows
             .iter()
             .filter_map(|row| {
@@ -398,99 +424,6 @@ impl Views {
             .collect())
     }
 
-    /// The horizons of readers; 0 where none is recorded.
-    pub async fn horizons(
-        &self,
-        readers: &[UserId],
-    ) -> Result<std::collections::HashMap<UserId, i64>, ViewError> {
-        let ids: Vec<i64> = readers.iter().map(|reader| reader.get()).collect();
-        let rows: Vec<Document> = self
-            .all(View::Readers, doc! { "_id": { "$in": ids } })
-            .await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| {
-                Some((
-                    UserId::new(row.get_i64("_id").ok()?)?,
-                    row.get_i64("horizon").ok()?,
-                ))
-            })
-            .collect())
-    }
-
-    /// Promises nothing below `horizon` any more. It only rises.
-    pub async fn raise_horizon(&self, reader: UserId, horizon: i64) -> Result<(), ViewError> {
-        let change = doc! { "$max": { "horizon": horizon } };
-        self.rows::<ReaderRow>(View::Readers)
-            .update_one(doc! { "_id": reader.get() }, change)
-            .upsert(true)
-            .await?;
-        Ok(())
-    }
-
-    /// The parked readers of a partition.
-    pub async fn parked_in(&self, partition: Partition) -> Result<Vec<UserId>, ViewError> {
-        let parked = doc! { "p": i32::from(partition.0), "horizon": PARKED };
-        Ok(user_ids(
-            &self.all::<Document>(View::Readers, parked).await?,
-        ))
-    }
-
-    /// Parked readers who have read since `since`, in Unix milliseconds.
-    pub async fn parked_and_seen(
-        &self,
-        partition: Partition,
-        since: i64,
-        limit: usize,
-    ) -> Result<Vec<UserId>, ViewError> {
-        let filter =
-            doc! { "p": i32::from(partition.0), "seen": { "$gte": since }, "horizon": PARKED };
-        self.some_readers(filter, limit).await
-    }
-
-    /// Readers who are not parked and have not read since `since`, in Unix milliseconds.
-    pub async fn unparked_and_unseen(
-        &self,
-        partition: Partition,
-        since: i64,
-        limit: usize,
-    ) -> Result<Vec<UserId>, ViewError> {
-        let filter = doc! { "p": i32::from(partition.0), "horizon": { "$lt": PARKED }, "seen": { "$lt": since } };
-        self.some_readers(filter, limit).await
-    }
-
-    /// Some readers that a filter finds, in no order.
-    async fn some_readers(&self, filter: Document, limit: usize) -> Result<Vec<UserId>, ViewError> {
-        let rows = self.rows::<Document>(View::Readers);
-        let found = rows
-            .find(filter)
-            .projection(doc! { "_id": 1 })
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX));
-        Ok(user_ids(&found.await?.try_collect::<Vec<_>>().await?))
-    }
-
-    /// Fans out to a reader again: everything above the greatest entry id applied will be there,
-    /// and everything after the checkpoint's sequence.
-    pub fn reactivate(changes: &mut Changes, reader: UserId, at: &Checkpoint) {
-        let fields = doc! { "horizon": at.top, "active_since": signed(at.seq) };
-        changes.set(View::Readers, Key::id(reader), fields);
-    }
-
-    /// Promises a reader nothing: their timeline is merged.
-    pub fn park(changes: &mut Changes, reader: UserId) {
-        changes.set(View::Readers, Key::id(reader), doc! { "horizon": PARKED });
-    }
-
-    /// Deletes a parked reader's entries up to `top`, the greatest id applied when they were
-    /// parked. They may be back by now; then their horizon is not below it.
-    pub async fn delete_entries(&self, reader: UserId, top: i64) -> Result<(), ViewError> {
-        let parked = super::keys::between(&reader.to_key(), 0, top.saturating_add(1));
-        self.rows::<KeyRow>(View::Timeline)
-            .delete_many(parked)
-            .await?;
-        Ok(())
-    }
-
     /// Why an author is pulled in a partition.
     pub async fn pulled_row(
         &self,
@@ -504,62 +437,16 @@ impl Views {
             .await?
             .unwrap_or_default())
     }
-
-    /// Notes that a reader has read their timeline.
-    pub(super) async fn seen(&self, reader: UserId, now: i64) -> Result<(), ViewError> {
-        let change = doc! { "$max": { "seen": now } };
-        self.rows::<ReaderRow>(View::Readers)
-            .update_one(doc! { "_id": reader.get() }, change)
-            .await?;
-        Ok(())
-    }
-
-    /// Tells another generation when readers were last seen.
-    pub async fn copy_seen_to(&self, other: &Self) -> Result<(), ViewError> {
-        let rows = self.rows::<Document>(View::Readers);
-        let seen = rows.find(doc! {}).projection(doc! { "seen": 1 }).await?;
-        let mut chunks = seen.try_chunks(UPDATES_PER_COMMAND);
-        while let Some(chunk) = chunks.try_next().await.map_err(|fault| fault.1)? {
-            let updates: Vec<Document> = chunk
-                .iter()
-                .filter_map(|row| Some((row.get_i64("_id").ok()?, row.get_i64("seen").ok()?)))
-                .map(|(id, seen)| doc! { "q": { "_id": id }, "u": { "$max": { "seen": seen } } })
-                .collect();
-            if updates.is_empty() {
-                continue;
-            }
-            let command = doc! { "update": other.name(View::Readers), "updates": updates };
-            other.database().run_command(command).await?;
-        }
-        Ok(())
-    }
-
-    /// Trims a reader's entries to the newest `keep`, if there are more: the horizon rises first.
-    /// Returns how many are left.
-    pub async fn trim(&self, reader: UserId, keep: usize) -> Result<usize, ViewError> {
-        let prefix = reader.to_key();
-        let all = super::keys::between(&prefix, 0, i64::MAX);
-        let rows: Vec<KeyRow> = self.newest(View::Timeline, all, MOST_STORED).await?;
-        let Some(first_gone) = rows
-            .get(keep)
-            .and_then(|row| last_id::<shared::ids::EntryKind>(&row.id))
-        else {
-            return Ok(rows.len());
-        };
-        self.raise_horizon(reader, first_gone.get()).await?;
-        let gone = doc! { "_id": { "$gte": binary([prefix, [0; 8]].concat()), "$lte": Key::pair(reader, first_gone).bson() } };
-        self.rows::<KeyRow>(View::Timeline)
-            .delete_many(gone)
-            .await?;
-        metrics::counter!("query_service_trims_total").increment(1);
-        Ok(keep)
-    }
 }
 
-fn user_ids(rows: &[Document]) -> Vec<UserId> {
-    rows.iter()
-        .filter_map(|row| UserId::new(row.get_i64("_id").ok()?))
-        .collect()
+/// Whether a command has written everything it was to write.
+pub(super) fn taken(answer: &Document) -> Result<(), ViewError> {
+    match answer.get_array("writeErrors") {
+        Ok(errors) if !errors.is_empty() => {
+            Err(ViewError::Refused(format!("{:?}", errors.first())))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn checkpoint(row: &CheckpointRow) -> Result<Checkpoint, ViewError> {

@@ -8,12 +8,14 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use bson::doc;
+use bson::{Document, doc};
 use query_service::projection::Projector;
 use query_service::projection::generations::FoldSettings;
+use query_service::projection::memory::Memory;
 use query_service::read_model::Views;
 use query_service::read_model::budget::{ReadBudget, ReadLimits};
-use query_service::read_model::generation::Catalog;
+use query_service::read_model::generation::{Catalog, Generation, View};
+use query_service::read_model::keys::binary;
 use query_service::read_model::sabotage::Sabotage;
 use query_service::read_model::view::PostView;
 use query_service::verify::model::{Model, pages};
@@ -39,6 +41,7 @@ pub struct World {
     pub nats: Nats,
     pub history: History,
     pub idle_after: Option<Duration>,
+    pub memory: Memory,
     /// Built into views and folds from here on.
     pub sabotage: Option<Sabotage>,
     chain: ChainHash,
@@ -83,6 +86,7 @@ impl World {
             nats,
             history: History::new(seed),
             idle_after: None,
+            memory: Memory::default(),
             sabotage: None,
             chain: ChainHash::START,
             published: Vec::new(),
@@ -96,6 +100,21 @@ impl World {
 
     /// Starts a fold of all partitions.
     pub async fn fold(&self) -> Fold {
+        self.fold_of(None).await.0
+    }
+
+    /// Starts a fold of a generation that readers are not shown yet; they are once it is sent.
+    pub async fn fold_beside(
+        &self,
+        generation: Generation,
+    ) -> (Fold, tokio::sync::watch::Sender<Views>) {
+        self.fold_of(Some(generation)).await
+    }
+
+    async fn fold_of(
+        &self,
+        other: Option<Generation>,
+    ) -> (Fold, tokio::sync::watch::Sender<Views>) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -103,24 +122,30 @@ impl World {
             .expect("a runtime");
         let tasks = Tasks::default();
         let (settings, sabotage) = (self.settings.clone(), self.sabotage);
-        let (idle_after, owned) = (self.idle_after, tasks.clone());
+        let (idle_after, memory, owned) = (self.idle_after, self.memory, tasks.clone());
         // Connections of its own, too: they go with it.
         let started = runtime.spawn(async move {
             let log = engines::mongo(&settings.mongodb_uri, "fold", 8).await;
             let views = open(&log.expect("a database"), &settings, sabotage).await;
-            let (_, current) = tokio::sync::watch::channel(views.clone());
+            let (switch, current) = tokio::sync::watch::channel(views.clone());
+            let folded = match other {
+                Some(other) => Views::of(other).await.expect("views"),
+                None => views,
+            };
             let projector = Projector {
-                views,
+                views: folded,
                 current,
                 settings: FoldSettings {
                     idle_after,
+                    memory,
                     ..FoldSettings::of(&settings)
                 },
             };
             projector.spawn(&owned, &owned.stop_signal());
+            switch
         });
-        started.await.expect("a fold");
-        Fold { runtime, tasks }
+        let switch = started.await.expect("a fold");
+        (Fold { runtime, tasks }, switch)
     }
 
     pub fn views_database(&self) -> mongodb::Database {
@@ -199,8 +224,25 @@ impl World {
         partitions: &str,
         arguments: &[&str],
     ) -> std::process::Output {
-        tokio::process::Command::new(env!("CARGO_BIN_EXE_query-service"))
+        let mut program = self.program(partitions, arguments);
+        program.output().await.expect("the program runs")
+    }
+
+    /// Starts a projector as it is deployed: it folds every generation, and follows switches.
+    pub fn projector(&self, partitions: &str) -> tokio::process::Child {
+        let mut program = self.program(partitions, &["--role", "projector"]);
+        program
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        program.spawn().expect("the program runs")
+    }
+
+    fn program(&self, partitions: &str, arguments: &[&str]) -> tokio::process::Command {
+        let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_query-service"));
+        program
             .args(arguments)
+            .env("QUERY_ADDR", "127.0.0.1:0")
+            .env("QUERY_OPS_ADDR", "127.0.0.1:0")
             .env("MONGODB_URI", self.settings.mongodb_uri.expose())
             .env("NATS_URL", self.settings.nats.url().expose())
             .env("NATS_PREFIX", self.settings.names.stream().to_lowercase())
@@ -209,10 +251,28 @@ impl World {
                 "CELEBRITY_THRESHOLD",
                 self.settings.celebrity_threshold.to_string(),
             )
-            .kill_on_drop(true)
-            .output()
-            .await
-            .expect("the program runs")
+            .kill_on_drop(true);
+        program
+    }
+
+    /// How many entries of a reader are stored, and down to where they are complete.
+    pub async fn stored(&self, views: &Views, reader: UserId) -> (u64, i64) {
+        let entries = views.generation().collection::<Document>(View::Timeline);
+        let first = [reader.to_key(), [0; 8]].concat();
+        let last = [reader.to_key(), [0xff; 8]].concat();
+        let range = doc! { "_id": { "$gte": binary(first), "$lte": binary(last) } };
+        let count = entries.count_documents(range).await.expect("entries");
+        let horizons = views.horizons(&[reader]).await.expect("readers");
+        (count, horizons.get(&reader).copied().unwrap_or(0))
+    }
+
+    /// Who is parked, in all partitions.
+    pub async fn parked(&self, views: &Views) -> BTreeSet<UserId> {
+        let mut parked = BTreeSet::new();
+        for partition in views.partitions().all() {
+            parked.extend(views.some_parked(partition, 1_000).await.expect("readers"));
+        }
+        parked
     }
 
     /// Publishes something that is no event.
@@ -455,6 +515,11 @@ impl History {
             .values()
             .map(|(version, _)| *version)
             .sum::<i64>() as usize
+    }
+
+    /// Everything from here on happens so much earlier.
+    pub fn earlier(&mut self, by: Duration) {
+        self.next -= (by.as_millis() as i64) << 16;
     }
 
     pub fn users(&self) -> &[UserId] {

@@ -61,7 +61,7 @@ impl Fold {
         }
         self.count(followee).await?.n -= 1;
         self.edge_changed(batch, seq, event, edge, false);
-        if self.pending.remove(&(follower, followee)).is_some() {
+        if self.pending.remove((follower, followee)) {
             batch
                 .changes
                 .delete(View::Pending, Key::pair(follower, followee));

@@ -172,6 +172,7 @@ impl Fold {
                 .changes
                 .insert(View::Outbox, Key::pair(by, entry), row);
             batch.changes.add(View::Users, Key::id(by), "outbox", 1);
+            self.idle.learn(&[by]).await?;
             if !self.idle.is_parked(by) {
                 batch.entries.push(for_reader(by));
             }
@@ -186,8 +187,11 @@ impl Fold {
         }
         if usize::try_from(count.n).is_ok_and(|n| n <= FAN_OUT_BATCH) {
             self.followers(batch, by).await?;
-            let followers = self.followers.get(&by).into_iter().flatten();
-            let read = followers.filter(|reader| !self.idle.is_parked(**reader));
+            let followers = self.followers.get(&by).map_or(&[][..], Vec::as_slice);
+            self.idle.learn(followers).await?;
+            let read = followers
+                .iter()
+                .filter(|reader| !self.idle.is_parked(**reader));
             batch.entries.extend(read.map(|reader| for_reader(*reader)));
             return Ok(());
         }

@@ -34,6 +34,7 @@ impl Fold {
         batch
             .changes
             .insert(View::Readers, Key::id(event.actor), reader);
+        batch.new_readers.push(event.actor);
     }
 
     pub(super) fn profile_edited(
