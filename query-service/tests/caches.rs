@@ -99,6 +99,61 @@ async fn what_is_remembered_equals_the_model_while_people_act_and_folds_restart(
     world.clean_up().await;
 }
 
+/// Looks for what a merge found that were hits, by now.
+fn merges_from_memory() -> u64 {
+    let lines = telemetry::init_metrics().render();
+    let hits = lines.lines().filter(|line| {
+        line.contains("cache_looks_total") && line.contains("merges") && line.contains("\"hit\"")
+    });
+    hits.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_that_is_remembered_equals_the_model_while_people_act() {
+    telemetry::init_metrics();
+    let mut world = World::new("merges", 2, 100_000, 41).await;
+    // Everybody is parked, and reads by merging.
+    world.idle_after = Some(Duration::from_millis(1));
+    let people = (0..8).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let (fold, views) = (world.fold().await, world.views().await);
+    let (_switch, current) = tokio::sync::watch::channel(views.clone());
+    let stop = CancellationToken::new();
+    let names = world.settings.names.clone();
+    let follow = Live::new(current, stop.clone()).follow(world.nats.clone(), names, stop.clone());
+    let follow = tokio::spawn(follow);
+    world.caught_up(&views).await;
+    common::eventually("everybody is parked", async || {
+        let mut parked = 0;
+        for partition in views.partitions().all() {
+            parked += views.parked_in(partition).await.unwrap().len();
+        }
+        parked >= world.history.users().len()
+    })
+    .await;
+    for round in 0..6 {
+        let (done, users) = (Arc::<AtomicBool>::default(), world.history.users().to_vec());
+        let reader = tokio::spawn(read_on(views.clone(), users, done.clone()));
+        for _ in 0..4 {
+            let events = (0..15).map(|_| world.history.act()).collect();
+            world.publish(events).await;
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.await.expect("no panic").expect("a read");
+        equals_the_model(&world, &views, round).await;
+        // Nobody acts any more: what was merged is asked again, and once more.
+        equals_the_model(&world, &views, round).await;
+    }
+    let hits = merges_from_memory();
+    println!("{hits} merges from memory");
+    assert!(hits > 20, "hardly a merge was remembered");
+    stop.cancel();
+    follow.await.expect("no panic");
+    fold.stop().await;
+    world.clean_up().await;
+}
+
 /// How many first pages were all in memory; they equal the model as well.
 async fn equals_the_model(world: &World, views: &Views, round: usize) -> usize {
     let mut from_memory = 0;

@@ -458,7 +458,7 @@ impl Caches {
 }
 
 /// Labels: `cache` (a fixed set), `outcome` (hit, miss).
-const LOOKS: &str = "query_service_cache_looks_total";
+pub(super) const LOOKS: &str = "query_service_cache_looks_total";
 
 /// One kind of value by key.
 pub(super) struct Slots<K, V> {

@@ -16,7 +16,7 @@ use mongodb::Database;
 use shared::ids::{EntryId, UserId};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::cache::{Line, Mode, Since};
+use super::cache::{LOOKS, Line, Mode, Since};
 use super::generation::View;
 use super::keys::{between, first_id};
 use super::posts::MOST_TOGETHER;
@@ -121,6 +121,13 @@ impl Views {
         if !matches!(self.mode, Mode::Cached | Mode::Memory) {
             return None;
         }
+        let found = self.merged_within(reader, before);
+        let outcome = if found.is_some() { "hit" } else { "miss" };
+        metrics::counter!(LOOKS, "cache" => "merges", "outcome" => outcome).increment(1);
+        found
+    }
+
+    fn merged_within(&self, reader: &Reader, before: i64) -> Option<Span> {
         let merged = self.inner.merged.get(&reader.id)?;
         let within = before <= merged.before && before > merged.complete_above.saturating_add(1);
         let involved = |author: UserId| reader.may_see(author);
