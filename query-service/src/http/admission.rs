@@ -81,12 +81,12 @@ const EXPENSIVE: Bounds = Bounds {
 const PATIENCE: Duration = Duration::from_millis(500);
 const DEADLINE: Duration = Duration::from_secs(3);
 const CHEAP_EACH: Each = Each {
-    permits: 24,
-    waiting: 128,
+    permits: 8,
+    waiting: 64,
 };
 const EXPENSIVE_EACH: Each = Each {
-    permits: 4,
-    waiting: 32,
+    permits: 2,
+    waiting: 16,
 };
 /// Callers remembered. Whoever is forgotten, long after their last read, has a whole share again.
 const REMEMBERED: u64 = 100_000;

@@ -44,9 +44,8 @@ const TOGETHER: usize = 64;
 const MOST_ROWS: usize = 2_000;
 /// What a query may take where it could be for less.
 const HURRY: Duration = Duration::from_millis(100);
-/// Outboxes asked for at the same time, where each takes a query: a large merge has as
-/// many permits.
-const AT_ONCE: usize = 4;
+/// Outboxes asked for at the same time, where each takes a query.
+const AT_ONCE: usize = 2;
 /// Rows of one outbox, where each takes a query.
 const MOST_OF_ONE: usize = 50;
 /// Rows of an outbox looked at, at a time, for what is new.
