@@ -125,11 +125,8 @@ async fn a_merge_that_is_remembered_equals_the_model_while_people_act() {
     let follow = tokio::spawn(follow);
     world.caught_up(&views).await;
     common::eventually("everybody is parked", async || {
-        let mut parked = 0;
-        for partition in views.partitions().all() {
-            parked += views.parked_in(partition).await.unwrap().len();
-        }
-        parked >= world.history.users().len()
+        let users = world.history.users();
+        views.parked_among(users).await.unwrap().len() == users.len()
     })
     .await;
     for round in 0..6 {

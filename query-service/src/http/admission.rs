@@ -81,12 +81,12 @@ const EXPENSIVE: Bounds = Bounds {
 const PATIENCE: Duration = Duration::from_millis(500);
 const DEADLINE: Duration = Duration::from_secs(3);
 const CHEAP_EACH: Each = Each {
-    permits: 8,
-    waiting: 64,
+    permits: 16,
+    waiting: 128,
 };
 const EXPENSIVE_EACH: Each = Each {
-    permits: 2,
-    waiting: 16,
+    permits: 4,
+    waiting: 32,
 };
 /// Callers remembered. Whoever is forgotten, long after their last read, has a whole share again.
 const REMEMBERED: u64 = 100_000;
