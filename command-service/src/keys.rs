@@ -20,6 +20,8 @@ const OWNER_ONLY: u32 = 0o600;
 const OTHERS_READ: u32 = 0o004;
 const GROUP_READS: u32 = 0o040;
 
+const TAG_KEY: &str = "microblog tags";
+
 /// Why there is no key to sign with.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -38,6 +40,8 @@ pub enum KeyError {
 /// Signs access tokens.
 pub struct Signer {
     key: EncodingKey,
+    /// Derived from the key: says nothing of it.
+    tag_key: [u8; 32],
     header: Header,
     public: PublicKey,
 }
@@ -84,8 +88,10 @@ impl Signer {
             alg: "EdDSA".into(),
             r#use: "sig".into(),
         };
+        let tag_key = Sha256::new().chain_update(TAG_KEY).chain_update(der);
         Some(Self {
             key: EncodingKey::from_ed_der(der),
+            tag_key: tag_key.finalize().into(),
             header,
             public,
         })
@@ -93,7 +99,12 @@ impl Signer {
 
     /// An access token for this user, good from now on.
     pub fn sign(&self, user: UserId) -> Result<String, jsonwebtoken::errors::Error> {
-        let now = get_current_timestamp();
+        self.sign_at(user, get_current_timestamp())
+    }
+
+    /// An access token for this user, good from `now` on, in seconds since the epoch: the same
+    /// token whenever it is asked for.
+    pub fn sign_at(&self, user: UserId, now: u64) -> Result<String, jsonwebtoken::errors::Error> {
         let claims = Claims {
             sub: user,
             iss: ISSUER.into(),
@@ -102,6 +113,13 @@ impl Signer {
             exp: now + LIFETIME.as_secs(),
         };
         encode(&self.header, &claims, &self.key)
+    }
+
+    /// Stands for `text` where it is to be recognized and not read: without the key nobody can
+    /// find out what it was, however few texts there may be.
+    pub fn tag(&self, text: &str) -> [u8; 32] {
+        let tag = Sha256::new().chain_update(self.tag_key);
+        tag.chain_update(text).finalize().into()
     }
 
     /// What others verify with.

@@ -294,14 +294,121 @@ async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_family() {
     app.end().await;
 }
 
+/// Another replica of the same service, with its database and its key.
+async fn replica(app: &TestApp) -> TestApp {
+    let same = [
+        "MONGODB_URI",
+        "JWT_PRIVATE_KEY_FILE",
+        "IP_RATE_PER_SECOND",
+        "TRUSTED_PROXIES",
+    ];
+    let vars = app
+        .vars()
+        .iter()
+        .filter(|(name, _)| same.contains(&name.as_str()));
+    let vars: Vec<(&str, &str)> = vars.map(|(name, value)| (&**name, &**value)).collect();
+    let other = TestApp::spawn_with(&vars);
+    other.wait_until_ready().await;
+    other
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_refreshes_at_once_at_most_one_is_served() {
+async fn of_many_refreshes_at_once_all_get_the_same_pair() {
     let app = TestApp::spawn();
     let ada = app.account("ada").await;
-    let body = || json!({ "refresh_token": ada.refresh });
-    let answers = join_all((0..6).map(|_| app.post("/auth/refresh", body()))).await;
-    let served = answers.iter().filter(|answer| answer.status == 200).count();
-    assert_eq!(served, 1);
+    let mut other = replica(&app).await;
+    let refresh = |app: &TestApp, token: &str| {
+        let request = app.request("POST", "/api/v1/auth/refresh");
+        let request = request.json(&json!({ "refresh_token": token }));
+        async move { Answer::of(request.send().await.unwrap()).await }
+    };
+    let mut token = ada.refresh.clone();
+    for _ in 0..5 {
+        let uses = (0..8).map(|n| refresh(if n % 2 == 0 { &app } else { &other }, &token));
+        let answers = join_all(uses).await;
+        let pairs: HashSet<(String, String)> = answers
+            .iter()
+            .map(|answer| answer.accepted(200))
+            .map(|answer| (answer.text("access_token"), answer.text("refresh_token")))
+            .collect();
+        assert_eq!(pairs.len(), 1, "one pair, from whichever replica");
+        token = pairs.into_iter().next().unwrap().1;
+    }
+    // An answer that was lost is given again, for half a minute.
+    let first = refresh(&app, &token).await;
+    let again = refresh(&other, &token).await;
+    assert_eq!(
+        first.accepted(200).text("access_token"),
+        again.accepted(200).text("access_token")
+    );
+    assert_eq!(first.text("refresh_token"), again.text("refresh_token"));
+    let expires_in = again.body["expires_in"].as_u64().unwrap();
+    assert!((890..=900).contains(&expires_in), "{expires_in}");
+    let sessions = app.database().await.collection::<Document>("sessions");
+    let stored = format!("{:?}", sessions.find_one(doc! {}).await.unwrap().unwrap());
+    assert!(!stored.contains(&first.text("refresh_token")));
+    let earlier = DateTime::from_millis(SystemClock.now().millis() - 31_000);
+    let earlier = doc! { "$set": { "renewed_at": earlier } };
+    sessions.update_one(doc! {}, earlier).await.unwrap();
+    refresh(&app, &token)
+        .await
+        .refused(401, "bad_refresh_token");
+    let newest = refresh(&other, &first.text("refresh_token")).await;
+    newest.refused(401, "bad_refresh_token");
+    other.halt().await;
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_knows_a_name_keeps_its_owner_neither_out_nor_in() {
+    let settings = [
+        ("IP_RATE_PER_SECOND", "1000"),
+        ("TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let app = TestApp::spawn_with(&settings);
+    app.wait_until_ready().await;
+    app.register("ada").await.accepted(201);
+    let sign_in = |app: &TestApp, from: String, password: &str| {
+        let request = app.request("POST", "/api/v1/auth/login");
+        let request = request.header("x-forwarded-for", from);
+        let request = request.json(&json!({ "username": "ada", "password": password }));
+        async move { Answer::of(request.send().await.unwrap()).await }
+    };
+    let home = || "192.0.2.1".to_owned();
+    let session = sign_in(&app, home(), PASSWORD).await;
+    session.accepted(200);
+    // 120 guesses from 12 addresses: strangers have a hundred.
+    let guesses = (0..120).map(|n| sign_in(&app, format!("198.51.100.{}", n % 12), "guess"));
+    let guesses = join_all(guesses).await;
+    let refused = guesses.iter().filter(|answer| answer.status == 429).count();
+    assert!(refused >= 20, "{refused}");
+    let fresh = sign_in(&app, "203.0.113.9".to_owned(), PASSWORD).await;
+    fresh.refused(429, "too_many_requests");
+    sign_in(&app, home(), PASSWORD).await.accepted(200);
+    // A replica that has only just begun asks the sessions whether it is the owner.
+    let mut other = replica(&app).await;
+    let guesses = (0..110).map(|n| sign_in(&other, format!("198.51.100.{}", n % 12), "guess"));
+    let guesses = join_all(guesses).await;
+    assert!(guesses.iter().any(|answer| answer.status == 429));
+    sign_in(&other, "203.0.113.9".to_owned(), PASSWORD)
+        .await
+        .refused(429, "too_many_requests");
+    sign_in(&other, home(), PASSWORD).await.accepted(200);
+    let sessions = app.database().await.collection::<Document>("sessions");
+    let stored = format!("{:?}", sessions.find_one(doc! {}).await.unwrap().unwrap());
+    assert!(
+        !stored.contains("192.0.2.1"),
+        "an address is not kept: {stored}"
+    );
+    // Whoever is in may leave, from anywhere.
+    let leave = other.request("DELETE", "/api/v1/users/me");
+    let leave = leave.header("x-forwarded-for", "203.0.113.9");
+    let leave = leave.bearer_auth(session.text("access_token"));
+    let left = other
+        .send(leave.json(&json!({ "password": PASSWORD })))
+        .await;
+    left.accepted(204);
+    other.halt().await;
     app.end().await;
 }
 

@@ -7,6 +7,7 @@
 //! when hardly a command can still believe an older standing; a command that was slower than that
 //! looks after itself, once its event is in the log.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -18,6 +19,7 @@ use shared::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::limits::Purpose;
 use super::store::{Farewell, StoreError, Tie};
 use super::{Accepted, App, CommandError, FoundPost};
 use crate::domain::edge::{self, follow_stream};
@@ -47,12 +49,16 @@ impl App {
         &self,
         actor: UserId,
         password: Password,
+        address: Option<IpAddr>,
     ) -> Result<Accepted<User>, CommandError> {
         if self.is_gone(actor).await? {
             return Err(CommandError::NoActor);
         }
-        // Whoever has a stolen token guesses no faster than whoever has none.
-        self.login_limits.check(&actor.to_string(), None)?;
+        // Whoever has a stolen token guesses no faster than whoever has none. Counted by itself:
+        // whoever has none keeps nobody from leaving.
+        let account = actor.to_string();
+        self.may_try(Purpose::Leave, Some(actor), &account, address)
+            .await?;
         let hash = self.store.password_hash(actor).await?;
         if !self.passwords.verify(password, hash).await? {
             return Err(CommandError::BadCredentials);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
+use shared::address::customer;
 use shared::error_chain::Chain;
 use shared::ids::UserId;
 use tracing::warn;
@@ -23,6 +24,8 @@ const LOGINS_PER_ACCOUNT: u32 = 100;
 const ACCOUNT_WINDOW: Duration = Duration::from_secs(60 * 60);
 /// Pairs and accounts remembered; the least recently seen is forgotten first.
 const REMEMBERED: u64 = 100_000;
+/// How long an address is known that is not seen again: as long as a session lasts.
+const KNOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How a user's quota stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -99,11 +102,35 @@ type Windows<K> = Cache<K, Arc<Mutex<Window>>>;
 type Account = [u8; 32];
 type Pair = (Account, Option<IpAddr>);
 
-/// Counts attempts to sign in, successful or not, on this replica.
+/// What somebody guesses a password for. Each has an allowance of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    SignIn,
+    /// Takes an access token: who only knows a name cannot use this up.
+    Leave,
+}
+
+/// Whether an attempt may go on.
+#[derive(Debug)]
+pub enum Checked {
+    Granted,
+    Refused(CommandError),
+    /// Others have used up what strangers may try at the account; who is known here may go on.
+    Stranger(CommandError),
+}
+
+/// Counts guesses at passwords, right or not, on this replica: ten a minute by account and
+/// address, and a hundred an hour by account.
+///
+/// An address from which an account was signed in or a session carried on is *known*: it has a
+/// hundred an hour of its own. All others share one hundred. So nobody who knows a name can keep
+/// its owner out from where they usually are, and guesses at one account stay few.
 pub struct LoginLimits {
     enabled: bool,
     pairs: Windows<Pair>,
-    accounts: Windows<Account>,
+    strangers: Windows<Account>,
+    own: Windows<Pair>,
+    known: Cache<Pair, ()>,
 }
 
 impl LoginLimits {
@@ -117,26 +144,63 @@ impl LoginLimits {
         Self {
             enabled,
             pairs: windows(PAIR_WINDOW),
-            accounts: windows(ACCOUNT_WINDOW),
+            strangers: windows(ACCOUNT_WINDOW),
+            own: windows(ACCOUNT_WINDOW),
+            known: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_idle(KNOWN)
+                .build(),
+        }
+    }
+
+    /// Remembers that the account's user is at this address.
+    pub fn learn(&self, account: &str, address: Option<IpAddr>) {
+        if self.enabled && address.is_some() {
+            self.known.insert(pair(account, address), ());
         }
     }
 
     /// Counts one attempt at this account, or refuses it.
-    pub fn check(&self, account: &str, address: Option<IpAddr>) -> Result<(), CommandError> {
+    pub fn check(&self, purpose: Purpose, account: &str, address: Option<IpAddr>) -> Checked {
         if !self.enabled {
-            return Ok(());
+            return Checked::Granted;
         }
-        let now = Instant::now();
-        let account: Account = Sha256::digest(account).into();
-        let pair = (account, address);
-        count(&self.pairs, pair, LOGINS_PER_PAIR, PAIR_WINDOW, now)?;
-        count(
-            &self.accounts,
-            account,
-            LOGINS_PER_ACCOUNT,
-            ACCOUNT_WINDOW,
-            now,
-        )
+        let (now, counted) = (Instant::now(), counted(purpose, account, address));
+        let short = count(&self.pairs, counted, LOGINS_PER_PAIR, PAIR_WINDOW, now);
+        if let Err(refusal) = short {
+            return Checked::Refused(refusal);
+        }
+        if self.known.get(&pair(account, address)).is_some() {
+            let own = self.check_known(purpose, account, address);
+            return own.map_or_else(Checked::Refused, |()| Checked::Granted);
+        }
+        let (most, window) = (LOGINS_PER_ACCOUNT, ACCOUNT_WINDOW);
+        let shared = count(&self.strangers, counted.0, most, window, now);
+        shared.map_or_else(Checked::Stranger, |()| Checked::Granted)
+    }
+
+    /// Counts one attempt from an address that is known.
+    pub fn check_known(
+        &self,
+        purpose: Purpose,
+        account: &str,
+        address: Option<IpAddr>,
+    ) -> Result<(), CommandError> {
+        let (now, counted) = (Instant::now(), counted(purpose, account, address));
+        count(&self.own, counted, LOGINS_PER_ACCOUNT, ACCOUNT_WINDOW, now)
+    }
+}
+
+/// An IPv6 customer has many addresses: a /64 counts as one.
+fn pair(account: &str, address: Option<IpAddr>) -> Pair {
+    (Sha256::digest(account).into(), address.map(customer))
+}
+
+/// What an attempt is counted by.
+fn counted(purpose: Purpose, account: &str, address: Option<IpAddr>) -> Pair {
+    match purpose {
+        Purpose::SignIn => pair(account, address),
+        Purpose::Leave => pair(&format!("leave {account}"), address),
     }
 }
 
@@ -172,8 +236,19 @@ fn count<K: std::hash::Hash + Eq + Send + Sync + 'static>(
 mod tests {
     use super::*;
 
+    fn at(last: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([10, 0, 0, last]))
+    }
+
     fn attempt(limits: &LoginLimits, last: u8) -> Result<(), CommandError> {
-        limits.check("ada", Some(IpAddr::from([10, 0, 0, last])))
+        granted(limits.check(Purpose::SignIn, "ada", at(last)))
+    }
+
+    fn granted(checked: Checked) -> Result<(), CommandError> {
+        match checked {
+            Checked::Granted => Ok(()),
+            Checked::Refused(refusal) | Checked::Stranger(refusal) => Err(refusal),
+        }
     }
 
     #[test]
@@ -201,6 +276,54 @@ mod tests {
             }
         }
         assert!(attempt(&limits, 200).is_err());
+        let elsewhere = limits.check(Purpose::SignIn, "eve", at(0));
+        assert!(granted(elsewhere).is_ok(), "another account is another");
+    }
+
+    #[test]
+    fn what_strangers_use_up_is_not_the_owner_s() {
+        let limits = LoginLimits::new(true);
+        limits.learn("ada", at(1));
+        for address in 10..30 {
+            for _ in 0..LOGINS_PER_PAIR {
+                let _ = attempt(&limits, address);
+            }
+        }
+        assert!(
+            attempt(&limits, 100).is_err(),
+            "strangers have had their hundred"
+        );
+        for _ in 0..LOGINS_PER_PAIR {
+            attempt(&limits, 1).unwrap();
+        }
+        assert!(
+            attempt(&limits, 1).is_err(),
+            "ten a minute, also from there"
+        );
+        let leave = |last| granted(limits.check(Purpose::Leave, "ada", at(last)));
+        assert!(
+            leave(1).is_ok() && leave(100).is_ok(),
+            "leaving is counted by itself"
+        );
+        // Known are an account and an address together.
+        let other = limits.check(Purpose::SignIn, "eve", at(1));
+        assert!(limits.known.get(&pair("eve", at(1))).is_none() && granted(other).is_ok());
+    }
+
+    #[test]
+    fn a_known_address_has_a_hundred_an_hour_and_a_network_is_one_address() {
+        let limits = LoginLimits::new(true);
+        let home: IpAddr = "2001:db8:1:2::7".parse().unwrap();
+        limits.learn("ada", Some(home));
+        for _ in 0..LOGINS_PER_ACCOUNT {
+            limits
+                .check_known(Purpose::SignIn, "ada", Some(home))
+                .unwrap();
+        }
+        let neighbour = "2001:db8:1:2:3:4:5:6".parse().ok();
+        let checked = limits.check(Purpose::SignIn, "ada", neighbour);
+        assert!(matches!(checked, Checked::Refused(_)), "{checked:?}");
+        assert!(attempt(&limits, 1).is_ok(), "and takes nothing from others");
     }
 
     #[test]

@@ -2,7 +2,11 @@
 //!
 //! An access token is good for fifteen minutes. A refresh token is `family.secret`, good once:
 //! each use makes the next one. An old one coming back means that somebody copied it, and ends
-//! the whole family.
+//! the whole family; but for a short grace, in which the token that was used last gets the same
+//! answer again: it was lost, or two tabs asked at once.
+//!
+//! The next secret is a hash of the one that was used and a random salt. So the same use makes the
+//! same token again, on every replica, and what is stored (the salt, and digests) makes none.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,12 +14,15 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
+use shared::address::customer;
 use shared::consistency::ConsistencyToken;
 use shared::ids::UserId;
 use shared::settings::Secret;
 use shared::time::Timestamp;
+use shared::token::LIFETIME;
 
-use super::store::{AccountName, Rotation, Session};
+use super::limits::{Checked, Purpose};
+use super::store::{AccountName, Renewal, Renewed, Rotation, Session};
 use super::{Accepted, App, CommandError};
 use crate::domain::text::Password;
 use crate::domain::user::User;
@@ -23,6 +30,10 @@ use crate::domain::user::User;
 /// How long a session lasts without being used.
 const REFRESH_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const FAMILY_BYTES: usize = 16;
+/// How long after its use a refresh token gets the same answer again.
+const GRACE: Duration = Duration::from_secs(30);
+/// Keeps what is hashed here apart from everything else that is hashed.
+const SUCCESSOR: &[u8] = b"microblog refresh token";
 
 /// Somebody claims to be somebody.
 #[derive(Clone, Debug)]
@@ -37,6 +48,8 @@ pub struct SignIn {
 #[derive(Clone)]
 pub struct Tokens {
     pub access: String,
+    /// How long the access token is good for.
+    pub expires_in: Duration,
     pub refresh: String,
 }
 
@@ -51,7 +64,8 @@ impl App {
     pub async fn sign_in(&self, claim: SignIn) -> Result<Accepted<Tokens>, CommandError> {
         let user = self.store.find_account(&claim.account).await?;
         let account = account_label(user, &claim.account);
-        self.login_limits.check(&account, claim.address)?;
+        self.may_try(Purpose::SignIn, user, &account, claim.address)
+            .await?;
         // Asked for an unknown account too: its absence must not be told by the time it takes.
         let nobody = UserId::new(1).unwrap_or_else(|| unreachable!("1 is positive"));
         let hash = self.store.password_hash(user.unwrap_or(nobody)).await?;
@@ -63,13 +77,18 @@ impl App {
         let user = self.present(user).await?;
         let user = user.ok_or(CommandError::BadCredentials)?;
         let refresh = Refresh::new_family();
-        self.store
-            .open_session(&self.session(user.id, &refresh))
-            .await?;
-        self.tokens(&user, &refresh).await
+        let session = self.session(user.id, &refresh, claim.address);
+        self.store.open_session(&session).await?;
+        self.login_limits.learn(&account, claim.address);
+        self.tokens(&user, &refresh, self.clock.now()).await
     }
 
-    pub async fn refresh(&self, token: Secret) -> Result<Accepted<Tokens>, CommandError> {
+    /// Carries a session on. The same token twice within [`GRACE`] gets the same tokens.
+    pub async fn refresh(
+        &self,
+        token: Secret,
+        address: Option<IpAddr>,
+    ) -> Result<Accepted<Tokens>, CommandError> {
         let old = Refresh::parse(token.expose()).ok_or(CommandError::BadRefreshToken)?;
         let user = self.store.session_user(&old.family).await?;
         let user = user.ok_or(CommandError::BadRefreshToken)?;
@@ -77,16 +96,58 @@ impl App {
             self.store.close_session(&old.family).await?;
             return Err(CommandError::BadRefreshToken);
         };
-        let next = old.next();
-        let session = self.session(user.id, &next);
-        match self.store.rotate_session(&old.digest(), &session).await? {
-            Rotation::Rotated => self.tokens(&user, &next).await,
-            Rotation::Reused => {
+        let (salt, now) = (rand::random(), self.clock.now());
+        let renewal = Renewal {
+            used: old.digest(),
+            salt,
+            at: now,
+            next: self.session(user.id, &old.next(&salt), address),
+        };
+        match self.store.renew_session(&renewal).await? {
+            Rotation::Renewed(renewed) if old.may_repeat(&renewed, now) => {
+                self.login_limits.learn(&user.id.to_string(), address);
+                self.tokens(&user, &old.next(&renewed.salt), renewed.at)
+                    .await
+            }
+            Rotation::Renewed(_) | Rotation::Reused => {
                 self.store.close_session(&old.family).await?;
                 Err(CommandError::BadRefreshToken)
             }
             Rotation::Unknown => Err(CommandError::BadRefreshToken),
         }
+    }
+
+    /// Counts a guess at a password, or refuses it.
+    ///
+    /// When others have used up what strangers may try at the account, the store is asked whether
+    /// the caller is none: a restart, or another replica, has forgotten who is known here.
+    pub(super) async fn may_try(
+        &self,
+        purpose: Purpose,
+        user: Option<UserId>,
+        account: &str,
+        address: Option<IpAddr>,
+    ) -> Result<(), CommandError> {
+        let refusal = match self.login_limits.check(purpose, account, address) {
+            Checked::Granted => return Ok(()),
+            Checked::Refused(refusal) => return Err(refusal),
+            Checked::Stranger(refusal) => refusal,
+        };
+        let (Some(user), Some(origin)) = (user, user.and_then(|it| self.origin(it, address)))
+        else {
+            return Err(refusal);
+        };
+        if !self.store.has_session_from(user, &origin).await? {
+            return Err(refusal);
+        }
+        self.login_limits.learn(account, address);
+        self.login_limits.check_known(purpose, account, address)
+    }
+
+    /// Stands for where a user is, in their sessions: an address is nobody's to read there.
+    fn origin(&self, user: UserId, address: Option<IpAddr>) -> Option<[u8; 32]> {
+        let address = customer(address?);
+        Some(self.signer.tag(&format!("origin {user} {address}")))
     }
 
     /// Ends the family of a refresh token. Nothing is told about one that is not ours.
@@ -105,25 +166,31 @@ impl App {
         })
     }
 
-    fn session(&self, user: UserId, refresh: &Refresh) -> Session {
+    fn session(&self, user: UserId, refresh: &Refresh, address: Option<IpAddr>) -> Session {
         let lifetime = i64::try_from(REFRESH_LIFETIME.as_millis()).unwrap_or(i64::MAX);
         Session {
             family: refresh.family.clone(),
             user,
             current: refresh.digest(),
             expires_at: Timestamp::from_millis(self.clock.now().millis() + lifetime),
+            origin: self.origin(user, address),
         }
     }
 
     /// Reads by the consistency token that goes with them know the account as it is now, and all
-    /// that was written by it.
+    /// that was written by it. Of a session that was begun or renewed at `since`: the same tokens
+    /// whenever they are made.
     async fn tokens(
         &self,
         user: &User,
         refresh: &Refresh,
+        since: Timestamp,
     ) -> Result<Accepted<Tokens>, CommandError> {
+        let access = self.signer.sign_at(user.id, seconds(since.millis()));
+        let age = seconds(self.clock.now().millis().saturating_sub(since.millis()));
         let value = Tokens {
-            access: self.signer.sign(user.id).map_err(CommandError::Signing)?,
+            access: access.map_err(CommandError::Signing)?,
+            expires_in: LIFETIME.saturating_sub(Duration::from_secs(age)),
             refresh: refresh.encode(),
         };
         let token = self.own_token(user, false).await?;
@@ -139,11 +206,22 @@ impl Refresh {
         }
     }
 
-    fn next(&self) -> Self {
+    /// The one that a use makes of this one, and nobody who has not both it and the salt.
+    fn next(&self, salt: &[u8; 32]) -> Self {
+        let secret = Sha256::new().chain_update(SUCCESSOR);
+        let secret = secret.chain_update(self.secret).chain_update(salt);
         Self {
             family: self.family.clone(),
-            secret: rand::random(),
+            secret: secret.finalize().into(),
         }
+    }
+
+    /// Whether a renewal by this token may be answered: this very one, or one not long ago whose
+    /// token has not been used since.
+    fn may_repeat(&self, renewed: &Renewed, now: Timestamp) -> bool {
+        let age = now.millis().saturating_sub(renewed.at.millis());
+        let grace = i64::try_from(GRACE.as_millis()).unwrap_or(i64::MAX);
+        age <= grace && self.next(&renewed.salt).digest() == renewed.current
     }
 
     fn parse(token: &str) -> Option<Self> {
@@ -164,6 +242,11 @@ impl Refresh {
     fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.secret).into()
     }
+}
+
+/// Whole seconds; none before the epoch.
+fn seconds(millis: i64) -> u64 {
+    u64::try_from(millis / 1_000).unwrap_or(0)
 }
 
 /// An account is one, by whichever name it is called.
@@ -203,9 +286,41 @@ mod tests {
     #[test]
     fn the_next_token_is_of_the_same_family_with_another_secret() {
         let first = Refresh::new_family();
-        let next = first.next();
+        let next = first.next(&[1; 32]);
         assert_eq!(first.family, next.family);
         assert_ne!(first.digest(), next.digest());
+        assert_eq!(
+            next.digest(),
+            first.next(&[1; 32]).digest(),
+            "and the same again"
+        );
+        assert_ne!(next.digest(), first.next(&[2; 32]).digest());
+        assert_ne!(next.digest(), Refresh::new_family().next(&[1; 32]).digest());
+    }
+
+    #[test]
+    fn a_renewal_is_repeated_for_half_a_minute_and_only_by_its_own_token() {
+        let (first, at) = (Refresh::new_family(), Timestamp::from_millis(1_000_000));
+        let renewed = Renewed {
+            salt: [7; 32],
+            at,
+            current: first.next(&[7; 32]).digest(),
+        };
+        let after = |millis: i64| Timestamp::from_millis(at.millis() + millis);
+        for (millis, repeats) in [(-900, true), (0, true), (30_000, true), (30_001, false)] {
+            assert_eq!(
+                first.may_repeat(&renewed, after(millis)),
+                repeats,
+                "{millis} ms"
+            );
+        }
+        assert!(!Refresh::new_family().may_repeat(&renewed, at));
+        // An earlier build renewed since: it left the salt of the renewal before.
+        let since = Renewed {
+            current: [0; 32],
+            ..renewed
+        };
+        assert!(!first.may_repeat(&since, at));
     }
 
     proptest! {

@@ -135,12 +135,36 @@ pub struct Session {
     /// SHA-256 of the secret of the newest token.
     pub current: [u8; 32],
     pub expires_at: Timestamp,
+    /// Stands for the address from which it was used last.
+    pub origin: Option<[u8; 32]>,
+}
+
+/// A use of a refresh token, which makes the next one.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// SHA-256 of the secret that was used.
+    pub used: [u8; 32],
+    /// What makes the next secret of the one that was used.
+    pub salt: [u8; 32],
+    pub at: Timestamp,
+    /// The session after it.
+    pub next: Session,
+}
+
+/// A renewal as it is stored: this one, or an earlier one by the same token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Renewed {
+    pub salt: [u8; 32],
+    pub at: Timestamp,
+    /// SHA-256 of the secret of the newest token.
+    pub current: [u8; 32],
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Rotation {
-    Rotated,
-    /// The family is known, its newest secret is another: somebody has an old token.
+    /// The token that was used is the newest but one, since this use or an earlier one.
+    Renewed(Renewed),
+    /// The family is known, and its newest two secrets are others: somebody has an old token.
     Reused,
     Unknown,
 }
@@ -282,8 +306,10 @@ pub trait Store: Send + Sync + 'static {
 
     // Sessions.
     async fn open_session(&self, session: &Session) -> Result<()>;
-    /// Makes `next` the newest token of the family if `current` was.
-    async fn rotate_session(&self, current: &[u8; 32], next: &Session) -> Result<Rotation>;
+    /// Makes the next token the newest one of the family if the one that was used is.
+    async fn renew_session(&self, renewal: &Renewal) -> Result<Rotation>;
+    /// Whether the user has a session that was used last from this origin.
+    async fn has_session_from(&self, user: UserId, origin: &[u8; 32]) -> Result<bool>;
     async fn session_user(&self, family: &str) -> Result<Option<UserId>>;
     async fn close_session(&self, family: &str) -> Result<()>;
     async fn close_sessions_of(&self, user: UserId) -> Result<()>;

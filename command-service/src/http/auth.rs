@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use shared::names;
 use shared::problem::Problem;
 use shared::settings::Secret;
-use shared::token::LIFETIME;
 
 use super::extract::{Body, ClientAddress, Trace};
 use super::{Answer, accepted, sign};
@@ -41,7 +40,7 @@ impl From<Tokens> for TokensView {
         Self {
             access_token: tokens.access,
             token_type: "Bearer",
-            expires_in: LIFETIME.as_secs(),
+            expires_in: tokens.expires_in.as_secs(),
             refresh_token: tokens.refresh,
         }
     }
@@ -84,9 +83,14 @@ pub async fn sign_in(
     Ok(accepted(HttpResponse::Ok(), signed_in, TokensView::from))
 }
 
-pub async fn refresh(app: Data<App>, trace: Trace, body: Body<RefreshBody>) -> Answer {
+pub async fn refresh(
+    app: Data<App>,
+    trace: Trace,
+    address: ClientAddress,
+    body: Body<RefreshBody>,
+) -> Answer {
     let token = body.0.refresh_token;
-    let work = |app: std::sync::Arc<App>| async move { app.refresh(token).await };
+    let work = move |app: std::sync::Arc<App>| async move { app.refresh(token, address.0).await };
     let refreshed = app.run("refresh", trace.0, work).await?;
     Ok(accepted(HttpResponse::Ok(), refreshed, TokensView::from))
 }

@@ -13,7 +13,7 @@ use shared::settings::Secret;
 use shared::time::Timestamp;
 
 use super::errors::Limit;
-use super::extract::{Body, Caller, OptionalJson, Trace};
+use super::extract::{Body, Caller, ClientAddress, OptionalJson, Trace};
 use super::{Answer, BASE, accepted, no_content};
 use crate::app::{App, CommandError, Edited, Followed};
 use crate::domain::text::Password;
@@ -164,10 +164,12 @@ pub async fn deactivate(
     app: Data<App>,
     caller: Caller,
     trace: Trace,
+    address: ClientAddress,
     body: Body<DeactivateBody>,
 ) -> Answer {
     let password = Password::guess(body.0.password.expose());
-    let work = move |app: Arc<App>| async move { app.deactivate(caller.0, password).await };
+    let work =
+        move |app: Arc<App>| async move { app.deactivate(caller.0, password, address.0).await };
     let deactivated = app.run("deactivate", trace.0, work).await?;
     Ok(no_content(&deactivated))
 }

@@ -42,7 +42,7 @@ use shared::time::{Clock, Timestamp};
 
 use crate::app::store::{
     AccountName, Append, Counts, Farewell, Limited, NewAccount, Outcome, Projected, Quota,
-    QuotaState, Reaction, Receipt, Receipts, Registered, Result, Rotation, Session, Store,
+    QuotaState, Reaction, Receipt, Receipts, Registered, Renewal, Result, Rotation, Session, Store,
     StoreError, Tie,
 };
 use crate::domain::user::{Standing, User};
@@ -228,8 +228,12 @@ impl Store for MongoStore {
         self.ask(|| self.sessions.open(session)).await
     }
 
-    async fn rotate_session(&self, current: &[u8; 32], next: &Session) -> Result<Rotation> {
-        self.ask(|| self.sessions.rotate(current, next)).await
+    async fn renew_session(&self, renewal: &Renewal) -> Result<Rotation> {
+        self.ask(|| self.sessions.renew(renewal)).await
+    }
+
+    async fn has_session_from(&self, user: UserId, origin: &[u8; 32]) -> Result<bool> {
+        self.ask(|| self.sessions.is_from(user, origin)).await
     }
 
     async fn session_user(&self, family: &str) -> Result<Option<UserId>> {

@@ -4,9 +4,10 @@ use bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 use shared::ids::UserId;
+use shared::time::Timestamp;
 
 use super::errors::{Fault, is_duplicate};
-use crate::app::store::{Rotation, Session};
+use crate::app::store::{Renewal, Renewed, Rotation, Session};
 
 pub(super) const COLLECTION: &str = "sessions";
 
@@ -23,6 +24,15 @@ struct SessionDocument {
     user: UserId,
     current: Binary,
     expires_at: DateTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Binary>,
+    /// The token before the current one, and what made the current one of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<Binary>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    salt: Option<Binary>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renewed_at: Option<DateTime>,
 }
 
 impl Sessions {
@@ -37,7 +47,11 @@ impl Sessions {
             family: session.family.clone(),
             user: session.user,
             current: binary(&session.current),
-            expires_at: DateTime::from_millis(session.expires_at.millis()),
+            expires_at: date(session.expires_at),
+            origin: session.origin.as_ref().map(binary),
+            previous: None,
+            salt: None,
+            renewed_at: None,
         };
         match self.sessions.insert_one(document).await {
             Ok(_) => Ok(()),
@@ -47,28 +61,54 @@ impl Sessions {
         }
     }
 
-    pub(super) async fn rotate(&self, current: &[u8; 32], next: &Session) -> Attempt<Rotation> {
+    /// One update decides which of many uses at once makes the next token. All the others find
+    /// what it stored, and so does this one asked again, should its answer be lost.
+    pub(super) async fn renew(&self, renewal: &Renewal) -> Attempt<Rotation> {
+        let (used, next) = (binary(&renewal.used), &renewal.next);
         let newest = doc! {
             "_id": &next.family,
-            "current": binary(current),
+            "current": used.clone(),
             "expires_at": { "$gt": DateTime::now() },
         };
-        let rotate = doc! { "$set": {
+        let renew = doc! { "$set": {
             "current": binary(&next.current),
-            "expires_at": DateTime::from_millis(next.expires_at.millis()),
+            "expires_at": date(next.expires_at),
+            "origin": next.origin.as_ref().map(binary),
+            "previous": used.clone(),
+            "salt": binary(&renewal.salt),
+            "renewed_at": date(renewal.at),
         } };
-        let rotated = self.sessions.find_one_and_update(newest, rotate).await?;
-        if rotated.is_some() {
-            return Ok(Rotation::Rotated);
+        let renewed = self.sessions.find_one_and_update(newest, renew).await?;
+        if renewed.is_some() {
+            return Ok(Rotation::Renewed(Renewed {
+                salt: renewal.salt,
+                at: renewal.at,
+                current: next.current,
+            }));
         }
-        let stored = self.find(&next.family).await?;
-        Ok(match stored {
-            // An attempt whose answer was lost did it: nobody else knows this secret.
-            Some(session) if session.current == binary(&next.current) => Rotation::Rotated,
-            Some(session) if session.expires_at <= DateTime::now() => Rotation::Unknown,
-            Some(_) => Rotation::Reused,
-            None => Rotation::Unknown,
+        let Some(stored) = self.find(&next.family).await? else {
+            return Ok(Rotation::Unknown);
+        };
+        if stored.expires_at <= DateTime::now() {
+            return Ok(Rotation::Unknown);
+        }
+        // Somebody's update came first, and a majority does not have it yet.
+        if stored.current == used {
+            return Err(Fault::Unsettled);
+        }
+        Ok(match stored.renewed() {
+            Some(renewed) if stored.previous == Some(used) => Rotation::Renewed(renewed),
+            Some(_) | None => Rotation::Reused,
         })
+    }
+
+    pub(super) async fn is_from(&self, user: UserId, origin: &[u8; 32]) -> Attempt<bool> {
+        let session = doc! {
+            "user": user.get(),
+            "origin": binary(origin),
+            "expires_at": { "$gt": DateTime::now() },
+        };
+        Ok(self.sessions.find_one(session).await?.is_some())
     }
 
     pub(super) async fn user(&self, family: &str) -> Attempt<Option<UserId>> {
@@ -90,6 +130,25 @@ impl Sessions {
     async fn find(&self, family: &str) -> Attempt<Option<SessionDocument>> {
         Ok(self.sessions.find_one(doc! { "_id": family }).await?)
     }
+}
+
+impl SessionDocument {
+    fn renewed(&self) -> Option<Renewed> {
+        let at = self.renewed_at?.timestamp_millis();
+        Some(Renewed {
+            salt: bytes(self.salt.as_ref()?)?,
+            at: Timestamp::from_millis(at),
+            current: bytes(&self.current)?,
+        })
+    }
+}
+
+fn date(time: Timestamp) -> DateTime {
+    DateTime::from_millis(time.millis())
+}
+
+fn bytes(binary: &Binary) -> Option<[u8; 32]> {
+    binary.bytes.as_slice().try_into().ok()
 }
 
 fn binary(bytes: &[u8; 32]) -> Binary {
