@@ -35,6 +35,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[path = "relay/identity.rs"]
+mod identity;
+#[path = "relay/trouble.rs"]
+mod trouble;
+
 /// Longer than any outage a test makes; reaching it means that the relay is stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -110,6 +115,7 @@ impl World {
     fn settings(&self) -> relay::Settings {
         relay::Settings {
             lease: Duration::from_millis(600),
+            watch: Duration::from_millis(200),
             max_await: Duration::from_millis(50),
             ..relay::Settings::new(self.names.clone(), 1)
         }
@@ -904,9 +910,13 @@ struct Broker {
 
 impl Broker {
     async fn start(store: &Path, port: u16) -> Self {
+        let (store, on) = (store.to_str().unwrap(), port.to_string());
+        Self::start_with(&["-js", "-a", "127.0.0.1", "-p", &on, "-sd", store], port).await
+    }
+
+    async fn start_with(arguments: &[&str], port: u16) -> Self {
         let child = tokio::process::Command::new(var("MICROBLOG_NATS_BIN"))
-            .args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"])
-            .arg(store)
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -1128,7 +1138,7 @@ async fn either_engine_may_be_cut_off_at_any_moment() {
 async fn without_observed_sequences_an_event_is_lost() {
     let world = World::new("naive").await;
     let jetstream = world.jetstream();
-    event_stream::ensure(&jetstream, &world.names, 1)
+    event_stream::ensure(&jetstream, &world.names, 1, None)
         .await
         .unwrap();
     world.write(1, 10).await;

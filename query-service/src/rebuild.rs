@@ -26,6 +26,8 @@ use tracing::warn;
 use crate::dead_letters;
 use crate::projection::Projector;
 use crate::projection::generations::{EVERY, FoldSettings};
+use crate::projection::stream_check::{self, StreamCheck};
+use crate::projection::stream_reader::StreamFault;
 use crate::read_model::generation::{Catalog, Generation};
 use crate::read_model::{ViewError, Views};
 use crate::verify::{self, AT_ONCE, ROUNDS, progress};
@@ -70,6 +72,8 @@ pub enum RebuildError {
     NothingBefore,
     #[error("somebody else switched the generation meanwhile")]
     Raced,
+    #[error(transparent)]
+    Stream(#[from] StreamFault),
     #[error("ask NATS for the stream's end")]
     Nats(#[source] async_nats::Error),
     #[error("interrupted: run it again to go on")]
@@ -91,6 +95,8 @@ pub enum RebuildError {
     Differs(usize),
 }
 
+/// Longer than a lease: views that do not move for so long come no further.
+const STANDS_STILL: Duration = Duration::from_secs(6);
 /// Those who fold a dropped generation have stopped after this.
 const NOTICED: Duration = Duration::from_millis(EVERY.as_millis() as u64 * 2);
 
@@ -175,6 +181,7 @@ struct Rebuild {
     catalog: Catalog,
     current: Generation,
     previous: Option<i64>,
+    check: StreamCheck,
 }
 
 impl Rebuild {
@@ -188,10 +195,12 @@ impl Rebuild {
         let catalog = Self::catalog(settings).await?;
         let current = catalog.current().await?.ok_or(RebuildError::NoViews)?;
         let previous = catalog.pointer().await?.and_then(|(_, previous)| previous);
+        let check = StreamCheck::of(settings).await?;
         Ok(Self {
             catalog,
             current,
             previous,
+            check,
         })
     }
 
@@ -270,12 +279,13 @@ impl Rebuild {
         let projector = Projector {
             views: new.clone(),
             current,
-            settings: FoldSettings::of(settings),
+            settings: FoldSettings::of(settings, self.check.clone()),
         };
         projector.spawn(&tasks, &tasks.stop_signal());
         let work = async {
             let stream = settings.names.stream();
             let jetstream = nats.jetstream();
+            self.look_at_stream(settings, &jetstream, &new).await?;
             self.follow_progress(&jetstream, &stream, &new).await?;
             let differing = compare(&old, &new, &jetstream, &stream).await?;
             if !differing.is_empty() {
@@ -337,6 +347,19 @@ impl Rebuild {
         }
     }
 
+    /// A stream of another log would never be folded.
+    async fn look_at_stream(
+        &self,
+        settings: &Settings,
+        jetstream: &jetstream::Context,
+        new: &Views,
+    ) -> Result<(), RebuildError> {
+        let (names, replicas) = (&settings.names, settings.stream_replicas);
+        let (stream, end) = stream_check::open(jetstream, names, replicas, &self.check).await?;
+        self.check.judge(names, new, &stream, &end).await?;
+        Ok(())
+    }
+
     /// Waits until the new generation has folded what the stream holds.
     async fn follow_progress(
         &self,
@@ -381,12 +404,10 @@ async fn compare(
     stream: &str,
 ) -> Result<BTreeMap<UserId, Vec<String>>, RebuildError> {
     let mut suspects = old.all_users().await?;
-    let mut differing = BTreeMap::new();
+    let (mut differing, mut stands_still) = (BTreeMap::new(), false);
     for _ in 0..ROUNDS {
         let end = stream_end(jetstream, stream).await?;
-        while old.position_now().await?.min(new.position_now().await?) < end {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        stands_still = both_have(end, old, new, stands_still).await?;
         differing = compare_users(old, new, &suspects).await?;
         if differing.is_empty() {
             break;
@@ -394,6 +415,32 @@ async fn compare(
         suspects = differing.keys().copied().collect();
     }
     Ok(differing)
+}
+
+/// Waits until both have folded up to `end`, the old one unless it stands still: the stream may be
+/// another one than it was folded from. Says whether it does.
+async fn both_have(
+    end: u64,
+    old: &Views,
+    new: &Views,
+    stood_still: bool,
+) -> Result<bool, RebuildError> {
+    let (mut reached, mut since) = (0, Instant::now());
+    loop {
+        let (before, at) = (old.position_now().await?, new.position_now().await?);
+        if at >= end && (before >= end || stood_still) {
+            return Ok(stood_still);
+        }
+        if before > reached || at < end {
+            (reached, since) = (before, Instant::now());
+        } else if since.elapsed() >= STANDS_STILL {
+            println!(
+                "rebuild: the views that readers are shown stand still at {before} of {end}: they are compared as they are"
+            );
+            return Ok(true);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn compare_users(

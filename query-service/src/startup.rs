@@ -28,6 +28,7 @@ use crate::http::admission::Admission;
 use crate::live::Live;
 use crate::projection::generations::{FoldSettings, Generations};
 use crate::projection::monitor;
+use crate::projection::stream_check::{self, StreamCheck};
 use crate::read_model::addresses;
 use crate::read_model::generation::Catalog;
 use crate::read_model::{CurrentViews, ViewError, Views};
@@ -116,6 +117,7 @@ impl Application {
         }
         if self.role.folds() {
             readiness.expect(monitor::CAUGHT_UP);
+            readiness.expect(stream_check::SAME_LOG);
         }
         let ops = ops::serve(self.ops, readiness.clone()).map_err(StartupError::Serve)?;
         let ops_handle = ops.handle();
@@ -177,6 +179,7 @@ async fn serve(
         Some(_) => engines::open_log(settings, "query-service", ADDRESS_POOL).await?,
         None => database.client().database(&engines::log_database(settings)),
     };
+    let check = StreamCheck::of(settings).await?;
     let breaker = Arc::new(Breaker::new(engines::MONGODB));
     let status = DatabaseStatus::default();
     let uri = settings.views_mongodb_uri.as_ref();
@@ -210,7 +213,9 @@ async fn serve(
         catalog: Catalog::new(&folding),
         readers: database.clone(),
         switch,
-        folds: role.folds().then(|| FoldSettings::of(settings)),
+        folds: role
+            .folds()
+            .then(|| FoldSettings::of(settings, check.clone())),
         tasks: tasks.clone(),
     };
     tasks.spawn("generations", generations.run());
@@ -223,6 +228,7 @@ async fn serve(
         current.clone(),
         nats.clone(),
         settings.names.clone(),
+        role.folds().then_some(check),
         readiness.clone(),
         tasks.stop_signal(),
     );

@@ -3,6 +3,7 @@
 //! The stream is the relay's own checkpoint and the source every view can be rebuilt from, so it
 //! keeps everything: no limits, discard new, no delete, no purge. Both services check this.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 
 use async_nats::HeaderMap;
@@ -10,6 +11,7 @@ use async_nats::jetstream::{self, stream};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::events::Payload;
+use crate::log_identity::LogId;
 
 /// Names everything one deployment has on a broker; `microblog` unless set.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -67,6 +69,12 @@ impl Names {
 pub const RESUME_TOKEN: &str = "Microblog-Resume";
 /// [`ChainHash`] up to and with this message, in hex.
 pub const CHAIN: &str = "Microblog-Chain";
+/// The log that a message comes from: see [`crate::log_identity`].
+pub const LOG: &str = "Microblog-Log";
+/// On a tick: the id of the last event before it.
+pub const LAST_EVENT: &str = "Microblog-Last-Event";
+/// The log that a stream holds, in the stream's metadata.
+pub const METADATA_LOG: &str = "microblog-log";
 /// The id of the event, as `ce-id` of the CloudEvents NATS binding.
 pub const EVENT_ID: &str = "ce-id";
 
@@ -118,6 +126,60 @@ pub enum StreamError {
     Settings(String, &'static str),
     #[error("the stream {0} begins at sequence {1}: messages before it are gone")]
     Truncated(String, u64),
+    #[error("read message {0} of the stream")]
+    Read(u64, #[source] stream::RawMessageError),
+    #[error("write the log's identity into the metadata of the stream {0}")]
+    Label(String, #[source] jetstream::context::UpdateStreamError),
+    #[error(
+        "the stream {stream} holds another log ({theirs}; the log in MONGODB_URI is {ours}): give this deployment a NATS_PREFIX of its own, or in MONGODB_URI the database of that log; delete the stream only if that log is given up"
+    )]
+    OtherLog {
+        stream: String,
+        theirs: LogId,
+        ours: LogId,
+    },
+    #[error(
+        "the stream {0} is newer than the log in MONGODB_URI, which lacks event {1}: was the database restored from an older copy? Restore one that has the event; or give up what came since: delete the stream, then run `query-service rebuild --accept`"
+    )]
+    LogIsOlder(String, i64),
+    #[error(
+        "the stream {0} was written by an earlier version from another log than the one in MONGODB_URI, which lacks event {1}: give this deployment a NATS_PREFIX of its own, or in MONGODB_URI the database of that log; delete the stream only if that log is given up"
+    )]
+    UnknownEvents(String, i64),
+}
+
+impl StreamError {
+    /// Whether the stream was looked at and must not be used, rather than being out of reach:
+    /// it takes an operator.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Settings(..)
+            | Self::Truncated(..)
+            | Self::OtherLog { .. }
+            | Self::LogIsOlder(..)
+            | Self::UnknownEvents(..) => true,
+            Self::Create(..) | Self::Lookup(..) | Self::Read(..) | Self::Label(..) => false,
+        }
+    }
+
+    /// Whether it is refused because of the log it holds.
+    pub fn is_about_identity(&self) -> bool {
+        match self {
+            Self::OtherLog { .. } | Self::LogIsOlder(..) | Self::UnknownEvents(..) => true,
+            Self::Settings(..)
+            | Self::Truncated(..)
+            | Self::Create(..)
+            | Self::Lookup(..)
+            | Self::Read(..)
+            | Self::Label(..) => false,
+        }
+    }
+}
+
+/// What the metadata of a stream say of the log it holds.
+pub fn metadata(log: Option<LogId>) -> HashMap<String, String> {
+    let named = log.map(|log| (METADATA_LOG.to_owned(), log.to_string()));
+    named.into_iter().collect()
 }
 
 /// The settings the stream is made with, and must have.
@@ -140,16 +202,22 @@ pub fn config(names: &Names, replicas: usize) -> stream::Config {
     }
 }
 
-/// Makes the stream if it is missing, and checks that it keeps everything.
+/// Makes the stream if it is missing, and checks that it keeps everything. Where `log` is known, a
+/// new stream names it; whether an existing one does is for the caller to compare.
 pub async fn ensure(
     jetstream: &jetstream::Context,
     names: &Names,
     replicas: usize,
+    log: Option<LogId>,
 ) -> Result<stream::Stream, StreamError> {
     let name = names.stream();
     // An existing stream is taken as it is; `check` says whether it will do.
+    let wanted = stream::Config {
+        metadata: metadata(log),
+        ..config(names, replicas)
+    };
     let stream = jetstream
-        .get_or_create_stream(config(names, replicas))
+        .get_or_create_stream(wanted)
         .await
         .map_err(|error| StreamError::Create(name, error))?;
     check(names, stream.cached_info())?;
@@ -200,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_forgets_is_refused() {
+    fn a_prefix_names_the_stream() {
         assert!("Microblog".parse::<Names>().is_err());
         let names: Names = "microblog".parse().unwrap();
         assert_eq!(names.stream(), "MICROBLOG");

@@ -60,9 +60,25 @@ impl Lease {
 
     /// Extends a lease held at `epoch`; `None` if it was lost.
     pub async fn renew(&self, held: Held) -> mongodb::error::Result<Option<Held>> {
+        self.renew_with(held, Document::new()).await
+    }
+
+    /// As [`Self::renew`], and leaves `note` on the lease: fields that others can read with
+    /// [`Self::note`], and that outlive the holder. It must not name the lease's own.
+    pub async fn renew_with(
+        &self,
+        held: Held,
+        note: Document,
+    ) -> mongodb::error::Result<Option<Held>> {
         let still = doc! { "holder": self.holder.as_str(), "epoch": held.epoch };
-        self.update(still, doc! { "$set": { "expires_at": self.expiry() } })
-            .await
+        let mut set = note;
+        set.insert("expires_at", self.expiry());
+        self.update(still, doc! { "$set": set }).await
+    }
+
+    /// The lease as it stands, with what holders have noted on it; `None` if nobody ever had it.
+    pub async fn note(&self) -> mongodb::error::Result<Option<Document>> {
+        self.leases.find_one(doc! { "_id": &self.name }).await
     }
 
     /// Gives the lease up, so that another need not wait for its end.

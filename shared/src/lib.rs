@@ -5,7 +5,8 @@
 //! * [`events`]: the event contract: what the log holds and the stream carries.
 //! * [`log`]: how the log stores an event.
 //! * [`accounts`]: where a user's e-mail address is.
-//! * [`event_stream`]: the JetStream stream's name, settings, headers and chain.
+//! * [`event_stream`], [`stream_end`]: the JetStream stream's name, settings, headers, chain, ends.
+//! * [`log_identity`]: which log a stream holds.
 //! * [`partition`]: which partition owns a user.
 //! * [`names`]: when two names are the same.
 //! * [`consistency`]: the token that lets a reader see an earlier write.
@@ -33,6 +34,7 @@ pub mod http;
 pub mod ids;
 pub mod lease;
 pub mod log;
+pub mod log_identity;
 pub mod names;
 pub mod ops;
 pub mod partition;
@@ -40,6 +42,7 @@ pub mod problem;
 pub mod public_url;
 pub mod resilience;
 pub mod settings;
+pub mod stream_end;
 pub mod tasks;
 pub mod telemetry;
 pub mod time;

@@ -91,6 +91,14 @@ impl Service {
         (!ready).then_some(text)
     }
 
+    /// What `/readyz` says: whether it is ready, and the body.
+    pub async fn says_ready(&self) -> Option<(bool, String)> {
+        let answer = self.http.get(format!("{}/readyz", self.ops)).send().await;
+        let answer = answer.ok()?;
+        let ready = answer.status().is_success();
+        Some((ready, answer.text().await.ok()?))
+    }
+
     /// Everything that it measures, as Prometheus reads it.
     pub async fn metrics(&self) -> String {
         let answer = self.http.get(format!("{}/metrics", self.ops)).send().await;
@@ -373,6 +381,24 @@ impl World {
 
     fn clock_file(&self) -> PathBuf {
         self.folder.path().join("clock")
+    }
+
+    /// Another process of a service, that reaches the broker at another port.
+    pub fn another_to_broker(&self, of: &Service, port: u16) -> Service {
+        let url = format!("nats://127.0.0.1:{port}");
+        self.another_in(of, &[], &[("NATS_URL", &url)])
+    }
+
+    /// A process of another deployment, with a database of its own and the same broker and prefix.
+    pub fn of_another_deployment(&self, of: &Service) -> Service {
+        let uri = self
+            .environment
+            .iter()
+            .find(|(name, _)| name == "MONGODB_URI");
+        let (_, uri) = uri.expect("it was set");
+        let (server, options) = uri.split_once("/?").expect("no database is named");
+        let uri = format!("{server}/another?{options}");
+        self.another_in(of, &[], &[("MONGODB_URI", &uri)])
     }
 
     fn another_in(&self, of: &Service, arguments: &[&str], extra: &[(&str, &str)]) -> Service {

@@ -22,7 +22,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use system_tests::api::{Accepted, Answer, Session};
+use system_tests::api::{Accepted, Answer, Api, Session};
 use system_tests::events::Events;
 use system_tests::graph::Graph;
 use system_tests::load::Load;
@@ -592,6 +592,55 @@ async fn an_address_is_shown_to_its_user_and_is_nowhere_but_with_the_account() {
     assert_eq!(again, StatusCode::CREATED, "the address is free");
     let (_, found) = messages_with(&world, ADDRESS).await;
     assert_eq!(found, Vec::<String>::new(), "on the stream");
+}
+
+// ---- another deployment on the same broker ----------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_deployment_with_the_same_prefix_is_refused_and_disturbs_nobody() {
+    const SENTENCE: &str = "holds another log";
+    let _alone = alone().await;
+    let world = World::start(&[]).await;
+    let first = world.sessions(&world.api(), "first", 1).await.remove(0);
+    first.post("before", "before").await.accepted();
+    let command = world.of_another_deployment(&world.command);
+    let query = world.of_another_deployment(&world.query);
+    // The projector first: a log that has no identity yet must not take the stream's.
+    query.process.start();
+    eventually("the second fold waits for its log", PATIENCE, async || {
+        let (ready, says) = query.says_ready().await?;
+        (!ready && says.contains("has no identity yet")).then_some(())
+    })
+    .await;
+    command.process.start();
+    for service in [&command, &query] {
+        eventually("the second deployment is refused", PATIENCE, async || {
+            let (ready, says) = service.says_ready().await?;
+            (!ready && says.contains(SENTENCE) && says.contains("NATS_PREFIX")).then_some(())
+        })
+        .await;
+    }
+    // Its log takes commands all the same, and nothing of them reaches the stream.
+    let api = Api::new(&command.api, &query.api);
+    let registered = api.register_at("second", "second@example.com").await;
+    assert_eq!(registered, StatusCode::CREATED);
+    let tried = async || command.metric("relay_failures_total").await;
+    let before = eventually("it tries", PATIENCE, tried).await;
+    let post = first.post("after", "after").await.accepted();
+    let timeline = first.get("/timeline", Some(&post.consistency)).await;
+    assert_eq!(posts(&timeline.expect("an answer").body).len(), 2);
+    eventually("it tries again and again", PATIENCE, async || {
+        (tried().await? >= before + 3.0).then_some(())
+    })
+    .await;
+    for service in [&command, &query] {
+        let said = service.process.tail(1_000);
+        let said = said.lines().filter(|line| line.contains(SENTENCE)).count();
+        assert_eq!(said, 1, "{}", service.process.tail(40));
+    }
+    let audit = world.audit().await;
+    assert!(audit.is_clean(), "{audit:?}");
+    println!("{}", world.verify().await);
 }
 
 // ---- live streams -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ use system_tests::api::{Api, Post, Session};
 use system_tests::graph::Graph;
 use system_tests::load::Load;
 use system_tests::process::{Process, describe};
-use system_tests::world::{PATIENCE, Service, World};
+use system_tests::world::{PATIENCE, Service, World, free_ports};
 use system_tests::{eventually, is_long, seed};
 
 /// Clients that act while things die.
@@ -328,6 +328,56 @@ async fn a_relay_that_wakes_up_past_its_lease_changes_nothing() {
         println!("{verdict}");
         assert!(verdict.is_clean(), "{verdict}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_cannot_reach_the_broker_takes_no_lease_and_raises_the_alarm() {
+    let world = World::start(&[]).await;
+    let [closed] = free_ports();
+    let other = world.another_to_broker(&world.command, closed);
+    other.process.start();
+    eventually(
+        "it serves, and says what does not work",
+        PATIENCE,
+        async || {
+            let (ready, says) = other.says_ready().await?;
+            (ready && says.contains("degraded") && says.contains("NATS")).then_some(())
+        },
+    )
+    .await;
+    let api = Api::new(&other.api, &world.query.api);
+    let author = world.sessions(&api, "author", 1).await.remove(0);
+    author.post("one", "one").await.accepted();
+    world.command.process.pause();
+    let paused = Instant::now();
+    let post = author.post("two", "two").await.accepted();
+    eventually("the alarm is raised", PATIENCE, async || {
+        (other.metric("relay_lag_seconds").await? > 2.0).then_some(())
+    })
+    .await;
+    tokio::time::sleep((PAST_THE_LEASE + Duration::from_secs(1)).saturating_sub(paused.elapsed()))
+        .await;
+    assert_eq!(other.metric("relay_active").await, Some(0.0));
+    world.command.process.resume();
+    let resumed = Instant::now();
+    eventually("the post is visible", Duration::from_secs(5), async || {
+        let answer = author
+            .get("/timeline", Some(&post.consistency))
+            .await
+            .ok()?;
+        answer.body["posts"]
+            .as_array()
+            .filter(|posts| posts.len() == 2)?;
+        Some(())
+    })
+    .await;
+    println!("visible {:?} after the relay was back", resumed.elapsed());
+    eventually("the alarm ends", PATIENCE, async || {
+        (other.metric("relay_lag_seconds").await? == 0.0).then_some(())
+    })
+    .await;
+    let audit = world.audit().await;
+    assert!(audit.is_clean(), "{audit:?}");
 }
 
 /// Which of two services publishes.

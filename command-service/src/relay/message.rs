@@ -5,9 +5,10 @@ use async_nats::header::HeaderValue;
 use bson::RawDocumentBuf;
 use bytes::Bytes;
 use mongodb::change_stream::event::ResumeToken;
-use shared::event_stream::{self, CHAIN, ChainHash, EVENT_ID, Names, RESUME_TOKEN};
+use shared::event_stream::{CHAIN, ChainHash, EVENT_ID, LAST_EVENT, LOG, Names, RESUME_TOKEN};
 use shared::ids::EventId;
 use shared::log::{CorruptLog, LogDocument};
+use shared::log_identity::LogId;
 use shared::time::Timestamp;
 
 /// Stands before the token of every message that a recovery scan publishes.
@@ -73,10 +74,15 @@ impl Message {
         self.body.len() + self.subject.len() + HEADERS
     }
 
-    /// Gives it its place.
-    pub fn seal(&mut self, resume: &str, chain: ChainHash) {
+    /// Gives it its place, in the stream of `log`; `before` is the last event before it, if any.
+    pub fn seal(&mut self, resume: &str, chain: ChainHash, log: LogId, before: Option<i64>) {
         self.headers.insert(RESUME_TOKEN, resume);
         self.headers.insert(CHAIN, chain.to_hex());
+        self.headers.insert(LOG, log.to_string());
+        // So that nobody has to walk back over a quiet week of ticks.
+        if let Some(event) = before.filter(|_| self.id == TICK_ID) {
+            self.headers.insert(LAST_EVENT, event.to_string());
+        }
     }
 }
 
@@ -98,31 +104,6 @@ fn source(names: &Names) -> String {
 /// The id of a document that cannot be read, as far as it has one.
 pub fn id_of(raw: &RawDocumentBuf) -> Option<EventId> {
     EventId::new(raw.get_i64("_id").ok()?)
-}
-
-/// What a message's headers say, if they are such as the relay writes. Whether it *did* write
-/// them, the chain tells: see [`Marked::follows`].
-#[derive(Clone, Debug)]
-pub struct Marked {
-    pub id: i64,
-    pub chain: ChainHash,
-    pub resume: String,
-}
-
-impl Marked {
-    pub fn read(headers: Option<&HeaderMap>) -> Option<Self> {
-        Some(Self {
-            id: event_stream::event_id_of(headers)?,
-            chain: ChainHash::of(headers)?,
-            resume: headers?.get(RESUME_TOKEN)?.as_str().to_owned(),
-        })
-    }
-
-    /// Whether it is the relay's next message after one that ended in `chain`. Nothing else fits
-    /// by chance, so that another's message with headers like ours is still another's.
-    pub fn follows(&self, chain: ChainHash) -> bool {
-        self.chain == chain.then(self.id)
-    }
 }
 
 /// How to go on after a message.
@@ -158,6 +139,7 @@ pub fn write_scan(token: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared::stream_end::Marked;
 
     #[test]
     fn tokens_round_trip_through_the_header() {
@@ -176,10 +158,11 @@ mod tests {
     fn headers_like_ours_are_not_ours_unless_the_chain_fits() {
         let names: Names = "microblog".parse().unwrap();
         let mut tick = Message::tick(&names, Timestamp::from_millis(0));
-        let before = ChainHash::START.then(7);
-        tick.seal("{}", before.then(0));
+        let (before, log) = (ChainHash::START.then(7), LogId::random());
+        tick.seal("{}", before.then(0), log, Some(7));
         let marked = Marked::read(Some(&tick.headers)).unwrap();
         assert!(marked.follows(before));
+        assert_eq!((marked.log, marked.last_event), (Some(log), Some(7)));
         assert!(!marked.follows(before.then(0)));
         assert!(Marked::read(None).is_none());
     }

@@ -9,7 +9,12 @@
 //! * Where no token helps, a scan finds out what the stream lacks: see [`scan`](self).
 //!
 //! A lease makes one relay active, so that two do not waste each other's time. What makes it
-//! correct is the fence: a relay that was paused past its lease is refused.
+//! correct is the fence: a relay that was paused past its lease is refused. Only who is connected
+//! to the broker asks for the lease, and who cannot publish for a while gives it up and stands
+//! back: see [`lead`](self).
+//!
+//! The stream must hold this log and no other: [`shared::log_identity`]. What stands in the way of
+//! publishing is told by [`health`], how long events wait by [`watch`](self).
 //!
 //! There is no `Nats-Msg-Id`. The fence is exact; de-duplication would be a second memory, limited
 //! in time, that may disagree with the stream after the broker was restored.
@@ -21,26 +26,30 @@
 //! Nothing here knows what events mean, nor who asks for them over HTTP.
 
 mod changes;
+mod error;
+pub mod health;
+mod lead;
 mod message;
 mod scan;
 mod stream;
+mod watch;
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream;
-use async_nats::jetstream::context::PublishErrorKind;
-use bson::{Document, RawDocumentBuf, doc};
+use bson::{Document, RawDocumentBuf};
 use metrics::{counter, gauge};
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::{Collection, Database};
 use shared::engines::Nats;
 use shared::error_chain::Chain;
 use shared::event_stream::{Names, StreamError};
-use shared::lease::{Held, Lease};
+use shared::ids::SEQUENCE_BITS;
+use shared::lease::Lease;
+use shared::log_identity::OwnLog;
 use shared::ops::Readiness;
 use shared::resilience::{self, Backoff};
 use shared::time::{Clock, SystemClock, Timestamp};
@@ -48,15 +57,19 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{debug, info, warn};
 
 use changes::Change;
+use error::RelayError;
+use health::Health;
+use lead::Ended;
 use message::{Message, Resume};
 use stream::Publisher;
 
 /// 1 while this process is the one that publishes.
 pub const ACTIVE: &str = "relay_active";
-/// Age of the oldest event known that is not on the stream; 0 when there is none.
+/// Age of the oldest event known that is not on the stream; 0 when there is none. Every relay
+/// process tells it, whether it publishes or not.
 pub const LAG: &str = "relay_lag_seconds";
 /// Events put on the stream.
 pub const PUBLISHED: &str = "relay_published_total";
@@ -92,6 +105,10 @@ pub struct Settings {
     /// Begin with a scan whatever the tail says, to publish what was once left out.
     pub rescan: bool,
     pub lease: Duration,
+    /// Who could not publish for so long gives the lease up.
+    pub give_up: Duration,
+    /// How often to look at what waits, and who does not publish at the stream.
+    pub watch: Duration,
     /// How long the log may be idle before a tick is published.
     pub tick_after: Duration,
     /// How long to wait for an answer of the broker.
@@ -113,6 +130,8 @@ impl Settings {
             replicas,
             rescan: false,
             lease: Duration::from_secs(3),
+            give_up: Duration::from_secs(5),
+            watch: Duration::from_secs(1),
             tick_after: Duration::from_secs(3 * 60),
             patience: Duration::from_secs(5),
             max_await: Duration::from_millis(250),
@@ -159,76 +178,13 @@ impl FailPoint {
     }
 }
 
-/// Why an attempt ended. Whatever it was, the next one begins with the stream's tail.
-#[derive(Debug, thiserror::Error)]
-pub enum RelayError {
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    #[error("read message {0} of the stream")]
-    Tail(u64, #[source] jetstream::stream::RawMessageError),
-    #[error("another message came first")]
-    Refused(#[source] jetstream::context::PublishError),
-    #[error("expected to be stored at sequence {expected}, but was at {sequence}")]
-    Elsewhere { expected: u64, sequence: u64 },
-    #[error("hand a message to the broker")]
-    Send(#[source] async_nats::PublishError),
-    #[error("publish to the stream")]
-    Publish(#[source] jetstream::context::PublishError),
-    #[error("the broker did not take a message in time")]
-    Unanswered,
-    #[error("the connection to the broker changed")]
-    ConnectionChanged,
-    #[error("create a consumer")]
-    Consumer(#[source] jetstream::stream::ConsumerError),
-    #[error("ask for a stretch of the stream")]
-    Stretch(#[source] jetstream::consumer::pull::BatchError),
-    #[error("read the stream")]
-    Delivery(#[source] async_nats::Error),
-    #[error("the stream was read to sequence {read} of {until} and no further")]
-    Unread { read: u64, until: u64 },
-    #[error("the history of the log that the token names is gone")]
-    HistoryLost(#[source] mongodb::error::Error),
-    #[error("read the log's change stream")]
-    Changes(#[source] mongodb::error::Error),
-    #[error("read the log")]
-    Log(#[source] mongodb::error::Error),
-    #[error("write a resume token")]
-    Token(#[source] serde_json::Error),
-    #[error("a reader of the log ended without a word")]
-    ReaderGone,
-    #[error("told to fail at {0:?}")]
-    FailPoint(Point),
-}
-
-impl RelayError {
-    fn of_changes(error: mongodb::error::Error) -> Self {
-        if changes::history_is_lost(&error) {
-            Self::HistoryLost(error)
-        } else {
-            Self::Changes(error)
-        }
-    }
-
-    fn of_publish(error: jetstream::context::PublishError) -> Self {
-        if error.kind() == PublishErrorKind::WrongLastSequence {
-            Self::Refused(error)
-        } else {
-            Self::Publish(error)
-        }
-    }
-
-    /// Whether the stream was there and answered that our place is taken.
-    fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::Elsewhere { .. })
-    }
-}
-
 /// The log, as the relay reads it.
 #[derive(Clone, Debug)]
 struct Log {
     database: Database,
     events: Collection<RawDocumentBuf>,
     marks: Collection<Document>,
+    own: OwnLog,
     names: Names,
     max_await: Duration,
 }
@@ -238,7 +194,7 @@ pub struct Relay {
     log: Log,
     nats: Nats,
     lease: Lease,
-    readiness: Readiness,
+    health: Health,
     settings: Settings,
     fail: FailPoint,
     state: Arc<State>,
@@ -255,6 +211,15 @@ struct State {
     /// When the oldest event known to wait was made, in milliseconds; 0 if none waits.
     waiting_since: AtomicI64,
     rescan: AtomicBool,
+    /// The last sequence seen on the stream.
+    stream_end: AtomicU64,
+    /// This process holds the lease.
+    active: AtomicBool,
+    /// It follows the log, and so knows what waits.
+    pumping: AtomicBool,
+    /// Since when the broker owes an answer, and the attempts that have failed since.
+    unanswered_since: Mutex<Option<(Instant, u32)>>,
+    lease_gauge: Mutex<()>,
 }
 
 impl State {
@@ -271,6 +236,38 @@ impl State {
             since => (SystemClock.now().millis() - since).max(0),
         };
         gauge!(LAG).set(Duration::from_millis(millis.unsigned_abs()).as_secs_f64());
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, Option<(Instant, u32)>> {
+        let since = self.unanswered_since.lock();
+        since.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The broker is asked for something.
+    fn asks(&self) {
+        self.unanswered().get_or_insert_with(|| (Instant::now(), 0));
+    }
+
+    /// It did what it was asked for.
+    fn is_answered(&self) {
+        *self.unanswered() = None;
+    }
+
+    /// Learns how far the stream is when an attempt begins. What was published before may be gone
+    /// from it; ids are in commit order but for the clocks' difference.
+    fn starts_at(&self, publisher: &Publisher) {
+        const CLOCKS: i64 = 10_000 << SEQUENCE_BITS;
+        self.stream_end
+            .store(publisher.tail.last, Ordering::Relaxed);
+        let on_stream = match publisher.tail.event {
+            Some(event) => event,
+            None if publisher.tail.last == 0 => 0,
+            None => return,
+        };
+        let known = self.last_id.load(Ordering::Relaxed);
+        if on_stream < known.saturating_sub(CLOCKS) || on_stream > known {
+            self.last_id.store(on_stream, Ordering::Relaxed);
+        }
     }
 }
 
@@ -294,12 +291,13 @@ impl Relay {
                 database: database.clone(),
                 events: database.collection(shared::log::COLLECTION),
                 marks: database.collection(MARKS),
+                own: OwnLog::new(database),
                 names: settings.names.clone(),
                 max_await: settings.max_await,
             },
             nats,
             lease: Lease::new(leases, "relay", holder, settings.lease),
-            readiness,
+            health: Health::new(readiness),
             settings,
             fail: FailPoint::default(),
             state: Arc::new(state),
@@ -315,90 +313,11 @@ impl Relay {
         self
     }
 
-    /// Relays whenever it holds the lease, until `stop`; then ends with the batch in flight and
-    /// gives the lease up.
-    pub async fn run(self, stop: CancellationToken) {
-        gauge!(ACTIVE).set(0);
-        self.readiness.set(READY, Ok(()));
-        while let Some(held) = self.wait_for_lease(&stop).await {
-            info!(lease.epoch = held.epoch, "relay: active");
-            gauge!(ACTIVE).set(1);
-            let (active, done) = (stop.child_token(), CancellationToken::new());
-            // Should this future be dropped, the lease is not renewed for ever.
-            let ends_with_us = done.clone().drop_guard();
-            self.tasks
-                .spawn(self.keep_lease(held, active.clone(), done));
-            self.work(&active).await;
-            gauge!(ACTIVE).set(0);
-            drop(ends_with_us);
-            info!("relay: no longer active");
-        }
-        // The lease is released and readers end. With the database away they take seconds, and
-        // the lease runs out by itself: nothing depends on them.
-        self.tasks.close();
-        if tokio::time::timeout(LAST_TASKS, self.tasks.wait())
-            .await
-            .is_err()
-        {
-            warn!("relay: stopped while the database did not answer");
-        }
-    }
-
-    async fn wait_for_lease(&self, stop: &CancellationToken) -> Option<Held> {
-        while !stop.is_cancelled() {
-            let lease = self.lease.clone();
-            let acquired = tokio::select! {
-                acquired = self.finish(async move { lease.acquire().await }) => acquired,
-                () = stop.cancelled() => return None,
-            };
-            match acquired {
-                Ok(Some(held)) => return Some(held),
-                Ok(None) => (),
-                Err(error) => warn!(error = %Chain(&error), "relay: the lease is out of reach"),
-            }
-            tokio::select! {
-                () = stop.cancelled() => (),
-                () = tokio::time::sleep(self.lease.length() / 3) => (),
-            }
-        }
-        None
-    }
-
-    /// Renews the lease until `done`, then releases it; ends `active` when it is lost.
-    fn keep_lease(
-        &self,
-        held: Held,
-        active: CancellationToken,
-        done: CancellationToken,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let (lease, state) = (self.lease.clone(), self.state.clone());
-        async move {
-            loop {
-                tokio::select! {
-                    () = done.cancelled() => break,
-                    () = tokio::time::sleep(lease.length() / 3) => (),
-                }
-                state.tell_lag();
-                match lease.renew(held).await {
-                    Ok(Some(_)) => (),
-                    Ok(None) => {
-                        warn!("relay: another has the lease");
-                        active.cancel();
-                        return;
-                    }
-                    // Whoever has it meanwhile, the fence keeps us apart.
-                    Err(error) => warn!(error = %Chain(&error), "relay: lease not renewed"),
-                }
-            }
-            if let Err(error) = lease.release(held).await {
-                warn!(error = %Chain(&error), "relay: lease not released; it runs out by itself");
-            }
-        }
-    }
-
-    /// One attempt after another until `stop`.
-    async fn work(&self, stop: &CancellationToken) {
+    /// One attempt after another until `stop`, or until the broker has let it wait for too long.
+    async fn work(&self, stop: &CancellationToken) -> Ended {
         let mut backoff = resilience::background();
+        let mut said = String::new();
+        self.state.is_answered();
         while !stop.is_cancelled() {
             let before = self.state.published.load(Ordering::Relaxed);
             let connection = self.nats.changed();
@@ -410,18 +329,46 @@ impl Relay {
                 biased;
                 result = self.attempt(stop) => result,
                 () = changed => Err(RelayError::ConnectionChanged),
-                () = grace(stop, LAST_BATCH) => return,
+                () = grace(stop, LAST_BATCH) => return Ended::Stopped,
             };
-            let Err(error) = result else { return };
+            self.state.pumping.store(false, Ordering::Relaxed);
+            let Err(error) = result else {
+                return Ended::Stopped;
+            };
             if self.state.published.load(Ordering::Relaxed) > before {
                 backoff.reset();
+                said.clear();
             }
-            self.recover(&error, &mut backoff, stop).await;
+            if self.is_given_up(&error) {
+                return Ended::Unable;
+            }
+            self.recover(&error, &mut said, &mut backoff, stop).await;
         }
+        Ended::Stopped
     }
 
-    /// Tells of an error, and waits as long as it calls for.
-    async fn recover(&self, error: &RelayError, backoff: &mut Backoff, stop: &CancellationToken) {
+    /// Whether the broker has let it wait for so long that others should try.
+    fn is_given_up(&self, error: &RelayError) -> bool {
+        if !error.is_of_broker() {
+            self.state.is_answered();
+            return false;
+        }
+        // One failure may be our own: a process that stood still has let the answer wait.
+        let mut unanswered = self.state.unanswered();
+        unanswered.as_mut().is_some_and(|(since, failures)| {
+            *failures += 1;
+            *failures > 1 && since.elapsed() >= self.settings.give_up
+        })
+    }
+
+    /// Tells of an error, once while it is the same, and waits as long as it calls for.
+    async fn recover(
+        &self,
+        error: &RelayError,
+        said: &mut String,
+        backoff: &mut Backoff,
+        stop: &CancellationToken,
+    ) {
         counter!(FAILURES).increment(1);
         if error.is_refusal() {
             counter!(REFUSALS).increment(1);
@@ -430,21 +377,23 @@ impl Relay {
         let connection = self.nats.changed();
         let mut changed = pin!(connection.notified());
         changed.as_mut().enable();
-        if matches!(error, RelayError::HistoryLost(_)) {
+        // After a log that was older, what was put back into it is no news to the stream, though the
+        // change stream would say so.
+        let restored = matches!(error, RelayError::Stream(StreamError::LogIsOlder(..)));
+        if restored || matches!(error, RelayError::HistoryLost(_)) {
             self.state.rescan.store(true, Ordering::Relaxed);
         }
-        if let RelayError::Stream(
-            refused @ (StreamError::Settings(..) | StreamError::Truncated(..)),
-        ) = error
-        {
-            error!(error = %Chain(refused), "relay: the stream must not be used");
-            self.readiness.set(READY, Err(Chain(refused).to_string()));
-        } else if matches!(error, RelayError::ConnectionChanged) {
+        let end = self.state.stream_end.load(Ordering::Relaxed);
+        self.health.failed(error, &self.nats, end);
+        let says = Chain(error).to_string();
+        if matches!(error, RelayError::ConnectionChanged) {
             info!("relay: the connection to the broker changed; begins anew at the stream's tail");
+        } else if *said == says || self.health.kind().is_some() {
+            debug!(error = %says, "relay: begins anew at the stream's tail");
         } else {
-            warn!(error = %Chain(error), "relay: begins anew at the stream's tail");
+            warn!(error = %says, "relay: begins anew at the stream's tail");
         }
-        self.look_what_waits().await;
+        *said = says;
         tokio::select! {
             () = changed => (),
             () = backoff.wait() => (),
@@ -452,34 +401,23 @@ impl Relay {
         }
     }
 
-    /// While the broker is away nobody reads the log: asks it what waits, for the gauge's sake.
-    async fn look_what_waits(&self) {
-        let last_id = self.state.last_id.load(Ordering::Relaxed);
-        if self.nats.is_connected() || last_id == 0 {
-            return;
-        }
-        let events = self.log.events.clone();
-        let next = self.finish(async move {
-            let next = events.find_one(doc! { "_id": { "$gt": last_id } });
-            let next = next.sort(doc! { "_id": 1 }).projection(doc! { "at": 1 });
-            next.await
-        });
-        if let Ok(Some(next)) = next.await
-            && let Ok(at) = next.get_datetime("at")
-        {
-            let at = Timestamp::from_millis(at.timestamp_millis());
-            self.state.waits(Some(at));
-        }
-    }
-
     /// From the stream's tail onwards, until `stop` or an error.
     async fn attempt(&self, stop: &CancellationToken) -> Result<(), RelayError> {
+        self.state.asks();
+        if !self.nats.is_connected() {
+            return Err(RelayError::NotConnected);
+        }
+        let attach = Publisher::attach(&self.nats, &self.settings, &self.log.own, &self.tasks);
         let mut publisher = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            publisher = Publisher::attach(&self.nats, &self.settings) => publisher?,
+            publisher = attach => publisher?,
         };
-        self.readiness.set(READY, Ok(()));
+        self.health.reached(publisher.tail.last);
+        if self.health.kind().is_none() {
+            self.state.is_answered();
+        }
+        self.state.starts_at(&publisher);
         let rescan = self.state.rescan.load(Ordering::Relaxed);
         let resume = match (rescan, &publisher.tail.resume) {
             (true, _) => Resume::Scan("it was asked for, or the log's history is gone"),
@@ -507,6 +445,7 @@ impl Relay {
             }
         };
         let changes = changes::follow(&self.log, &self.tasks, token);
+        self.state.pumping.store(true, Ordering::Relaxed);
         self.pump(&mut publisher, changes, stop).await
     }
 
@@ -549,7 +488,24 @@ impl Relay {
     async fn tick(&self, publisher: &mut Publisher, resume: &str) -> Result<(), RelayError> {
         let tick = Message::tick(&self.settings.names, SystemClock.now());
         let batch = vec![(tick, resume.to_owned())];
-        publisher.publish(batch, &self.fail).await
+        self.put(publisher, batch).await
+    }
+
+    /// Publishes, and lets it be known that this works.
+    async fn put(
+        &self,
+        publisher: &mut Publisher,
+        batch: Vec<(Message, String)>,
+    ) -> Result<(), RelayError> {
+        let state = &self.state;
+        state.asks();
+        publisher.publish(batch, &self.fail).await?;
+        state.is_answered();
+        state
+            .stream_end
+            .store(publisher.tail.last, Ordering::Relaxed);
+        self.health.published();
+        Ok(())
     }
 
     async fn publish(&self, publisher: &mut Publisher, batch: Batch) -> Result<(), RelayError> {
@@ -557,7 +513,7 @@ impl Relay {
         let greatest = batch.messages.iter().map(|(message, _)| message.id).max();
         let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
         self.state.waits(oldest);
-        publisher.publish(batch.messages, &self.fail).await?;
+        self.put(publisher, batch.messages).await?;
         let state = &self.state;
         state.published.fetch_add(count, Ordering::Relaxed);
         state

@@ -7,16 +7,20 @@ use async_nats::header::{
     HeaderValue, NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
     NATS_EXPECTED_LAST_SEQUENCE,
 };
-use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, ErrorCode};
 use futures_util::StreamExt;
 use shared::engines::Nats;
-use shared::event_stream::{self, ChainHash};
+use shared::event_stream::{self, ChainHash, StreamError};
+use shared::log_identity::{self, IdentityError, LogId, OwnLog};
+use shared::stream_end::{self, Marked, StreamEnd};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use super::message::{Marked, Message, Resume};
+use super::message::{Message, Resume};
 use super::{FailPoint, PROGRESS, RelayError, Settings};
 
 /// A stretch of the stream read at once when all of it must be read.
@@ -30,6 +34,26 @@ pub struct Tail {
     /// The chain up to the relay's own last message.
     pub chain: ChainHash,
     pub resume: Resume,
+    /// The last event on the stream, if it is known.
+    pub event: Option<i64>,
+}
+
+impl Tail {
+    fn of(end: &StreamEnd) -> Self {
+        let (chain, resume) = match &end.own {
+            Some(own) => (own.chain, Resume::read(&own.resume)),
+            None => {
+                let why = "the stream has no message of the relay's";
+                (ChainHash::START, Resume::Scan(why))
+            }
+        };
+        Self {
+            last: end.last,
+            chain,
+            resume,
+            event: end.event,
+        }
+    }
 }
 
 /// One attempt's hold on the stream. It owns its JetStream context, because acknowledgements that
@@ -38,21 +62,130 @@ pub struct Publisher {
     stream: Stream,
     jetstream: jetstream::Context,
     patience: Duration,
+    /// The log that messages say they come from.
+    log: LogId,
     pub tail: Tail,
 }
 
+/// The broker's JetStream, with the patience that is set.
+fn jetstream(nats: &Nats, settings: &Settings) -> jetstream::Context {
+    let mut jetstream = nats.jetstream();
+    jetstream.set_timeout(settings.patience);
+    jetstream
+}
+
+/// What a relay that does not publish sees of the stream; `None` if there is no stream yet.
+/// Changes nothing, and finds what [`Publisher::attach`] would.
+pub async fn look(
+    nats: &Nats,
+    settings: &Settings,
+    log: &OwnLog,
+    tasks: &TaskTracker,
+) -> Result<Option<StreamEnd>, RelayError> {
+    let Some(stream) = find(&jetstream(nats, settings), settings).await? else {
+        return Ok(None);
+    };
+    let asked = log.clone();
+    let known = tasks.spawn(async move { asked.id().await }).await;
+    let known = known.map_err(|_| RelayError::ReaderGone)?;
+    let known = known.map_err(RelayError::Log)?;
+    event_stream::check(&settings.names, stream.cached_info())?;
+    let end = stream_end::read(&stream, stream.cached_info().state.last_sequence).await?;
+    judge(settings, log, known, tasks, &stream, &end).await?;
+    Ok(Some(end))
+}
+
+/// The stream as it is; `None` if there is none.
+async fn find(
+    jetstream: &jetstream::Context,
+    settings: &Settings,
+) -> Result<Option<Stream>, StreamError> {
+    let name = settings.names.stream();
+    match jetstream.get_stream(&name).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(said)
+                if said.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Ok(None)
+            }
+            GetStreamErrorKind::EmptyName
+            | GetStreamErrorKind::Request
+            | GetStreamErrorKind::InvalidStreamName
+            | GetStreamErrorKind::JetStream(_) => Err(StreamError::Lookup(name, error)),
+        },
+    }
+}
+
+/// The log's identity, if it is time to have one: a stream that is made then names its log from
+/// the first moment. Where there is a stream already, it is looked at first.
+async fn identity(
+    jetstream: &jetstream::Context,
+    settings: &Settings,
+    log: &OwnLog,
+    tasks: &TaskTracker,
+) -> Result<Option<LogId>, RelayError> {
+    let ask = |make: bool| {
+        let log = log.clone();
+        tasks.spawn(async move {
+            if make {
+                log.id_or(LogId::random()).await.map(Some)
+            } else {
+                log.id().await
+            }
+        })
+    };
+    let known = ask(false).await.map_err(|_| RelayError::ReaderGone)?;
+    if let Some(known) = known.map_err(RelayError::Log)? {
+        return Ok(Some(known));
+    }
+    if find(jetstream, settings).await?.is_some() {
+        return Ok(None);
+    }
+    let made = ask(true).await.map_err(|_| RelayError::ReaderGone)?;
+    made.map_err(RelayError::Log)
+}
+
+/// Makes sure that the stream holds the log, in a task of its own: it asks MongoDB.
+async fn judge(
+    settings: &Settings,
+    log: &OwnLog,
+    known: Option<LogId>,
+    tasks: &TaskTracker,
+    stream: &Stream,
+    end: &StreamEnd,
+) -> Result<LogId, RelayError> {
+    let (log, names) = (log.clone(), settings.names.clone());
+    let (stream, end) = (stream.clone(), end.clone());
+    let judged = tasks.spawn(async move { log.judge(known, &names, &stream, &end).await });
+    match judged.await.map_err(|_| RelayError::ReaderGone)? {
+        Ok(id) => Ok(id),
+        Err(IdentityError::Stream(error)) => Err(error.into()),
+        Err(IdentityError::Log(error)) => Err(RelayError::Log(error)),
+    }
+}
+
 impl Publisher {
-    /// Makes sure of the stream and reads its tail from the leader.
-    pub async fn attach(nats: &Nats, settings: &Settings) -> Result<Self, RelayError> {
-        let mut jetstream = nats.jetstream();
-        jetstream.set_timeout(settings.patience);
-        let stream = event_stream::ensure(&jetstream, &settings.names, settings.replicas).await?;
-        let tail = read_tail(&stream, stream.cached_info().state.last_sequence).await?;
+    /// Makes sure of the stream, that it holds this log, and reads its tail from the leader.
+    pub async fn attach(
+        nats: &Nats,
+        settings: &Settings,
+        log: &OwnLog,
+        tasks: &TaskTracker,
+    ) -> Result<Self, RelayError> {
+        let jetstream = jetstream(nats, settings);
+        let names = &settings.names;
+        let known = identity(&jetstream, settings, log, tasks).await?;
+        let stream = event_stream::ensure(&jetstream, names, settings.replicas, known).await?;
+        let end = stream_end::read(&stream, stream.cached_info().state.last_sequence).await?;
+        let log = judge(settings, log, known, tasks, &stream, &end).await?;
+        log_identity::label(&jetstream, names, stream.cached_info(), log).await?;
         Ok(Self {
             stream,
             jetstream,
             patience: settings.patience,
-            tail,
+            log,
+            tail: Tail::of(&end),
         })
     }
 
@@ -67,11 +200,13 @@ impl Publisher {
     ) -> Result<(), RelayError> {
         let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
         let (expected, mut chain) = (self.tail.last + count, self.tail.chain);
+        let mut event = self.tail.event;
         let batch_id = (count > 1).then(|| format!("{:016x}", rand::random::<u64>()));
         let mut last = None;
         for (place, (mut message, resume)) in (1_u64..).zip(batch) {
             chain = chain.then(message.id);
-            message.seal(&resume, chain);
+            message.seal(&resume, chain, self.log, event);
+            event = Some(message.id).filter(|id| *id != 0).or(event);
             let headers = &mut message.headers;
             if place == 1 {
                 headers.insert(
@@ -109,6 +244,7 @@ impl Publisher {
             });
         }
         (self.tail.last, self.tail.chain) = (expected, chain);
+        self.tail.event = event;
         Ok(())
     }
 
@@ -206,44 +342,4 @@ impl Publisher {
         }
         Ok(())
     }
-}
-
-/// Finds the relay's own last message: the newest that continues the chain of an older one.
-///
-/// Messages of others are stepped over, also those with headers like ours.
-async fn read_tail(stream: &Stream, last: u64) -> Result<Tail, RelayError> {
-    // Newest first. Of two real messages the newer is found out first: what it continues is the
-    // older one, or lies after it.
-    let mut seen: Vec<Marked> = Vec::new();
-    let found = |seen: &[Marked], chain| seen.iter().find(|marked| marked.follows(chain)).cloned();
-    let mut sequence = last;
-    let own = loop {
-        if sequence == 0 {
-            break found(&seen, ChainHash::START);
-        }
-        let marked = match stream.get_raw_message(sequence).await {
-            Ok(message) => Marked::read(Some(&message.headers)),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => None,
-            Err(error) => return Err(RelayError::Tail(sequence, error)),
-        };
-        if let Some(marked) = marked {
-            if let Some(own) = found(&seen, marked.chain) {
-                break Some(own);
-            }
-            seen.push(marked);
-        }
-        sequence -= 1;
-    };
-    Ok(match own {
-        Some(own) => Tail {
-            last,
-            chain: own.chain,
-            resume: Resume::read(&own.resume),
-        },
-        None => Tail {
-            last,
-            chain: ChainHash::START,
-            resume: Resume::Scan("the stream has no message of the relay's"),
-        },
-    })
 }

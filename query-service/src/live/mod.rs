@@ -238,7 +238,8 @@ impl Live {
     fn take(&self, notice: &Notice) {
         let views = self.views.borrow().clone();
         let generation = views.generation().number;
-        if notice.g == generation {
+        let ours = notice.v.is_none_or(|views_id| views_id == views.id());
+        if ours && notice.g == generation {
             // What is remembered first: who is woken reads it.
             views.take(notice);
             self.state().take(generation, views.partitions(), notice);

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::Projector;
 use super::memory::Memory;
+use super::stream_check::StreamCheck;
 use crate::read_model::generation::Catalog;
 use crate::read_model::{ViewError, Views};
 
@@ -37,10 +38,12 @@ pub struct FoldSettings {
     pub memory: Memory,
     /// Names this process among the holders of leases.
     pub holder: String,
+    /// Whether a stream is this deployment's.
+    pub check: StreamCheck,
 }
 
 impl FoldSettings {
-    pub fn of(settings: &Settings) -> Self {
+    pub fn of(settings: &Settings, check: StreamCheck) -> Self {
         Self {
             nats: settings.nats.clone(),
             names: settings.names.clone(),
@@ -49,6 +52,7 @@ impl FoldSettings {
             idle_after: (settings.idle_days > 0).then(|| DAY * settings.idle_days),
             memory: Memory::default(),
             holder: format!("{:016x}", rand::random::<u64>()),
+            check,
         }
     }
 }

@@ -116,6 +116,7 @@ impl Hold {
     /// A notice that cannot be sent is counted all the same: replicas notice the gap.
     async fn tell(&mut self, notice: Notice) {
         let notice = Notice {
+            v: Some(self.views.id()),
             g: self.views.generation().number,
             p: self.partition.0,
             hold: self.id,

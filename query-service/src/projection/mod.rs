@@ -6,6 +6,7 @@
 //! checkpoint's epoch.
 //!
 //! * [`stream_reader`]: messages in order, from a position of its own.
+//! * [`stream_check`]: whether the stream holds the log that the views are of.
 //! * [`fold`]: events in, changes and entries out.
 //! * [`hold`]: commits them, then tells the replicas.
 //! * [`jobs`], [`pending`]: fan-outs and backfills.
@@ -23,6 +24,7 @@ pub mod memory;
 pub mod monitor;
 pub mod pending;
 pub mod sizes;
+pub mod stream_check;
 pub mod stream_reader;
 
 use std::time::Duration;
@@ -194,8 +196,8 @@ impl Projector {
         .await?;
         let mut reader = StreamReader::new(
             nats.clone(),
-            self.settings.names.clone(),
-            self.settings.stream_replicas,
+            &self.settings,
+            self.views.clone(),
             at.seq,
             at.chain,
         );
@@ -243,7 +245,7 @@ impl Projector {
                     if stuck_since.get_or_insert_with(Instant::now).elapsed() > STUCK {
                         return Ok(Ended::Stuck);
                     }
-                    if !matches!(fault, StreamFault::Disconnected)
+                    if !matches!(fault, StreamFault::Disconnected | StreamFault::Named)
                         && stopped_while(stop, backoff.wait()).await
                     {
                         break;

@@ -3,35 +3,50 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::stream::Stream;
 use shared::engines::Nats;
 use shared::event_stream::Names;
 use shared::ops::Readiness;
 use shared::partition::Partition;
 use tokio_util::sync::CancellationToken;
 
+use super::stream_check::{StreamCheck, Teller};
 use crate::read_model::CurrentViews;
 
 const EVERY: Duration = Duration::from_millis(250);
+/// How often to look whether the stream holds this log.
+const JUDGE: Duration = Duration::from_secs(1);
 /// A start is ready when the fold is at most this far behind.
 const NEAR: Duration = Duration::from_secs(5);
 
 pub const CAUGHT_UP: &str = "the fold has caught up";
 
-/// Compares checkpoints with the stream's end. Once caught up, a later lag is for the metrics:
+/// Compares checkpoints with the stream's end, and the stream's log with ours where `check` is
+/// given. Once caught up, a later lag is for the metrics:
 /// timelines that are seconds old beat none.
 pub async fn run(
     views: CurrentViews,
     nats: Nats,
     names: Names,
+    check: Option<StreamCheck>,
     readiness: Readiness,
     stop: CancellationToken,
 ) {
+    let (mut teller, mut judged) = (Teller::default(), None::<Instant>);
     let mut ends: VecDeque<(Instant, u64)> = VecDeque::new();
     let mut caught_up = false;
     let mut lagging_since: HashMap<Partition, Instant> = HashMap::new();
     loop {
         let views = views.borrow().clone();
-        if let Some(end) = stream_end(&nats, &names).await
+        let stream = stream(&nats, &names).await;
+        if let (Some(stream), Some(check)) = (&stream, &check)
+            && judged.is_none_or(|at| at.elapsed() >= JUDGE)
+        {
+            teller.look(check, &names, &views, stream, &readiness).await;
+            judged = Some(Instant::now());
+        }
+        if let Some(stream) = stream
+            && let end = stream.cached_info().state.last_sequence
             && let Ok(checkpoints) = views.checkpoints().await
         {
             ends.push_back((Instant::now(), end));
@@ -71,7 +86,6 @@ pub async fn run(
     }
 }
 
-async fn stream_end(nats: &Nats, names: &Names) -> Option<u64> {
-    let stream = nats.jetstream().get_stream(names.stream()).await.ok()?;
-    Some(stream.cached_info().state.last_sequence)
+async fn stream(nats: &Nats, names: &Names) -> Option<Stream> {
+    nats.jetstream().get_stream(names.stream()).await.ok()
 }

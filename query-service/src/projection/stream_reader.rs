@@ -6,15 +6,21 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::{self, stream};
 use futures_util::StreamExt;
 use shared::engines::Nats;
 use shared::error_chain::Chain;
-use shared::event_stream::{self, ChainHash, Names};
+use shared::event_stream::{self, ChainHash, LOG, Names};
 use shared::events::{DecodeError, Event};
+use shared::log_identity::{LogId, other_log};
 use tokio::time::{Instant, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
+
+use super::generations::FoldSettings;
+use super::stream_check::{self, StreamCheck};
+use crate::read_model::{ViewError, Views};
 
 /// Messages in one batch of the fold.
 pub const BATCH: usize = 500;
@@ -38,6 +44,41 @@ pub enum StreamFault {
     Stream(#[from] event_stream::StreamError),
     #[error("the connection to the broker changed")]
     Disconnected,
+    #[error("the stream names its log: the reader opens it again")]
+    Named,
+    #[error("read the log's identity")]
+    Log(#[source] mongodb::error::Error),
+    #[error("read which log the views are of")]
+    Views(#[source] ViewError),
+    #[error(
+        "the stream {stream} holds the log {theirs}, and the log in MONGODB_URI has no identity yet: a command-service gives it one when it starts; if one runs, the stream is another deployment's: give this one a NATS_PREFIX of its own"
+    )]
+    NoIdentity { stream: String, theirs: LogId },
+    #[error(
+        "the views were folded from another log ({bound}) than the stream {stream} holds ({theirs}): give VIEWS_MONGODB_URI the views of that log, or fold new ones with `query-service rebuild --accept`"
+    )]
+    OtherViews {
+        stream: String,
+        theirs: LogId,
+        bound: LogId,
+    },
+}
+
+impl StreamFault {
+    /// Whether the stream was looked at, and holds another log than it should.
+    pub fn is_about_identity(&self) -> bool {
+        match self {
+            Self::Stream(error) => error.is_about_identity(),
+            Self::NoIdentity { .. } | Self::OtherViews { .. } => true,
+            Self::Shorter { .. }
+            | Self::Diverged { .. }
+            | Self::Broker(_)
+            | Self::Disconnected
+            | Self::Named
+            | Self::Log(_)
+            | Self::Views(_) => false,
+        }
+    }
 }
 
 /// One message of the stream, as far as it is understood.
@@ -82,20 +123,33 @@ pub struct StreamReader {
     nats: Nats,
     names: Names,
     replicas: usize,
+    views: Views,
+    check: StreamCheck,
     last: u64,
     chain: ChainHash,
+    /// The log that the stream named when it was opened.
+    log: Option<LogId>,
     messages: Option<pull::Stream>,
 }
 
 impl StreamReader {
-    /// A reader that goes on after `last`, the end of `chain`.
-    pub fn new(nats: Nats, names: Names, replicas: usize, last: u64, chain: ChainHash) -> Self {
+    /// A reader for `views` that goes on after `last`, the end of `chain`.
+    pub fn new(
+        nats: Nats,
+        settings: &FoldSettings,
+        views: Views,
+        last: u64,
+        chain: ChainHash,
+    ) -> Self {
         Self {
             nats,
-            names,
-            replicas,
+            names: settings.names.clone(),
+            replicas: settings.stream_replicas,
+            views,
+            check: settings.check.clone(),
             last,
             chain,
+            log: None,
             messages: None,
         }
     }
@@ -171,6 +225,7 @@ impl StreamReader {
                 content: Content::Foreign,
             });
         };
+        self.check_log(headers)?;
         let chain = self.chain.then(id);
         if said != chain {
             return Err(StreamFault::Diverged { at: self.last });
@@ -188,16 +243,32 @@ impl StreamReader {
         })
     }
 
+    /// A message that names its log must name the one that the stream has named. Relays of earlier
+    /// versions name none.
+    fn check_log(&self, headers: Option<&HeaderMap>) -> Result<(), StreamFault> {
+        let named = headers.and_then(|headers| headers.get(LOG));
+        match (named.and_then(|log| log.as_str().parse().ok()), self.log) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(StreamFault::Named),
+            (Some(named), Some(log)) if named == log => Ok(()),
+            (Some(named), Some(log)) => Err(other_log(&self.names, named, log).into()),
+        }
+    }
+
     /// Checks that the stream continues what was folded, and reads on from there.
-    async fn open(&self) -> Result<pull::Stream, StreamFault> {
+    async fn open(&mut self) -> Result<pull::Stream, StreamFault> {
         let mut jetstream = self.nats.jetstream();
         jetstream.set_timeout(Duration::from_secs(5));
-        let stream = event_stream::ensure(&jetstream, &self.names, self.replicas).await?;
-        let info = stream
-            .get_info()
-            .await
-            .map_err(|error| StreamFault::Broker(error.into()))?;
-        let last = info.state.last_sequence;
+        // Whoever waits here may be gone before the database has answered: it is asked in tasks.
+        let (check, names) = (self.check.clone(), self.names.clone());
+        let (views, replicas) = (self.views.clone(), self.replicas);
+        let opening = tokio::spawn(async move {
+            let (stream, end) = stream_check::open(&jetstream, &names, replicas, &check).await?;
+            let log = check.judge(&names, &views, &stream, &end).await?;
+            Ok::<_, StreamFault>((stream, end.last, log))
+        });
+        let (stream, last, log) = opening.await.map_err(|_| StreamFault::Disconnected)??;
+        self.log = log;
         if last < self.last {
             return Err(StreamFault::Shorter {
                 last,
@@ -205,6 +276,12 @@ impl StreamReader {
             });
         }
         self.check_past(&stream).await?;
+        if let Some(log) = self.log {
+            let (check, names) = (self.check.clone(), self.names.clone());
+            let views = self.views.clone();
+            let binding = tokio::spawn(async move { check.bind(&names, &views, log).await });
+            binding.await.map_err(|_| StreamFault::Disconnected)??;
+        }
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence {
                 start_sequence: self.last + 1,
@@ -258,11 +335,19 @@ impl StreamReader {
 /// Says what a fault means, once per kind of severity.
 pub fn report(partition: u16, fault: &StreamFault) {
     match fault {
-        StreamFault::Disconnected => {
+        StreamFault::Disconnected | StreamFault::Named => {
             info!(partition, "partition {partition} opens the stream again")
         }
         StreamFault::Diverged { .. } => tracing::error!(partition, "{fault}"),
-        StreamFault::Shorter { .. } | StreamFault::Broker(_) | StreamFault::Stream(_) => {
+        // Said once, for all partitions, by who looks for readiness.
+        refused if refused.is_about_identity() => debug!(partition, "{refused}"),
+        StreamFault::Shorter { .. }
+        | StreamFault::Broker(_)
+        | StreamFault::Stream(_)
+        | StreamFault::Log(_)
+        | StreamFault::Views(_)
+        | StreamFault::NoIdentity { .. }
+        | StreamFault::OtherViews { .. } => {
             warn!(partition, error = %Chain(fault), "partition {partition} cannot read the stream");
         }
     }

@@ -3,6 +3,7 @@
 use bson::{Document, doc};
 use mongodb::options::{ClusteredIndex, IndexOptions, ReturnDocument};
 use mongodb::{Collection, Database, IndexModel};
+use shared::log_identity::LogId;
 use shared::partition::Partitions;
 
 use super::ViewError;
@@ -122,6 +123,8 @@ pub struct Catalog {
     db: Database,
 }
 
+/// The collection of all generations.
+const CATALOG: &str = "generations";
 /// The document that points at the generation readers are shown.
 const CURRENT: &str = "current";
 
@@ -131,7 +134,7 @@ impl Catalog {
     }
 
     fn rows(&self) -> Collection<Document> {
-        self.db.collection("generations")
+        self.db.collection(CATALOG)
     }
 
     /// The generation that readers are shown; `None` if there is none yet.
@@ -164,6 +167,16 @@ impl Catalog {
             });
         }
         Ok(current)
+    }
+
+    /// What names this database of views in notices: made once, kept beside the pointer.
+    pub async fn views_id(&self) -> Result<i64, ViewError> {
+        let unnamed = doc! { "_id": CURRENT, "views": { "$exists": false } };
+        let named = doc! { "$set": { "views": rand::random::<i64>() } };
+        self.rows().update_one(unnamed, named).await?;
+        let pointer = self.rows().find_one(doc! { "_id": CURRENT }).await?;
+        let id = pointer.and_then(|pointer| pointer.get_i64("views").ok());
+        id.ok_or(ViewError::Corrupt("the pointer to the current generation"))
     }
 
     /// The current generation's number, and the one that was current before it.
@@ -357,6 +370,33 @@ impl Generation {
     /// Leases of this generation's partitions.
     pub fn leases(&self) -> Collection<Document> {
         self.db.collection(&format!("g{}_leases", self.number))
+    }
+
+    fn row(&self) -> (Collection<Document>, Document) {
+        (self.db.collection(CATALOG), doc! { "_id": self.number })
+    }
+
+    /// The log that these views are folded from; `None` if no stream has named one yet.
+    pub async fn log(&self) -> Result<Option<LogId>, ViewError> {
+        let (rows, own) = self.row();
+        let row = rows.find_one(own).await?;
+        let Some(log) = row.as_ref().and_then(|row| row.get_str("log").ok()) else {
+            return Ok(None);
+        };
+        let corrupt = ViewError::Corrupt("the log that a generation is of");
+        log.parse().map(Some).map_err(|_| corrupt)
+    }
+
+    /// Remembers the log that these views are folded from, for good, and says which it is.
+    pub async fn bind_log(&self, log: LogId) -> Result<LogId, ViewError> {
+        if let Some(bound) = self.log().await? {
+            return Ok(bound);
+        }
+        let (rows, mut unbound) = self.row();
+        unbound.insert("log", doc! { "$exists": false });
+        let bind = doc! { "$set": { "log": log.to_string() } };
+        rows.update_one(unbound, bind).await?;
+        Ok(self.log().await?.unwrap_or(log))
     }
 
     pub fn name(&self, view: View) -> String {

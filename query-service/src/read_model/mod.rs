@@ -129,6 +129,8 @@ const MOST_STREAM_MERGES: usize = 2;
 
 struct Inner {
     generation: Generation,
+    /// Names the database of views in notices.
+    id: i64,
     cursors: CursorKey,
     /// How far back a reader's last page reached, in milliseconds.
     windows: moka::sync::Cache<UserId, i64>,
@@ -168,10 +170,12 @@ impl Views {
             .max_capacity(100_000)
             .time_to_live(SEEN_AGAIN)
             .build();
+        let id = Catalog::new(generation.database()).views_id().await?;
         let inner = Inner {
             caches: Caches::new(generation.partitions),
             seeks_many_ranges: merge::seeks_many_ranges(generation.database()).await,
             generation,
+            id,
             cursors,
             windows,
             stream_merges: Arc::new(tokio::sync::Semaphore::new(MOST_STREAM_MERGES)),
@@ -224,6 +228,11 @@ impl Views {
             mode,
             ..self.clone()
         }
+    }
+
+    /// Names these views, whatever their generation: other deployments may use the same broker.
+    pub fn id(&self) -> i64 {
+        self.inner.id
     }
 
     /// Takes a notice of these views: what it names is not remembered any more.

@@ -21,6 +21,10 @@ const MOST: usize = 10_000;
 /// One commit of one partition.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Notice {
+    /// Names the views, among those of other deployments on the same broker; earlier versions do
+    /// not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v: Option<i64>,
     /// The generation of views.
     pub g: i64,
     /// The partition.

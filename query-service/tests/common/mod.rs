@@ -12,6 +12,7 @@ use bson::{Document, doc};
 use query_service::projection::Projector;
 use query_service::projection::generations::FoldSettings;
 use query_service::projection::memory::Memory;
+use query_service::projection::stream_check::StreamCheck;
 use query_service::read_model::Views;
 use query_service::read_model::budget::{ReadBudget, ReadLimits};
 use query_service::read_model::generation::{Catalog, Generation, View};
@@ -77,7 +78,7 @@ impl World {
             .await
             .expect("a broker");
         let jetstream = nats.jetstream();
-        event_stream::ensure(&jetstream, &settings.names, 1)
+        event_stream::ensure(&jetstream, &settings.names, 1, None)
             .await
             .expect("a stream");
         Self {
@@ -126,7 +127,9 @@ impl World {
         // Connections of its own, too: they go with it.
         let started = runtime.spawn(async move {
             let log = engines::mongo(&settings.mongodb_uri, "fold", 8).await;
-            let views = open(&log.expect("a database"), &settings, sabotage).await;
+            let log = log.expect("a database");
+            let views = open(&log, &settings, sabotage).await;
+            let check = StreamCheck::of(&settings).await.expect("a check");
             let (switch, current) = tokio::sync::watch::channel(views.clone());
             let folded = match other {
                 Some(other) => Views::of(other).await.expect("views"),
@@ -138,7 +141,7 @@ impl World {
                 settings: FoldSettings {
                     idle_after,
                     memory,
-                    ..FoldSettings::of(&settings)
+                    ..FoldSettings::of(&settings, check)
                 },
             };
             projector.spawn(&owned, &owned.stop_signal());
@@ -205,6 +208,7 @@ impl World {
             let mut headers = HeaderMap::new();
             headers.insert(event_stream::CHAIN, self.chain.to_hex());
             headers.insert(event_stream::EVENT_ID, event.id.to_string());
+            headers.insert(event_stream::RESUME_TOKEN, "scan:{}");
             let subject = self.settings.names.event(&event.payload);
             acks.push(
                 jetstream
@@ -216,6 +220,13 @@ impl World {
         for ack in acks {
             self.end = ack.await.expect("acknowledged").sequence;
         }
+    }
+
+    /// What was published is gone, and so is the past: from here on it is another log.
+    pub fn forget_published(&mut self) {
+        self.published.clear();
+        (self.chain, self.end) = (ChainHash::START, 0);
+        self.history = History::new(self.history.rng.random());
     }
 
     /// Runs a command of the program itself.

@@ -17,7 +17,7 @@ pub use database::{
 
 /// Labels of MongoDB and NATS in metrics.
 pub const MONGODB: &str = "mongodb";
-const NATS: &str = "nats";
+pub const NATS: &str = "nats";
 
 /// A connection could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -71,6 +71,8 @@ pub struct Network {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub mongodb_uri: Secret,
+    /// Or it is the default: with `VIEWS_MONGODB_URI` alone a process may know no log.
+    pub mongodb_uri_is_set: bool,
     /// Where the views are, if not beside the log.
     pub views_mongodb_uri: Option<Secret>,
     pub nats: NatsSettings,
@@ -262,6 +264,7 @@ impl Settings {
         };
         let own_jwks = format!("http://{jwks_host}/.well-known/jwks.json");
         Self {
+            mongodb_uri_is_set: given.mongodb_uri.is_some(),
             mongodb_uri: mongodb_uri::read("MONGODB_URI", given.mongodb_uri, faults)
                 .unwrap_or_else(|| Secret::new("mongodb://127.0.0.1:27017")),
             views_mongodb_uri: given

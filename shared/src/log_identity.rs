@@ -1,0 +1,275 @@
+//! Which log it is: an identity made once, kept beside the log, and written on its stream.
+//!
+//! Two deployments with one `NATS_PREFIX`, or a fresh database beside a broker that still has
+//! another log's stream, would mix silently: one would be told the other's users. So the stream's
+//! metadata and every message name the log they come from, and whoever publishes to a stream or
+//! folds it compares.
+//!
+//! Streams of earlier versions name no log. They are judged by what they hold: the last event on
+//! a log's own stream is in that log, because nothing is published before it is there.
+
+use std::fmt;
+use std::str::FromStr;
+
+use async_nats::jetstream::stream::{Info, Stream};
+use async_nats::jetstream::{self};
+use bson::{Document, doc};
+use mongodb::{Collection, Database};
+
+use crate::event_stream::{self, METADATA_LOG, Names, StreamError};
+use crate::lease::is_duplicate_key;
+use crate::stream_end::{self, StreamEnd};
+
+/// The collection beside the log that holds its identity.
+pub const COLLECTION: &str = "log_identity";
+/// The one document in it.
+const THE_LOG: &str = "log";
+
+/// The identity of one log: 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
+pub struct LogId(u128);
+
+impl LogId {
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("32 hexadecimal digits")]
+pub struct InvalidLogId;
+
+impl FromStr for LogId {
+    type Err = InvalidLogId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLogId> {
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(InvalidLogId);
+        }
+        u128::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| InvalidLogId)
+    }
+}
+
+/// Why a stream is not known to hold the log.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("read the log")]
+    Log(#[from] mongodb::error::Error),
+}
+
+/// A log, as far as its identity goes.
+#[derive(Clone, Debug)]
+pub struct OwnLog {
+    identity: Collection<Document>,
+    events: Collection<Document>,
+}
+
+impl OwnLog {
+    /// The log in `database`.
+    pub fn new(database: &Database) -> Self {
+        Self {
+            identity: database.collection(COLLECTION),
+            events: database.collection(crate::log::COLLECTION),
+        }
+    }
+
+    /// The identity; `None` if nobody has made one yet.
+    pub async fn id(&self) -> mongodb::error::Result<Option<LogId>> {
+        let row = self.identity.find_one(doc! { "_id": THE_LOG }).await?;
+        Ok(row.as_ref().and_then(id_in))
+    }
+
+    /// The identity, which is `proposed` if the log has none yet. Whoever asks at the same time
+    /// gets the same answer, and a majority of the database's members has it.
+    pub async fn id_or(&self, proposed: LogId) -> mongodb::error::Result<LogId> {
+        loop {
+            if let Some(known) = self.id().await? {
+                return Ok(known);
+            }
+            // Whoever is second is refused, and reads the first one's once a majority has it.
+            let made = doc! {
+                "_id": THE_LOG,
+                "identity": proposed.to_string(),
+                "at": bson::DateTime::now(),
+            };
+            match self.identity.insert_one(made).await {
+                Err(error) if !is_duplicate_key(&error) => return Err(error),
+                Ok(_) | Err(_) => (),
+            }
+        }
+    }
+
+    /// Whether the log has an event.
+    pub async fn has(&self, event: i64) -> mongodb::error::Result<bool> {
+        let found = self
+            .events
+            .find_one(doc! { "_id": event })
+            .projection(doc! { "_id": 1 });
+        Ok(found.await?.is_some())
+    }
+
+    /// As [`Self::has`], but believes a *no* only after a write that a majority has: a new primary
+    /// may be behind what the one before it has shown.
+    async fn surely_has(&self, event: i64) -> mongodb::error::Result<bool> {
+        if self.has(event).await? {
+            return Ok(true);
+        }
+        let row = doc! { "_id": THE_LOG };
+        let touched = doc! { "$currentDate": { "looked_at": true } };
+        self.identity.update_one(row, touched).await?;
+        self.has(event).await
+    }
+
+    /// Makes sure that a stream holds this log, whose identity is `known` if anybody has made one,
+    /// and gives the log one if it has none. Changes nothing on the stream.
+    ///
+    /// # Errors
+    /// `OtherLog`, `LogIsOlder` or `UnknownEvents` if the stream must not be used with this log.
+    pub async fn judge(
+        &self,
+        known: Option<LogId>,
+        names: &Names,
+        stream: &Stream,
+        end: &StreamEnd,
+    ) -> Result<LogId, IdentityError> {
+        let label = Label::of(stream.cached_info(), end);
+        let ours = match known {
+            Some(ours) => ours,
+            None => {
+                // A database that was restored or moved without its identity gets it back.
+                let same = match (label.any(), end.event) {
+                    (Some(theirs), Some(event)) if self.has(event).await? => Some(theirs),
+                    _ => None,
+                };
+                self.id_or(same.unwrap_or_else(LogId::random)).await?
+            }
+        };
+        if let Some(theirs) = label.other_than(ours) {
+            return Err(other_log(names, theirs, ours).into());
+        }
+        let Some(event) = end.event else {
+            return Ok(ours);
+        };
+        if !self.surely_has(event).await? {
+            let stream_name = names.stream();
+            let same_log = match label.any() {
+                Some(_) => true,
+                None => match stream_end::first_event(stream, end.last).await? {
+                    Some(first) => self.has(first).await?,
+                    None => false,
+                },
+            };
+            return Err(if same_log {
+                StreamError::LogIsOlder(stream_name, event).into()
+            } else {
+                StreamError::UnknownEvents(stream_name, event).into()
+            });
+        }
+        Ok(ours)
+    }
+}
+
+/// The refusal of a stream that names another log.
+pub fn other_log(names: &Names, theirs: LogId, ours: LogId) -> StreamError {
+    StreamError::OtherLog {
+        stream: names.stream(),
+        theirs,
+        ours,
+    }
+}
+
+fn id_in(row: &Document) -> Option<LogId> {
+    row.get_str("identity").ok()?.parse().ok()
+}
+
+/// The logs that a stream names: in its metadata, and in the relay's last message.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Label {
+    pub metadata: Option<LogId>,
+    pub last: Option<LogId>,
+}
+
+impl Label {
+    pub fn of(info: &Info, end: &StreamEnd) -> Self {
+        let metadata = info.config.metadata.get(METADATA_LOG);
+        Self {
+            metadata: metadata.and_then(|text| text.parse().ok()),
+            last: end.own.as_ref().and_then(|own| own.log),
+        }
+    }
+
+    /// The log that it names; both are the same unless somebody has meddled.
+    pub fn any(self) -> Option<LogId> {
+        self.metadata.or(self.last)
+    }
+
+    /// A log that it names and that is not `ours`.
+    pub fn other_than(self, ours: LogId) -> Option<LogId> {
+        [self.metadata, self.last]
+            .into_iter()
+            .flatten()
+            .find(|named| *named != ours)
+    }
+}
+
+/// Writes the log's identity into the metadata of its stream, if it is not there yet.
+pub async fn label(
+    jetstream: &jetstream::Context,
+    names: &Names,
+    info: &Info,
+    log: LogId,
+) -> Result<(), StreamError> {
+    if info.config.metadata.contains_key(METADATA_LOG) {
+        return Ok(());
+    }
+    let mut config = info.config.clone();
+    // The broker's own notes are for it to make.
+    config
+        .metadata
+        .retain(|name, _| !name.starts_with("_nats."));
+    config.metadata.extend(event_stream::metadata(Some(log)));
+    jetstream
+        .update_stream(config)
+        .await
+        .map(|_| ())
+        .map_err(|error| StreamError::Label(names.stream(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_32_digits_and_reads_back() {
+        let log = LogId::random();
+        assert_eq!(log.to_string().parse(), Ok(log));
+        assert_eq!("7".parse::<LogId>(), Err(InvalidLogId));
+        assert_eq!("+".repeat(32).parse::<LogId>(), Err(InvalidLogId));
+        let row = doc! { "_id": THE_LOG, "identity": log.to_string() };
+        assert_eq!(id_in(&row), Some(log));
+    }
+
+    #[test]
+    fn whatever_names_another_log_gives_a_stream_away() {
+        let (ours, theirs) = (LogId::random(), LogId::random());
+        let label = |metadata, last| Label { metadata, last };
+        assert_eq!(label(None, None).other_than(ours), None);
+        assert_eq!(label(Some(ours), None).other_than(ours), None);
+        assert_eq!(
+            label(Some(ours), Some(theirs)).other_than(ours),
+            Some(theirs)
+        );
+        assert_eq!(label(Some(theirs), None).other_than(ours), Some(theirs));
+        assert_eq!(label(None, Some(theirs)).any(), Some(theirs));
+    }
+}
