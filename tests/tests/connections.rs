@@ -564,9 +564,11 @@ async fn a_refusal_is_told_once_and_credentials_are_exchanged_under_load_without
     // Commands are accepted meanwhile, and what is wrong can be read.
     world.command.ready().await;
     eventually("both services say why", SOON, async || {
-        let (command, _) = world.command.readiness().await?;
-        let (query, body) = world.query.readiness().await?;
-        (command == 200 && query == 503 && says(&body["missing"], SENTENCE)).then_some(())
+        let (command, command_body) = world.command.readiness().await?;
+        let (query, query_body) = world.query.readiness().await?;
+        let told =
+            says(&command_body["degraded"], SENTENCE) && says(&query_body["missing"], SENTENCE);
+        (command == 200 && query == 503 && told).then_some(())
     })
     .await;
     for service in [&world.command, &world.query] {
