@@ -83,7 +83,7 @@ impl App {
         self.tokens(&user, &refresh, self.clock.now()).await
     }
 
-    /// Carries a session on. The same token twice within [`GRACE`] gets the same tokens.
+    /// Carries a session on. The same token twice within `GRACE` gets the same tokens.
     pub async fn refresh(
         &self,
         token: Secret,

@@ -2,9 +2,9 @@
 //!
 //! How many entries a reader has is known exactly once somebody has looked, and from their
 //! registration on if that was folded here. It is forgotten with every restart, so a reader of whom
-//! nothing is known is looked at by chance: one in [`LOOK`] of the entries that they are sent leads
+//! nothing is known is looked at by chance: one in `LOOK` of the entries that they are sent leads
 //! to a look. That needs no memory, so no restart starts it anew: a timeline holds [`KEPT`] entries
-//! and [`SLACK`] more while it is known, and however often partitions change hands, 600 past
+//! and `SLACK` more while it is known, and however often partitions change hands, 600 past
 //! [`KEPT`] are left with a chance of one in a hundred million. Looks are paid by entries: as many
 //! as are due by what was inserted, in the same step.
 
