@@ -177,7 +177,9 @@ async fn a_page_costs_the_same_whatever_the_length_of_its_list() {
         println!(
             "20 of {count} followers: first ever {cold:?}, top {top:?}, next page {next:?}, 1 of them {one:?}"
         );
-        assert!(one < top * 3 / 2, "one costs no more than twenty");
+        // As much as twenty; both are a few milliseconds, of a machine that does other things as well.
+        let most = top * 2 + Duration::from_millis(2);
+        assert!(one < most, "one costs {one:?}, twenty {top:?}");
         costs.push((top, next));
     }
     let (top, next) = costs[0];
