@@ -116,7 +116,6 @@ async fn write_history(
 /// Whoever edits their profile all day is followed as quickly as anyone, and so are the edits.
 #[tokio::test(flavor = "multi_thread")]
 async fn decisions_on_a_user_with_a_long_history_cost_what_they_cost_on_a_new_one() {
-    const AT_MOST: Duration = Duration::from_millis(50);
     let is_long = std::env::var("MICROBLOG_CHAOS").is_ok_and(|form| form == "long");
     let events = if is_long { 50_000 } else { 5_000 };
     let app = TestApp::spawn();
@@ -149,12 +148,14 @@ async fn decisions_on_a_user_with_a_long_history_cost_what_they_cost_on_a_new_on
             each.push(begun.elapsed());
         }
         each.sort_unstable();
-        times.push((first, each[each.len() / 2]));
+        times.push((first, each[0]));
     }
     println!(
-        "a follow of a user with {events} events and of a new one, first and median: {times:.1?}"
+        "a follow of a user with {events} events and of a new one, first and quickest: {times:.1?}"
     );
-    assert!(times[0].1 < AT_MOST, "{times:?}");
+    // On an idle machine a few milliseconds each; whatever else runs, it delays both.
+    let most = times[1].1 * 2 + Duration::from_millis(20);
+    assert!(times[0].1 < most, "{times:?}");
     // Everything that the history says is known.
     let edit = json!({ "bio": "still here" });
     let begun = Instant::now();
