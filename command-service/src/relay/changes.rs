@@ -66,7 +66,7 @@ pub fn follow(
     tasks.spawn(async move {
         if let Err(error) = forward(&events, &names, max_await, token, &out).await {
             // Nobody listening is as good an end as any.
-            let _ = out.send(Err(RelayError::of_changes(error))).await;
+            let _ = out.send(Err(error)).await;
         }
     });
     changes
@@ -78,17 +78,19 @@ async fn forward(
     max_await: Duration,
     token: ResumeToken,
     out: &mpsc::Sender<Result<Change, RelayError>>,
-) -> mongodb::error::Result<()> {
+) -> Result<(), RelayError> {
     let mut changes = events
         .watch()
         .pipeline(inserts())
         .batch_size(1_000)
         .max_await_time(max_await)
         .resume_after(token)
-        .await?
+        .await
+        .map_err(RelayError::of_changes)?
         .with_type::<Inserted>();
     while !out.is_closed() {
-        let change = match changes.next_if_any().await? {
+        let next = changes.next_if_any().await;
+        let change = match next.map_err(RelayError::of_changes)? {
             Some(inserted) => match Message::read(names, &inserted.document) {
                 Ok(message) => Change::Event {
                     message,
@@ -99,6 +101,8 @@ async fn forward(
                     continue;
                 }
             },
+            // Closed by the server for good: asked again, it would say `None` at once, for ever.
+            None if !changes.is_alive() => return Err(RelayError::LogReplaced),
             None => match changes.resume_token() {
                 Some(token) => Change::Idle { token },
                 None => continue,
@@ -163,7 +167,7 @@ pub fn follow_late(
     let (database, max_await) = (log.database.clone(), log.max_await);
     tasks.spawn(async move {
         if let Err(error) = forward_late(&database, pipeline, max_await, token, &out).await {
-            let _ = out.send(Err(RelayError::of_changes(error))).await;
+            let _ = out.send(Err(error)).await;
         }
     });
     late
@@ -175,17 +179,21 @@ async fn forward_late(
     max_await: Duration,
     token: ResumeToken,
     out: &mpsc::Sender<Result<Late, RelayError>>,
-) -> mongodb::error::Result<()> {
+) -> Result<(), RelayError> {
     let mut changes = database
         .watch()
         .pipeline(pipeline)
         .max_await_time(max_await)
         .resume_after(token)
-        .await?
+        .await
+        .map_err(RelayError::of_changes)?
         .with_type::<InsertedKey>();
     while !out.is_closed() {
-        let Some(InsertedKey { key }) = changes.next_if_any().await? else {
-            continue;
+        let next = changes.next_if_any().await;
+        let key = match next.map_err(RelayError::of_changes)? {
+            Some(InsertedKey { key }) => key,
+            None if !changes.is_alive() => return Err(RelayError::LogReplaced),
+            None => continue,
         };
         let late = match (key.get_i64("_id"), key.get_object_id("_id")) {
             (Ok(id), _) => Late::Event(id),

@@ -35,6 +35,8 @@ pub enum RelayError {
     Unread { read: u64, until: u64 },
     #[error("the history of the log that the token names is gone")]
     HistoryLost(#[source] mongodb::error::Error),
+    #[error("the log's change stream was closed: `events` was dropped or renamed")]
+    LogReplaced,
     #[error("read the log's change stream")]
     Changes(#[source] mongodb::error::Error),
     #[error("read the log")]
@@ -64,11 +66,12 @@ impl RelayError {
         }
     }
 
-    /// Whether it is the broker's, and might not be if another process tried.
-    pub(super) fn is_of_broker(&self) -> bool {
+    /// Whether it might not be if another process tried: it is the broker's, or the stream is not
+    /// for this process, which may be set to another database than the others.
+    pub(super) fn is_to_be_left_to_others(&self) -> bool {
         match self {
-            Self::Stream(error) => !error.is_refusal(),
-            Self::NotConnected
+            Self::Stream(_)
+            | Self::NotConnected
             | Self::ConnectionChanged
             | Self::Send(_)
             | Self::Publish(_)
@@ -80,6 +83,7 @@ impl RelayError {
             Self::Refused(_)
             | Self::Elsewhere { .. }
             | Self::HistoryLost(_)
+            | Self::LogReplaced
             | Self::Changes(_)
             | Self::Log(_)
             | Self::Token(_)

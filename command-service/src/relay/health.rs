@@ -200,7 +200,7 @@ fn diagnose(error: &RelayError, nats: &Nats) -> Option<(Kind, String)> {
     {
         return Some((Kind::Refused, Chain(refused).to_string()));
     }
-    if !error.is_of_broker() {
+    if !error.is_to_be_left_to_others() {
         return None;
     }
     if !nats.is_connected() {

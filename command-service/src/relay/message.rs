@@ -74,11 +74,20 @@ impl Message {
         self.body.len() + self.subject.len() + HEADERS
     }
 
-    /// Gives it its place, in the stream of `log`; `before` is the last event before it, if any.
-    pub fn seal(&mut self, resume: &str, chain: ChainHash, log: LogId, before: Option<i64>) {
+    /// Gives it its place, in the stream of `log`, unless that is not known for sure; `before` is
+    /// the last event before it, if any.
+    pub fn seal(
+        &mut self,
+        resume: &str,
+        chain: ChainHash,
+        log: Option<LogId>,
+        before: Option<i64>,
+    ) {
         self.headers.insert(RESUME_TOKEN, resume);
         self.headers.insert(CHAIN, chain.to_hex());
-        self.headers.insert(LOG, log.to_string());
+        if let Some(log) = log {
+            self.headers.insert(LOG, log.to_string());
+        }
         // So that nobody has to walk back over a quiet week of ticks.
         if let Some(event) = before.filter(|_| self.id == TICK_ID) {
             self.headers.insert(LAST_EVENT, event.to_string());
@@ -131,7 +140,7 @@ pub fn write_token(token: &ResumeToken) -> Result<String, serde_json::Error> {
     serde_json::to_string(token)
 }
 
-/// The token that the messages of a scan carry.
+/// The token that the messages of a scan carry, and the tick that calls for one.
 pub fn write_scan(token: &str) -> String {
     format!("{SCAN}{token}")
 }
@@ -159,7 +168,7 @@ mod tests {
         let names: Names = "microblog".parse().unwrap();
         let mut tick = Message::tick(&names, Timestamp::from_millis(0));
         let (before, log) = (ChainHash::START.then(7), LogId::random());
-        tick.seal("{}", before.then(0), log, Some(7));
+        tick.seal("{}", before.then(0), Some(log), Some(7));
         let marked = Marked::read(Some(&tick.headers)).unwrap();
         assert!(marked.follows(before));
         assert_eq!((marked.log, marked.last_event), (Some(log), Some(7)));

@@ -211,6 +211,7 @@ struct State {
     /// When the oldest event known to wait was made, in milliseconds; 0 if none waits.
     waiting_since: AtomicI64,
     rescan: AtomicBool,
+    once: stream::Once,
     /// The last sequence seen on the stream.
     stream_end: AtomicU64,
     /// This process holds the lease.
@@ -246,6 +247,16 @@ impl State {
     /// The broker is asked for something.
     fn asks(&self) {
         self.unanswered().get_or_insert_with(|| (Instant::now(), 0));
+    }
+
+    /// Remembers that an error calls for a scan.
+    fn calls_for_scan(&self, error: &RelayError) {
+        // After a log that was older, what was put back into it is no news to the stream, though the
+        // change stream would say so.
+        let restored = matches!(error, RelayError::Stream(StreamError::LogIsOlder(..)));
+        if restored || matches!(error, RelayError::HistoryLost(_) | RelayError::LogReplaced) {
+            self.rescan.store(true, Ordering::Relaxed);
+        }
     }
 
     /// It did what it was asked for.
@@ -347,9 +358,9 @@ impl Relay {
         Ended::Stopped
     }
 
-    /// Whether the broker has let it wait for so long that others should try.
+    /// Whether it could not publish for so long that others should try.
     fn is_given_up(&self, error: &RelayError) -> bool {
-        if !error.is_of_broker() {
+        if !error.is_to_be_left_to_others() {
             self.state.is_answered();
             return false;
         }
@@ -377,12 +388,7 @@ impl Relay {
         let connection = self.nats.changed();
         let mut changed = pin!(connection.notified());
         changed.as_mut().enable();
-        // After a log that was older, what was put back into it is no news to the stream, though the
-        // change stream would say so.
-        let restored = matches!(error, RelayError::Stream(StreamError::LogIsOlder(..)));
-        if restored || matches!(error, RelayError::HistoryLost(_)) {
-            self.state.rescan.store(true, Ordering::Relaxed);
-        }
+        self.state.calls_for_scan(error);
         let end = self.state.stream_end.load(Ordering::Relaxed);
         self.health.failed(error, &self.nats, end);
         let says = Chain(error).to_string();
@@ -407,7 +413,8 @@ impl Relay {
         if !self.nats.is_connected() {
             return Err(RelayError::NotConnected);
         }
-        let attach = Publisher::attach(&self.nats, &self.settings, &self.log.own, &self.tasks);
+        let (settings, once) = (&self.settings, &self.state.once);
+        let attach = Publisher::attach(&self.nats, settings, &self.log.own, &self.tasks, once);
         let mut publisher = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),

@@ -1,5 +1,6 @@
 //! The stream as the relay meets it: its tail, the fence at its end, and all ids on it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -13,14 +14,16 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, ErrorCode};
 use futures_util::StreamExt;
 use shared::engines::Nats;
-use shared::event_stream::{self, ChainHash, StreamError};
-use shared::log_identity::{self, IdentityError, LogId, OwnLog};
+use shared::error_chain::Chain;
+use shared::event_stream::{self, ChainHash, Names, StreamError};
+use shared::log_identity::{self, IdentityError, Label, LogId, OwnLog};
 use shared::stream_end::{self, Marked, StreamEnd};
+use shared::time::{Clock, SystemClock};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
-use super::message::{Message, Resume};
+use super::message::{self, Message, Resume};
 use super::{FailPoint, PROGRESS, RelayError, Settings};
 
 /// A stretch of the stream read at once when all of it must be read.
@@ -62,9 +65,18 @@ pub struct Publisher {
     stream: Stream,
     jetstream: jetstream::Context,
     patience: Duration,
-    /// The log that messages say they come from.
-    log: LogId,
+    /// The log that messages say they come from; `None` where nobody knows for sure.
+    log: Option<LogId>,
     pub tail: Tail,
+}
+
+/// What a process does to a stream once, not with each attempt.
+#[derive(Debug, Default)]
+pub struct Once {
+    /// It was refused to label the stream.
+    unlabelled: AtomicBool,
+    /// It has called for a scan, and has not been able to use the stream since.
+    scan_called_for: AtomicBool,
 }
 
 /// The broker's JetStream, with the patience that is set.
@@ -172,21 +184,68 @@ impl Publisher {
         settings: &Settings,
         log: &OwnLog,
         tasks: &TaskTracker,
+        once: &Once,
     ) -> Result<Self, RelayError> {
         let jetstream = jetstream(nats, settings);
         let names = &settings.names;
         let known = identity(&jetstream, settings, log, tasks).await?;
         let stream = event_stream::ensure(&jetstream, names, settings.replicas, known).await?;
         let end = stream_end::read(&stream, stream.cached_info().state.last_sequence).await?;
-        let log = judge(settings, log, known, tasks, &stream, &end).await?;
-        log_identity::label(&jetstream, names, stream.cached_info(), log).await?;
-        Ok(Self {
+        let judged = judge(settings, log, known, tasks, &stream, &end).await;
+        let mut publisher = Self {
+            log: Label::of(stream.cached_info(), &end).any(),
             stream,
             jetstream,
             patience: settings.patience,
-            log,
             tail: Tail::of(&end),
-        })
+        };
+        match judged {
+            Ok(log) => {
+                publisher.log = Some(log);
+                once.scan_called_for.store(false, Ordering::Relaxed);
+                publisher.label(names, log, once).await;
+                Ok(publisher)
+            }
+            Err(error) => {
+                if matches!(error, RelayError::Stream(StreamError::LogIsOlder(..)))
+                    && !once.scan_called_for.load(Ordering::Relaxed)
+                {
+                    match publisher.call_for_scan(names).await {
+                        Ok(()) => once.scan_called_for.store(true, Ordering::Relaxed),
+                        Err(error) => warn!(
+                            error = %Chain(&error),
+                            "relay: could not note on the stream that a scan must come next",
+                        ),
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Names the log on the stream. Messages name it anyway, so that a user of the broker who may
+    /// not change the stream may publish.
+    async fn label(&self, names: &Names, log: LogId, once: &Once) {
+        if once.unlabelled.load(Ordering::Relaxed) {
+            return;
+        }
+        let info = self.stream.cached_info();
+        if let Err(error) = log_identity::label(&self.jetstream, names, info, log).await {
+            once.unlabelled.store(true, Ordering::Relaxed);
+            warn!(error = %Chain(&error), "relay: goes on without; each message names the log");
+        }
+    }
+
+    /// Has the next relay that may use the stream begin with a scan, also after a restart: what is
+    /// put back into an older log is no news to the stream, though the change stream says so.
+    async fn call_for_scan(&mut self, names: &Names) -> Result<(), RelayError> {
+        let Resume::After(token) = &self.tail.resume else {
+            return Ok(());
+        };
+        let token = message::write_token(token).map_err(RelayError::Token)?;
+        let tick = Message::tick(names, SystemClock.now());
+        let batch = vec![(tick, message::write_scan(&token))];
+        self.publish(batch, &FailPoint::default()).await
     }
 
     /// Publishes `batch` right behind the tail, whole or not at all, and moves the tail on.

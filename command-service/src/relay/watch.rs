@@ -89,6 +89,7 @@ impl Relay {
                 0
             }
             Err(error) => {
+                state.calls_for_scan(&error);
                 let end = state.stream_end.load(Ordering::Relaxed);
                 self.health.failed(&error, &self.nats, end);
                 0

@@ -4,6 +4,7 @@
 use shared::event_stream::{LOG, METADATA_LOG};
 use shared::log_identity::{self, LogId, OwnLog};
 
+use super::trouble::configured;
 use super::*;
 
 /// A relay whose readiness can be read.
@@ -214,9 +215,9 @@ async fn a_log_restored_to_an_older_state_is_told_apart_from_another_one() {
         let world = World::new("older").await;
         world.write(4, 20).await;
         if named {
-            let running = Running::start(world.relay(world.settings()).await);
+            // A scan, in the order of ids, and the plain token at its end.
+            world.start_off().await;
             world.assert_exact().await;
-            running.stop().await;
         } else {
             world.publish_as_before(&mut Audit::default()).await;
         }
@@ -232,16 +233,25 @@ async fn a_log_restored_to_an_older_state_is_told_apart_from_another_one() {
         let ids: Vec<i64> = newest.iter().map(|event| event.id.get()).collect();
         let lost = doc! { "_id": { "$in": ids } };
         world.log().delete_many(lost).await.unwrap();
-        let (running, readiness) = watched(&world, world.settings()).await;
+        let (mut running, mut readiness) = watched(&world, world.settings()).await;
         let says = refusal(&readiness).await;
         assert!(says.contains("newer than the log"), "{says}");
+        // A tick says that a scan must come next; where the tail says so, nothing is added.
+        let end = end + u64::from(named);
+        let until = Instant::now() + PATIENCE;
+        while world.stream_end().await < end {
+            assert!(Instant::now() < until, "no scan is called for");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         world.write(2, 10).await;
         let says = refusal(&readiness).await;
         assert!(says.contains("rebuild --accept"), "{says}");
         assert_eq!(world.stream_end().await, end, "nothing is published");
         if named {
-            // The right copy is restored: it goes on.
+            // The right copy is restored while nobody looks: what was put back is no news.
+            running.stop().await;
             world.log().insert_many(newest).await.unwrap();
+            (running, readiness) = watched(&world, world.settings()).await;
         } else {
             // What came since is given up.
             let jetstream = world.jetstream();
@@ -252,4 +262,104 @@ async fn a_log_restored_to_an_older_state_is_told_apart_from_another_one() {
         running.stop().await;
         world.end().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_refuses_its_stream_gives_the_lease_up() {
+    let world = World::new("gives_up").await;
+    let running = Running::start(world.relay(world.settings()).await);
+    world.write(1, 4).await;
+    world.assert_exact().await;
+    running.stop().await;
+    // The wrong database, and the others' leases.
+    let beside = world.beside().await;
+    beside.write(1, 4).await;
+    let nats = engines::nats(&at(&world.nats_url), "relay").await.unwrap();
+    let readiness = Readiness::default();
+    let leases = world.database.collection::<Document>("leases");
+    let settings = relay::Settings {
+        give_up: Duration::from_millis(300),
+        ..world.settings()
+    };
+    let misled = Relay::new(
+        &beside.database,
+        leases.clone(),
+        nats,
+        readiness.clone(),
+        settings,
+    );
+    let misled = Running::start(misled);
+    refusal(&readiness).await;
+    let held = doc! { "_id": "relay", "expires_at": { "$gt": bson::DateTime::now() } };
+    let until = Instant::now() + PATIENCE;
+    while leases.find_one(held.clone()).await.unwrap().is_none() {
+        assert!(Instant::now() < until, "it never has the lease");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let running = Running::start(world.relay(world.settings()).await);
+    world.write(1, 4).await;
+    let (count, mut audit) = (8, Audit::default());
+    let until = Instant::now() + PATIENCE;
+    while audit.events.len() < count {
+        assert!(Instant::now() < until, "the lease is not given up");
+        let missing = readiness.missing();
+        assert!(missing.contains_key(relay::READY), "{missing:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        audit.read(&world.jetstream(), &world.names).await;
+    }
+    world.assert_exact().await;
+    running.stop().await;
+    misled.stop().await;
+    beside.database.drop().await.unwrap();
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_label_the_stream_publishes_all_the_same() {
+    let folder = Folder::new();
+    let config = format!(
+        "jetstream {{ store_dir: {:?} }}\n{}",
+        folder.0.join("js"),
+        r#"authorization { users: [ { user: relay, password: relay,
+            permissions: { publish: { deny: ["$JS.API.STREAM.UPDATE.>"] } } } ] }
+        no_auth_user: relay"#
+    );
+    let broker = configured(&folder.0, free_port().await, &config).await;
+    let world = World::on("label", &format!("nats://127.0.0.1:{}", broker.port)).await;
+    world.write(1, 4).await;
+    world.publish_as_before(&mut Audit::default()).await;
+    let settings = relay::Settings {
+        patience: Duration::from_secs(1),
+        ..world.settings()
+    };
+    let (running, readiness) = watched(&world, settings).await;
+    world.write(1, 4).await;
+    world.assert_exact().await;
+    assert_eq!(world.named_by_stream().await, None, "the broker refuses it");
+    until_ready(&readiness).await;
+    running.stop().await;
+    world.database.drop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_dropped_and_put_back_is_followed_again() {
+    let world = World::new("dropped").await;
+    world.start_off().await;
+    let (running, readiness) = watched(&world, world.settings()).await;
+    world.write(2, 10).await;
+    world.assert_exact().await;
+    let events: Vec<LogDocument> = {
+        let log = world.log();
+        let found = log.find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
+        let found = found.collect::<Vec<_>>().await;
+        found.into_iter().map(Result::unwrap).collect()
+    };
+    world.log().drop().await.unwrap();
+    world.log().insert_many(events).await.unwrap();
+    world.write(1, 1).await;
+    let audit = world.assert_exact().await;
+    assert_eq!(audit.events.len(), 21);
+    until_ready(&readiness).await;
+    running.stop().await;
+    world.end().await;
 }

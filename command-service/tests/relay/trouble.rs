@@ -124,7 +124,7 @@ async fn a_relay_that_is_cut_off_gives_the_lease_up() {
 }
 
 /// A broker with a configuration of its own.
-async fn configured(folder: &Path, port: u16, jetstream: &str) -> Broker {
+pub async fn configured(folder: &Path, port: u16, jetstream: &str) -> Broker {
     let mut config = format!("listen: 127.0.0.1:{port}\n");
     writeln!(config, "{jetstream}").unwrap();
     let path = folder.join("nats.conf");
