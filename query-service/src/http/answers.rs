@@ -35,7 +35,7 @@ pub struct Found<T> {
 }
 
 /// Reads that ended early since nobody waited for them any more.
-const ABANDONED: &str = "query_service_reads_abandoned_total";
+pub const ABANDONED: &str = "query_service_reads_abandoned_total";
 
 /// Marks what was answered from memory alone.
 const SERVED: HeaderName = HeaderName::from_static("x-served");

@@ -24,7 +24,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::answers::ABANDONED;
 use crate::live::{Live, Refused, Subscription};
+use crate::read_model::budget::{ReadBudget, ReadLimits};
+use crate::read_model::newer::{NewPosts, WalkTurn};
 use crate::read_model::view::PostView;
 use crate::read_model::{CurrentViews, ViewError, Views};
 
@@ -111,9 +114,7 @@ pub struct LiveStream {
 
 /// What a look for new entries found.
 struct Newer {
-    posts: Vec<(u64, PostView)>,
-    /// `posts` is all up to this sequence.
-    all_up_to: u64,
+    found: NewPosts,
     /// The lowest sequence that all partitions have applied.
     applied: u64,
     has_left: bool,
@@ -197,7 +198,7 @@ impl LiveStream {
         let mut backoff = resilience::background();
         loop {
             let reflect = self.reflect.clone();
-            let beginning = self.look(WAITING, move |mut views| async move {
+            let beginning = self.look(reader, false, WAITING, move |mut views, _| async move {
                 if let Some(token) = reflect {
                     match views.reflecting(&token).await? {
                         Some(reflecting) => views = reflecting,
@@ -230,26 +231,35 @@ impl LiveStream {
     ) -> Result<Infallible, Ended> {
         let mut backoff = resilience::background();
         let mut heal = Instant::now() + HEAL;
+        let (mut rest, mut waits_to_walk) = (None, false);
         loop {
             let asks_standing = Instant::now() >= heal;
-            let newer = self.look(HEARTBEAT, move |views| async move {
-                views.note_seen(reader).await?;
-                let (all_up_to, posts) = views.newer_than(reader, at).await?;
-                Ok(Newer {
-                    posts,
-                    all_up_to,
-                    applied: views.position_now().await?,
-                    has_left: asks_standing && views.cached().is_deactivated(reader).await?,
-                })
-            });
-            match newer.await? {
+            let left = rest.take();
+            let newer = self.look(
+                reader,
+                waits_to_walk,
+                HEARTBEAT,
+                move |views, turn| async move {
+                    views.note_seen(reader).await?;
+                    let found = views.newer_for_a_stream(reader, at, left, turn).await?;
+                    Ok(Newer {
+                        found,
+                        applied: views.position_now().await?,
+                        has_left: asks_standing && views.cached().is_deactivated(reader).await?,
+                    })
+                },
+            );
+            let newer = newer.await?;
+            waits_to_walk = matches!(newer, Err(ViewError::Busy));
+            match newer {
                 Ok(newer) => {
                     if newer.has_left {
                         return Err(Ended::Left);
                     }
-                    self.send_all(newer.posts).await?;
                     let before = at;
-                    at = at.max(newer.all_up_to);
+                    at = at.max(newer.found.all_up_to);
+                    rest = newer.found.rest;
+                    self.send_all(newer.found.posts).await?;
                     backoff.reset();
                     if asks_standing {
                         heal = Instant::now() + HEAL;
@@ -258,6 +268,8 @@ impl LiveStream {
                         continue;
                     }
                 }
+                // It waits for its turn, and looks again then.
+                Err(ViewError::Busy) => continue,
                 Err(error) => {
                     debug!(error = %Chain(&error), "a live stream cannot read the views");
                     let pause = sleep(backoff.next_delay());
@@ -277,11 +289,15 @@ impl LiveStream {
     }
 
     /// Reads the views in a task of its own, in turn with other streams: comments go on meanwhile,
-    /// and what is begun at the database is never dropped half way.
+    /// and what is begun at the database is never dropped half way. When the stream ends, the read
+    /// ends before its next query. One that `waits_to_walk` many outboxes takes no place of the
+    /// others meanwhile.
     async fn look<T, F>(
         &mut self,
+        reader: UserId,
+        waits_to_walk: bool,
         comment: &'static str,
-        read: impl FnOnce(Views) -> F,
+        read: impl FnOnce(Views, Option<WalkTurn>) -> F,
     ) -> Result<Result<T, ViewError>, Ended>
     where
         T: Send + 'static,
@@ -290,12 +306,26 @@ impl LiveStream {
         if self.gate.breaker().is_open() {
             return Ok(Err(ViewError::Away));
         }
-        let look = self.line.during(self.live.look(), comment).await?;
+        let turn = self.line.during(self.live.turn(reader), comment).await?;
+        let mut walk = None;
+        if waits_to_walk {
+            let views = self.views.borrow().clone();
+            walk = self.line.during(views.turn_to_walk(), comment).await?;
+        }
+        let look = self.line.during(self.live.look(turn), comment).await?;
+        let budget = ReadBudget::new(ReadLimits::OF_A_LOOK, true);
+        // Lives as long as the stream waits, not as long as the task.
+        let _waiting = budget.abandon_on_drop();
         // Whatever readers are shown now: a rebuild may have switched.
-        let read = read(self.views.borrow().clone());
+        let views = self.views.borrow().within(budget);
+        let read = read(views, walk);
         let work = tokio::spawn(async move {
             let _look = look;
-            read.await
+            let found = read.await;
+            if matches!(found, Err(ViewError::Abandoned)) {
+                metrics::counter!(ABANDONED).increment(1);
+            }
+            found
         });
         let done = self.line.during(work, comment).await?;
         Ok(done.unwrap_or(Err(ViewError::Corrupt("what made a look panic"))))

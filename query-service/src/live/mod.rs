@@ -5,6 +5,7 @@
 //! an entry true are there, and sequences rise from event to event.
 
 mod backlog;
+mod looks;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,14 +16,14 @@ use shared::engines::Nats;
 use shared::event_stream::Names;
 use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
-
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::read_model::CurrentViews;
-use crate::read_model::notice::Notice;
+use crate::read_model::notice::{Notice, Touched};
 use backlog::{Backlog, MOST_BYTES};
+use looks::{Look, Looks, Turn};
 
 /// Live streams that one process serves at the most.
 const MOST_STREAMS: usize = 10_000;
@@ -34,9 +35,6 @@ const MOST_PER_READER: usize = 20;
 /// A reader who closes one stream and opens another at once has its place by then.
 const HANDOVER: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
-/// Streams that look at the views at once. One post may wake all of them, and other reads need
-/// connections too.
-const LOOKS: usize = 16;
 
 /// The live streams of this process. Cloning gives another handle.
 #[derive(Clone)]
@@ -45,7 +43,7 @@ pub struct Live {
     views: CurrentViews,
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    looks: Arc<Semaphore>,
+    looks: Looks,
     stop: CancellationToken,
     heartbeat: Duration,
 }
@@ -128,7 +126,7 @@ impl Live {
             views,
             places: Arc::new(Semaphore::new(MOST_STREAMS)),
             waiting: Arc::new(Semaphore::new(MOST_WAITING)),
-            looks: Arc::new(Semaphore::new(LOOKS)),
+            looks: Looks::default(),
             stop,
             heartbeat: Duration::from_secs(15),
         }
@@ -150,9 +148,14 @@ impl Live {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until no other stream of the reader looks at the views.
+    pub async fn turn(&self, reader: UserId) -> Option<Turn> {
+        self.looks.turn(reader).await
+    }
+
     /// A permit to look at the views, in turn; to be dropped before anything is sent.
-    pub async fn look(&self) -> Option<OwnedSemaphorePermit> {
-        self.looks.clone().acquire_owned().await.ok()
+    pub async fn look(&self, turn: Option<Turn>) -> Option<Look> {
+        self.looks.begin(turn?).await
     }
 
     /// A permit for a stream whose reader is not known yet; `None` if too many wait.
@@ -174,6 +177,7 @@ impl Live {
 
     fn try_subscribe(&self, reader: UserId) -> Result<Subscription, Refused> {
         let wake = Arc::new(Notify::new());
+        let partitions = self.views.borrow().partitions();
         let mut state = self.state();
         let others = state.per_reader.get(&reader).copied().unwrap_or(0);
         if others >= MOST_PER_READER {
@@ -185,7 +189,7 @@ impl Live {
         };
         let listener = Listener {
             reader,
-            wanted: Wanted::default(),
+            wanted: state.told_before(partitions, reader),
             wake: wake.clone(),
         };
         let id = state.next;
@@ -248,6 +252,22 @@ impl Live {
 }
 
 impl State {
+    /// The lowest sequence that all partitions have told of.
+    fn applied_by_all(&self, partitions: Partitions) -> u64 {
+        let applied = |partition| self.applied.get(&partition).copied().unwrap_or(0);
+        partitions.all().map(applied).min().unwrap_or(0)
+    }
+
+    /// What a new stream waits for: its partition may have told of something already that others
+    /// have not come to.
+    fn told_before(&self, partitions: Partitions, reader: UserId) -> Wanted {
+        let told = self.applied.get(&partitions.of(reader)).copied();
+        let mut wanted = Wanted::default();
+        wanted.add(told.unwrap_or(0));
+        wanted.reached(self.applied_by_all(partitions));
+        wanted
+    }
+
     fn take(&mut self, generation: i64, partitions: Partitions, notice: &Notice) {
         let switched = self.generation != generation;
         if switched {
@@ -259,8 +279,9 @@ impl State {
         self.applied.insert(partition, notice.to);
         let said = (notice.hold, notice.n);
         let before = self.said.insert(partition, said);
-        // A lost notice may have concerned anybody here.
-        let follows = before.is_none_or(|(hold, n)| (hold, n + 1) == said);
+        // A lost notice may have concerned anybody here, and so may those before the first that
+        // was heard of this generation.
+        let follows = before.is_some_and(|(hold, n)| (hold, n + 1) == said);
         let all = notice.all || !follows;
         // Of each reader the first and the last: what is between is sent with the last.
         let mut readers: HashMap<UserId, [u64; 2]> = HashMap::new();
@@ -271,23 +292,29 @@ impl State {
                 *last = delivered.seq.max(*last);
             }
         }
+        for touched in &notice.touched {
+            // Parked, or back: there is no entry to name.
+            if let Touched::Timeline(reader) = touched {
+                let [_, last] = readers.entry(*reader).or_insert([notice.to; 2]);
+                *last = notice.to.max(*last);
+            }
+        }
         let pulled = || notice.pulled.iter().map(|(_, seq)| *seq);
         let concerning_all = [
             pulled().min().unwrap_or(0),
             pulled().max().unwrap_or(0),
             if all { notice.to } else { 0 },
         ];
-        let applied = |partition| self.applied.get(&partition).copied().unwrap_or(0);
-        let applied_by_all = partitions.all().map(applied).min().unwrap_or(0);
+        let applied_by_all = self.applied_by_all(partitions);
         for listener in self.streams.values_mut() {
+            if switched {
+                listener.wanted = Wanted::default();
+            }
             if partitions.of(listener.reader) == partition {
                 let named = readers.get(&listener.reader).copied().unwrap_or_default();
                 for seq in concerning_all.into_iter().chain(named) {
                     listener.wanted.add(seq);
                 }
-            }
-            if switched {
-                listener.wanted = Wanted::default();
             }
             if listener.wanted.reached(applied_by_all) || switched {
                 listener.wake.notify_one();
@@ -384,6 +411,62 @@ mod tests {
         // A gap may have hidden anything.
         assert!(!woken_by(notice(own, 7, 8, vec![])));
         assert!(woken_by(notice(other, 2, 8, vec![])));
+    }
+
+    #[test]
+    fn a_stream_is_woken_for_what_its_partition_told_before_it_came() {
+        let two = Partitions::new(2).unwrap();
+        let reader = Id::new(1).unwrap();
+        let own = two.of(reader);
+        let other = Partition(1 - own.0);
+        let mut state = State {
+            generation: 1,
+            ..State::default()
+        };
+        state.take(1, two, &notice(own, 0, 9, vec![(reader, 9)]));
+        state.take(1, two, &notice(other, 0, 5, vec![]));
+        let wake = Arc::new(Notify::new());
+        let listener = Listener {
+            reader,
+            wanted: state.told_before(two, reader),
+            wake: wake.clone(),
+        };
+        state.streams.insert(0, listener);
+        let woken = || wake.notified().now_or_never().is_some();
+        state.take(1, two, &notice(other, 1, 8, vec![]));
+        assert!(!woken());
+        state.take(1, two, &notice(other, 2, 9, vec![]));
+        assert!(woken());
+        assert!(state.told_before(two, reader).0.is_empty(), "all have");
+        // Another generation: at once, and when all have come to what its partition tells first.
+        let next = |p, to| Notice {
+            g: 2,
+            ..notice(p, 7, to, vec![])
+        };
+        state.take(2, two, &next(own, 12));
+        assert!(woken());
+        state.take(2, two, &next(other, 11));
+        assert!(!woken());
+        let told = Notice {
+            n: 8,
+            ..next(other, 12)
+        };
+        state.take(2, two, &told);
+        assert!(woken());
+    }
+
+    #[test]
+    fn a_stream_whose_timeline_is_back_is_woken_without_an_entry() {
+        let (reader, [own, other], mut woken_by) = one_stream();
+        assert!(!woken_by(notice(own, 0, 1, vec![])));
+        assert!(woken_by(notice(other, 0, 1, vec![])));
+        let back = Notice {
+            touched: [Touched::Timeline(reader)].into(),
+            ..notice(own, 1, 6, vec![])
+        };
+        assert!(!woken_by(back));
+        assert!(!woken_by(notice(other, 1, 5, vec![])));
+        assert!(woken_by(notice(other, 2, 6, vec![])));
     }
 
     #[test]

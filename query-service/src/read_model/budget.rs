@@ -28,6 +28,14 @@ impl ReadLimits {
         queries: 200,
         time: Duration::from_secs(1),
     };
+
+    /// What a look for a live stream gets: no bound, as nobody waits for a page. It ends when the
+    /// stream does.
+    pub const OF_A_LOOK: Self = Self {
+        rows: usize::MAX,
+        queries: usize::MAX,
+        time: Duration::MAX,
+    };
 }
 
 /// The budget of one read. Cloning gives another handle to the same one.

@@ -14,14 +14,13 @@ use bson::{Document, doc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::Database;
 use shared::ids::{EntryId, UserId};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::cache::{LOOKS, Line, Mode, Since};
 use super::generation::View;
 use super::keys::{between, first_id};
 use super::posts::MOST_TOGETHER;
 use super::rows::OutboxRow;
-use super::timeline::{CHEAP_PULLS, Reader, Span};
+use super::timeline::{Reader, Span};
 use super::visibility::Candidate;
 use super::windows::{List, took_too_long};
 use super::{ViewError, Views};
@@ -181,22 +180,6 @@ impl Views {
         }
         *complete_above = low;
         Ok(())
-    }
-
-    /// Leave to look through so many outboxes for a live stream. Two streams at a time may look
-    /// through many; what others miss, their next look finds.
-    ///
-    /// # Errors
-    /// `Busy` if two do.
-    pub(super) fn may_merge_for_a_stream(
-        &self,
-        outboxes: usize,
-    ) -> Result<Option<OwnedSemaphorePermit>, ViewError> {
-        if outboxes <= CHEAP_PULLS {
-            return Ok(None);
-        }
-        let permit = self.inner.stream_merges.clone().try_acquire_owned();
-        permit.map(Some).map_err(|_| ViewError::Busy)
     }
 
     /// What an outbox has with a sequence above `low`, up to `high`.

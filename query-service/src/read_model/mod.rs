@@ -2,7 +2,7 @@
 //!
 //! * `rows`, `keys`, `generation`: what is stored, and where.
 //! * [`changes`], [`mod@write`], [`readers`], [`dead_letters`]: how the fold writes.
-//! * [`timeline`], [`people`], [`posts`]: how readers read.
+//! * [`timeline`], [`people`], [`posts`]: how readers read; [`newer`]: how live streams do.
 //! * `visibility`, [`view`]: what of it is shown, and how it looks.
 //! * `windows`: how lists are read, whatever their length; `merge`: many of them as one.
 //! * [`budget`]: what one read may cost.
@@ -25,6 +25,7 @@ mod freshness;
 pub mod generation;
 pub mod keys;
 mod merge;
+pub mod newer;
 pub mod notice;
 pub mod people;
 pub mod posts;
@@ -56,6 +57,7 @@ use cursor::CursorKey;
 use generation::{Catalog, Generation, View};
 use keys::Key;
 use merge::Merged;
+use newer::Walks;
 use notice::Notice;
 use windows::Reach;
 
@@ -124,9 +126,6 @@ pub struct Views {
 /// Reading is noted once in this time: days matter.
 const SEEN_AGAIN: Duration = Duration::from_secs(600);
 
-/// Live streams that look through many outboxes at the same time.
-const MOST_STREAM_MERGES: usize = 2;
-
 struct Inner {
     generation: Generation,
     /// Names the database of views in notices.
@@ -140,7 +139,7 @@ struct Inner {
     depths: moka::sync::Cache<UserId, i64>,
     merged: moka::sync::Cache<UserId, Arc<Merged>>,
     seeks_many_ranges: bool,
-    stream_merges: Arc<tokio::sync::Semaphore>,
+    walks: Walks,
     caches: Caches,
     /// Readers noted as seen a little while ago.
     seen: moka::sync::Cache<UserId, ()>,
@@ -178,7 +177,7 @@ impl Views {
             id,
             cursors,
             windows,
-            stream_merges: Arc::new(tokio::sync::Semaphore::new(MOST_STREAM_MERGES)),
+            walks: Walks::default(),
             reaches,
             depths,
             merged,

@@ -14,7 +14,7 @@ use super::cursor::CursorKind;
 use super::generation::View;
 use super::keys::{between, last_id};
 use super::posts::{Filling, MOST_TOGETHER};
-use super::rows::{EntryRow, KeyRow, OutboxRow, PARKED, ReaderRow};
+use super::rows::{EntryRow, KeyRow, OutboxRow, ReaderRow};
 use super::sabotage::Sabotage;
 use super::view::{Page, PostView};
 use super::visibility::Candidate;
@@ -25,7 +25,7 @@ pub(super) struct Reader {
     pub id: UserId,
     pub edges: Arc<Edges>,
     /// Of those they follow, whose outbox must be merged: hot, being fanned out, or just followed.
-    pulled: Vec<UserId>,
+    pub pulled: Vec<UserId>,
 }
 
 /// How many rows are taken of each source at a time.
@@ -52,8 +52,6 @@ const LEAST_LOADED: usize = 50;
 /// Back to the first id.
 const EVERYTHING: i64 = i64::MAX >> 16;
 const WIDER: i64 = 8;
-/// Entries of a live stream sent at a time.
-const MOST_NEWER: usize = 800;
 /// Where a page without a cursor begins. Only what begins here can be extended by what comes, and is
 /// remembered as the newest: ids may be ahead of this replica's clock, so that no clock can tell.
 const NEWEST: i64 = i64::MAX;
@@ -129,73 +127,11 @@ impl Views {
         }
     }
 
-    /// The lowest sequence that all partitions have applied.
-    pub async fn position_now(&self) -> Result<u64, ViewError> {
-        let checkpoints = self.checkpoints().await?;
-        let of = |partition| {
-            checkpoints
-                .iter()
-                .find(|(at, _)| *at == partition)
-                .map_or(0, |(_, at)| at.seq)
-        };
-        Ok(self.partitions().all().map(of).min().unwrap_or(0))
-    }
-
-    /// What has become visible to a reader after `seq`, in the order of sequences, and up to
-    /// which sequence that is all: at most the one that all partitions have applied.
-    ///
-    /// At most `MOST_NEWER` at a time: ask again after the sequence it says.
-    pub async fn newer_than(
-        &self,
-        reader: UserId,
-        seq: u64,
-    ) -> Result<(u64, Vec<(u64, PostView)>), ViewError> {
-        let now = self.position_now().await?;
-        if now <= seq {
-            return Ok((now, Vec::new()));
-        }
-        let (low, high) = (super::write::signed(seq), super::write::signed(now));
-        let mut state = self.reader(reader).await?;
-        let mut newer = Newer::default();
-        let mut range = between(&reader.to_key(), 0, i64::MAX);
-        range.insert("s", doc! { "$gt": low, "$lte": high });
-        for row in self.all::<EntryRow>(View::Timeline, range).await? {
-            if let Some(line) = row.line().filter(|line| state.may_see(line.by)) {
-                newer.insert(row.s, Candidate::new(line, false));
-            }
-        }
-        // The entries first, then what may be missing of them: what is trimmed in between shows.
-        let row = self.reader_row(reader).await?;
-        let stored = between(&reader.to_key(), 0, i64::MAX);
-        let trimmed = row.horizon > 0 && {
-            let lowest: Vec<EntryRow> = self.oldest(View::Timeline, stored, 1).await?;
-            lowest.first().is_none_or(|lowest| lowest.s > low)
-        };
-        if row.horizon == PARKED || low < row.active_since || trimmed {
-            // What came while they were parked, or was trimmed since, is in nobody's timeline.
-            state.pulled = state.everybody();
-        }
-        let _merging = self.may_merge_for_a_stream(state.pulled.len())?;
-        for author in state.pulled {
-            for (seq, line) in self.outbox_since(author, low, high).await? {
-                newer.insert(seq, Candidate::new(line, true));
-            }
-        }
-        let (found, all_up_to) = newer.take(high);
-        let candidates: Vec<Candidate> = found.values().copied().collect();
-        let shown = self.show(&candidates, Some(reader)).await?;
-        let numbered = found.into_keys().zip(shown);
-        let posts = numbered
-            .filter_map(|(seq, post)| Some((u64::try_from(seq).ok()?, post?)))
-            .collect();
-        Ok((u64::try_from(all_up_to).unwrap_or(now), posts))
-    }
-
     async fn horizon(&self, reader: UserId) -> Result<i64, ViewError> {
         Ok(self.reader_row(reader).await?.horizon)
     }
 
-    async fn reader_row(&self, reader: UserId) -> Result<ReaderRow, ViewError> {
+    pub(super) async fn reader_row(&self, reader: UserId) -> Result<ReaderRow, ViewError> {
         self.may_load()?;
         let row: Option<ReaderRow> = self
             .rows(View::Readers)
@@ -218,7 +154,7 @@ impl Views {
 
     /// Edges first, then what is pulled, then entries, the horizon last: an edge that is seen was
     /// pending before, so its older entries are pulled or inserted by the time they are read.
-    async fn reader(&self, id: UserId) -> Result<Reader, ViewError> {
+    pub(super) async fn reader(&self, id: UserId) -> Result<Reader, ViewError> {
         let edges = self.edges(id).await?;
         let partition = self.partitions().of(id);
         let everywhere = self.pulled(partition).await?;
@@ -453,30 +389,6 @@ impl Views {
             loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
         }
         Ok((lines, complete_above))
-    }
-}
-
-/// The candidates with the lowest sequences.
-#[derive(Default)]
-struct Newer {
-    found: BTreeMap<i64, Candidate>,
-    /// Something above what is kept was let go.
-    cut: bool,
-}
-
-impl Newer {
-    fn insert(&mut self, seq: i64, candidate: Candidate) {
-        self.found.insert(seq, candidate);
-        if self.found.len() > MOST_NEWER {
-            self.found.pop_last();
-            self.cut = true;
-        }
-    }
-
-    /// They, and up to which sequence they are all: `high` unless some were let go.
-    fn take(self, high: i64) -> (BTreeMap<i64, Candidate>, i64) {
-        let last = self.found.keys().next_back().copied();
-        (self.found, last.filter(|_| self.cut).unwrap_or(high))
     }
 }
 

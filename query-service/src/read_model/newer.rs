@@ -1,0 +1,322 @@
+//! What has become visible to a reader since a sequence: what live streams send.
+//!
+//! Where a reader's stored entries do not reach back so far, the outboxes of everybody they follow
+//! are walked, from the newest row down. What a walk finds beyond what is sent at a time is kept
+//! for the looks after it, so that whoever resumes from long ago walks seldom.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bson::doc;
+use shared::ids::UserId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::generation::View;
+use super::keys::between;
+use super::rows::{EntryRow, PARKED};
+use super::timeline::{CHEAP_PULLS, Reader};
+use super::view::PostView;
+use super::visibility::Candidate;
+use super::{ViewError, Views};
+
+/// Entries of a live stream sent at a time.
+const MOST_NEWER: usize = 800;
+/// Entries that one look finds at the most: about 64 bytes each.
+const MOST_FOUND: usize = 8 * MOST_NEWER;
+/// Streams whose rest is kept at the same time; others walk again.
+const MOST_RESTS: usize = 64;
+/// Live streams that walk many outboxes at the same time.
+const MOST_WALKS: usize = 2;
+
+/// What one look for a live stream found.
+pub struct NewPosts {
+    /// In the order of their sequences.
+    pub posts: Vec<(u64, PostView)>,
+    /// `posts` is all up to this sequence: at most the one that all partitions have applied.
+    pub all_up_to: u64,
+    /// For the look after `all_up_to`.
+    pub rest: Option<Rest>,
+}
+
+/// What was found above what was sent.
+pub struct Rest {
+    /// It begins after this sequence.
+    after: u64,
+    /// It is all up to this sequence.
+    all_up_to: i64,
+    found: BTreeMap<i64, Candidate>,
+    room: OwnedSemaphorePermit,
+}
+
+/// Leave to walk many outboxes.
+pub struct WalkTurn(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+
+/// What the live streams of these views share.
+pub(super) struct Walks {
+    turns: Arc<Semaphore>,
+    rests: Arc<Semaphore>,
+}
+
+impl Default for Walks {
+    fn default() -> Self {
+        Self {
+            turns: Arc::new(Semaphore::new(MOST_WALKS)),
+            rests: Arc::new(Semaphore::new(MOST_RESTS)),
+        }
+    }
+}
+
+impl Views {
+    /// The lowest sequence that all partitions have applied.
+    pub async fn position_now(&self) -> Result<u64, ViewError> {
+        let checkpoints = self.checkpoints().await?;
+        let of = |partition| {
+            checkpoints
+                .iter()
+                .find(|(at, _)| *at == partition)
+                .map_or(0, |(_, at)| at.seq)
+        };
+        Ok(self.partitions().all().map(of).min().unwrap_or(0))
+    }
+
+    /// What has become visible to a reader after `seq`, in the order of sequences, and up to
+    /// which sequence that is all: at most the one that all partitions have applied.
+    ///
+    /// At most `MOST_NEWER` at a time: ask again after the sequence it says.
+    ///
+    /// # Errors
+    /// As [`Views::newer_for_a_stream`].
+    pub async fn newer_than(
+        &self,
+        reader: UserId,
+        seq: u64,
+    ) -> Result<(u64, Vec<(u64, PostView)>), ViewError> {
+        let newer = self.newer_for_a_stream(reader, seq, None, None).await?;
+        Ok((newer.all_up_to, newer.posts))
+    }
+
+    /// The same for a stream that goes on: with what its last look left, and with its turn where
+    /// it waited for one.
+    ///
+    /// # Errors
+    /// `Busy` if it has to walk many outboxes, has no turn and none is free: wait for one with
+    /// [`Views::turn_to_walk`].
+    pub async fn newer_for_a_stream(
+        &self,
+        reader: UserId,
+        seq: u64,
+        rest: Option<Rest>,
+        turn: Option<WalkTurn>,
+    ) -> Result<NewPosts, ViewError> {
+        let now = self.position_now().await?;
+        if now <= seq {
+            return Ok(NewPosts {
+                posts: Vec::new(),
+                all_up_to: now,
+                rest: None,
+            });
+        }
+        let state = self.reader(reader).await?;
+        let high = super::write::signed(now);
+        // A generation that was switched to meanwhile may not have come so far.
+        let rest = rest.filter(|rest| rest.after == seq && rest.all_up_to <= high);
+        let (found, room) = match rest {
+            Some(rest) => {
+                let (found, room) = rest.seen_by(&state);
+                (found, Some(room))
+            }
+            None => {
+                let low = super::write::signed(seq);
+                (self.find_newer(state, low, high, turn).await?, None)
+            }
+        };
+        let (found, all_up_to, rest) = found.split();
+        let candidates: Vec<Candidate> = found.values().copied().collect();
+        let shown = self.show(&candidates, Some(reader)).await?;
+        let numbered = found.into_keys().zip(shown);
+        let posts = numbered
+            .filter_map(|(seq, post)| Some((u64::try_from(seq).ok()?, post?)))
+            .collect();
+        let all_up_to = u64::try_from(all_up_to).unwrap_or(now);
+        let room = || room.or_else(|| self.inner.walks.rests.clone().try_acquire_owned().ok());
+        let rest = rest.and_then(|(found, until)| {
+            Some(Rest {
+                after: all_up_to,
+                all_up_to: until,
+                found,
+                room: room()?,
+            })
+        });
+        Ok(NewPosts {
+            posts,
+            all_up_to,
+            rest,
+        })
+    }
+
+    /// Looks for what is above `low`, up to `high`.
+    async fn find_newer(
+        &self,
+        mut state: Reader,
+        low: i64,
+        high: i64,
+        turn: Option<WalkTurn>,
+    ) -> Result<Found, ViewError> {
+        let reader = state.id;
+        let mut newer = Found::up_to(high);
+        let mut range = between(&reader.to_key(), 0, i64::MAX);
+        range.insert("s", doc! { "$gt": low, "$lte": high });
+        for row in self.all::<EntryRow>(View::Timeline, range).await? {
+            if let Some(line) = row.line().filter(|line| state.may_see(line.by)) {
+                newer.insert(row.s, Candidate::new(line, false));
+            }
+        }
+        // The entries first, then what may be missing of them: what is trimmed in between shows.
+        let row = self.reader_row(reader).await?;
+        let stored = between(&reader.to_key(), 0, i64::MAX);
+        let trimmed = row.horizon > 0 && {
+            let lowest: Vec<EntryRow> = self.oldest(View::Timeline, stored, 1).await?;
+            lowest.first().is_none_or(|lowest| lowest.s > low)
+        };
+        // Ordinary streams wait for nobody's walk, however many authors are pulled.
+        let mut walking = None;
+        if row.horizon == PARKED || low < row.active_since || trimmed {
+            // What came while they were parked, or was trimmed since, is in nobody's timeline.
+            state.pulled = state.everybody();
+            walking = match turn {
+                Some(turn) => Some(turn),
+                None => self.may_walk(state.pulled.len())?,
+            };
+        }
+        for author in state.pulled {
+            for (seq, line) in self.outbox_since(author, low, high).await? {
+                newer.insert(seq, Candidate::new(line, true));
+            }
+        }
+        drop(walking);
+        Ok(newer)
+    }
+
+    /// Waits for leave to walk many outboxes; whoever asked first gets it first.
+    pub async fn turn_to_walk(&self) -> Option<WalkTurn> {
+        let permit = self.inner.walks.turns.clone().acquire_owned().await;
+        permit.ok().map(WalkTurn)
+    }
+
+    /// Leave to walk so many outboxes, at once; few need none.
+    ///
+    /// # Errors
+    /// `Busy` if others walk.
+    fn may_walk(&self, outboxes: usize) -> Result<Option<WalkTurn>, ViewError> {
+        if outboxes <= CHEAP_PULLS {
+            return Ok(None);
+        }
+        let permit = self.inner.walks.turns.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| ViewError::Busy)?;
+        Ok(Some(WalkTurn(permit)))
+    }
+}
+
+/// The candidates with the lowest sequences.
+struct Found {
+    found: BTreeMap<i64, Candidate>,
+    /// They are all up to this sequence, unless some were let go.
+    up_to: i64,
+    /// Something above what is kept was let go.
+    cut: bool,
+}
+
+/// Candidates by sequence, and up to which sequence they are all.
+type Kept = (BTreeMap<i64, Candidate>, i64);
+
+impl Found {
+    fn up_to(up_to: i64) -> Self {
+        Self {
+            found: BTreeMap::new(),
+            up_to,
+            cut: false,
+        }
+    }
+
+    fn insert(&mut self, seq: i64, candidate: Candidate) {
+        self.found.insert(seq, candidate);
+        if self.found.len() > MOST_FOUND {
+            self.found.pop_last();
+            self.cut = true;
+        }
+    }
+
+    /// What is sent now, up to which sequence that is all, and what is left for later.
+    fn split(mut self) -> (BTreeMap<i64, Candidate>, i64, Option<Kept>) {
+        let last = self.found.keys().next_back().copied();
+        let up_to = last.filter(|_| self.cut).unwrap_or(self.up_to);
+        let Some(first_later) = self.found.keys().nth(MOST_NEWER).copied() else {
+            return (self.found, up_to, None);
+        };
+        let later = self.found.split_off(&first_later);
+        let sent = self.found.keys().next_back().copied().unwrap_or(up_to);
+        (self.found, sent, Some((later, up_to)))
+    }
+}
+
+impl Rest {
+    /// What of it may be seen now: somebody may not be followed any more, and a repost may have
+    /// been taken back.
+    fn seen_by(self, state: &Reader) -> (Found, OwnedSemaphorePermit) {
+        let mut found = self.found;
+        found.retain(|_, candidate| state.may_see(candidate.by));
+        found.values_mut().for_each(|it| it.proven = false);
+        let found = Found {
+            found,
+            up_to: self.all_up_to,
+            cut: false,
+        };
+        (found, self.room)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cache::Line;
+    use super::*;
+    use shared::ids::Id;
+
+    #[test]
+    fn what_is_found_is_sent_in_parts_that_lose_nothing() {
+        let candidate = |seq: i64| {
+            let line = Line {
+                entry: Id::new(seq).unwrap(),
+                post: Id::new(seq).unwrap(),
+                by: Id::new(1).unwrap(),
+            };
+            Candidate::new(line, true)
+        };
+        let total = MOST_FOUND as i64 + 100;
+        let mut found = Found::up_to(total + 50);
+        // An outbox at a time, each from its newest row down.
+        for outbox in 0..4 {
+            let of_one = (1..=total).rev().filter(|seq| seq % 4 == outbox);
+            of_one.for_each(|seq| found.insert(seq, candidate(seq)));
+        }
+        let mut after = 0;
+        loop {
+            let (sent, up_to, rest) = found.split();
+            let expected: Vec<i64> = (after + 1..=after + MOST_NEWER as i64).collect();
+            assert_eq!(sent.into_keys().collect::<Vec<_>>(), expected);
+            assert_eq!(up_to, after + MOST_NEWER as i64);
+            after = up_to;
+            match rest {
+                Some((later, up_to)) => {
+                    found = Found::up_to(up_to);
+                    found.found = later;
+                }
+                None => break,
+            }
+        }
+        assert_eq!(after, MOST_FOUND as i64, "the next walk goes on here");
+        let mut few = Found::up_to(9);
+        few.insert(7, candidate(7));
+        let (sent, up_to, rest) = few.split();
+        assert_eq!((sent.len(), up_to, rest.is_none()), (1, 9, true));
+    }
+}
