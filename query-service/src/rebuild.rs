@@ -7,6 +7,8 @@
 //! reverted. What is neither shown nor before it cannot be shown again, and is dropped
 //! (`docs/decisions/14-what-a-generation-is.md`).
 
+mod turn;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,13 +18,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use shared::engines;
 use shared::error_chain::Chain;
 use shared::ids::UserId;
-use shared::lease::{Held, Lease};
 use shared::settings::Settings;
 use shared::tasks::Tasks;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
+use self::turn::Turn;
 use crate::dead_letters;
 use crate::projection::Projector;
 use crate::projection::generations::{EVERY, FoldSettings};
@@ -70,7 +71,7 @@ pub enum RebuildError {
     NoViews,
     #[error("there is no generation to go back to")]
     NothingBefore,
-    #[error("somebody else switched the generation meanwhile")]
+    #[error("somebody else switched or dropped the generation meanwhile")]
     Raced,
     #[error(transparent)]
     Stream(#[from] StreamFault),
@@ -80,6 +81,8 @@ pub enum RebuildError {
     Interrupted,
     #[error("another `rebuild` is under way: wait for its end")]
     Busy,
+    #[error("this `rebuild` stood still for so long that another may have begun: run it again")]
+    TurnLost,
     #[error("the new generation was dropped by somebody else: run it again")]
     Dropped,
     #[error("look for messages that were not understood")]
@@ -97,6 +100,8 @@ pub enum RebuildError {
 
 /// Longer than a lease: views that do not move for so long come no further.
 const STANDS_STILL: Duration = Duration::from_secs(6);
+/// How long this command's own partitions have to stop.
+const STOPPED: Duration = Duration::from_secs(10);
 /// Those who fold a dropped generation have stopped after this.
 const NOTICED: Duration = Duration::from_millis(EVERY.as_millis() as u64 * 2);
 
@@ -105,7 +110,7 @@ pub async fn main(settings: &Settings, arguments: &Arguments, stop: Cancellation
     let outcome = async {
         let turn = Turn::take(&Rebuild::catalog(settings).await?).await?;
         // Whatever was switched or dropped while we waited for our turn is seen.
-        let outcome = match Rebuild::open(settings).await {
+        let outcome = match Rebuild::open(settings, turn.lost.clone()).await {
             Ok(rebuild) => match arguments {
                 Arguments { revert: true, .. } => rebuild.revert().await,
                 Arguments { drop: true, .. } => rebuild.drop_others().await,
@@ -128,60 +133,13 @@ pub async fn main(settings: &Settings, arguments: &Arguments, stop: Cancellation
     }
 }
 
-/// The right to make, switch and drop generations: two commands at once would drop what the other
-/// builds.
-struct Turn {
-    lease: Lease,
-    held: Held,
-    done: CancellationToken,
-}
-
-/// What a command that was killed leaves is free after this.
-const TURN: Duration = Duration::from_secs(3);
-
-impl Turn {
-    async fn take(catalog: &Catalog) -> Result<Self, RebuildError> {
-        let holder = format!("{:016x}", rand::random::<u64>());
-        let lease = Lease::new(catalog.operators(), "rebuild", holder, TURN);
-        let give_up = Instant::now() + TURN * 2;
-        let held = loop {
-            if let Some(held) = lease.acquire().await.map_err(ViewError::from)? {
-                break held;
-            }
-            if Instant::now() > give_up {
-                return Err(RebuildError::Busy);
-            }
-            tokio::time::sleep(TURN / 30).await;
-        };
-        let done = CancellationToken::new();
-        tokio::spawn(keep(lease.clone(), held, done.clone()));
-        Ok(Self { lease, held, done })
-    }
-
-    /// A turn that cannot be given back ends by itself.
-    async fn end(self) {
-        self.done.cancel();
-        let _ = self.lease.release(self.held).await;
-    }
-}
-
-async fn keep(lease: Lease, held: Held, done: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(TURN / 3) => (),
-            () = done.cancelled() => return,
-        }
-        if let Err(error) = lease.renew(held).await {
-            warn!(error = %Chain(&error), "the rebuild's lease is not renewed");
-        }
-    }
-}
-
 struct Rebuild {
     catalog: Catalog,
     current: Generation,
     previous: Option<i64>,
     check: StreamCheck,
+    /// Nothing more is changed: another command has the turn.
+    lost: CancellationToken,
 }
 
 impl Rebuild {
@@ -191,7 +149,7 @@ impl Rebuild {
         Ok(Catalog::new(&database))
     }
 
-    async fn open(settings: &Settings) -> Result<Self, RebuildError> {
+    async fn open(settings: &Settings, lost: CancellationToken) -> Result<Self, RebuildError> {
         let catalog = Self::catalog(settings).await?;
         let current = catalog.current().await?.ok_or(RebuildError::NoViews)?;
         let previous = catalog.pointer().await?.and_then(|(_, previous)| previous);
@@ -201,7 +159,16 @@ impl Rebuild {
             current,
             previous,
             check,
+            lost,
         })
+    }
+
+    /// Between two steps: none is dropped half way.
+    fn has_turn(&self) -> Result<(), RebuildError> {
+        if self.lost.is_cancelled() {
+            return Err(RebuildError::TurnLost);
+        }
+        Ok(())
     }
 
     async fn revert(&self) -> Result<String, RebuildError> {
@@ -241,18 +208,23 @@ impl Rebuild {
         if generations.is_empty() {
             return Ok(());
         }
+        let mut retired = Vec::new();
         for generation in generations {
-            self.catalog.retire(generation).await?;
+            self.has_turn()?;
+            if self.catalog.retire(generation.number).await? {
+                retired.push(generation);
+            }
         }
         // Whoever folds them looks at the catalog this often; then nobody writes to them any more.
         tokio::time::sleep(NOTICED).await;
-        for generation in generations {
+        for generation in retired {
             self.catalog.drop_views(generation).await?;
         }
         Ok(())
     }
 
     async fn switch(&self, to: &Generation) -> Result<String, RebuildError> {
+        self.has_turn()?;
         if !self.catalog.switch(self.current.number, to.number).await? {
             return Err(RebuildError::Raced);
         }
@@ -275,7 +247,7 @@ impl Rebuild {
         let old = Views::of(self.current.clone()).await?;
         let nats = engines::nats(&settings.nats, "query-service rebuild").await?;
         let tasks = Tasks::default();
-        let (_, current) = tokio::sync::watch::channel(old.clone());
+        let (shown, current) = tokio::sync::watch::channel(old.clone());
         let projector = Projector {
             views: new.clone(),
             current,
@@ -298,17 +270,22 @@ impl Rebuild {
             }
             let missed = dead_letters::readable(&jetstream, &stream, &new).await?;
             if missed.readable > 0 {
-                // Nobody goes on with it.
+                // Nobody goes on with it, these partitions least of all.
+                tasks.stop_and_join(STOPPED).await;
                 self.forget(&[new.generation().clone()]).await?;
                 return Err(RebuildError::FoldedByOthers(missed.readable));
             }
             // Or everybody who registered long ago would be taken for idle. What is read until
             // everybody has noticed the switch the fold looks up itself.
+            self.has_turn()?;
             old.copy_seen_to(&new).await?;
             if !self.catalog.complete(new.generation()).await? {
                 return Err(RebuildError::Dropped);
             }
             let said = self.switch(new.generation()).await?;
+            // From now on readers are told what these partitions fold, and they are handed over.
+            shown.send_replace(new.clone());
+            tasks.stop_and_join(STOPPED).await;
             // What was before the one before cannot be shown again: nobody has to fold it.
             let kept = [self.current.number, new.generation().number];
             let mut others = self.catalog.all().await?;
@@ -321,7 +298,7 @@ impl Rebuild {
             outcome = work => outcome,
             () = stop.cancelled() => Err(RebuildError::Interrupted),
         };
-        tasks.stop_and_join(Duration::from_secs(10)).await;
+        tasks.stop_and_join(STOPPED).await;
         outcome
     }
 
@@ -379,6 +356,7 @@ impl Rebuild {
                 bar.finish_and_clear();
                 return Ok(());
             }
+            self.has_turn()?;
             if !self.catalog.has(new.generation()).await? {
                 return Err(RebuildError::Dropped);
             }

@@ -247,7 +247,7 @@ async fn serve(
             .clone()
             .follow(nats, settings.names.clone(), tasks.stop_signal());
         tasks.spawn("live", follow);
-        let admission = Admission::new(&breaker);
+        let admission = Admission::new(&breaker, settings.ip_rate_per_second > 0);
         let addresses = OwnAddresses::new(&accounts);
         let server = http_server(api, settings, current, verifier, live, admission, addresses)
             .map_err(StartupError::Serve)?;

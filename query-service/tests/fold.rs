@@ -7,6 +7,8 @@ mod common;
 mod identity;
 #[path = "fold/lists.rs"]
 mod lists;
+#[path = "fold/turns.rs"]
+mod turns;
 
 use bson::doc;
 use common::World;

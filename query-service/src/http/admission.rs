@@ -3,12 +3,15 @@
 //! There are two classes of permits. *Cheap* reads, of single things and first pages, have most of
 //! them; *expensive* ones, of lists and of what is not stored for its reader, have their own, so
 //! that however many there are they keep nothing from the others. Of each class one caller holds a
-//! share at most, and waits behind themselves, not before others.
+//! share at most, and waits behind themselves, not before others. So does one address, whoever
+//! asks from there: accounts cost nothing.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::address::customer;
 use shared::ids::UserId;
 use shared::resilience::{Bounds, Breaker, Gate, Place, Refused};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,12 +27,32 @@ pub enum Cost {
 
 /// Whose permits are counted together.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Who {
+enum Who {
     User(UserId),
     /// Everybody without an access token, by address.
     Address(IpAddr),
     /// Behind a connection that has no address.
     Unknown,
+}
+
+/// Who asks, and from where.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    who: Who,
+    address: Option<IpAddr>,
+}
+
+impl Asker {
+    /// `address` as proxies that are trusted say it; none behind a connection that has none.
+    pub fn new(user: Option<UserId>, address: Option<IpAddr>) -> Self {
+        let address = address.map(customer);
+        let who = match (user, address) {
+            (Some(user), _) => Who::User(user),
+            (None, Some(address)) => Who::Address(address),
+            (None, None) => Who::Unknown,
+        };
+        Self { who, address }
+    }
 }
 
 /// Cloning gives another handle.
@@ -42,11 +65,19 @@ pub struct Admission {
 #[derive(Clone)]
 struct Class {
     gate: Gate,
-    shares: moka::sync::Cache<Who, Arc<Share>>,
+    callers: Shares<Who>,
+    /// `None`: an address may have what there is.
+    addresses: Option<Shares<IpAddr>>,
+}
+
+/// What each has of a class.
+#[derive(Clone)]
+struct Shares<K> {
+    shares: moka::sync::Cache<K, Arc<Share>>,
     each: Each,
 }
 
-/// What one caller may have of a class.
+/// What one caller, or one address, may have of a class.
 #[derive(Clone, Copy, Debug)]
 struct Each {
     permits: usize,
@@ -62,6 +93,7 @@ struct Share {
 pub struct Permit {
     _place: Place,
     _share: OwnedSemaphorePermit,
+    _of_address: Option<OwnedSemaphorePermit>,
 }
 
 /// Together twice the pool: that keeps every connection busy, and more reads at once only make
@@ -88,15 +120,30 @@ const EXPENSIVE_EACH: Each = Each {
     permits: 4,
     waiting: 32,
 };
+/// Many may share an address: more than a caller's, and less than all.
+const CHEAP_OF_ADDRESS: Each = Each {
+    permits: 32,
+    waiting: 256,
+};
+const EXPENSIVE_OF_ADDRESS: Each = Each {
+    permits: 8,
+    waiting: 64,
+};
 /// Callers remembered. Whoever is forgotten, long after their last read, has a whole share again.
 const REMEMBERED: u64 = 100_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 impl Admission {
-    pub fn new(breaker: &Arc<Breaker>) -> Self {
+    /// `limit_addresses`: whether an address has a share, too, as it has a rate.
+    pub fn new(breaker: &Arc<Breaker>, limit_addresses: bool) -> Self {
+        let class = |bounds, caller, address| Class {
+            gate: Gate::new(breaker.clone(), bounds),
+            callers: Shares::new(caller),
+            addresses: limit_addresses.then(|| Shares::new(address)),
+        };
         Self {
-            cheap: Class::new(breaker, CHEAP, CHEAP_EACH),
-            expensive: Class::new(breaker, EXPENSIVE, EXPENSIVE_EACH),
+            cheap: class(CHEAP, CHEAP_EACH, CHEAP_OF_ADDRESS),
+            expensive: class(EXPENSIVE, EXPENSIVE_EACH, EXPENSIVE_OF_ADDRESS),
         }
     }
 
@@ -106,54 +153,55 @@ impl Admission {
     }
 
     /// A permit, soon or not at all. Whoever goes away while waiting leaves nothing behind.
-    pub async fn enter(&self, cost: Cost, who: Who) -> Result<Permit, Refused> {
+    pub async fn enter(&self, cost: Cost, asker: Asker) -> Result<Permit, Refused> {
         match cost {
-            Cost::Cheap => self.cheap.enter(1, who).await,
-            Cost::Expensive(permits) => self.expensive.enter(permits, who).await,
+            Cost::Cheap => self.cheap.enter(1, asker).await,
+            Cost::Expensive(permits) => self.expensive.enter(permits, asker).await,
         }
     }
 }
 
 impl Class {
-    fn new(breaker: &Arc<Breaker>, bounds: Bounds, each: Each) -> Self {
-        let shares = moka::sync::Cache::builder()
-            .max_capacity(REMEMBERED)
-            .time_to_idle(FORGOTTEN_AFTER);
-        Self {
-            gate: Gate::new(breaker.clone(), bounds),
-            shares: shares.build(),
-            each,
-        }
-    }
-
-    /// First within the caller's share, then among all: at most a share of the queue is theirs.
-    async fn enter(&self, permits: u32, who: Who) -> Result<Permit, Refused> {
+    /// First within the caller's share, then within their address's, then among all: at most a
+    /// share of a queue is theirs, so that those who share an address do not wait behind one of
+    /// them.
+    async fn enter(&self, permits: u32, asker: Asker) -> Result<Permit, Refused> {
         let until = Instant::now() + self.gate.patience();
-        let most = u32::try_from(self.each.permits).unwrap_or(u32::MAX);
+        let most = u32::try_from(self.callers.each.permits).unwrap_or(u32::MAX);
         let permits = permits.clamp(1, most);
-        let share = self
-            .shares
-            .get_with(who, || Arc::new(Share::new(self.each)));
-        let own = match share.permits.clone().try_acquire_many_owned(permits) {
-            Ok(own) => own,
-            Err(_) => {
-                let Ok(_waiting) = share.waiting.try_acquire() else {
-                    return Err(self.gate.refuse().await);
-                };
-                let turn = share.permits.clone().acquire_many_owned(permits);
-                let turn = tokio::time::timeout_at(until, turn);
-                match self.gate.unless_open(turn).await? {
-                    Ok(Ok(own)) => own,
-                    Ok(Err(_)) | Err(_) => return Err(Refused::Full),
-                }
+        let own = self.callers.of(asker.who);
+        let own = own.enter(&self.gate, permits, until).await?;
+        let of_address = match self.addresses.as_ref().zip(asker.address) {
+            Some((addresses, address)) => {
+                let share = addresses.of(address);
+                Some(share.enter(&self.gate, permits, until).await?)
             }
+            None => None,
         };
         let left = until.saturating_duration_since(Instant::now());
         let place = self.gate.enter_with(permits, left).await?;
         Ok(Permit {
             _place: place,
             _share: own,
+            _of_address: of_address,
         })
+    }
+}
+
+impl<K: Copy + Eq + Hash + Send + Sync + 'static> Shares<K> {
+    fn new(each: Each) -> Self {
+        let shares = moka::sync::Cache::builder()
+            .max_capacity(REMEMBERED)
+            .time_to_idle(FORGOTTEN_AFTER);
+        Self {
+            shares: shares.build(),
+            each,
+        }
+    }
+
+    fn of(&self, whose: K) -> Arc<Share> {
+        let whole = || Arc::new(Share::new(self.each));
+        self.shares.get_with(whose, whole)
     }
 }
 
@@ -164,6 +212,28 @@ impl Share {
             waiting: Semaphore::new(each.waiting),
         }
     }
+
+    async fn enter(
+        &self,
+        gate: &Gate,
+        permits: u32,
+        until: Instant,
+    ) -> Result<OwnedSemaphorePermit, Refused> {
+        if let Ok(own) = self.permits.clone().try_acquire_many_owned(permits) {
+            return Ok(own);
+        }
+        let Ok(_waiting) = self.waiting.try_acquire() else {
+            return Err(gate.refuse().await);
+        };
+        let turn = self.permits.clone().acquire_many_owned(permits);
+        match gate
+            .unless_open(tokio::time::timeout_at(until, turn))
+            .await?
+        {
+            Ok(Ok(own)) => Ok(own),
+            Ok(Err(_)) | Err(_) => Err(Refused::Full),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -171,12 +241,60 @@ mod tests {
     use super::*;
     use futures_util::future::join_all;
 
-    fn caller(n: u8) -> Who {
-        Who::Address(IpAddr::from([10, 0, 0, n]))
+    fn caller(n: u8) -> Asker {
+        Asker::new(None, Some(IpAddr::from([10, 0, 0, n])))
+    }
+
+    /// A user who asks from the same address as the others.
+    fn neighbour(user: i64) -> Asker {
+        Asker::new(UserId::new(user), Some(IpAddr::from([10, 0, 0, 1])))
     }
 
     fn admission() -> Admission {
-        Admission::new(&Arc::new(Breaker::new("test")))
+        Admission::new(&Arc::new(Breaker::new("test")), true)
+    }
+
+    async fn entered(admission: &Admission, cost: Cost, askers: Vec<Asker>) -> Vec<Permit> {
+        let all = askers.into_iter().map(|asker| admission.enter(cost, asker));
+        join_all(all).await.into_iter().flatten().collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_accounts_of_one_address_share_what_it_may_have() {
+        for (cost, most, all) in [
+            (Cost::Expensive(1), EXPENSIVE_OF_ADDRESS, EXPENSIVE),
+            (Cost::Cheap, CHEAP_OF_ADDRESS, CHEAP),
+        ] {
+            let many = || (1..=200).map(neighbour).collect::<Vec<_>>();
+            let admission = admission();
+            let theirs = entered(&admission, cost, many()).await;
+            assert_eq!(theirs.len(), most.permits);
+            let began = Instant::now();
+            let rest = u8::try_from(all.places - most.permits).unwrap();
+            let others = (0..rest).map(|n| caller(n + 2)).collect();
+            let others = entered(&admission, cost, others).await;
+            assert_eq!(others.len(), usize::from(rest));
+            assert!(began.elapsed().is_zero());
+            drop(theirs);
+            assert!(admission.enter(cost, neighbour(1)).await.is_ok());
+
+            let unlimited = Admission::new(&Arc::new(Breaker::new("test")), false);
+            let theirs = entered(&unlimited, cost, many()).await;
+            assert_eq!(theirs.len(), all.places, "the address limits are off");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_shares_an_address_does_not_wait_behind_one_of_them() {
+        let admission = admission();
+        let greedy = (0..100).map(|_| admission.enter(Cost::Expensive(1), neighbour(1)));
+        let mut greedy = Box::pin(join_all(greedy));
+        assert!(futures_util::poll!(&mut greedy).is_pending());
+        let began = Instant::now();
+        let other = admission.enter(Cost::Expensive(1), neighbour(2)).await.ok();
+        assert!(other.is_some() && began.elapsed().is_zero());
+        let unknown = Asker::new(UserId::new(3), None);
+        assert!(admission.enter(Cost::Expensive(1), unknown).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use shared::resilience::Refused;
 use tracing::error;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::admission::{Admission, Cost, Who};
+use super::admission::{Admission, Asker, Cost};
 use super::extract::{Caller, Reading};
 use super::{etag, link};
 use crate::read_model::budget::{ReadBudget, ReadLimits};
@@ -147,7 +147,7 @@ impl<C: Caller> Reading<C> {
 /// whoever waits holds none.
 pub async fn until_visible(
     admission: &Admission,
-    who: Who,
+    who: Asker,
     views: &Views,
     token: ConsistencyToken,
 ) -> Result<Views, Problem> {
@@ -173,7 +173,7 @@ pub async fn until_visible(
 /// One cheap read.
 pub async fn load<T, F>(
     admission: &Admission,
-    who: Who,
+    who: Asker,
     views: &Views,
     read: impl FnOnce(Views) -> F,
 ) -> Result<T, Problem>
@@ -207,7 +207,7 @@ impl Failure {
 async fn attempt<T, F>(
     admission: &Admission,
     cost: Cost,
-    who: Who,
+    who: Asker,
     views: Views,
     read: impl FnOnce(Views) -> F,
 ) -> Result<T, Failure>

@@ -8,7 +8,7 @@ use actix_web::web::{Data, Query};
 use actix_web::{FromRequest, HttpRequest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use shared::address::{Addresses, customer};
+use shared::address::Addresses;
 use shared::consistency::{self, ConsistencyToken};
 use shared::http::{bad_query, bearer};
 use shared::ids::UserId;
@@ -16,7 +16,7 @@ use shared::problem::{Code, Problem};
 use shared::resilience::Gate;
 use shared::token::{TokenError, TokenVerifier};
 
-use super::admission::{Admission, Cost, Who};
+use super::admission::{Admission, Asker, Cost};
 use super::answers::{load, until_visible};
 use crate::read_model::{CurrentViews, Views};
 
@@ -32,7 +32,7 @@ pub struct Reading<C = Option<UserId>> {
     pub gate: Data<Gate>,
     pub admission: Data<Admission>,
     /// Whose permits it needs, and of which class.
-    pub who: Who,
+    pub who: Asker,
     pub cost: Cost,
     pub views: Data<CurrentViews>,
     pub request: HttpRequest,
@@ -73,12 +73,7 @@ impl<C: Caller> Reading<C> {
         let gate: Data<Gate> = provided(&request)?;
         let admission: Data<Admission> = provided(&request)?;
         let addresses: Data<Addresses> = provided(&request)?;
-        let address = addresses.of(&request).map(customer);
-        let who = match (user, address) {
-            (Some(user), _) => Who::User(user),
-            (None, Some(address)) => Who::Address(address),
-            (None, None) => Who::Unknown,
-        };
+        let who = Asker::new(user, addresses.of(&request));
         let views: Data<CurrentViews> = provided(&request)?;
         let now = views.borrow().cached();
         // Nobody comes back: who is remembered as gone need not wait.
@@ -154,7 +149,7 @@ pub(super) fn invalid_token() -> Problem {
 pub(super) async fn left(
     views: &Views,
     admission: &Admission,
-    who: Who,
+    who: Asker,
     user: UserId,
 ) -> Result<bool, Problem> {
     if let Some(known) = views.remembered_as_deactivated(user) {

@@ -10,6 +10,7 @@ use actix_web::http::Version;
 use actix_web::http::header::{CACHE_CONTROL, ContentType};
 use actix_web::web::{Bytes, Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
+use shared::address::Addresses;
 use shared::consistency::ConsistencyToken;
 use shared::http::bearer;
 use shared::problem::{Code, Problem};
@@ -19,7 +20,7 @@ use shared::token::{TokenError, TokenVerifier, Verified};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Who};
+use super::admission::{Admission, Asker};
 use super::answers::{Answer, until_visible};
 use super::extract::{invalid_token, left, write_to_reflect};
 use super::live_stream::{Caller, LiveStream, Piece, pieces, wait_until};
@@ -67,16 +68,17 @@ pub async fn stream(
     live: Data<Live>,
     verifier: Data<TokenVerifier>,
     (gate, admission): (Data<Gate>, Data<Admission>),
-    views: Data<CurrentViews>,
+    (addresses, views): (Data<Addresses>, Data<CurrentViews>),
 ) -> Answer {
     let token = access_token(&request)?;
     let verified = verified(&verifier, token).await?;
     let resume = last_event_id(&request)?;
     let mut reflect = write_to_reflect(&request)?;
-    if let Some(verified) = verified
-        && is_settled(&views, &admission, verified, reflect.clone()).await?
-    {
-        reflect = None;
+    if let Some(verified) = verified {
+        let who = Asker::new(Some(verified.user), addresses.of(&request));
+        if is_settled(&views, &admission, who, verified, reflect.clone()).await? {
+            reflect = None;
+        }
     }
     let caller = match verified {
         Some(verified) => {
@@ -167,6 +169,7 @@ async fn verified(verifier: &TokenVerifier, token: &str) -> Result<Option<Verifi
 async fn is_settled(
     views: &CurrentViews,
     admission: &Admission,
+    who: Asker,
     verified: Verified,
     reflect: Option<ConsistencyToken>,
 ) -> Result<bool, Problem> {
@@ -174,7 +177,6 @@ async fn is_settled(
     if now.remembered_as_deactivated(verified.user) == Some(true) {
         return Err(invalid_token());
     }
-    let who = Who::User(verified.user);
     let reflecting = match reflect {
         Some(token) => until_visible(admission, who, &now, token).await,
         None => Ok(now),

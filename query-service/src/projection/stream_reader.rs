@@ -184,7 +184,10 @@ impl StreamReader {
                 Ok(Some(Err(error))) => return self.keep(batch, StreamFault::Broker(error.into())),
                 Ok(None) => return self.keep(batch, StreamFault::Disconnected),
             };
-            let seq = message.info().map_err(StreamFault::Broker)?.stream_sequence;
+            let seq = match message.info() {
+                Ok(info) => info.stream_sequence,
+                Err(error) => return self.keep(batch, StreamFault::Broker(error)),
+            };
             if seq <= self.last {
                 continue;
             }

@@ -126,14 +126,14 @@ pub struct Catalog {
 /// The collection of all generations.
 const CATALOG: &str = "generations";
 /// The document that points at the generation readers are shown.
-const CURRENT: &str = "current";
+pub(super) const CURRENT: &str = "current";
 
 impl Catalog {
     pub fn new(db: &Database) -> Self {
         Self { db: db.clone() }
     }
 
-    fn rows(&self) -> Collection<Document> {
+    pub(super) fn rows(&self) -> Collection<Document> {
         self.db.collection(CATALOG)
     }
 
@@ -239,24 +239,6 @@ impl Catalog {
     /// Whether a generation is still in the catalog.
     pub async fn has(&self, generation: &Generation) -> Result<bool, ViewError> {
         Ok(self.generation(generation.number).await?.is_some())
-    }
-
-    /// Shows readers another generation from now on, if they are still shown `from`.
-    pub async fn switch(&self, from: i64, to: i64) -> Result<bool, ViewError> {
-        let pointer = doc! { "_id": CURRENT, "generation": from };
-        let change = doc! { "$set": { "generation": to, "previous": from } };
-        Ok(self.rows().update_one(pointer, change).await?.matched_count == 1)
-    }
-
-    /// Takes a generation off the catalog: those who fold it stop when they look next.
-    pub async fn retire(&self, generation: &Generation) -> Result<(), ViewError> {
-        let pointer = doc! { "_id": CURRENT, "previous": generation.number };
-        let nothing_before = doc! { "$unset": { "previous": "" } };
-        self.rows().update_one(pointer, nothing_before).await?;
-        self.rows()
-            .delete_one(doc! { "_id": generation.number })
-            .await?;
-        Ok(())
     }
 
     /// Deletes the views of a generation that nobody folds any more.

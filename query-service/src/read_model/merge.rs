@@ -142,6 +142,13 @@ impl Views {
         })
     }
 
+    /// # Errors
+    /// `Expensive` if the read has no permits to merge so many outboxes.
+    pub(super) fn may_merge(&self, outboxes: usize) -> Result<(), ViewError> {
+        let thousands = u32::try_from(outboxes / 1_000).unwrap_or(u32::MAX);
+        self.may_be_expensive(thousands.saturating_add(1))
+    }
+
     /// Merges the outboxes of `authors` between `complete_above` and `before`. What is found is
     /// bounded: where there is more, completeness ends higher up.
     pub(super) async fn merge(
@@ -151,8 +158,7 @@ impl Views {
         complete_above: &mut i64,
         before: i64,
     ) -> Result<(), ViewError> {
-        let thousands = u32::try_from(authors.len() / 1_000).unwrap_or(u32::MAX);
-        self.may_be_expensive(thousands.saturating_add(1))?;
+        self.may_merge(authors.len())?;
         let mut low = *complete_above;
         let top = before.min(super::timeline::now_id());
         for some in authors.chunks(TOGETHER) {

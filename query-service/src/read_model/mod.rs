@@ -32,6 +32,7 @@ pub mod posts;
 pub mod readers;
 pub mod rows;
 pub mod sabotage;
+mod switch;
 pub mod timeline;
 pub mod view;
 mod visibility;

@@ -330,11 +330,18 @@ impl Views {
                 None => unknown.push(*author),
             }
         }
-        if unknown.len() > CHEAP_PULLS {
+        // More than a page may load are merged, and a merge remembers none of them: so each first
+        // page loads, and remembers, some, and the pages after it have fewer to merge.
+        let loaded = if unknown.len() > CHEAP_PULLS && before != NEWEST {
+            0
+        } else {
+            unknown.len().min(CHEAP_PULLS)
+        };
+        let rest = unknown.split_off(loaded);
+        if !rest.is_empty() {
             self.may_load()?;
-            return self
-                .merge(&unknown, candidates, complete_above, before)
-                .await;
+            // Before the loads: whoever has to begin again would make them twice.
+            self.may_merge(rest.len())?;
         }
         let loads = stream::iter(unknown)
             .map(|author| self.load_outbox(author, low, before, take))
@@ -343,6 +350,10 @@ impl Views {
         let found: Vec<Result<_, ViewError>> = loads.collect().await;
         for found in found {
             add(found?);
+        }
+        if !rest.is_empty() {
+            self.merge(&rest, candidates, complete_above, before)
+                .await?;
         }
         Ok(())
     }

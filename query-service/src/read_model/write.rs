@@ -465,7 +465,7 @@ pub(super) fn signed(seq: u64) -> i64 {
 }
 
 /// Commits; an unknown outcome is asked for again, since the server remembers the answer.
-async fn commit_transaction(session: &mut ClientSession) -> Result<(), ViewError> {
+pub(super) async fn commit_transaction(session: &mut ClientSession) -> Result<(), ViewError> {
     const TRIES: usize = 3;
     let mut outcome = session.commit_transaction().await;
     for _ in 1..TRIES {
