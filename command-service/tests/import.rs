@@ -15,8 +15,12 @@ use std::time::Duration;
 
 use bson::doc;
 use command_service::app::Verdict;
+use command_service::app::store::{Append, Key, Store};
 use serde_json::json;
-use shared::events::{Event, Payload};
+use sha2::{Digest, Sha256};
+use shared::events::{Event, LogStream, Payload, PostCreated};
+use shared::ids::Id;
+use shared::time::{Clock, SystemClock};
 use support::{TestApp, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_command-service");
@@ -384,6 +388,74 @@ async fn what_is_said_twice_is_two_posts_and_the_same_input_again_adds_none() {
     let log = app.log().await;
     check(&log);
     assert_eq!(contents(&log).len(), 5);
+    app.end().await;
+}
+
+/// Builds before this one kept the line ends of a post as they came, and made its key of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_an_earlier_build_imported_with_its_line_ends_is_not_written_again() {
+    let app = TestApp::spawn();
+    let folder = tempfile::tempdir().unwrap();
+    let run = |values: &[serde_json::Value]| {
+        let path = file(folder.path(), "data.ndjson", &lines(values));
+        said(&import(&app, &[path.to_str().unwrap()]).stdout)
+    };
+    let user = json!({ "type": "user", "username": "ada" });
+    run(std::slice::from_ref(&user));
+    let ada = app.log().await[0].actor;
+    let core = app.core().await;
+    // `e` and an accent: the key was made of the composed form.
+    let raw = "caf\u{65}\u{301}\r\nau lait";
+    let kept = "caf\u{e9}\r\nau lait";
+    let mut hash = Sha256::new();
+    for part in ["text", &ada.to_string(), kept, ""] {
+        hash.update(part.len().to_be_bytes());
+        hash.update(part);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let hex: String = digest[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let id = Id::new(ada.get() + 1_000).unwrap();
+    let earlier = Append {
+        event: Event {
+            id,
+            stream: LogStream::Post(id.cast()),
+            version: 1,
+            actor: ada,
+            at: SystemClock.now(),
+            payload: Payload::PostCreated(PostCreated {
+                content: kept.into(),
+                reply_to: None,
+            }),
+        },
+        owner: ada,
+        key: Some(Key {
+            text: format!("import:{hex}"),
+            hash: 0,
+        }),
+        trace: None,
+        nonce: 1,
+    };
+    core.store.append(&earlier).await.unwrap();
+    let told = run(&[user.clone(), post_line(raw)]);
+    assert!(
+        told.starts_with("nothing appended; 2 already there"),
+        "{told}"
+    );
+    // One behind it that says the same is another, once.
+    let more = [user, post_line(raw), post_line(raw)];
+    let told = run(&more);
+    assert!(
+        told.starts_with("appended 1 posts; 2 already there"),
+        "{told}"
+    );
+    let told = run(&more);
+    assert!(
+        told.starts_with("nothing appended; 3 already there"),
+        "{told}"
+    );
     app.end().await;
 }
 

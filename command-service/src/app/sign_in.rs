@@ -80,7 +80,8 @@ impl App {
         let session = self.session(user.id, &refresh, claim.address);
         self.store.open_session(&session).await?;
         self.login_limits.learn(&account, claim.address);
-        self.tokens(&user, &refresh, self.clock.now()).await
+        let token = self.own_token(&user, false).await?;
+        self.tokens(&user, &refresh, self.clock.now(), token)
     }
 
     /// Carries a session on. The same token twice within `GRACE` gets the same tokens.
@@ -96,6 +97,9 @@ impl App {
             self.store.close_session(&old.family).await?;
             return Err(CommandError::BadRefreshToken);
         };
+        // Asked before the renewal: what fails now leaves the old token good. Afterwards the client
+        // needs its answer, or is out of the session once the grace is over.
+        let before = self.own_token(&user, false).await?;
         let (salt, now) = (rand::random(), self.clock.now());
         let renewal = Renewal {
             used: old.digest(),
@@ -106,8 +110,9 @@ impl App {
         match self.store.renew_session(&renewal).await? {
             Rotation::Renewed(renewed) if old.may_repeat(&renewed, now) => {
                 self.login_limits.learn(&user.id.to_string(), address);
-                self.tokens(&user, &old.next(&renewed.salt), renewed.at)
-                    .await
+                // Asked again for what was accepted meanwhile.
+                let token = self.own_token(&user, false).await.unwrap_or(before);
+                self.tokens(&user, &old.next(&renewed.salt), renewed.at, token)
             }
             Rotation::Renewed(_) | Rotation::Reused => {
                 self.store.close_session(&old.family).await?;
@@ -177,14 +182,15 @@ impl App {
         }
     }
 
-    /// Reads by the consistency token that goes with them know the account as it is now, and all
+    /// Reads by the consistency `token` that goes with them know the account as it is now, and all
     /// that was written by it. Of a session that was begun or renewed at `since`: the same tokens
     /// whenever they are made.
-    async fn tokens(
+    fn tokens(
         &self,
         user: &User,
         refresh: &Refresh,
         since: Timestamp,
+        token: ConsistencyToken,
     ) -> Result<Accepted<Tokens>, CommandError> {
         let access = self.signer.sign_at(user.id, seconds(since.millis()));
         let age = seconds(self.clock.now().millis().saturating_sub(since.millis()));
@@ -193,7 +199,6 @@ impl App {
             expires_in: LIFETIME.saturating_sub(Duration::from_secs(age)),
             refresh: refresh.encode(),
         };
-        let token = self.own_token(user, false).await?;
         Ok(Accepted { value, token })
     }
 }

@@ -289,6 +289,11 @@ impl Content {
         }
         Ok(Self(content))
     }
+
+    /// Whether this is `text`, tidied.
+    pub fn is_made_of(&self, text: &str) -> bool {
+        tidy(text) == self.0
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use shared::events::LogStream;
 use shared::ids::{PostId, UserId};
+use unicode_normalization::UnicodeNormalization;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ImportError;
@@ -41,6 +42,16 @@ struct Candidate {
     /// Of posts without a name, the how manieth like it this is.
     count: u32,
     key: Key,
+    /// The key that an earlier build gave it, where that is another.
+    earlier: Option<String>,
+}
+
+impl Candidate {
+    /// The keys under which an earlier run may have written it.
+    fn keys(&self) -> impl Iterator<Item = (UserId, String)> {
+        let texts = std::iter::once(&self.key.text).chain(&self.earlier);
+        texts.map(|text| (self.author, text.clone()))
+    }
 }
 
 /// Which lines a look at the input is for.
@@ -157,6 +168,7 @@ fn make_up(turn: u32, author: UserId) -> Option<Candidate> {
         reply_to: None,
         count: 1,
         key,
+        earlier: None,
     })
 }
 
@@ -214,6 +226,9 @@ fn candidate(
         (Look::First(said), None) => said.count(key(&same).text.as_bytes()),
         (Look::Again(left), _) => left.get(&line).copied().unwrap_or(1),
     };
+    let earlier = (name.is_none() && count == 1)
+        .then(|| earlier_key(&author_text, &post.content, parent))
+        .flatten();
     let key = match &post.name {
         Some(name) => Key {
             hash: says,
@@ -234,7 +249,17 @@ fn candidate(
         reply_to: post.reply_to.clone(),
         count,
         key,
+        earlier,
     }))
+}
+
+/// The key that builds before this one gave a post without a name whose line ends are not line
+/// feeds: they kept them.
+fn earlier_key(author: &str, content: &str, parent: &str) -> Option<String> {
+    let kept = || content.nfc().collect::<String>();
+    content
+        .contains('\r')
+        .then(|| key(&["text", author, &kept(), parent]).text)
 }
 
 async fn write(
@@ -311,13 +336,12 @@ async fn skip_done(
     loader: &mut Loader<'_>,
     candidates: Vec<Candidate>,
 ) -> Result<Vec<Candidate>, ImportError> {
-    let keys = candidates
-        .iter()
-        .map(|candidate| (candidate.author, candidate.key.text.clone()));
+    let keys = candidates.iter().flat_map(Candidate::keys);
     let done = loader.done_before(keys).await?;
     let mut remaining = Vec::with_capacity(candidates.len());
     for candidate in candidates {
-        match done.get(&(candidate.author, candidate.key.text.clone())) {
+        let found = candidate.keys().find_map(|key| done.get(&key));
+        match found {
             Some((event, says)) => {
                 remember(loader, &candidate, event.cast(), false);
                 if candidate.name.is_none() || [0, candidate.key.hash].contains(says) {

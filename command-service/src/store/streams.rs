@@ -38,6 +38,10 @@ const WIDEST_TAIL: i64 = 1_024;
 /// Long streams whose ends are remembered, and for how long: only to be quicker.
 const ENDS_REMEMBERED: u64 = 100_000;
 const END_TTL: Duration = Duration::from_secs(600);
+/// Owners whose newest event is remembered, and for how long after it was asked for: only to be
+/// quicker.
+const NEWEST_REMEMBERED: u64 = 100_000;
+const NEWEST_IDLE: Duration = Duration::from_secs(600);
 
 /// How long after its id was drawn an event may be accepted, in milliseconds: the time a command
 /// may take ([`crate::app::DEADLINE`]), the lead an id may have, and what replicas may differ by.
@@ -52,6 +56,8 @@ pub(super) struct Streams {
     events: Collection<LogDocument>,
     /// A version that a long stream has: its end is not before it.
     ends: Cache<LogStream, i64>,
+    /// The newest event that was seen of an owner: another replica may have appended a newer one.
+    newest: Cache<UserId, EventId>,
 }
 
 /// One event of a stream, as far as looking for a place needs it.
@@ -102,6 +108,10 @@ impl Streams {
             ends: Cache::builder()
                 .max_capacity(ENDS_REMEMBERED)
                 .time_to_live(END_TTL)
+                .build(),
+            newest: Cache::builder()
+                .max_capacity(NEWEST_REMEMBERED)
+                .time_to_idle(NEWEST_IDLE)
                 .build(),
         }
     }
@@ -185,9 +195,13 @@ impl Streams {
     /// An event was accepted at most [`OVERLAP_MS`] after its id's time, so that one whose id is
     /// further below another's is also before it. More than [`MOST_LATEST`] in that time are told
     /// apart by their ids alone.
+    ///
+    /// The look goes further and further back until it finds something. An engine that reads a
+    /// range before it limits may so read a long past; where the newest event is remembered, one
+    /// look that begins right before it finds all.
     pub(super) async fn latest(&self, owner: UserId, now: Timestamp) -> Attempt<Vec<Position>> {
         let mut back = 2 * OVERLAP_MS;
-        let mut from = (now.millis() - back).max(0) << SEQUENCE_BITS;
+        let mut from = first_look(now, self.newest.get(&owner));
         loop {
             let found = self.written_after(owner, from).await?;
             let Some(newest) = found.first() else {
@@ -198,8 +212,9 @@ impl Streams {
                 from = (now.millis() - back).max(0) << SEQUENCE_BITS;
                 continue;
             };
-            let needed = (newest.id.get() - (OVERLAP_MS << SEQUENCE_BITS)).max(0);
+            let needed = overlapping(newest.id);
             if from <= needed || found.len() >= MOST_LATEST {
+                self.newest.insert(owner, newest.id);
                 let mut latest: Vec<Position> = Vec::with_capacity(found.len());
                 for written in found.iter().filter(|written| written.id.get() >= needed) {
                     let stream = written.stream;
@@ -353,6 +368,18 @@ impl Streams {
     }
 }
 
+/// Behind which ids the events stand that may be behind this one on the stream.
+fn overlapping(newest: EventId) -> i64 {
+    (newest.get() - (OVERLAP_MS << SEQUENCE_BITS)).max(0)
+}
+
+/// Behind which id an owner's latest events are looked for at first. The range is open upwards:
+/// what is remembered may be old, never wrong.
+fn first_look(now: Timestamp, newest: Option<EventId>) -> i64 {
+    let recent = (now.millis() - 2 * OVERLAP_MS).max(0) << SEQUENCE_BITS;
+    newest.map_or(recent, |newest| recent.min(overlapping(newest)))
+}
+
 /// Versions between two, neither of them, in order and evenly apart.
 fn between(low: i64, high: i64) -> Vec<i64> {
     let step = ((high - low) / POINTS).max(1);
@@ -366,4 +393,34 @@ fn to_len(count: i64) -> usize {
 
 fn event(document: &LogDocument) -> Attempt<Event> {
     Ok(document.to_event().map_err(corrupt)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::ids::Id;
+
+    fn id_at(millis: i64) -> EventId {
+        Id::new(millis << SEQUENCE_BITS).unwrap()
+    }
+
+    #[test]
+    fn the_first_look_begins_right_before_the_newest_event_that_is_remembered() {
+        let now = 1_800_000_000_000;
+        let first = |newest: Option<i64>| {
+            first_look(Timestamp::from_millis(now), newest.map(id_at)) >> SEQUENCE_BITS
+        };
+        assert_eq!(first(None), now - 16_000);
+        let hour = 3_600_000;
+        assert_eq!(
+            first(Some(now - hour)),
+            now - hour - 8_000,
+            "and no further"
+        );
+        // What is newer is looked for anyway, and what is before it may be named.
+        for millis in [now - 8_000, now - 1, now, now + 500] {
+            assert_eq!(first(Some(millis)), now - 16_000);
+        }
+        assert_eq!(first(Some(1)), 0);
+    }
 }

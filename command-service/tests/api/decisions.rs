@@ -8,13 +8,15 @@
 use std::time::{Duration, Instant};
 
 use bson::doc;
-use command_service::app::store::{Append, Store};
+use command_service::app::store::{Append, Key, Store};
 use command_service::domain::user::User;
 use futures_util::future::join_all;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use shared::consistency::ConsistencyToken;
 use shared::events::{Bare, Event, LogStream, Payload, PostCreated, ProfileEdited};
 use shared::ids::{Id, PostId, SEQUENCE_BITS, UserId};
+use shared::settings::Secret;
 use shared::time::{Clock, SystemClock};
 
 use super::support::{Account, Answer, TestApp};
@@ -331,5 +333,89 @@ async fn a_token_names_what_its_user_did_last_whatever_it_was_given_for() {
     let latest = core.store.latest(user_id(&old)).await.unwrap();
     assert_eq!(latest.len(), 1);
     assert_eq!(latest[0].stream, LogStream::User(user_id(&old)));
+    // Where it is remembered, what another replica appends since is found all the same.
+    let post = app.create_post(&old, "back again").await;
+    let latest = core.store.latest(user_id(&old)).await.unwrap();
+    assert_eq!(latest.len(), 1);
+    assert_eq!(latest[0].stream.to_string(), format!("post:{post}"));
+    app.end().await;
+}
+
+/// A renewal whose answer cannot be made would cost the session: the old token is used up then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_that_cannot_be_answered_renews_nothing() {
+    let app = TestApp::spawn();
+    let ada = app.account("ada").await;
+    let core = app.core().await;
+    let database = app.database().await;
+    let sessions = || async {
+        let sessions = database.collection::<bson::Document>("sessions");
+        let session = sessions.find_one(doc! { "user": user_id(&ada).get() });
+        session.await.unwrap().expect("a session")
+    };
+    let post = app.create_post(&ada, "unreadable soon").await;
+    let id: PostId = post.parse().unwrap();
+    let events = database.collection::<bson::Document>("events");
+    let set_version = |version: bson::Bson| {
+        let change = doc! { "$set": { "version": version } };
+        events.update_one(doc! { "_id": id.get() }, change)
+    };
+    let before = sessions().await;
+    set_version("unreadable".into()).await.unwrap();
+    let refresh = || core.app.refresh(Secret::new(ada.refresh.clone()), None);
+    assert!(refresh().await.is_err());
+    assert_eq!(sessions().await, before);
+    set_version(1_i64.into()).await.unwrap();
+    assert!(refresh().await.is_ok());
+    assert_ne!(sessions().await, before);
+    app.end().await;
+}
+
+/// Builds before this one kept a text's line ends as they came, and made the hash of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_a_post_that_an_earlier_build_wrote_is_answered_for_its_request_alone() {
+    let app = TestApp::spawn();
+    let ada = app.account("ada").await;
+    let core = app.core().await;
+    let mut hash = Sha256::new();
+    hash.update(0_i64.to_be_bytes());
+    hash.update("a\r\nb");
+    let digest: [u8; 32] = hash.finalize().into();
+    let id: PostId = Id::new(user_id(&ada).get() + 1_000).unwrap();
+    let earlier = Append {
+        event: Event {
+            id: id.cast(),
+            stream: LogStream::Post(id),
+            version: 1,
+            actor: user_id(&ada),
+            at: SystemClock.now(),
+            payload: Payload::PostCreated(PostCreated {
+                content: "a\r\nb".into(),
+                reply_to: None,
+            }),
+        },
+        owner: user_id(&ada),
+        key: Some(Key {
+            text: "http:k".into(),
+            hash: i64::from_be_bytes(*digest.first_chunk().unwrap()),
+        }),
+        trace: None,
+        nonce: 1,
+    };
+    core.store.append(&earlier).await.unwrap();
+    let other = app.create_post(&ada, "another").await;
+    let ask = |body: serde_json::Value| {
+        let request = app.request("POST", "/api/v1/posts").bearer_auth(&ada.token);
+        app.send(request.header("idempotency-key", "k").json(&body))
+    };
+    let again = ask(json!({ "content": "a\r\nb" })).await;
+    assert_eq!(again.accepted(201).header("idempotent-replayed"), "true");
+    assert_eq!(again.body["post_id"], json!(id));
+    for body in [
+        json!({ "content": "a\r\nc" }),
+        json!({ "content": "a\r\nb", "reply_to_post_id": other }),
+    ] {
+        ask(body).await.refused(422, "idempotency_key_reused");
+    }
     app.end().await;
 }
