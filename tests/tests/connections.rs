@@ -591,6 +591,12 @@ async fn a_refusal_is_told_once_and_credentials_are_exchanged_under_load_without
     })
     .await;
     for service in [&world.command, &world.query] {
+        // The line may be on its way to us when the service is ready already.
+        eventually("the end is told", SOON, async || {
+            let log = service.process.logged();
+            log.contains("NATS: connected again").then_some(())
+        })
+        .await;
         let log = service.process.logged();
         let (told, ended) = (
             log.matches(SENTENCE).count(),
