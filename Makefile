@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos clients check format clippy doc dependencies shell collection architecture postman fmt engines clean
+.PHONY: help run test chaos clients check format clippy doc dependencies shell collection documents architecture postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,7 +24,7 @@ clients: ## live streams through client libraries from npm and PyPI; needs the n
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman
 
-check: format clippy doc dependencies shell collection architecture ## formatting, lints, documentation, dependencies, routes, rooms
+check: format clippy doc dependencies shell collection documents architecture ## formatting, lints, documentation, dependencies, routes, rooms
 
 format: ## is everything formatted?
 	cargo fmt --all --check
@@ -43,6 +43,9 @@ shell: ## shellcheck on the shell scripts
 
 collection: ## are all routes in the Postman collection and in docs/api.md?
 	@exec $(PYTHON) scripts/check_postman.py
+
+documents: ## do the files, tests, names, settings, codes and metrics in the documents exist?
+	@exec $(PYTHON) scripts/check_docs.py
 
 architecture: ## the rooms and what they must not mention
 	cargo test --quiet -p system-tests --test architecture
