@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks that what the documents name is there: files, links, tests, Rust names, settings, error codes, metrics.
 
-Before it reads the documents, it tries every check on a small tree of its own with one fault in it, which must be found.
+Before it reads the documents, it tries every check on a small tree with one fault in it, which the check must find.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def paths(tree: Tree) -> Iterator[str]:
 
 
 def names(tree: Tree) -> Iterator[str]:
-    """Names of the code: `a::b` everywhere; types and `functions()` where the code is spoken of."""
+    """Names of the code: `a::b` everywhere; types and `functions()` where the code is spoken of; a file's function."""
     words = set(re.findall(r"\w+", "\n".join(text for path, text in tree.items() if path.endswith((".rs", ".toml")))))
     for name, text in documents(tree):
         for span in spans(text):
@@ -86,6 +86,9 @@ def names(tree: Tree) -> Iterator[str]:
                 for word in re.findall(r"\w+", span):
                     if word not in words:
                         yield f"{name}: no Rust source has the name {word} of `{span}`"
+        for file, function in re.findall(r"`([\w/.-]+\.rs)`, `(\w+)\(\)`", text):
+            if not re.search(rf"\bfn {function}\b", tree.get(file, "")):
+                yield f"{name}: {file} has no function {function}"
 
 
 def invariants(tree: Tree) -> Iterator[str]:
@@ -183,6 +186,7 @@ def controls() -> Iterator[tuple[str, object, Tree, str]]:
     yield "paths", paths, {"README.md": "`src/x.rs`", "src/y.rs": ""}, "no src/x.rs"
     yield "names", names, {"README.md": "`a::gone`", "src/a.rs": "mod a;"}, "the name gone"
     yield "types", names, {"CONTRIBUTING.md": "`GoneType`", "src/a.rs": ""}, "the name GoneType"
+    yield "functions", names, {"README.md": "`src/a.rs`, `gone()`", "src/a.rs": "fn here() {}"}, "no function gone"
     yield "tests", invariants, {INVARIANTS: table, "tests/tests/x.rs": test}, "no test d_e_f"
     yield "system tests", invariants, {INVARIANTS: "", "tests/tests/x.rs": test}, "a_b_c of tests/tests/x.rs is in no"
     source = 'pub const VARIABLES: [&str; 1] = ["B"];'
