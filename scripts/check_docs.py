@@ -92,11 +92,12 @@ def names(tree: Tree) -> Iterator[str]:
 
 
 def invariants(tree: Tree) -> Iterator[str]:
-    """The tables of tests: each is in the file of its row, and each system test is in a table."""
+    """The tables of tests: each is in the file of its row, or in its folder; each system test is in a table."""
     listed = set()
     for first, second in re.findall(r"^\|([^|]*)\|([^|]*)\|", tree.get(INVARIANTS, ""), re.MULTILINE):
         for file in (span for span in spans(first) if FILE.fullmatch(span)):
-            there = {test for path, text in tree.items() if path.endswith(".rs") and path.startswith(file)
+            folder = f"{file.removesuffix('.rs').rstrip('/')}/"
+            there = {test for path, text in tree.items() if path == file or path.startswith(folder)
                      for test in tests_in(text)}
             for test in (span for span in spans(second) if span.count("_") >= 2):
                 listed.add(test)
