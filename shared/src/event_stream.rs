@@ -11,7 +11,7 @@ use async_nats::jetstream::{self, stream};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::events::Payload;
-use crate::log_identity::LogId;
+use crate::log_id::LogId;
 
 /// Names everything one deployment has on a broker; `microblog` unless set.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -14,40 +14,14 @@ use metrics::{Label, counter, histogram};
 use tracing::Instrument;
 
 use crate::problem::{Code, Problem};
+use crate::request_id::{self, REQUEST_ID};
 
 /// The largest request body, in bytes.
 pub const MAX_BODY: usize = 16 * 1024;
 /// The largest head of a request that is looked at: names and values of its headers, in bytes.
 pub const MAX_HEADERS: usize = 16 * 1024;
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The route label of a request that no route matches: one series, whatever the path.
 const UNMATCHED: &str = "unmatched";
-
-tokio::task_local! {
-    static REQUEST: String;
-}
-
-/// The id of the request that this task is serving; empty outside one.
-pub fn current_request_id() -> String {
-    REQUEST.try_with(Clone::clone).unwrap_or_default()
-}
-
-/// A caller's id if it is short and plain, else a new one.
-fn request_id(request: &ServiceRequest) -> String {
-    let plain = |id: &&str| {
-        (1..=64).contains(&id.len())
-            && id
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-    };
-    let given = request
-        .headers()
-        .get(REQUEST_ID)
-        .and_then(|id| id.to_str().ok());
-    given
-        .filter(plain)
-        .map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned)
-}
 
 fn method_label(method: &Method) -> &'static str {
     match *method {
@@ -68,7 +42,7 @@ pub async fn observe(
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody, body::None>>, Error> {
     let started = Instant::now();
-    let id = request_id(&request);
+    let id = request_id::of(&request);
     let route = request
         .match_pattern()
         .unwrap_or_else(|| UNMATCHED.to_owned());
@@ -79,7 +53,7 @@ pub async fn observe(
     let span =
         tracing::info_span!("request", request.id = %id, http.method = method, http.route = %route);
     // Handlers' errors are answers by now; what is left are faults of other middleware.
-    let served = REQUEST.scope(id.clone(), next.call(request));
+    let served = request_id::scope(id.clone(), next.call(request));
     let mut response = served.instrument(span).await?;
     let labels = vec![
         Label::new("route", route),

@@ -6,11 +6,12 @@
 //! * [`log`]: how the log stores an event.
 //! * [`accounts`]: where a user's e-mail address is.
 //! * [`event_stream`], [`stream_end`]: the JetStream stream's name, settings, headers, chain, ends.
-//! * [`log_identity`]: which log a stream holds.
+//! * [`log_id`], [`log_identity`]: which log a stream holds.
 //! * [`partition`]: which partition owns a user.
 //! * [`names`]: when two names are the same.
 //! * [`consistency`]: the token that lets a reader see an earlier write.
-//! * [`problem`], [`http`]: error bodies (RFC 9457) and what every request passes through.
+//! * [`request_id`], [`problem`], [`http`]: the id of a request, error bodies (RFC 9457), and what
+//!   every request passes through.
 //! * [`address`], [`cors`]: where requests come from: how many, and from which pages.
 //! * [`token`]: verification of access tokens.
 //! * [`settings`], [`telemetry`], [`ops`], [`tasks`], [`resilience`], [`error_chain`]: the
@@ -34,12 +35,14 @@ pub mod http;
 pub mod ids;
 pub mod lease;
 pub mod log;
+pub mod log_id;
 pub mod log_identity;
 pub mod names;
 pub mod ops;
 pub mod partition;
 pub mod problem;
 pub mod public_url;
+pub mod request_id;
 pub mod resilience;
 pub mod settings;
 pub mod stream_end;

@@ -11,7 +11,7 @@ use actix_web::http::header::{ContentType, HeaderValue, RETRY_AFTER, WWW_AUTHENT
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
-use crate::http::current_request_id;
+use crate::request_id;
 
 macro_rules! codes {
     ($($code:ident $name:literal $status:literal $title:literal;)*) => {
@@ -148,7 +148,7 @@ impl ResponseError for Problem {
             code: self.code.name(),
             detail: &self.detail,
             errors: &self.errors,
-            request_id: current_request_id(),
+            request_id: request_id::current(),
         };
         let json = serde_json::to_string(&body).unwrap_or_default();
         response

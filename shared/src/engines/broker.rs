@@ -16,10 +16,13 @@ use nkeys::KeyPair;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
+use super::error::ConnectError;
 use super::refusals::{Meaning, Verdict, judge_round};
-use super::{ConnectError, NATS};
 use crate::resilience::tell_circuit;
 use crate::settings::{NatsSettings, SignIn};
+
+/// The label of NATS in metrics.
+pub const NATS: &str = "nats";
 
 /// The longest wait before a server that is away is tried again.
 const AWAY: Duration = Duration::from_millis(250);

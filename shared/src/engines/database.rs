@@ -14,9 +14,12 @@ use mongodb::options::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ConnectError;
+use super::error::ConnectError;
 use crate::resilience::{Backoff, Breaker};
 use crate::settings::{Secret, Settings, database_name};
+
+/// The label of MongoDB in metrics.
+pub const MONGODB: &str = "mongodb";
 
 /// The database where the URI names none.
 pub const DEFAULT_DATABASE: &str = "microblog";

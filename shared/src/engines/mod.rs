@@ -7,23 +7,12 @@
 
 mod broker;
 mod database;
+mod error;
 mod refusals;
 
-pub use broker::{Nats, nats};
+pub use broker::{NATS, Nats, nats};
 pub use database::{
-    DEFAULT_DATABASE, DatabaseStatus, is_away, log_database, mongo, mongo_pulse, open_log,
+    DEFAULT_DATABASE, DatabaseStatus, MONGODB, is_away, log_database, mongo, mongo_pulse, open_log,
     open_views, reason, views_database,
 };
-
-/// Labels of MongoDB and NATS in metrics.
-pub const MONGODB: &str = "mongodb";
-pub const NATS: &str = "nats";
-
-/// A connection could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    #[error("connect to MongoDB")]
-    Mongo(#[source] mongodb::error::Error),
-    #[error("connect to NATS")]
-    Nats(#[source] async_nats::ConnectError),
-}
+pub use error::ConnectError;

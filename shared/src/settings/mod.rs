@@ -4,7 +4,6 @@
 //! a value may be a secret in the wrong place.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,11 +11,17 @@ use std::time::Duration;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
+mod faults;
 mod mongodb_uri;
 mod nats;
+mod secret;
 
+pub use faults::SettingsError;
 pub use mongodb_uri::database_name;
 pub use nats::{NatsSettings, SignIn};
+pub use secret::Secret;
+
+use faults::Faults;
 
 use crate::event_stream::Names;
 use crate::partition::Partitions;
@@ -24,27 +29,6 @@ use crate::public_url::PublicUrl;
 
 /// Of the workspace: all its programs are released together.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// A value that is never printed: settings, and what callers send or are sent to prove who they
-/// are.
-#[derive(Clone, Deserialize)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LogFormat {
@@ -102,18 +86,6 @@ pub struct Settings {
     /// Between two comments on a live stream on which nothing else happens.
     pub stream_heartbeat: Duration,
 }
-
-/// Every fault of the environment, a line each.
-#[derive(Debug, Eq, PartialEq)]
-pub struct SettingsError(pub Vec<String>);
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for SettingsError {}
 
 /// What the environment says, unchecked. All texts: envy prints values in its own errors, so it
 /// is given nothing it could refuse.
@@ -488,42 +460,6 @@ fn origins(text: &str) -> Option<CorsOrigins> {
                 .collect::<Option<_>>()
                 .map(CorsOrigins::List)
         }
-    }
-}
-
-/// Gathers what is wrong, so that all of it can be told at once.
-#[derive(Default)]
-struct Faults(Vec<String>);
-
-impl Faults {
-    fn or(self, settings: Settings) -> Result<Settings, SettingsError> {
-        if self.0.is_empty() {
-            Ok(settings)
-        } else {
-            Err(SettingsError(self.0))
-        }
-    }
-
-    fn say(&mut self, name: &str, wants: impl fmt::Display) {
-        self.0.push(format!("{name} must be {wants}"));
-    }
-
-    fn read<T>(
-        &mut self,
-        name: &str,
-        given: Option<String>,
-        default: &str,
-        wants: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> T {
-        let parsed = given.as_deref().map(|text| parse(text.trim()));
-        if let Some(Some(value)) = parsed {
-            return value;
-        }
-        if parsed.is_some() {
-            self.say(name, wants);
-        }
-        parse(default).unwrap_or_else(|| unreachable!("the default of {name} is valid"))
     }
 }
 

@@ -11,7 +11,8 @@ use mongodb::options::{ClientOptions, ConnectionString, Tls, TlsOptions};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{Faults, Secret};
+use super::faults::Faults;
+use super::secret::Secret;
 
 /// The views' database has `_views` behind the name, and mongod takes 63 bytes.
 const LONGEST_NAME: usize = 57;

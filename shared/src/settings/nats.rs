@@ -13,8 +13,9 @@ use nkeys::{KeyPair, KeyPairType};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::faults::Faults;
 use super::mongodb_uri::{certificates, has_certificates};
-use super::{Faults, Secret};
+use super::secret::Secret;
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 
@@ -85,7 +86,7 @@ impl NatsSettings {
             ..Given::default()
         };
         let settings = read(given, &mut faults);
-        faults.0.is_empty().then_some(settings)
+        faults.is_empty().then_some(settings)
     }
 
     /// `NATS_URL` as it was given, with what is secret in it.
