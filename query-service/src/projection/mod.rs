@@ -25,6 +25,7 @@ pub mod monitor;
 pub mod pending;
 pub mod sizes;
 pub mod stream_check;
+mod stream_ends;
 pub mod stream_reader;
 
 use std::time::Duration;

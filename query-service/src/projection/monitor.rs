@@ -1,16 +1,15 @@
 //! How far the fold is behind the stream: for readiness and for metrics.
 
-use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
 use shared::engines::Nats;
 use shared::event_stream::Names;
 use shared::ops::Readiness;
-use shared::partition::Partition;
 use tokio_util::sync::CancellationToken;
 
 use super::stream_check::{StreamCheck, Teller};
+use super::stream_ends::StreamEnds;
 use crate::read_model::CurrentViews;
 
 const EVERY: Duration = Duration::from_millis(250);
@@ -33,9 +32,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let (mut teller, mut judged) = (Teller::default(), None::<Instant>);
-    let mut ends: VecDeque<(Instant, u64)> = VecDeque::new();
-    let mut caught_up = false;
-    let mut lagging_since: HashMap<Partition, Instant> = HashMap::new();
+    let (mut ends, mut caught_up) = (StreamEnds::default(), false);
     loop {
         let views = views.borrow().clone();
         let stream = stream(&nats, &names).await;
@@ -49,11 +46,10 @@ pub async fn run(
             && let end = stream.cached_info().state.last_sequence
             && let Ok(checkpoints) = views.checkpoints().await
         {
-            ends.push_back((Instant::now(), end));
-            while ends.front().is_some_and(|(at, _)| at.elapsed() > NEAR) && ends.len() > 1 {
-                ends.pop_front();
-            }
-            let near = ends.front().map_or(end, |(_, end)| *end);
+            let now = Instant::now();
+            ends.observe(now, end);
+            let near = ends.end_before(now, NEAR);
+            let mut folded_by_all = end;
             let mut all_near = true;
             for partition in views.partitions().all() {
                 let seq = checkpoints
@@ -61,19 +57,16 @@ pub async fn run(
                     .find(|(at, _)| *at == partition)
                     .map_or(0, |(_, at)| at.seq);
                 all_near &= seq >= near;
-                if seq >= end {
-                    lagging_since.remove(&partition);
-                } else {
-                    lagging_since.entry(partition).or_insert_with(Instant::now);
-                }
-                let lag = lagging_since
-                    .get(&partition)
-                    .map_or(0.0, |since| since.elapsed().as_secs_f64());
+                folded_by_all = folded_by_all.min(seq);
+                let lag = ends
+                    .behind_since(seq)
+                    .map_or(0.0, |since| (now - since).as_secs_f64());
                 let label = partition.0.to_string();
                 metrics::gauge!("query_service_fold_lag_messages", "partition" => label.clone())
                     .set(end.saturating_sub(seq) as f64);
                 metrics::gauge!("query_service_fold_lag_seconds", "partition" => label).set(lag);
             }
+            ends.forget(folded_by_all, now, NEAR);
             if all_near && !caught_up {
                 caught_up = true;
                 readiness.set(CAUGHT_UP, Ok(()));
