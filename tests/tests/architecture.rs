@@ -4,11 +4,17 @@
 //! with the file and the line. Comments, the contents of strings, and what is compiled for tests
 //! only are not looked at: they make no dependency.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+#[path = "architecture/circles.rs"]
+mod circles;
+#[path = "architecture/contract.rs"]
+mod contract;
+#[path = "architecture/source.rs"]
+mod source;
 
-use system_tests::routes::{self, Route, routes_table};
+use contract::documented_routes;
+use proc_macro2::{Delimiter, TokenTree};
+use source::{Source, every_level, is_punct, line_of, read, root, workspace_sources};
+use system_tests::routes::{self, routes_table};
 
 // ---- the rules --------------------------------------------------------------------------------
 
@@ -150,6 +156,13 @@ const STARTUP_SENTENCE: &str = "startup.rs in each service is the only file that
 const ENVIRONMENT_SENTENCE: &str = "the environment is read once, in main, and passed down";
 const PUBLISH_SENTENCE: &str =
     "publishing to JetStream is two awaits: the second one is the stream's answer";
+const CIRCLE_SENTENCE: &str = "what a file imports stands below it: imports never lead in a circle";
+/// The circles that were there when the check was made. The numbers only ever fall.
+const CIRCLES_LEFT: [(&str, usize); 3] = [
+    ("command-service/src", 17),
+    ("query-service/src", 21),
+    ("shared/src", 0),
+];
 const UNSAFE_SENTENCE: &str = "no unsafe code";
 
 // ---- the tests --------------------------------------------------------------------------------
@@ -220,6 +233,22 @@ fn every_route_is_in_the_http_contract() {
     report(&missing);
 }
 
+#[test]
+fn no_import_leads_in_a_circle() {
+    let sources = workspace_sources();
+    for (folder, left) in CIRCLES_LEFT {
+        let found = circles_of(&sources, folder);
+        if found.len() > left {
+            report(&found);
+        }
+        assert_eq!(
+            found.len(),
+            left,
+            "{folder}: lower the number in CIRCLES_LEFT"
+        );
+    }
+}
+
 // ---- negative controls: a check that has never failed proves nothing -----------------------------
 
 #[test]
@@ -282,8 +311,8 @@ use mongodb::Client;
         );
     }
     // What follows a test module is looked at again.
-    let guilty = format!("{}\nuse tokio::spawn;\n", innocent.text);
-    let guilty = Source::new("command-service/src/domain/post.rs", &guilty);
+    let guilty = "#[cfg(test)]\nmod tests {}\nuse tokio::spawn;\n";
+    let guilty = Source::new("command-service/src/domain/post.rs", guilty);
     assert_eq!(words_in(&[guilty], &["tokio"], "").len(), 1);
 }
 
@@ -340,6 +369,64 @@ fn the_checker_finds_a_publish_that_nobody_waits_for() {
 }
 
 #[test]
+fn the_checker_finds_a_circle_through_names_that_are_handed_on() {
+    let file = |name: &str, text| Source::new(&format!("query-service/src/{name}.rs"), text);
+    let legend = "mod page;\nmod rows;\npub use page::Page;\npub use rows::*;\n";
+    let page = "use super::Row;\npub struct Page(Vec<Row>);\n";
+    // A legend that only hands names on makes no circle, nor does what is for tests only.
+    let row = "pub struct Row;\n#[cfg(test)]\nuse super::Page;\n";
+    let of = |row| {
+        let files = [
+            file("lib", "pub mod reads;"),
+            file("reads/mod", legend),
+            file("reads/page", page),
+            file("reads/rows", row),
+        ];
+        circles_of(&files, "query-service/src")
+    };
+    assert_eq!(of(row), Vec::<String>::new());
+    let steps = "query-service/src/reads/page.rs:1 -> query-service/src/reads/rows.rs, \
+        query-service/src/reads/rows.rs:2 -> query-service/src/reads/page.rs; ";
+    for back in [
+        "pub struct Row;\nuse super::page::Page;\n",
+        "pub struct Row;\nfn f() { crate::reads::Page(vec![]); }\n",
+        "pub struct Row;\nuse crate::{reads::{self as pages, Page}};\n",
+    ] {
+        let found = of(back);
+        assert_eq!(found.len(), 1, "{back}: {found:?}");
+        assert!(found[0].starts_with(steps), "{}", found[0]);
+    }
+}
+
+#[test]
+fn the_checker_finds_a_circle_of_rooms_that_no_file_is_in() {
+    let file = |name: &str, text| Source::new(&format!("query-service/src/{name}.rs"), text);
+    let found = circles_of(
+        &[
+            file("cache/mod", "pub mod slot;"),
+            file("cache/slot", "pub struct Slot;"),
+            file(
+                "cache/fill",
+                "use crate::reads::page::Page;\nfn f(_: Page) {}",
+            ),
+            file("reads/mod", "pub mod page;"),
+            file("reads/page", "pub struct Page;"),
+            file(
+                "reads/home",
+                "use crate::cache::slot::Slot;\nfn f(_: Slot) {}",
+            ),
+        ],
+        "query-service/src",
+    );
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("cache:1 -> reads, reads:1 -> cache; "),
+        "{}",
+        found[0]
+    );
+}
+
+#[test]
 fn the_contract_is_read_as_people_read_it() {
     let text = "| call | body |\n|---|---|\n\
         | `POST` / `DELETE /posts/{id}/like` | `GET /not/a/call` |\n\
@@ -379,7 +466,7 @@ fn violations(rule: &Rule, sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources.iter().filter(|source| source.is_in(rule.room)) {
         for (word, line) in source.identifiers() {
-            if rule.words.iter().any(|banned| matches_word(banned, word)) {
+            if rule.words.iter().any(|banned| matches_word(banned, &word)) {
                 found.push(format!(
                     "{}:{line}: `{word}`, but {}",
                     source.path, rule.sentence
@@ -398,17 +485,41 @@ fn violations(rule: &Rule, sources: &[Source]) -> Vec<String> {
     found
 }
 
-fn words_in(sources: &[Source], words: &[&str], sentence: &str) -> Vec<String> {
+fn matches_word(banned: &str, word: &str) -> bool {
+    banned
+        .strip_suffix('*')
+        .map_or(banned == word, |start| word.starts_with(start))
+}
+
+fn words_in<'a>(
+    sources: impl IntoIterator<Item = &'a Source>,
+    words: &[&str],
+    sentence: &str,
+) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources {
-        for (word, line) in source
-            .identifiers()
-            .filter(|(word, _)| words.contains(word))
-        {
+        let all = source.identifiers().into_iter();
+        for (word, line) in all.filter(|(word, _)| words.contains(&word.as_str())) {
             found.push(format!("{}:{line}: `{word}`, but {sentence}", source.path));
         }
     }
     found
+}
+
+/// Circles of imports between the files of a crate, and between its rooms.
+fn circles_of(sources: &[Source], folder: &str) -> Vec<String> {
+    let files = circles::of_files(sources, folder);
+    let rooms = circles::of_rooms(&files, folder);
+    [files, rooms]
+        .iter()
+        .flat_map(|graph| {
+            let circles = circles::circles(graph).into_iter();
+            circles.map(|circle| {
+                let steps = circles::in_words(graph, &circle);
+                format!("{steps}; but {CIRCLE_SENTENCE}")
+            })
+        })
+        .collect()
 }
 
 fn together(sources: &[Source]) -> Vec<String> {
@@ -438,13 +549,9 @@ fn together(sources: &[Source]) -> Vec<String> {
 fn reads_of_the_environment(sources: &[Source]) -> Vec<String> {
     let allowed =
         |path: &str| path.ends_with("/main.rs") || path.starts_with("shared/src/settings");
-    let services: Vec<Source> = sources
-        .iter()
-        .filter(|source| !allowed(&source.path))
-        .cloned()
-        .collect();
+    let services = sources.iter().filter(|source| !allowed(&source.path));
     words_in(
-        &services,
+        services,
         &["env", "vars_os", "var_os"],
         ENVIRONMENT_SENTENCE,
     )
@@ -453,39 +560,37 @@ fn reads_of_the_environment(sources: &[Source]) -> Vec<String> {
 fn unanswered_publishes(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources {
-        for (at, _) in source.code.match_indices("jetstream") {
-            let rest = source.code[at + "jetstream".len()..].trim_start();
-            let Some(call) = rest.strip_prefix('.').map(str::trim_start) else {
-                continue;
-            };
-            if !call.starts_with("publish") {
-                continue;
+        every_level(source.trees(), &mut |level| {
+            for at in 0..level.len() {
+                let is_publish = is_word(level.get(at), |word| word == "jetstream")
+                    && is_punct(level.get(at + 1), '.')
+                    && is_word(level.get(at + 2), |word| word.starts_with("publish"));
+                if is_publish && awaits_after(&level[at + 3..]) < 2 {
+                    let line = line_of(&level[at]);
+                    found.push(format!("{}:{line}: {PUBLISH_SENTENCE}", source.path));
+                }
             }
-            let Some(open) = call.find('(') else { continue };
-            if awaits_after(&call[matching(call, open)..]) < 2 {
-                let line = source.line(at);
-                found.push(format!("{}:{line}: {PUBLISH_SENTENCE}", source.path));
-            }
-        }
+        });
     }
     found
 }
 
-/// How often `.await` occurs in the chain of calls at the start of `text`.
-fn awaits_after(mut text: &str) -> usize {
-    let mut awaits = 0;
-    loop {
-        text = text.trim_start_matches('?').trim_start();
-        let Some(rest) = text.strip_prefix('.').map(str::trim_start) else {
-            return awaits;
-        };
-        let name = rest.len() - rest.trim_start_matches(is_word).len();
-        awaits += usize::from(&rest[..name] == "await");
-        text = &rest[name..];
-        if text.starts_with('(') {
-            text = &text[matching(text, 0)..];
-        }
-    }
+fn is_word(tree: Option<&TokenTree>, wanted: impl Fn(&str) -> bool) -> bool {
+    matches!(tree, Some(TokenTree::Ident(word)) if wanted(&word.to_string()))
+}
+
+/// How often `.await` occurs in the chain of calls at the start of `level`.
+fn awaits_after(level: &[TokenTree]) -> usize {
+    let is_chained = |tree: &&TokenTree| match tree {
+        TokenTree::Punct(punct) => matches!(punct.as_char(), '.' | '?'),
+        TokenTree::Group(group) => group.delimiter() == Delimiter::Parenthesis,
+        TokenTree::Ident(_) => true,
+        TokenTree::Literal(_) => false,
+    };
+    let chain = level.iter().take_while(is_chained);
+    chain
+        .filter(|tree| is_word(Some(*tree), |word| word == "await"))
+        .count()
 }
 
 fn report(found: &[String]) {
@@ -494,316 +599,6 @@ fn report(found: &[String]) {
         "the sources contradict the design:\n  {}",
         found.join("\n  ")
     );
-}
-
-// ---- the contract -----------------------------------------------------------------------------
-
-/// The routes in the first column of the tables of docs/api.md.
-fn documented_routes(text: &str) -> BTreeSet<Route> {
-    let mut routes = BTreeSet::new();
-    for row in text.lines().filter(|line| line.starts_with('|')) {
-        let first = row.split('|').nth(1).unwrap_or_default();
-        let (mut methods, mut last): (Vec<&str>, Option<(Vec<&str>, String)>) = (Vec::new(), None);
-        // Every second piece is between two backticks.
-        for span in first.split('`').skip(1).step_by(2) {
-            let (method, path) = match span.split_once(' ') {
-                Some((method, path)) => (Some(method), path),
-                None if span.starts_with('/') => (None, span),
-                None => (Some(span), ""),
-            };
-            if let Some(method) = method {
-                methods.push(method);
-            }
-            if path.is_empty() {
-                continue;
-            }
-            let path = path.split('?').next().unwrap_or_default().to_owned();
-            let (methods, path) = match (&last, methods.is_empty()) {
-                // `/following` after `/users/{id}/followers`: the last part is another.
-                (Some((methods, before)), true) => {
-                    let base = before.rsplit_once('/').map_or("", |(base, _)| base);
-                    (methods.clone(), format!("{base}{path}"))
-                }
-                _ => (std::mem::take(&mut methods), path),
-            };
-            routes.extend(
-                methods
-                    .iter()
-                    .map(|method| ((*method).to_owned(), path.clone())),
-            );
-            last = Some((methods, path));
-        }
-    }
-    routes
-}
-
-// ---- sources ----------------------------------------------------------------------------------
-
-/// A source file, and its code with comments, strings and tests blanked out.
-#[derive(Clone)]
-struct Source {
-    /// Relative to the workspace.
-    path: String,
-    text: String,
-    /// As long as `text`, with the same lines.
-    code: String,
-}
-
-impl Source {
-    fn new(path: &str, text: &str) -> Self {
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code: without_tests(&without_comments(text)),
-        }
-    }
-
-    fn is_in(&self, room: &str) -> bool {
-        self.path
-            .strip_prefix(room)
-            .is_some_and(|rest| rest.starts_with('/') || rest == ".rs")
-    }
-
-    fn line(&self, at: usize) -> usize {
-        1 + self.code[..at].matches('\n').count()
-    }
-
-    fn identifiers(&self) -> impl Iterator<Item = (&str, usize)> {
-        let lines = self.code.lines().zip(1..);
-        lines.flat_map(|(text, line)| {
-            let words = text.split(|c| !is_word(c)).filter(|word| !word.is_empty());
-            words.map(move |word| (word, line))
-        })
-    }
-
-    /// The modules at the root of the crate that are named, through `crate::` or `super::`.
-    fn rooms(&self) -> Vec<(String, usize)> {
-        let mut found = Vec::new();
-        for prefix in ["crate::", "command_service::", "query_service::"] {
-            for (at, _) in self.code.match_indices(prefix) {
-                let whole = !self.code[..at].ends_with(is_word);
-                // The root modules of another crate than one's own are no rooms.
-                if whole && !self.code[..at].ends_with("::") {
-                    self.names_at(at + prefix.len(), &mut found);
-                }
-            }
-        }
-        // `super::` climbs: from a file at depth n, n times reaches the root.
-        for (at, _) in self.code.match_indices("super::") {
-            if self.code[..at].ends_with("super::") {
-                continue;
-            }
-            let rest = &self.code[at..];
-            let climbs = rest.len() - rest.trim_start_matches("super::").len();
-            if climbs / "super::".len() == self.depth() {
-                self.names_at(at + climbs, &mut found);
-            }
-        }
-        found.sort_by_key(|(_, line)| *line);
-        found
-    }
-
-    /// How many modules lie between this file and the root of its crate.
-    fn depth(&self) -> usize {
-        let inside = self
-            .path
-            .split_once("/src/")
-            .map_or("", |(_, inside)| inside);
-        let parts = inside.split('/').count();
-        match inside.rsplit('/').next() {
-            Some("mod.rs") => parts - 1,
-            Some("lib.rs" | "main.rs") if parts == 1 => 0,
-            _ => parts,
-        }
-    }
-
-    /// The name, or the names of the group in braces, that a path goes on with at `at`.
-    fn names_at(&self, at: usize, found: &mut Vec<(String, usize)>) {
-        let name_at = |at: usize| {
-            let rest = &self.code[at..];
-            let from = at + rest.len() - rest.trim_start().len();
-            let rest = &self.code[from..];
-            let name = &rest[..rest.len() - rest.trim_start_matches(is_word).len()];
-            (!name.is_empty()).then(|| (name.to_owned(), self.line(from)))
-        };
-        if !self.code[at..].starts_with('{') {
-            found.extend(name_at(at));
-            return;
-        }
-        let end = matching(&self.code, at);
-        let mut depth = 0;
-        for (offset, byte) in self.code[at..end].bytes().enumerate() {
-            match byte {
-                b'{' => depth += 1,
-                b'}' => depth -= 1,
-                _ => (),
-            }
-            if depth == 1 && matches!(byte, b'{' | b',') {
-                found.extend(name_at(at + offset + 1));
-            }
-        }
-    }
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-fn matches_word(banned: &str, word: &str) -> bool {
-    banned
-        .strip_suffix('*')
-        .map_or(banned == word, |start| word.starts_with(start))
-}
-
-/// Behind the bracket that closes the one at `open`; the end where there is none.
-fn matching(code: &str, open: usize) -> usize {
-    let mut depth = 0_usize;
-    for (at, byte) in code.bytes().enumerate().skip(open) {
-        match byte {
-            b'(' | b'{' | b'[' => depth += 1,
-            b')' | b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => continue,
-        }
-        if depth == 0 {
-            return at + 1;
-        }
-    }
-    code.len()
-}
-
-/// Blanks out comments and what is between quotes. Every byte but line ends becomes a space.
-fn without_comments(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut code = bytes.to_vec();
-    let mut at = 0;
-    while at < bytes.len() {
-        let rest = &bytes[at..];
-        let raw = raw_string(rest).filter(|_| at == 0 || !is_word(char::from(bytes[at - 1])));
-        let end = if rest.starts_with(b"//") {
-            at + rest
-                .iter()
-                .position(|byte| *byte == b'\n')
-                .unwrap_or(rest.len())
-        } else if rest.starts_with(b"/*") {
-            at + block_comment(rest)
-        } else if let Some(length) = raw {
-            at + length
-        } else if rest[0] == b'"' {
-            at + quoted(rest, b'"')
-        } else if rest[0] == b'\'' && is_char_literal(rest) {
-            at + quoted(rest, b'\'')
-        } else {
-            at += 1;
-            continue;
-        };
-        blank(&mut code[at..end.min(bytes.len())]);
-        at = end;
-    }
-    // Only whole comments and strings were blanked, so that what is left is text.
-    String::from_utf8(code).expect("blanking whole literals keeps UTF-8")
-}
-
-fn blank(code: &mut [u8]) {
-    for byte in code.iter_mut().filter(|byte| **byte != b'\n') {
-        *byte = b' ';
-    }
-}
-
-fn block_comment(text: &[u8]) -> usize {
-    let (mut depth, mut at) = (0, 0);
-    while at < text.len() {
-        if text[at..].starts_with(b"/*") {
-            (depth, at) = (depth + 1, at + 2);
-        } else if text[at..].starts_with(b"*/") {
-            (depth, at) = (depth - 1, at + 2);
-            if depth == 0 {
-                break;
-            }
-        } else {
-            at += 1;
-        }
-    }
-    at
-}
-
-/// The length of the raw string that begins here.
-fn raw_string(text: &[u8]) -> Option<usize> {
-    let start = text.strip_prefix(b"b").unwrap_or(text).strip_prefix(b"r")?;
-    let hashes = start.iter().take_while(|byte| **byte == b'#').count();
-    if start.get(hashes) != Some(&b'"') {
-        return None;
-    }
-    let close: Vec<u8> = std::iter::once(b'"')
-        .chain(std::iter::repeat_n(b'#', hashes))
-        .collect();
-    let begin = text.len() - start.len() + hashes + 1;
-    let inside = text[begin..]
-        .windows(close.len())
-        .position(|part| part == close)?;
-    Some(begin + inside + close.len())
-}
-
-fn quoted(text: &[u8], quote: u8) -> usize {
-    let mut at = 1;
-    while at < text.len() && text[at] != quote {
-        at += if text[at] == b'\\' { 2 } else { 1 };
-    }
-    at + 1
-}
-
-/// Tells `'a'` from the lifetime `'a`.
-fn is_char_literal(text: &[u8]) -> bool {
-    let rest = String::from_utf8_lossy(&text[1..text.len().min(8)]).into_owned();
-    let mut chars = rest.chars();
-    match chars.next() {
-        Some('\\') => true,
-        Some(_) => chars.next() == Some('\''),
-        None => false,
-    }
-}
-
-/// Blanks out every item marked `#[cfg(test)]`.
-fn without_tests(code: &str) -> String {
-    const MARK: &str = "#[cfg(test)]";
-    let mut out = code.as_bytes().to_vec();
-    for (at, _) in code.match_indices(MARK) {
-        let mut item = at + MARK.len();
-        // Further attributes belong to the item.
-        while code[item..].trim_start().starts_with("#[") {
-            item += code[item..].find('[').unwrap_or(0);
-            item = matching(code, item);
-        }
-        let brace = code[item..].find('{');
-        let semicolon = code[item..].find(';');
-        let end = match (brace, semicolon) {
-            (Some(brace), semicolon) if semicolon.is_none_or(|at| brace < at) => {
-                let end = matching(code, item + brace);
-                // `use a::{b, c};` has braces and goes on.
-                if code[end..].starts_with(';') {
-                    end + 1
-                } else {
-                    end
-                }
-            }
-            (_, Some(semicolon)) => item + semicolon + 1,
-            (_, None) => code.len(),
-        };
-        blank(&mut out[at..end]);
-    }
-    String::from_utf8(out).expect("blanking whole items keeps UTF-8")
-}
-
-// ---- files ------------------------------------------------------------------------------------
-
-fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent()
-        .expect("this crate is a folder of the workspace")
-        .to_owned()
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn members(manifest: &str) -> Vec<String> {
@@ -816,35 +611,4 @@ fn members(manifest: &str) -> Vec<String> {
         .step_by(2)
         .map(str::to_owned)
         .collect()
-}
-
-/// The services' and the shared crate's sources, without modules that are tests.
-fn workspace_sources() -> Vec<Source> {
-    let mut sources = Vec::new();
-    for service in ["command-service", "query-service", "shared"] {
-        for file in rust_files(&root().join(service).join("src")) {
-            let path = file.strip_prefix(root()).expect("below the workspace");
-            let path = path.to_string_lossy().replace('\\', "/");
-            if !path.ends_with("/tests.rs") && !path.contains("/tests/") {
-                sources.push(Source::new(&path, &read(&file)));
-            }
-        }
-    }
-    sources
-}
-
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let entries =
-        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    for entry in entries {
-        let path = entry.expect("a readable folder").path();
-        if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
 }
