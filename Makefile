@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos clients check format clippy doc dependencies shell collection documents architecture postman fmt engines clean
+.PHONY: help run test chaos upgrade clients check format clippy doc dependencies shell collection documents architecture postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -17,6 +17,10 @@ test: ## all tests, on engines of their own
 
 chaos: ## the long forms of all tests that have one, optimised build
 	@MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests -p query-service -- --nocapture
+
+upgrade: ## BEFORE=folder with the binaries of a version before: replace it under load, compare the speed
+	@test -n "$(BEFORE)" || { echo "make upgrade: say BEFORE=folder, with command-service and query-service of the version before" >&2; exit 64; }
+	@MICROBLOG_BEFORE=$(abspath $(BEFORE)) MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests --test upgrade -- --nocapture
 
 clients: ## live streams through client libraries from npm and PyPI; needs the network
 	@exec $(DEV) test -- -p system-tests --test behaviour client_libraries -- --ignored --nocapture

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 #[derive(Debug)]
 pub struct Process {
     name: String,
-    program: PathBuf,
+    program: Mutex<PathBuf>,
     arguments: Vec<OsString>,
     /// Nothing else is inherited but `PATH` and `HOME`.
     environment: Vec<(String, String)>,
@@ -71,7 +71,7 @@ impl Process {
     pub fn new(name: &str, program: &Path, folder: &Path) -> Self {
         Self {
             name: name.to_owned(),
-            program: program.to_owned(),
+            program: Mutex::new(program.to_owned()),
             arguments: Vec::new(),
             environment: Vec::new(),
             folder: folder.to_owned(),
@@ -95,11 +95,18 @@ impl Process {
         &self.name
     }
 
+    /// From its next start on it is another program, with the same arguments and environment.
+    pub fn becomes(&self, program: &Path) {
+        *self.program.lock().unwrap_or_else(PoisonError::into_inner) = program.to_owned();
+    }
+
     /// Starts the program. It must not be running.
     pub fn start(&self) {
         let mut child = self.child();
         assert!(child.is_none(), "{} is running already", self.name);
-        let mut command = dying_with_us(&self.program);
+        let program = self.program.lock().unwrap_or_else(PoisonError::into_inner);
+        let program = program.clone();
+        let mut command = dying_with_us(&program);
         let (out, log) = (self.open(&self.out()), self.open(&self.log()));
         command
             .args(&self.arguments)
@@ -111,9 +118,10 @@ impl Process {
             .stdout(out)
             .stderr(log);
         let started = spawn(command);
-        *child = Some(started.unwrap_or_else(|error| {
-            panic!("{} cannot be started: {error}", self.program.display())
-        }));
+        *child =
+            Some(started.unwrap_or_else(|error| {
+                panic!("{} cannot be started: {error}", program.display())
+            }));
     }
 
     /// SIGKILL: no chance to do anything more. Says how it had ended before, if it had.

@@ -158,6 +158,17 @@ impl World {
         Self::prepare(extra, free_ports(), None).started().await
     }
 
+    /// Both services as other binaries than those of this build, in `folder`.
+    pub async fn start_from(folder: &Path, extra: &[(&str, &str)]) -> Self {
+        let world = Self::prepare(extra, free_ports(), None);
+        for service in [&world.command, &world.query] {
+            service
+                .process
+                .becomes(&folder.join(service.process.name()));
+        }
+        world.started().await
+    }
+
     /// A world in which nothing runs yet.
     pub fn idle(extra: &[(&str, &str)]) -> Self {
         Self::prepare(extra, free_ports(), None)

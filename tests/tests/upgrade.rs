@@ -1,0 +1,222 @@
+//! The version before this one: it is replaced under load, what it wrote is read, and it is no
+//! faster.
+//!
+//! `MICROBLOG_BEFORE` names the folder with its two binaries. Without it there is nothing to compare
+//! with, and the tests say so.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use system_tests::api::{Api, Session};
+use system_tests::load::Load;
+use system_tests::process::describe;
+use system_tests::world::{PATIENCE, Service, World, binary_named};
+use system_tests::{eventually, is_long, seed};
+use tokio::sync::Mutex;
+
+/// What a client waits after a command.
+const PACE: Duration = Duration::from_millis(20);
+
+/// One test at a time: the comparison measures.
+async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
+}
+
+/// The folder with the binaries of the version before.
+fn before() -> Option<PathBuf> {
+    let folder = std::env::var_os("MICROBLOG_BEFORE").map(PathBuf::from);
+    if folder.is_none() {
+        println!("skipped: MICROBLOG_BEFORE names no folder with the binaries of a version before");
+    }
+    folder
+}
+
+/// Stops a process in order and starts it again as this build's.
+async fn replace(service: &Service, name: &str) {
+    service.process.terminate();
+    let status = service.process.wait(PATIENCE).await;
+    let status = status.unwrap_or_else(|| panic!("{name} does not stop"));
+    assert!(status.success(), "{name} ended with {}", describe(status));
+    // Its place in the process table is free: what `kill` does not find it only forgets.
+    service.process.kill();
+    service.process.becomes(&binary_named(name));
+    service.start().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_from_the_version_before_loses_nothing() {
+    let _alone = alone().await;
+    let Some(before) = before() else { return };
+    let seed = seed("upgrade");
+    let world = World::start_from(&before, &[]).await;
+    let mut pairs = vec![(world.command.clone(), world.query.clone())];
+    let (command, query) = (world.another(&world.command), world.another(&world.query));
+    for (service, name) in [(&command, "command-service"), (&query, "query-service")] {
+        service.process.becomes(&before.join(name));
+        service.start().await;
+    }
+    pairs.push((command, query));
+    let mut loads = Vec::new();
+    for ((command, query), number) in pairs.iter().zip(0..) {
+        let api = Api::new(&command.api, &query.api);
+        let names = (0..3).map(|n| format!("client_{number}_{n}"));
+        let registered = names.map(|name| {
+            let api = api.clone();
+            async move { api.register(&name).await }
+        });
+        let sessions: Vec<Session> = join_all(registered).await;
+        loads.push(Load::start(sessions, &[], PACE, seed + number));
+    }
+    acknowledged(&loads, 100).await;
+    // The query service first: the version before does not read every token of a later one.
+    for (_, query) in &pairs {
+        replace(query, "query-service").await;
+        acknowledged(&loads, 50).await;
+    }
+    for (command, _) in &pairs {
+        replace(command, "command-service").await;
+        acknowledged(&loads, 50).await;
+    }
+    for load in &mut loads {
+        load.stop().await;
+    }
+    let audit = world.audit().await;
+    let verified = world.verify().await;
+    println!("{audit}\n{verified}");
+    assert!(audit.is_clean(), "{audit:?}");
+    for load in &loads {
+        let verdict = load.judge(&world.api(), &world.events().await).await;
+        println!("{verdict}");
+        assert!(verdict.is_clean(), "{verdict}");
+    }
+}
+
+async fn acknowledged(loads: &[Load], more: usize) {
+    join_all(loads.iter().map(|load| load.acknowledged(more))).await;
+}
+
+/// What one build does in a second: posts that clients are told of; timeline entries, from the first
+/// post to the last entry that a follower sees; first pages of home timelines.
+const MEASURED: [&str; 3] = ["posts", "entries", "reads"];
+type Measured = [f64; 3];
+
+/// So many clients at once, for so long.
+const CLIENTS: usize = 16;
+
+async fn measure(folder: &Path) -> Measured {
+    let (followers, fanned_out, length) = if is_long() {
+        (2_000, 150, Duration::from_secs(10))
+    } else {
+        (300, 50, Duration::from_secs(3))
+    };
+    let world = World::start_from(folder, &[]).await;
+    let api = world.api();
+    let names: Vec<String> = (0..CLIENTS).map(|n| format!("client_{n}")).collect();
+    let tokens = world.users(&names).await;
+    let sessions = world.known(&api, &names, &tokens).await;
+    let mut lines: Vec<String> = (0..followers)
+        .map(|n| format!(r#"{{"type":"user","username":"follower_{n}"}}"#))
+        .collect();
+    for n in 0..followers {
+        lines.push(format!(
+            r#"{{"type":"follow","follower":"follower_{n}","followee":"client_0"}}"#
+        ));
+    }
+    for n in 1..CLIENTS {
+        lines.push(format!(
+            r#"{{"type":"follow","follower":"client_{n}","followee":"client_0"}}"#
+        ));
+    }
+    world.import("followers", &lines).await;
+    world.verify().await;
+
+    let (author, reader) = (&sessions[0], &sessions[1]);
+    let began = Instant::now();
+    let posts = (0..fanned_out).map(|n| async move {
+        let key = format!("fan-out-{n}");
+        author.post("to all followers", &key).await.accepted().value
+    });
+    let all: Vec<String> = futures_util::StreamExt::collect(futures_util::StreamExt::buffered(
+        futures_util::stream::iter(posts),
+        4,
+    ))
+    .await;
+    let last = all.last().expect("some were made").clone();
+    eventually("the last entry is seen", PATIENCE, async || {
+        let page = reader.timeline(1, None, None).await;
+        page.posts
+            .iter()
+            .any(|post| post.post_id == last)
+            .then_some(())
+    })
+    .await;
+    let entries = (fanned_out * (followers + CLIENTS - 1)) as f64 / began.elapsed().as_secs_f64();
+
+    let reads = per_second(&sessions, length, async |session, _| {
+        session.timeline(20, None, None).await;
+    })
+    .await;
+    let posts = per_second(&sessions[1..], length, async |session, n| {
+        session
+            .post("one of many", &format!("many-{n}"))
+            .await
+            .accepted();
+    })
+    .await;
+    [posts, entries, reads]
+}
+
+/// How often all sessions together can do something, each again as soon as it has been done.
+async fn per_second(
+    sessions: &[Session],
+    length: Duration,
+    act: impl AsyncFn(&Session, usize),
+) -> f64 {
+    let (began, count) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+    let (act, counted) = (&act, &count);
+    let clients = sessions.iter().map(|session| async move {
+        while began.elapsed() < length {
+            let n = counted.fetch_add(1, Ordering::Relaxed);
+            act(session, n).await;
+        }
+    });
+    join_all(clients).await;
+    count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn this_build_is_as_fast_as_the_version_before() {
+    let _alone = alone().await;
+    let Some(before) = before() else { return };
+    let now = binary_named("query-service");
+    let now = now.parent().expect("a file is in a folder");
+    let rounds = if is_long() { 5 } else { 1 };
+    let mut all: [Vec<Measured>; 2] = [Vec::new(), Vec::new()];
+    for round in 0..rounds {
+        // Who is first changes, so that a machine that gets slower favours nobody.
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        for which in order {
+            let measured = measure([before.as_path(), now][which]).await;
+            println!("{}: {MEASURED:?} {measured:.0?}", ["before", "now"][which]);
+            all[which].push(measured);
+        }
+    }
+    let median = |which: usize, of: usize| {
+        let mut values: Vec<f64> = all[which].iter().map(|measured| measured[of]).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let least = if is_long() { 0.95 } else { 0.7 };
+    for (name, of) in MEASURED.into_iter().zip(0..) {
+        let (before, now) = (median(0, of), median(1, of));
+        println!(
+            "{name}: {before:.0}/s before, {now:.0}/s now: {:.3}",
+            now / before
+        );
+        assert!(now / before > least, "{name} became slower");
+    }
+}
