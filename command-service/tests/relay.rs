@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, consumer, stream};
 use bson::{Document, doc};
-use command_service::relay::{self, Point, Relay};
+use command_service::relay::{self, FailPoint, Relay};
 use futures_util::{StreamExt, future};
 use mongodb::Collection;
 use shared::engines::{self, Nats};
@@ -508,7 +508,7 @@ async fn a_lost_acknowledgement_publishes_nothing_twice() {
         .relay(world.settings())
         .await
         .failing_at(move |point| {
-            let lose = point == Point::BatchStored && rand::random_ratio(1, 3);
+            let lose = point == FailPoint::BatchStored && rand::random_ratio(1, 3);
             count.fetch_add(usize::from(lose), Ordering::Relaxed);
             lose
         });
@@ -715,7 +715,7 @@ async fn a_scan_has_a_majority_confirm_a_write_after_its_token_before_it_reads_i
     let mut written = marks.watch().await.unwrap();
     // Nothing past the greatest id is reached: no window has set a mark of its own.
     let relay = world.relay(world.settings()).await;
-    let running = Running::start(relay.failing_at(|point| point == Point::ScanBegun));
+    let running = Running::start(relay.failing_at(|point| point == FailPoint::ScanBegun));
     let first = tokio::time::timeout(PATIENCE, written.next()).await;
     assert!(first.is_ok(), "a mark is written");
     running.stop().await;
@@ -725,18 +725,18 @@ async fn a_scan_has_a_majority_confirm_a_write_after_its_token_before_it_reads_i
 #[tokio::test(flavor = "multi_thread")]
 async fn each_named_crash_point_of_a_scan_is_survived() {
     let points = [
-        Point::ScanBegun,
-        Point::ScanWindowRead,
-        Point::ScanCompared,
-        Point::BatchStored,
-        Point::ScanBatch,
-        Point::ScanPublished,
+        FailPoint::ScanBegun,
+        FailPoint::ScanWindowRead,
+        FailPoint::ScanCompared,
+        FailPoint::BatchStored,
+        FailPoint::ScanBatch,
+        FailPoint::ScanPublished,
     ];
     // Each in a world of its own, all at once.
     future::join_all(points.map(survive_crashes_at)).await;
 }
 
-async fn survive_crashes_at(point: Point) {
+async fn survive_crashes_at(point: FailPoint) {
     let world = World::new("points").await;
     world.write(6, 50).await;
     let settings = relay::Settings {

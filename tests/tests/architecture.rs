@@ -159,7 +159,7 @@ const PUBLISH_SENTENCE: &str =
 const CIRCLE_SENTENCE: &str = "what a file imports stands below it: imports never lead in a circle";
 /// The circles that were there when the check was made. The numbers only ever fall.
 const CIRCLES_LEFT: [(&str, usize); 3] = [
-    ("command-service/src", 17),
+    ("command-service/src", 0),
     ("query-service/src", 21),
     ("shared/src", 0),
 ];

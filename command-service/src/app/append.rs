@@ -12,8 +12,9 @@ use shared::events::{Event, LogStream, Payload};
 use shared::ids::{EventId, TooFarAhead, UserId};
 use tracing::debug;
 
+use super::context::current_trace;
 use super::store::{Append, Key, Outcome, Receipt, StoreError};
-use super::{App, CommandError, current_trace};
+use super::{App, CommandError};
 use crate::domain::edge::Edge;
 
 /// Decisions on one stream before a command gives up. Each loss means that somebody else won,

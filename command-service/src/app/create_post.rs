@@ -8,9 +8,10 @@ use shared::ids::{PostId, UserId};
 use shared::time::Timestamp;
 
 use super::append::{Appended, Draft, Target};
-use super::limits::Allowance;
-use super::store::{Key, Limited, Receipt, StoreError};
-use super::{Accepted, App, CommandError, FoundPost, Own};
+use super::load::FoundPost;
+use super::store::{Allowance, Key, Limited, Receipt, StoreError};
+use super::token::Own;
+use super::{Accepted, App, CommandError};
 use crate::domain::post::{CannotPost, create_post, reply};
 use crate::domain::text::Content;
 use crate::domain::user::User;

@@ -19,9 +19,10 @@ use shared::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::limits::Purpose;
+use super::load::FoundPost;
+use super::login_limits::Purpose;
 use super::store::{Farewell, StoreError, Tie};
-use super::{Accepted, App, CommandError, FoundPost};
+use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, follow_stream};
 use crate::domain::post;
 use crate::domain::text::Password;
@@ -30,7 +31,7 @@ use crate::domain::user::{self, Standing, User};
 /// Passes over all ties.
 const PASSES: u32 = 2;
 /// Between them: longer than a command may run on a standing read before the deactivation
-/// ([`super::DEADLINE`] and [`super::STANDING_TTL`] together).
+/// ([`super::DEADLINE`] and `STANDING_TTL` together).
 const BETWEEN_PASSES: Duration = Duration::from_secs(7);
 /// After this long a job whose user is still there belongs to a command that came to nothing. Far
 /// above the time that a command may take while the database comes and goes.

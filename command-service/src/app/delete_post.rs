@@ -4,7 +4,9 @@ use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
 use super::append::{Appended, Draft, Target, tries, wait_turn};
-use super::{Accepted, App, CommandError, FoundPost, Own};
+use super::load::FoundPost;
+use super::token::Own;
+use super::{Accepted, App, CommandError};
 use crate::domain::post;
 
 impl App {

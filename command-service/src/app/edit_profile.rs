@@ -4,8 +4,7 @@ use shared::events::{LogStream, Payload};
 use shared::ids::UserId;
 
 use super::append::{Appended, Draft, Target, tries, wait_turn};
-use super::limits::Allowance;
-use super::store::{Counts, Limited};
+use super::store::{Allowance, Counts, Limited};
 use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, ProfileChange, User};
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 use shared::ids::TooFarAhead;
 use shared::resilience::Refused;
 
-use super::limits::Allowance;
-use super::store::StoreError;
+use super::store::{Allowance, StoreError};
 use crate::domain::Fault;
 use crate::domain::edge::{CannotFollow, CannotReact};
 use crate::domain::post::{CannotDelete, CannotPost};

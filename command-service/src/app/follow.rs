@@ -7,7 +7,8 @@ use shared::time::Timestamp;
 use tracing::warn;
 
 use super::append::Switched;
-use super::{Accepted, App, CommandError, Own};
+use super::token::Own;
+use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, Edge, FOLLOW_LIMIT, follow_stream};
 use crate::domain::user::Standing;
 

@@ -3,8 +3,10 @@
 use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
+use super::load::FoundPost;
 use super::store::{Projected, Reaction};
-use super::{Accepted, App, CommandError, Own};
+use super::token::Own;
+use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, CannotReact, Edge};
 use crate::domain::post::Post;
 use crate::domain::user::Standing;
@@ -62,7 +64,7 @@ impl App {
     ) -> Result<Accepted<Reacted>, CommandError> {
         let (user, found) = tokio::join!(self.actor(actor), self.find_post(post));
         let (user, found) = (user?, found?);
-        let seen = found.as_ref().map(super::FoundPost::seen);
+        let seen = found.as_ref().map(FoundPost::seen);
         let read = found.as_ref().map_or(0, |found| found.read);
         let stream = stream_of(reaction, actor, post);
         let switched = self

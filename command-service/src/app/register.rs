@@ -5,8 +5,9 @@ use shared::events::{Event, LogStream};
 use shared::ids::UserId;
 use shared::settings::Secret;
 
+use super::context::current_trace;
 use super::store::{AccountName, Counts, NewAccount, Registered, StoreError};
-use super::{Accepted, App, CommandError, Edited, current_trace};
+use super::{Accepted, App, CommandError, Edited};
 use crate::domain::user::{Registration, RegistrationForm, Standing, User};
 
 /// Collisions need two processes that draw the same number in the same quarter of a millisecond.

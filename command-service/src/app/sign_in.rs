@@ -21,7 +21,7 @@ use shared::settings::Secret;
 use shared::time::Timestamp;
 use shared::token::LIFETIME;
 
-use super::limits::{Checked, Purpose};
+use super::login_limits::{Checked, Purpose};
 use super::store::{AccountName, Renewal, Renewed, Rotation, Session};
 use super::{Accepted, App, CommandError};
 use crate::domain::text::Password;

@@ -204,6 +204,14 @@ pub struct QuotaState {
     pub resets_in: Duration,
 }
 
+/// How a user's quota stands, and what it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Allowance {
+    pub of: Limited,
+    pub quota: Quota,
+    pub state: QuotaState,
+}
+
 /// What a like or repost is counted as.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reaction {

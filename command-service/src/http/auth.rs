@@ -8,7 +8,7 @@ use shared::problem::Problem;
 use shared::settings::Secret;
 
 use super::extract::{Body, ClientAddress, Trace};
-use super::{Answer, accepted, sign};
+use super::responses::{Answer, accepted, sign};
 use crate::app::store::AccountName;
 use crate::app::{App, SignIn, Tokens};
 use crate::domain::text::Password;

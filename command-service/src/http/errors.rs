@@ -11,7 +11,7 @@ use shared::problem::{Code, FieldError, Problem, whole_seconds};
 use tracing::error;
 
 use crate::app::CommandError;
-use crate::app::limits::Allowance;
+use crate::app::store::Allowance;
 use crate::domain::Fault;
 
 /// An answer other than success.

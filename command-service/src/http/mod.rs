@@ -4,22 +4,18 @@ mod auth;
 mod errors;
 mod extract;
 mod posts;
+mod responses;
 mod users;
 
+use actix_web::HttpResponse;
 use actix_web::http::Method;
-use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{HttpResponse, HttpResponseBuilder};
-use serde::Serialize;
-use shared::consistency::{self, ConsistencyToken};
 use shared::http::{no_such_path, path_config, resource};
 use shared::token::{KEY_SET, KeySet};
 
-use crate::app::Accepted;
-use errors::ApiError;
+pub use responses::BASE;
 
-/// Base of every route but the key set's.
-pub const BASE: &str = "/api/v1";
 /// Every route of this service, as method and pattern below [`BASE`]; tests and the Postman
 /// collection are checked against it.
 pub const ROUTES: [(&str, &str); 14] = [
@@ -38,10 +34,6 @@ pub const ROUTES: [(&str, &str); 14] = [
     ("POST", "/posts/{id}/repost"),
     ("DELETE", "/posts/{id}/repost"),
 ];
-
-const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static(consistency::HEADER);
-
-type Answer = Result<HttpResponse, ApiError>;
 
 pub fn configure(config: &mut ServiceConfig) {
     const POST: Method = Method::POST;
@@ -96,24 +88,4 @@ async fn key_set(keys: Data<KeySet>) -> HttpResponse {
         HeaderValue::from_static("public, max-age=300"),
     );
     HttpResponse::Ok().insert_header(for_a_while).json(&**keys)
-}
-
-/// The answer to a command: its value, as `view` shows it, and the token to read it by.
-fn accepted<T, V: Serialize>(
-    mut response: HttpResponseBuilder,
-    accepted: Accepted<T>,
-    view: impl FnOnce(T) -> V,
-) -> HttpResponse {
-    sign(&mut response, &accepted.token);
-    response.json(view(accepted.value))
-}
-
-fn no_content(accepted: &Accepted<impl Sized>) -> HttpResponse {
-    let mut response = HttpResponse::NoContent();
-    sign(&mut response, &accepted.token);
-    response.finish()
-}
-
-fn sign(response: &mut HttpResponseBuilder, token: &ConsistencyToken) {
-    response.insert_header((CONSISTENCY_TOKEN, token.encode()));
 }

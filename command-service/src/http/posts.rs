@@ -13,7 +13,7 @@ use shared::time::Timestamp;
 
 use super::errors::Limit;
 use super::extract::{Body, Caller, IdempotencyKey, OptionalJson, Trace};
-use super::{Answer, BASE, accepted, no_content};
+use super::responses::{Answer, BASE, accepted, no_content};
 use crate::app::{App, CommandError, Created, NewPost, Reacted};
 use crate::domain::Fault;
 use crate::domain::text::Content;

@@ -14,7 +14,7 @@ use shared::time::Timestamp;
 
 use super::errors::Limit;
 use super::extract::{Body, Caller, ClientAddress, OptionalJson, Trace};
-use super::{Answer, BASE, accepted, no_content};
+use super::responses::{Answer, BASE, accepted, no_content};
 use crate::app::{App, CommandError, Edited, Followed};
 use crate::domain::text::Password;
 use crate::domain::user::{ProfileChange, RegistrationForm};

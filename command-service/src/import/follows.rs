@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use shared::events::{Edge as Ends, LogStream};
 use shared::ids::UserId;
 
-use super::ImportError;
+use super::error::ImportError;
 use super::loader::{BATCH, Fate, Loader, Wish, key};
 use super::report::Kind;
 use super::source::{Item, Items, Line};

@@ -13,9 +13,9 @@ use shared::time::{Clock, SystemClock};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::error::ImportError;
 use super::report::{Kind, Report, Summary};
-use super::source::{Items, Line};
-use super::{ImportError, Pass};
+use super::source::{Items, Line, Pass};
 use crate::app::append::{Appended, Draft, Target};
 use crate::app::store::{Append, Key, Receipts, Store, StoreError};
 use crate::app::{App, CommandError};

@@ -5,11 +5,13 @@
 //! that were not appended. Every event has a key of its own, so that a run after a crash finds
 //! what the crashed one did.
 //!
-//! * [`source`]: lines of files as items.
+//! * `arguments`: where the data comes from; [`source`]: lines of files as items.
 //! * `users`, `follows`, `posts`, `reactions`: one pass each.
 //! * `order`: which posts are the same, and which wait for others.
 //! * `report`: progress and the summary.
 
+mod arguments;
+mod error;
 mod follows;
 mod loader;
 mod order;
@@ -20,55 +22,21 @@ pub mod source;
 mod users;
 
 use std::future::Future;
-use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use shared::error_chain::Chain;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::App;
 use crate::app::store::StoreError;
-use crate::app::{App, CommandError};
 use loader::Loader;
 use report::Report;
 use source::{Pass, Source};
 
+pub use arguments::Arguments;
+pub use error::ImportError;
 pub use report::Summary;
-
-/// Where the data comes from.
-#[derive(Clone, Debug, Default, clap::Args)]
-#[command(group = clap::ArgGroup::new("input").args(["edges", "file"]).required(true).multiple(true))]
-pub struct Arguments {
-    /// A list of edges, `a b` on each line: user_a follows user_b. Users are registered as
-    /// user_N with the address user_N@example.invalid and no password; `token` lets them in.
-    #[arg(long, value_name = "FILE")]
-    pub edges: Option<PathBuf>,
-    /// Each edge goes both ways.
-    #[arg(long, requires = "edges")]
-    pub undirected: bool,
-    /// Writes this many posts for every user of the input, authors taking turns.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub posts_per_user: u32,
-    /// A file of JSON objects, one on each line, or - for standard input. Types: user {username,
-    /// email?, password?, display_name?, bio?}, follow {follower, followee}, post {username,
-    /// content, id?, reply_to?}, like and repost {username, post}; id, reply_to and post are names
-    /// for posts within the input.
-    pub file: Option<PathBuf>,
-}
-
-/// Why an import ended early. What it appended stays; the next run goes on from there.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    #[error("read {}", .0.display())]
-    Read(PathBuf, #[source] io::Error),
-    #[error("interrupted")]
-    Interrupted,
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Command(CommandError),
-}
 
 const REFUSED: u8 = 2;
 /// 128 + SIGINT, as shells say it.

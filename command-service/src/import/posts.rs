@@ -14,7 +14,7 @@ use shared::ids::{PostId, UserId};
 use unicode_normalization::UnicodeNormalization;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::ImportError;
+use super::error::ImportError;
 use super::loader::{BATCH, Fate, Loader, NamedPost, Wish, fingerprint, key};
 use super::order::{MOST_WAITING, Naming, Said, Waiting, name_hash};
 use super::report::Kind;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use shared::events::{LogStream, Payload};
 use shared::ids::UserId;
 
-use super::ImportError;
+use super::error::ImportError;
 use super::loader::{BATCH, Fate, Loader, Wish, key};
 use super::posts;
 use super::report::Kind;

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use shared::names;
 use shared::settings::Secret;
 
-use super::{Arguments, ImportError};
+use super::arguments::Arguments;
+use super::error::ImportError;
 use crate::domain::user::RegistrationForm;
 
 /// More than the longest valid line, with every character escaped.

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use shared::ids::UserId;
 use shared::settings::Secret;
 
-use super::ImportError;
+use super::error::ImportError;
 use super::loader::{Loader, fingerprint};
 use super::order::{Naming, Said, name_hash};
 use super::report::Kind;

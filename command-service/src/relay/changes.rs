@@ -9,7 +9,6 @@ use std::time::Duration;
 use bson::{Document, RawDocumentBuf, doc};
 use metrics::counter;
 use mongodb::change_stream::event::ResumeToken;
-use mongodb::error::ErrorKind;
 use mongodb::{Collection, Database};
 use serde::Deserialize;
 use shared::error_chain::Chain;
@@ -18,8 +17,10 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use super::message::{self, Message};
-use super::{Log, RelayError};
+use super::error::RelayError;
+use super::log::Log;
+use super::message::{self, Message, Unpublishable};
+use super::metric_names::CORRUPT;
 
 /// Read ahead of the publisher, at most: two full batches.
 const AHEAD: usize = 1_000;
@@ -117,8 +118,8 @@ async fn forward(
 
 /// Says that an event is left out of the stream. It stays in the log: a build that can read it
 /// publishes it with a scan.
-pub fn tell_corrupt(document: &RawDocumentBuf, error: &message::Unpublishable) {
-    counter!(super::CORRUPT).increment(1);
+pub fn tell_corrupt(document: &RawDocumentBuf, error: &Unpublishable) {
+    counter!(CORRUPT).increment(1);
     let id = message::id_of(document).map_or_else(|| "?".to_owned(), |id| id.to_string());
     error!(event.id = %id, error = %Chain(error), "event {id} cannot be published and is left out");
 }
@@ -205,35 +206,4 @@ async fn forward_late(
         }
     }
     Ok(())
-}
-
-/// Whether the server refused the token, rather than being away: its history is gone, or it is
-/// no token at all. In doubt the answer is no, and the relay tries again.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the driver's enum is non-exhaustive"
-)]
-pub fn history_is_lost(error: &mongodb::error::Error) -> bool {
-    const FAILED_TO_PARSE: i32 = 9;
-    const TYPE_MISMATCH: i32 = 14;
-    const CAPPED_POSITION_LOST: i32 = 136;
-    const INVALID_RESUME_TOKEN: i32 = 260;
-    const CHANGE_STREAM_FATAL_ERROR: i32 = 280;
-    const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
-    // Assertions without a name, such as those on what a token holds (40615, 40647, 40649, 50811);
-    // below lie the states of a replica set, which pass.
-    const UNNAMED: std::ops::RangeInclusive<i32> = 15_000..=i32::MAX;
-    match error.kind.as_ref() {
-        ErrorKind::Command(command) => match command.code {
-            FAILED_TO_PARSE
-            | TYPE_MISMATCH
-            | CAPPED_POSITION_LOST
-            | INVALID_RESUME_TOKEN
-            | CHANGE_STREAM_FATAL_ERROR
-            | CHANGE_STREAM_HISTORY_LOST => true,
-            code => UNNAMED.contains(&code),
-        },
-        ErrorKind::MissingResumeToken | ErrorKind::InvalidArgument { .. } => true,
-        _ => false,
-    }
 }

@@ -2,9 +2,10 @@
 
 use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
+use mongodb::error::ErrorKind;
 use shared::event_stream::StreamError;
 
-use super::{Point, changes};
+use super::fail_point::FailPoint;
 
 /// Why an attempt ended. Whatever it was, the next one begins with the stream's tail.
 #[derive(Debug, thiserror::Error)]
@@ -46,12 +47,18 @@ pub enum RelayError {
     #[error("a reader of the log ended without a word")]
     ReaderGone,
     #[error("told to fail at {0:?}")]
-    FailPoint(Point),
+    FailPoint(FailPoint),
+}
+
+impl From<FailPoint> for RelayError {
+    fn from(reached: FailPoint) -> Self {
+        Self::FailPoint(reached)
+    }
 }
 
 impl RelayError {
     pub(super) fn of_changes(error: mongodb::error::Error) -> Self {
-        if changes::history_is_lost(&error) {
+        if history_is_lost(&error) {
             Self::HistoryLost(error)
         } else {
             Self::Changes(error)
@@ -100,5 +107,36 @@ impl RelayError {
     /// Whether the stream was there and answered that our place is taken.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Elsewhere { .. })
+    }
+}
+
+/// Whether the server refused the token, rather than being away: its history is gone, or it is
+/// no token at all. In doubt the answer is no, and the relay tries again.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's enum is non-exhaustive"
+)]
+fn history_is_lost(error: &mongodb::error::Error) -> bool {
+    const FAILED_TO_PARSE: i32 = 9;
+    const TYPE_MISMATCH: i32 = 14;
+    const CAPPED_POSITION_LOST: i32 = 136;
+    const INVALID_RESUME_TOKEN: i32 = 260;
+    const CHANGE_STREAM_FATAL_ERROR: i32 = 280;
+    const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
+    // Assertions without a name, such as those on what a token holds (40615, 40647, 40649, 50811);
+    // below lie the states of a replica set, which pass.
+    const UNNAMED: std::ops::RangeInclusive<i32> = 15_000..=i32::MAX;
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => match command.code {
+            FAILED_TO_PARSE
+            | TYPE_MISMATCH
+            | CAPPED_POSITION_LOST
+            | INVALID_RESUME_TOKEN
+            | CHANGE_STREAM_FATAL_ERROR
+            | CHANGE_STREAM_HISTORY_LOST => true,
+            code => UNNAMED.contains(&code),
+        },
+        ErrorKind::MissingResumeToken | ErrorKind::InvalidArgument { .. } => true,
+        _ => false,
     }
 }

@@ -18,7 +18,11 @@ use shared::resilience;
 use tokio::time::{Duration, Instant};
 use tracing::{debug, error, info, warn};
 
-use super::{READY, RelayError};
+use super::error::RelayError;
+
+/// The condition of readiness that the relay sets: broken only by a stream that must not be used.
+/// A broker that is away breaks nothing: the log takes commands all the same.
+pub const READY: &str = "event stream";
 
 /// What is degraded, in the body of `/readyz`.
 pub const DEGRADED: &str = "relay";

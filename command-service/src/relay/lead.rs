@@ -8,6 +8,7 @@
 use std::pin::pin;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bson::{Document, doc};
 use metrics::gauge;
@@ -17,17 +18,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::metric_names::ACTIVE;
+use super::state::State;
 use super::watch::PUBLISHED_NOTE;
-use super::{ACTIVE, LAST_TASKS, Relay, State};
+use super::worker::{Ended, Relay};
 
-/// Why a relay is no longer active.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Ended {
-    /// It was told to stop, or has lost the lease.
-    Stopped,
-    /// It could not publish: another process may be able to.
-    Unable,
-}
+/// How long a stop waits for the database, after the batch in flight.
+const LAST_TASKS: Duration = Duration::from_secs(2);
 
 impl State {
     /// Says whether this process has the lease, unless `over` came first.

@@ -31,10 +31,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use super::batch::Batch;
 use super::changes::{self, Late};
+use super::error::RelayError;
+use super::fail_point::FailPoint;
+use super::log::Log;
 use super::message::{self, Message};
+use super::metric_names::SCANS;
+use super::settings::PROGRESS;
 use super::stream::Publisher;
-use super::{Log, PROGRESS, Point, Relay, RelayError, SCANS};
+use super::worker::Relay;
 
 /// Events read from the log at once, and ahead of the publisher.
 const PAGE: usize = 1_000;
@@ -64,7 +70,7 @@ impl Relay {
         let upper = self
             .finish(async move { greatest_id(&events).await })
             .await?;
-        self.fail.reached(Point::ScanBegun)?;
+        self.fail.reached(FailPoint::ScanBegun)?;
         let mut late = LateEvents::follow(&self.log, self, token.clone(), upper);
         let (mut after, mut published) = (0, 0_u64);
         let mut pager = Pager::default();
@@ -80,9 +86,9 @@ impl Relay {
             pager = next;
             let Some(&end) = window.last() else { break };
             late.catch_up(self).await?;
-            self.fail.reached(Point::ScanWindowRead)?;
+            self.fail.reached(FailPoint::ScanWindowRead)?;
             let missing = lacking(&window, late.up_to(end), publisher, until).await?;
-            self.fail.reached(Point::ScanCompared)?;
+            self.fail.reached(FailPoint::ScanCompared)?;
             info!(
                 window.events = window.len(),
                 window.missing = missing.len(),
@@ -98,7 +104,7 @@ impl Relay {
         if stop.is_cancelled() {
             return Ok(None);
         }
-        self.fail.reached(Point::ScanPublished)?;
+        self.fail.reached(FailPoint::ScanPublished)?;
         self.tick(publisher, &plain).await?;
         info!(
             scan.published = published,
@@ -147,7 +153,7 @@ impl Relay {
             let Some(first) = found.recv().await else {
                 break;
             };
-            let mut batch = self.settings.batch();
+            let mut batch = Batch::new(&self.settings);
             batch.push(first?, resume.to_owned());
             while !batch.is_full() {
                 let Ok(next) = found.try_recv() else { break };
@@ -155,7 +161,7 @@ impl Relay {
             }
             published += u64::try_from(batch.len()).unwrap_or(u64::MAX);
             self.publish(publisher, batch).await?;
-            self.fail.reached(Point::ScanBatch)?;
+            self.fail.reached(FailPoint::ScanBatch)?;
             if told.elapsed() >= PROGRESS {
                 told = Instant::now();
                 info!("relay scan: published {published} of {total} in this window");

@@ -23,8 +23,10 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::error::RelayError;
+use super::fail_point::{FailPoint, FailPoints};
 use super::message::{self, Message, Resume};
-use super::{FailPoint, PROGRESS, RelayError, Settings};
+use super::settings::{PROGRESS, Settings};
 
 /// A stretch of the stream read at once when all of it must be read.
 const STRETCH: usize = 5_000;
@@ -245,7 +247,7 @@ impl Publisher {
         let token = message::write_token(token).map_err(RelayError::Token)?;
         let tick = Message::tick(names, SystemClock.now());
         let batch = vec![(tick, message::write_scan(&token))];
-        self.publish(batch, &FailPoint::default()).await
+        self.publish(batch, &FailPoints::default()).await
     }
 
     /// Publishes `batch` right behind the tail, whole or not at all, and moves the tail on.
@@ -255,7 +257,7 @@ impl Publisher {
     pub async fn publish(
         &mut self,
         batch: Vec<(Message, String)>,
-        fail: &FailPoint,
+        fail: &FailPoints,
     ) -> Result<(), RelayError> {
         let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
         let (expected, mut chain) = (self.tail.last + count, self.tail.chain);
@@ -295,7 +297,7 @@ impl Publisher {
             .map_err(RelayError::of_publish)?
             .await
             .map_err(RelayError::of_publish)?;
-        fail.reached(super::Point::BatchStored)?;
+        fail.reached(FailPoint::BatchStored)?;
         if stored.duplicate || stored.sequence != expected {
             return Err(RelayError::Elsewhere {
                 expected,

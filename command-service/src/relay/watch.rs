@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc};
 use mongodb::Collection;
+use shared::error_chain::Chain;
 use shared::ids::SEQUENCE_BITS;
 use shared::time::Timestamp;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use shared::error_chain::Chain;
-
+use super::error::RelayError;
 use super::stream;
-use super::{Relay, RelayError};
+use super::worker::Relay;
 
 /// The greatest event id that the lease's holder has published, on the lease.
 pub const PUBLISHED_NOTE: &str = "published";

@@ -1,4 +1,4 @@
-//! How much one account may do: posts and edits over all replicas, attempts to sign in on each.
+//! How often one account's password may be guessed, counted on each replica.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,16 +7,8 @@ use std::time::{Duration, Instant};
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
 use shared::address::customer;
-use shared::error_chain::Chain;
-use shared::ids::UserId;
-use tracing::warn;
 
-use super::store::{Limited, Quota, QuotaState, StoreError};
-use super::{App, CommandError};
-use crate::domain::user::User;
-
-/// Verified users write this many times as much.
-const VERIFIED_FACTOR: u32 = 3;
+use super::error::CommandError;
 
 const LOGINS_PER_PAIR: u32 = 10;
 const PAIR_WINDOW: Duration = Duration::from_secs(60);
@@ -26,69 +18,6 @@ const ACCOUNT_WINDOW: Duration = Duration::from_secs(60 * 60);
 const REMEMBERED: u64 = 100_000;
 /// How long an address is known that is not seen again: as long as a session lasts.
 const KNOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// How a user's quota stands.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Allowance {
-    pub of: Limited,
-    pub quota: Quota,
-    pub state: QuotaState,
-}
-
-/// The quotas of posts and of edits: as many of either. The counts are in the store, so that they
-/// hold over all replicas.
-pub struct Limits {
-    quota: Quota,
-}
-
-impl Limits {
-    pub fn new(quota: Quota) -> Self {
-        Self { quota }
-    }
-
-    fn of(&self, author: &User) -> Quota {
-        let factor = if author.verified { VERIFIED_FACTOR } else { 1 };
-        Quota {
-            posts: self.quota.posts.saturating_mul(factor),
-            window: self.quota.window,
-        }
-    }
-}
-
-impl App {
-    /// Takes one from the user's quota.
-    pub(super) async fn reserve(
-        &self,
-        of: Limited,
-        user: &User,
-    ) -> Result<Allowance, CommandError> {
-        let quota = self.limits.of(user);
-        let state = self.store.reserve(of, user.id, quota).await?;
-        let allowance = Allowance { of, quota, state };
-        if state.granted {
-            Ok(allowance)
-        } else {
-            Err(CommandError::Quota(allowance))
-        }
-    }
-
-    /// How the user's quota stands; what is only told is not worth a failure.
-    pub(super) async fn allowance(&self, of: Limited, user: &User) -> Option<Allowance> {
-        let quota = self.limits.of(user);
-        let state = self.store.quota(of, user.id, quota).await.ok()?;
-        Some(Allowance { of, quota, state })
-    }
-
-    /// Gives a reservation back after a definite failure.
-    pub(super) async fn release(&self, user: UserId, allowance: Allowance) {
-        let window = allowance.state.window_start;
-        let released: Result<(), StoreError> = self.store.release(allowance.of, user, window).await;
-        if let Err(error) = released {
-            let what = allowance.of.name();
-            warn!(error = %Chain(&error), what, "what was not written stays counted");
-        }
-    }
-}
 
 /// Attempts in a window that begins with the first.
 #[derive(Clone, Copy)]

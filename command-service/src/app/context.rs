@@ -1,0 +1,169 @@
+//! What the use cases share: the store, caches, limits, and how a command is carried out.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, describe_counter};
+use moka::future::Cache;
+use shared::error_chain::Chain;
+use shared::ids::{IdGenerator, PostId, UserId};
+use shared::resilience::Gate;
+use shared::tasks::Tasks;
+use shared::time::Clock;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tracing::{Instrument, warn};
+
+use super::error::CommandError;
+use super::login_limits::LoginLimits;
+use super::passwords::Passwords;
+use super::store::{Quota, Store};
+use crate::domain::post::Post;
+use crate::domain::text::Password;
+use crate::domain::user::User;
+use crate::keys::Signer;
+
+/// Labels: `command` (a fixed set), `outcome` (accepted, rejected, refused, failed).
+const COMMANDS: &str = "command_service_commands_total";
+
+/// How long a standing may be believed without looking.
+pub(super) const STANDING_TTL: Duration = Duration::from_secs(1);
+const STANDINGS_CACHED: u64 = 100_000;
+/// Posts never change what is remembered of them: author, parent.
+const POSTS_CACHED: u64 = 200_000;
+/// Nobody waits longer for an answer. Above the retries of one append (1 s) and the wait for a
+/// turn at hashing (2 s), so that most get the better answer. A database that has gone silent
+/// ends the wait much earlier ([`Gate`]).
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The use cases and what they share.
+pub struct App {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) ids: IdGenerator,
+    pub(super) signer: Arc<Signer>,
+    pub(super) passwords: Passwords,
+    pub(super) users: Cache<UserId, Arc<User>>,
+    /// Users as decided here, for as long as an older look at them may be remembered above.
+    pub(super) decided: Cache<UserId, Arc<User>>,
+    pub(super) posts: Cache<PostId, Post>,
+    pub(super) login_limits: LoginLimits,
+    pub(super) quota: Quota,
+    tasks: Tasks,
+    /// Where commands run: not on a web worker, which may end before they do.
+    runtime: Handle,
+    gate: Gate,
+    pub(super) farewells: Notify,
+}
+
+/// What [`App`] is made of.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub signer: Arc<Signer>,
+    pub tasks: Tasks,
+    /// What commands pass on their way to the store.
+    pub gate: Gate,
+    pub quota: Quota,
+    /// Off in load tests.
+    pub limit_logins: bool,
+}
+
+tokio::task_local! {
+    /// The W3C `traceparent` of the command that this task carries out.
+    static TRACE: Option<String>;
+}
+
+/// The trace of the command at work; none outside one.
+pub(super) fn current_trace() -> Option<String> {
+    TRACE.try_with(Clone::clone).ok().flatten()
+}
+
+impl App {
+    /// To be called on the runtime that commands shall run on.
+    pub fn new(parts: Parts) -> Self {
+        describe_counter!(COMMANDS, "Commands by name and outcome");
+        Self {
+            store: parts.store,
+            clock: parts.clock,
+            ids: IdGenerator::default(),
+            signer: parts.signer,
+            passwords: Passwords::new(),
+            users: Cache::builder()
+                .max_capacity(STANDINGS_CACHED)
+                .time_to_live(STANDING_TTL)
+                .build(),
+            decided: Cache::builder()
+                .max_capacity(STANDINGS_CACHED)
+                .time_to_live(DEADLINE + STANDING_TTL)
+                .build(),
+            posts: Cache::new(POSTS_CACHED),
+            login_limits: LoginLimits::new(parts.limit_logins),
+            quota: parts.quota,
+            tasks: parts.tasks,
+            runtime: Handle::current(),
+            gate: parts.gate,
+            farewells: Notify::new(),
+        }
+    }
+
+    /// Carries a command out to its end even if the caller goes away, and waits for it as long
+    /// as a caller would.
+    pub async fn run<T, W>(
+        self: &Arc<Self>,
+        command: &'static str,
+        trace: Option<String>,
+        work: impl FnOnce(Arc<Self>) -> W,
+    ) -> Result<T, CommandError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, CommandError>> + Send + 'static,
+    {
+        let result = self.run_detached(trace, work(self.clone())).await;
+        let outcome = match &result {
+            Ok(_) => "accepted",
+            Err(error) if error.is_rejection() => "rejected",
+            // Counted, not told each time: there may be thousands a second.
+            Err(CommandError::Overloaded | CommandError::Away) => "refused",
+            Err(fault) => {
+                warn!(command, error = %Chain(fault), "{command} failed");
+                "failed"
+            }
+        };
+        counter!(COMMANDS, "command" => command, "outcome" => outcome).increment(1);
+        result
+    }
+
+    async fn run_detached<T: Send + 'static>(
+        &self,
+        trace: Option<String>,
+        work: impl Future<Output = Result<T, CommandError>> + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let place = self.gate.enter().await?;
+        let task = async move {
+            let result = TRACE.scope(trace, work).await;
+            drop(place);
+            result
+        };
+        let handle = {
+            let _main = self.runtime.enter();
+            self.tasks.run(task.in_current_span())
+        };
+        self.gate.attend(handle).await?
+    }
+
+    /// For bulk loading, which decides and appends many at once.
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    pub(crate) async fn hash_password(&self, password: Password) -> Result<String, CommandError> {
+        self.passwords.hash(password).await
+    }
+
+    /// Makes what the first request would otherwise wait for.
+    pub async fn warm_up(&self) -> Result<(), CommandError> {
+        self.passwords.warm_up().await
+    }
+}

@@ -1,0 +1,22 @@
+//! The log, as the relay reads it.
+
+use std::time::Duration;
+
+use bson::{Document, RawDocumentBuf};
+use mongodb::{Collection, Database};
+use shared::event_stream::Names;
+use shared::log_identity::OwnLog;
+
+/// Where a scan's marks are written, beside the log.
+pub const MARKS: &str = "relay_marks";
+
+/// The log, as the relay reads it.
+#[derive(Clone, Debug)]
+pub(super) struct Log {
+    pub(super) database: Database,
+    pub(super) events: Collection<RawDocumentBuf>,
+    pub(super) marks: Collection<Document>,
+    pub(super) own: OwnLog,
+    pub(super) names: Names,
+    pub(super) max_await: Duration,
+}

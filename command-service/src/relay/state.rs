@@ -1,0 +1,95 @@
+//! What a relay remembers from one attempt to the next. None of it is needed to be correct.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use metrics::gauge;
+use shared::event_stream::StreamError;
+use shared::ids::SEQUENCE_BITS;
+use shared::time::{Clock, SystemClock, Timestamp};
+use tokio::time::Instant;
+
+use super::error::RelayError;
+use super::metric_names::LAG;
+use super::stream::{Once, Publisher};
+
+/// What outlives an attempt. None of it is needed to be correct.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) published: AtomicU64,
+    /// The greatest id published, to ask the log what is waiting while the broker is away.
+    pub(super) last_id: AtomicI64,
+    /// When the oldest event known to wait was made, in milliseconds; 0 if none waits.
+    pub(super) waiting_since: AtomicI64,
+    pub(super) rescan: AtomicBool,
+    pub(super) once: Once,
+    /// The last sequence seen on the stream.
+    pub(super) stream_end: AtomicU64,
+    /// This process holds the lease.
+    pub(super) active: AtomicBool,
+    /// It follows the log, and so knows what waits.
+    pub(super) pumping: AtomicBool,
+    /// Since when the broker owes an answer, and the attempts that have failed since.
+    pub(super) unanswered_since: Mutex<Option<(Instant, u32)>>,
+    pub(super) lease_gauge: Mutex<()>,
+}
+
+impl State {
+    pub(super) fn waits(&self, since: Option<Timestamp>) {
+        let millis = since.map_or(0, Timestamp::millis);
+        self.waiting_since.store(millis, Ordering::Relaxed);
+        self.tell_lag();
+    }
+
+    pub(super) fn tell_lag(&self) {
+        let since = self.waiting_since.load(Ordering::Relaxed);
+        let millis = match since {
+            0 => 0,
+            since => (SystemClock.now().millis() - since).max(0),
+        };
+        gauge!(LAG).set(Duration::from_millis(millis.unsigned_abs()).as_secs_f64());
+    }
+
+    pub(super) fn unanswered(&self) -> MutexGuard<'_, Option<(Instant, u32)>> {
+        let since = self.unanswered_since.lock();
+        since.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The broker is asked for something.
+    pub(super) fn asks(&self) {
+        self.unanswered().get_or_insert_with(|| (Instant::now(), 0));
+    }
+
+    /// Remembers that an error calls for a scan.
+    pub(super) fn calls_for_scan(&self, error: &RelayError) {
+        // After a log that was older, what was put back into it is no news to the stream, though the
+        // change stream would say so.
+        let restored = matches!(error, RelayError::Stream(StreamError::LogIsOlder(..)));
+        if restored || matches!(error, RelayError::HistoryLost(_) | RelayError::LogReplaced) {
+            self.rescan.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// It did what it was asked for.
+    pub(super) fn is_answered(&self) {
+        *self.unanswered() = None;
+    }
+
+    /// Learns how far the stream is when an attempt begins. What was published before may be gone
+    /// from it; ids are in commit order but for the clocks' difference.
+    pub(super) fn starts_at(&self, publisher: &Publisher) {
+        const CLOCKS: i64 = 10_000 << SEQUENCE_BITS;
+        self.stream_end
+            .store(publisher.tail.last, Ordering::Relaxed);
+        let on_stream = match publisher.tail.event {
+            Some(event) => event,
+            None if publisher.tail.last == 0 => 0,
+            None => return,
+        };
+        let known = self.last_id.load(Ordering::Relaxed);
+        if on_stream < known.saturating_sub(CLOCKS) || on_stream > known {
+            self.last_id.store(on_stream, Ordering::Relaxed);
+        }
+    }
+}
