@@ -210,8 +210,10 @@ impl Limit {
 mod tests {
     use std::time::Duration;
 
+    use shared::time::Timestamp;
+
     use super::*;
-    use crate::app::store::StoreError;
+    use crate::app::store::{Limited, Quota, QuotaState, StoreError};
 
     #[test]
     fn the_table_of_refusals() {
@@ -219,42 +221,68 @@ mod tests {
         let broken = || StoreError::Unexpected("canary".into());
         let by = Duration::from_secs(600);
         let ahead = shared::ids::TooFarAhead { by };
+        let faults = ["a", "b"].map(|field| Fault {
+            field,
+            code: "blank",
+            detail: "is blank".into(),
+        });
+        let quota = Quota {
+            posts: 20,
+            window: Duration::from_secs(60),
+        };
+        let state = QuotaState {
+            granted: false,
+            remaining: 0,
+            window_start: Timestamp::from_millis(0),
+            resets_in: Duration::from_secs(7),
+        };
+        let used_up = |of| Allowance { of, quota, state };
+        let logins = CommandError::LoginLimit {
+            most: 10,
+            window: Duration::from_secs(60),
+            retry_after: Duration::from_secs(9),
+        };
+        let jwt = jsonwebtoken::errors::ErrorKind::InvalidToken;
+        let ours = "the fault is ours; the request id helps to find it";
+        let unknown = "the database does not answer; what was asked may still happen";
+        #[rustfmt::skip]
         let table = [
-            (CommandError::Invalid(Vec::new()), 400, "invalid"),
-            (CommandError::NoActor, 401, "unauthorized"),
-            (CommandError::Suspended, 403, "suspended"),
-            (CommandError::BadCredentials, 401, "bad_credentials"),
-            (CommandError::BadRefreshToken, 401, "bad_refresh_token"),
-            (CommandError::UsernameTaken, 409, "username_taken"),
-            (CommandError::EmailTaken, 409, "email_taken"),
-            (CommandError::NoSuchUser, 404, "not_found"),
-            (CommandError::NoSuchPost, 404, "not_found"),
-            (CommandError::NotYours, 403, "not_yours"),
-            (CommandError::SelfFollow, 400, "self_follow"),
-            (CommandError::FollowLimit, 403, "follow_limit"),
-            (CommandError::Conflict, 409, "conflict"),
-            (CommandError::KeyReused, 422, "idempotency_key_reused"),
-            (CommandError::Overloaded, 503, "overloaded"),
-            (CommandError::Away, 503, "unavailable"),
-            (CommandError::Ahead(ahead), 503, "unavailable"),
-            (CommandError::Deadline, 503, "unavailable"),
-            (CommandError::Store(away()), 503, "unavailable"),
-            (
-                CommandError::Store(StoreError::NotPrepared),
-                503,
-                "unavailable",
-            ),
-            (CommandError::Store(broken()), 500, "internal"),
-            (CommandError::Panicked, 500, "internal"),
+            (CommandError::Invalid(faults.to_vec()), 400, "invalid", "a: is blank; b: is blank", None),
+            (CommandError::NoActor, 401, "unauthorized", "no user stands behind the access token any more", None),
+            (CommandError::Suspended, 403, "suspended", "the account is suspended", None),
+            (CommandError::BadCredentials, 401, "bad_credentials", "the credentials do not match", None),
+            (CommandError::BadRefreshToken, 401, "bad_refresh_token", "the refresh token is not valid", None),
+            (CommandError::UsernameTaken, 409, "username_taken", "the username is taken", None),
+            (CommandError::EmailTaken, 409, "email_taken", "the e-mail address is taken", None),
+            (CommandError::NoSuchUser, 404, "not_found", "there is no such user", None),
+            (CommandError::NoSuchPost, 404, "not_found", "there is no such post", None),
+            (CommandError::NotYours, 403, "not_yours", "the post belongs to somebody else", None),
+            (CommandError::SelfFollow, 400, "self_follow", "nobody follows themselves", None),
+            (CommandError::FollowLimit, 403, "follow_limit", "no more people can be followed", None),
+            (CommandError::Conflict, 409, "conflict", "others were faster, again and again", None),
+            (CommandError::KeyReused, 422, "idempotency_key_reused", "the idempotency key belongs to another request", None),
+            (CommandError::Quota(used_up(Limited::Posts)), 429, "too_many_requests", "at most 20 posts in 60 seconds", Some(7)),
+            (CommandError::Quota(used_up(Limited::Edits)), 429, "too_many_requests", "at most 20 edits in 60 seconds", Some(7)),
+            (logins, 429, "too_many_requests", "too many attempts to sign in", Some(9)),
+            (CommandError::Overloaded, 503, "overloaded", "too many commands at once", Some(1)),
+            (CommandError::Away, 503, "unavailable", "the database does not answer; nothing was done", Some(1)),
+            (CommandError::Ahead(ahead), 503, "unavailable", "nothing was done: what this builds on is 600000 ms too far ahead of the clock", Some(600)),
+            (CommandError::Deadline, 503, "unavailable", "the command took too long; it may still be carried out", Some(1)),
+            (CommandError::Store(away()), 503, "unavailable", unknown, Some(1)),
+            (CommandError::Store(StoreError::NotPrepared), 503, "unavailable", unknown, Some(1)),
+            (CommandError::Store(broken()), 500, "internal", ours, None),
+            (CommandError::Store(StoreError::Corrupt("canary".into())), 500, "internal", ours, None),
+            (CommandError::Panicked, 500, "internal", ours, None),
+            (CommandError::Signing(jwt.into()), 500, "internal", ours, None),
+            (CommandError::Hashing("canary".into()), 500, "internal", ours, None),
         ];
-        for (error, status, name) in table {
+        for (error, status, name, sentence, retry_after) in table {
             let answer = ApiError::from(error);
             assert_eq!(answer.status_code(), status, "{name}");
             assert_eq!(answer.problem.code.name(), name);
-            assert!(
-                !answer.to_string().contains("canary"),
-                "nothing of ours is told"
-            );
+            // Whatever it holds of ours is not told.
+            assert_eq!(answer.problem.detail, sentence);
+            assert_eq!(answer.problem.retry_after, retry_after, "{sentence}");
         }
     }
 
