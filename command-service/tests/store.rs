@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bson::doc;
 use command_service::app::CommandError;
+use command_service::app::error::Refusal;
 use command_service::app::store::{
     AccountName, Append, Key, NewAccount, Outcome, Registered, Store, Tie,
 };
@@ -258,7 +259,7 @@ async fn a_registration_whose_commit_is_not_answered_is_never_told_that_it_is_ta
         // By another it is.
         let again = core.app.register(form).await;
         assert!(
-            matches!(again, Err(CommandError::UsernameTaken)),
+            matches!(again, Err(CommandError::Refused(Refusal::UsernameTaken))),
             "{again:?}"
         );
     }

@@ -13,6 +13,7 @@ use shared::ids::{EventId, TooFarAhead, UserId};
 use tracing::debug;
 
 use super::context::current_trace;
+use super::error::Refusal;
 use super::store::{Append, Key, Outcome, Receipt, StoreError};
 use super::{App, CommandError};
 use crate::domain::edge::Edge;
@@ -165,7 +166,7 @@ impl App {
                 Appended::Stale | Appended::KeyTaken(_) => {}
             }
         }
-        Err(CommandError::Conflict)
+        Err(Refusal::Conflict.into())
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::{Instrument, warn};
 
-use super::error::CommandError;
+use super::error::{CommandError, Unavailable};
 use super::login_limits::LoginLimits;
 use super::passwords::Passwords;
 use super::store::{Quota, Store};
@@ -125,7 +125,9 @@ impl App {
             Ok(_) => "accepted",
             Err(error) if error.is_rejection() => "rejected",
             // Counted, not told each time: there may be thousands a second.
-            Err(CommandError::Overloaded | CommandError::Away) => "refused",
+            Err(CommandError::Unavailable(Unavailable::Overloaded | Unavailable::Away)) => {
+                "refused"
+            }
             Err(fault) => {
                 warn!(command, error = %Chain(fault), "{command} failed");
                 "failed"

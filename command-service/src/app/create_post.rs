@@ -8,6 +8,7 @@ use shared::ids::{PostId, UserId};
 use shared::time::Timestamp;
 
 use super::append::{Appended, Draft, Target};
+use super::error::Refusal;
 use super::load::FoundPost;
 use super::store::{Allowance, Key, Limited, Receipt, StoreError};
 use super::token::Own;
@@ -100,18 +101,18 @@ impl App {
             Ok(Appended::Done(event)) => {
                 if new.reply_to.is_some() && self.is_gone(actor).await? {
                     self.end_reply(actor, event.id.cast()).await?;
-                    return Err(CommandError::NoActor);
+                    return Err(Refusal::NoActor.into());
                 }
                 self.created(&event, author, Some(allowance), false).await
             }
             Ok(Appended::KeyTaken(receipt)) => {
                 self.release(actor, allowance).await;
-                let key = key.ok_or(CommandError::Conflict)?;
+                let key = key.ok_or(Refusal::Conflict)?;
                 self.replay(&author, &new, &key, receipt).await
             }
             Ok(Appended::Stale) => {
                 self.release(actor, allowance).await;
-                Err(CommandError::Conflict)
+                Err(Refusal::Conflict.into())
             }
             Ok(Appended::Ahead(ahead)) => {
                 self.release(actor, allowance).await;
@@ -136,13 +137,13 @@ impl App {
         receipt: Receipt,
     ) -> Result<Accepted<Created>, CommandError> {
         if receipt.hash != key.hash && !new.is_what_was_written(&receipt.event) {
-            return Err(CommandError::KeyReused);
+            return Err(Refusal::KeyReused.into());
         }
         let (author, allowance) = tokio::join!(
             self.store.user_before(current.id, receipt.event.id),
             self.allowance(Limited::Posts, current)
         );
-        let author = author?.ok_or(CommandError::NoActor)?;
+        let author = author?.ok_or(Refusal::NoActor)?;
         self.created(&receipt.event, Arc::new(author), allowance, true)
             .await
     }

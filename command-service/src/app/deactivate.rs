@@ -19,6 +19,7 @@ use shared::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::error::{Internal, Refusal, Unavailable};
 use super::load::FoundPost;
 use super::login_limits::Purpose;
 use super::store::{Farewell, StoreError, Tie};
@@ -53,7 +54,7 @@ impl App {
         address: Option<IpAddr>,
     ) -> Result<Accepted<User>, CommandError> {
         if self.is_gone(actor).await? {
-            return Err(CommandError::NoActor);
+            return Err(Refusal::NoActor.into());
         }
         // Whoever has a stolen token guesses no faster than whoever has none. Counted by itself:
         // whoever has none keeps nobody from leaving.
@@ -62,7 +63,7 @@ impl App {
             .await?;
         let hash = self.store.password_hash(actor).await?;
         if !self.passwords.verify(password, hash).await? {
-            return Err(CommandError::BadCredentials);
+            return Err(Refusal::BadCredentials.into());
         }
         self.store.plan_farewell(actor, self.clock.now()).await?;
         let accepted = self
@@ -212,7 +213,10 @@ impl App {
 fn of_store<T>(outcome: Result<T, CommandError>) -> Result<T, StoreError> {
     match outcome {
         Ok(value) => Ok(value),
-        Err(CommandError::Store(error)) => Err(error),
+        Err(
+            CommandError::Unavailable(Unavailable::Store(error))
+            | CommandError::Internal(Internal::Store(error)),
+        ) => Err(error),
         Err(other) => Err(StoreError::Unexpected(Box::new(other))),
     }
 }

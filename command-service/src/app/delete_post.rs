@@ -4,6 +4,7 @@ use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
 use super::append::{Appended, Draft, Target, tries, wait_turn};
+use super::error::Refusal;
 use super::load::FoundPost;
 use super::token::Own;
 use super::{Accepted, App, CommandError};
@@ -20,7 +21,7 @@ impl App {
         let decide = |found: &FoundPost| {
             // Whoever left has taken their posts along: to others they do not exist.
             if !found.author.is_visible() && found.post.author != actor {
-                return Err(CommandError::NoSuchPost);
+                return Err(Refusal::NoSuchPost.into());
             }
             Ok(post::delete_post(actor, author.standing, &found.post)?)
         };
@@ -37,7 +38,7 @@ impl App {
     ) -> Result<Accepted<()>, CommandError> {
         for attempt in 0..tries() {
             wait_turn(attempt).await;
-            let found = self.find_post(id).await?.ok_or(CommandError::NoSuchPost)?;
+            let found = self.find_post(id).await?.ok_or(Refusal::NoSuchPost)?;
             let Some(payload) = decide(&found)? else {
                 return self.deleted(actor, &found, found.version, false).await;
             };
@@ -59,7 +60,7 @@ impl App {
                 Appended::Stale | Appended::KeyTaken(_) => {}
             }
         }
-        Err(CommandError::Conflict)
+        Err(Refusal::Conflict.into())
     }
 
     async fn deleted(

@@ -4,6 +4,7 @@ use shared::events::{LogStream, Payload};
 use shared::ids::UserId;
 
 use super::append::{Appended, Draft, Target, tries, wait_turn};
+use super::error::Refusal;
 use super::store::{Allowance, Counts, Limited};
 use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, ProfileChange, User};
@@ -34,7 +35,7 @@ impl App {
     ) -> Result<Accepted<Edited>, CommandError> {
         let decide = |user: &User| user::edit_profile(user, &change).map_err(CommandError::from);
         // What is refused, or changes nothing, takes nothing from the quota.
-        let before = self.load_user(actor).await?.ok_or(CommandError::NoActor)?;
+        let before = self.load_user(actor).await?.ok_or(Refusal::NoActor)?;
         let (outcome, allowance) = if decide(&before)?.is_some() {
             let allowance = self.reserve(Limited::Edits, &before).await?;
             let outcome = self.decide_on_user(actor, Some(before), decide).await;
@@ -92,7 +93,7 @@ impl App {
                 Some(user) => Some(user),
                 None => self.load_user(subject).await?,
             };
-            let mut user = user.ok_or(CommandError::NoActor)?;
+            let mut user = user.ok_or(Refusal::NoActor)?;
             let Some(payload) = decide(&user)? else {
                 return Ok(Changed {
                     user,
@@ -123,7 +124,7 @@ impl App {
                 Appended::Stale | Appended::KeyTaken(_) => {}
             }
         }
-        Err(CommandError::Conflict)
+        Err(Refusal::Conflict.into())
     }
 
     /// What was just decided holds here at once, elsewhere when a cached standing expires.
@@ -136,7 +137,6 @@ impl App {
 fn may_have_changed(outcome: &Result<Changed, CommandError>) -> bool {
     match outcome {
         Ok(outcome) => outcome.changed,
-        Err(CommandError::Store(error)) => error.is_transient(),
-        Err(_) => false,
+        Err(error) => error.is_unknown_outcome(),
     }
 }

@@ -1,8 +1,10 @@
-//! Why a command was not accepted. Knows nothing of HTTP; `http/errors.rs` has the table.
+//! Why a command was not accepted. What each means over HTTP is its [`Code`]; `http/errors.rs` adds
+//! the headers.
 
 use std::time::Duration;
 
 use shared::ids::TooFarAhead;
+use shared::problem::Code;
 use shared::resilience::Refused;
 
 use super::store::{Allowance, StoreError};
@@ -11,52 +13,84 @@ use crate::domain::edge::{CannotFollow, CannotReact};
 use crate::domain::post::{CannotDelete, CannotPost};
 use crate::domain::user::NotAllowed;
 
+/// Why a command was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    #[error("the request has faults")]
+    #[error("{}", sentences(.0))]
     Invalid(Vec<Fault>),
-    #[error("no user stands behind the access token any more")]
-    NoActor,
-    #[error("the account is suspended")]
-    Suspended,
-    #[error("the credentials do not match")]
-    BadCredentials,
-    #[error("the refresh token is not valid")]
-    BadRefreshToken,
-    #[error("the username is taken")]
-    UsernameTaken,
-    #[error("the e-mail address is taken")]
-    EmailTaken,
-    #[error("there is no such user")]
-    NoSuchUser,
-    #[error("there is no such post")]
-    NoSuchPost,
-    #[error("the post belongs to somebody else")]
-    NotYours,
-    #[error("nobody follows themselves")]
-    SelfFollow,
-    #[error("no more people can be followed")]
-    FollowLimit,
-    #[error("others were faster, again and again")]
-    Conflict,
-    #[error("the idempotency key belongs to another request")]
-    KeyReused,
-    #[error("the quota is used up")]
+    #[error(transparent)]
+    Refused(Refusal),
+    #[error(transparent)]
+    LimitReached(#[from] Limit),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(transparent)]
+    Internal(#[from] Internal),
+}
+
+macro_rules! refusals {
+    ($($refusal:ident $code:ident $sentence:literal;)*) => {
+        /// Why the answer is no: the caller's to change, or nobody's.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+        pub enum Refusal { $(#[error($sentence)] $refusal),* }
+
+        impl Refusal {
+            pub fn code(self) -> Code { match self { $(Self::$refusal => Code::$code),* } }
+        }
+    };
+}
+
+refusals! {
+    NoActor Unauthorized "no user stands behind the access token any more";
+    Suspended Suspended "the account is suspended";
+    BadCredentials BadCredentials "the credentials do not match";
+    BadRefreshToken BadRefreshToken "the refresh token is not valid";
+    UsernameTaken UsernameTaken "the username is taken";
+    EmailTaken EmailTaken "the e-mail address is taken";
+    NoSuchUser NotFound "there is no such user";
+    NoSuchPost NotFound "there is no such post";
+    NotYours NotYours "the post belongs to somebody else";
+    SelfFollow SelfFollow "nobody follows themselves";
+    FollowLimit FollowLimit "no more people can be followed";
+    Conflict Conflict "others were faster, again and again";
+    KeyReused IdempotencyKeyReused "the idempotency key belongs to another request";
+}
+
+/// What the caller has done too often.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum Limit {
+    #[error(
+        "at most {} {} in {} seconds",
+        .0.quota.posts, .0.of.name(), .0.quota.window.as_secs()
+    )]
     Quota(Allowance),
     #[error("too many attempts to sign in")]
-    LoginLimit {
+    Logins {
         most: u32,
         window: Duration,
         retry_after: Duration,
     },
+}
+
+/// Why the command may be sent again later.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
     #[error("too many commands at once")]
     Overloaded,
     #[error("the database does not answer; nothing was done")]
     Away,
     #[error("nothing was done: {0}")]
-    Ahead(#[from] TooFarAhead),
+    Ahead(TooFarAhead),
     #[error("the command took too long; it may still be carried out")]
     Deadline,
+    /// What was asked may have happened.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+/// A fault of ours; callers are told nothing of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Internal {
     #[error("the command ended in a panic")]
     Panicked,
     #[error("an access token cannot be signed")]
@@ -64,53 +98,75 @@ pub enum CommandError {
     #[error("a password cannot be hashed")]
     Hashing(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
 }
 
 impl CommandError {
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Invalid(_) => Code::Invalid,
+            Self::Refused(refusal) => refusal.code(),
+            Self::LimitReached(_) => Code::TooManyRequests,
+            Self::Unavailable(Unavailable::Overloaded) => Code::Overloaded,
+            Self::Unavailable(_) => Code::Unavailable,
+            Self::Internal(_) => Code::Internal,
+        }
+    }
+
     /// Whether it is the caller's to change something, rather than ours.
     pub fn is_rejection(&self) -> bool {
         match self {
-            Self::Overloaded
-            | Self::Away
-            | Self::Ahead(_)
-            | Self::Deadline
-            | Self::Panicked
-            | Self::Signing(_)
-            | Self::Hashing(_)
-            | Self::Store(_) => false,
-            Self::Invalid(_)
-            | Self::NoActor
-            | Self::Suspended
-            | Self::BadCredentials
-            | Self::BadRefreshToken
-            | Self::UsernameTaken
-            | Self::EmailTaken
-            | Self::NoSuchUser
-            | Self::NoSuchPost
-            | Self::NotYours
-            | Self::SelfFollow
-            | Self::FollowLimit
-            | Self::Conflict
-            | Self::KeyReused
-            | Self::Quota(_)
-            | Self::LoginLimit { .. } => true,
+            Self::Invalid(_) | Self::Refused(_) | Self::LimitReached(_) => true,
+            Self::Unavailable(_) | Self::Internal(_) => false,
         }
+    }
+
+    /// Whether an event may have been appended although there is no answer that says so.
+    pub(super) fn is_unknown_outcome(&self) -> bool {
+        matches!(self, Self::Unavailable(Unavailable::Store(_)))
+    }
+}
+
+fn sentences(faults: &[Fault]) -> String {
+    let faults: Vec<String> = faults.iter().map(Fault::to_string).collect();
+    faults.join("; ")
+}
+
+/// [`Refusal`] itself, and what the domain refuses.
+impl<R: Into<Refusal>> From<R> for CommandError {
+    fn from(refusal: R) -> Self {
+        Self::Refused(refusal.into())
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        if error.is_transient() {
+            Self::Unavailable(Unavailable::Store(error))
+        } else {
+            Self::Internal(Internal::Store(error))
+        }
+    }
+}
+
+impl From<TooFarAhead> for CommandError {
+    fn from(ahead: TooFarAhead) -> Self {
+        Self::Unavailable(Unavailable::Ahead(ahead))
     }
 }
 
 impl From<Refused> for CommandError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Away => Self::Away,
-            Refused::Full => Self::Overloaded,
-            Refused::Late => Self::Deadline,
-            Refused::Panicked => Self::Panicked,
+            Refused::Away => Unavailable::Away.into(),
+            Refused::Full => Unavailable::Overloaded.into(),
+            Refused::Late => Unavailable::Deadline.into(),
+            Refused::Panicked => Internal::Panicked.into(),
         }
     }
 }
 
-impl From<NotAllowed> for CommandError {
+impl From<NotAllowed> for Refusal {
     fn from(refusal: NotAllowed) -> Self {
         match refusal {
             NotAllowed::Suspended => Self::Suspended,
@@ -120,7 +176,7 @@ impl From<NotAllowed> for CommandError {
     }
 }
 
-impl From<CannotPost> for CommandError {
+impl From<CannotPost> for Refusal {
     fn from(refusal: CannotPost) -> Self {
         match refusal {
             CannotPost::Actor(actor) => actor.into(),
@@ -129,7 +185,7 @@ impl From<CannotPost> for CommandError {
     }
 }
 
-impl From<CannotDelete> for CommandError {
+impl From<CannotDelete> for Refusal {
     fn from(refusal: CannotDelete) -> Self {
         match refusal {
             CannotDelete::Actor(actor) => actor.into(),
@@ -138,7 +194,7 @@ impl From<CannotDelete> for CommandError {
     }
 }
 
-impl From<CannotFollow> for CommandError {
+impl From<CannotFollow> for Refusal {
     fn from(refusal: CannotFollow) -> Self {
         match refusal {
             CannotFollow::Actor(actor) => actor.into(),
@@ -149,7 +205,7 @@ impl From<CannotFollow> for CommandError {
     }
 }
 
-impl From<CannotReact> for CommandError {
+impl From<CannotReact> for Refusal {
     fn from(refusal: CannotReact) -> Self {
         match refusal {
             CannotReact::Actor(actor) => actor.into(),

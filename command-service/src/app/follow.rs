@@ -7,6 +7,7 @@ use shared::time::Timestamp;
 use tracing::warn;
 
 use super::append::Switched;
+use super::error::Refusal;
 use super::token::Own;
 use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, Edge, FOLLOW_LIMIT, follow_stream};
@@ -89,11 +90,11 @@ impl App {
             tokio::join!(self.is_gone(ends.follower), self.is_gone(ends.followee));
         if follower? {
             self.end_edge(ends, ends.follower).await?;
-            return Err(CommandError::NoActor);
+            return Err(Refusal::NoActor.into());
         }
         if followee? {
             self.end_edge(ends, ends.followee).await?;
-            return Err(CommandError::NoSuchUser);
+            return Err(Refusal::NoSuchUser.into());
         }
         Ok(())
     }
@@ -149,8 +150,7 @@ impl App {
 fn may_have_changed(switched: &Result<Switched, CommandError>) -> bool {
     match switched {
         Ok(switched) => switched.changed,
-        Err(CommandError::Store(error)) => error.is_transient(),
-        Err(_) => false,
+        Err(error) => error.is_unknown_outcome(),
     }
 }
 

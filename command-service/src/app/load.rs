@@ -5,6 +5,7 @@ use std::sync::Arc;
 use shared::events::LogStream;
 use shared::ids::{PostId, UserId};
 
+use super::error::Refusal;
 use super::store::Result as StoreResult;
 use super::{App, CommandError};
 use crate::domain::post::Post;
@@ -66,7 +67,7 @@ impl App {
     /// The user behind an access token. A token outlives the user's registration only if the
     /// user left, or if the token is of another deployment.
     pub(super) async fn actor(&self, actor: UserId) -> Result<Arc<User>, CommandError> {
-        self.find_user(actor).await?.ok_or(CommandError::NoActor)
+        Ok(self.find_user(actor).await?.ok_or(Refusal::NoActor)?)
     }
 
     /// A post with its author's standing; the event ids read on the way bound the new event's.

@@ -8,7 +8,7 @@ use moka::sync::Cache;
 use sha2::{Digest, Sha256};
 use shared::address::customer;
 
-use super::error::CommandError;
+use super::error::Limit;
 
 const LOGINS_PER_PAIR: u32 = 10;
 const PAIR_WINDOW: Duration = Duration::from_secs(60);
@@ -43,9 +43,9 @@ pub enum Purpose {
 #[derive(Debug)]
 pub enum Checked {
     Granted,
-    Refused(CommandError),
+    Refused(Limit),
     /// Others have used up what strangers may try at the account; who is known here may go on.
-    Stranger(CommandError),
+    Stranger(Limit),
 }
 
 /// Counts guesses at passwords, right or not, on this replica: ten a minute by account and
@@ -114,7 +114,7 @@ impl LoginLimits {
         purpose: Purpose,
         account: &str,
         address: Option<IpAddr>,
-    ) -> Result<(), CommandError> {
+    ) -> Result<(), Limit> {
         let (now, counted) = (Instant::now(), counted(purpose, account, address));
         count(&self.own, counted, LOGINS_PER_ACCOUNT, ACCOUNT_WINDOW, now)
     }
@@ -139,7 +139,7 @@ fn count<K: std::hash::Hash + Eq + Send + Sync + 'static>(
     most: u32,
     length: Duration,
     now: Instant,
-) -> Result<(), CommandError> {
+) -> Result<(), Limit> {
     let fresh = Window {
         began: now,
         attempts: 0,
@@ -151,7 +151,7 @@ fn count<K: std::hash::Hash + Eq + Send + Sync + 'static>(
         *window = fresh;
     }
     if window.attempts >= most {
-        return Err(CommandError::LoginLimit {
+        return Err(Limit::Logins {
             most,
             window: length,
             retry_after: length.saturating_sub(passed),
@@ -169,11 +169,11 @@ mod tests {
         Some(IpAddr::from([10, 0, 0, last]))
     }
 
-    fn attempt(limits: &LoginLimits, last: u8) -> Result<(), CommandError> {
+    fn attempt(limits: &LoginLimits, last: u8) -> Result<(), Limit> {
         granted(limits.check(Purpose::SignIn, "ada", at(last)))
     }
 
-    fn granted(checked: Checked) -> Result<(), CommandError> {
+    fn granted(checked: Checked) -> Result<(), Limit> {
         match checked {
             Checked::Granted => Ok(()),
             Checked::Refused(refusal) | Checked::Stranger(refusal) => Err(refusal),
@@ -187,9 +187,7 @@ mod tests {
             attempt(&limits, 1).unwrap();
         }
         let refused = attempt(&limits, 1).unwrap_err();
-        assert!(
-            matches!(refused, CommandError::LoginLimit { retry_after, .. } if retry_after <= PAIR_WINDOW)
-        );
+        assert!(matches!(refused, Limit::Logins { retry_after, .. } if retry_after <= PAIR_WINDOW));
         assert!(
             attempt(&limits, 2).is_ok(),
             "another address is another pair"

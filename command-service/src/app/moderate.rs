@@ -3,6 +3,7 @@
 use shared::ids::UserId;
 use shared::names;
 
+use super::error::{Internal, Refusal};
 use super::store::AccountName;
 use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, User};
@@ -28,28 +29,24 @@ impl App {
         };
         let decided = self.change_user(subject, |user| Ok(decide(user)?)).await;
         // The subject is no caller: for an operator, who left is not there.
-        let gone = |error: &CommandError| matches!(error, CommandError::NoActor);
-        decided.map_err(|error| {
-            if gone(&error) {
-                CommandError::NoSuchUser
-            } else {
-                error
-            }
-        })
+        if matches!(decided, Err(CommandError::Refused(Refusal::NoActor))) {
+            return Err(Refusal::NoSuchUser.into());
+        }
+        decided
     }
 
     /// An access token for the user of this name: for operators and load tests.
     pub async fn token_for(&self, username: &str) -> Result<String, CommandError> {
         let user = self.find_username(username).await?;
         if self.is_gone(user).await? {
-            return Err(CommandError::NoSuchUser);
+            return Err(Refusal::NoSuchUser.into());
         }
-        self.signer.sign(user).map_err(CommandError::Signing)
+        Ok(self.signer.sign(user).map_err(Internal::Signing)?)
     }
 
     async fn find_username(&self, username: &str) -> Result<UserId, CommandError> {
         let name = AccountName::Username(names::fold(username));
         let found = self.store.find_account(&name).await?;
-        found.ok_or(CommandError::NoSuchUser)
+        Ok(found.ok_or(Refusal::NoSuchUser)?)
     }
 }

@@ -9,6 +9,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::CommandError;
+use super::error::{Internal, Unavailable};
 use crate::domain::text::Password;
 
 /// A hash takes some 30 ms of one core: more waiting than this is a queue nobody gets through.
@@ -72,18 +73,17 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> Result<T, CommandError> + Send + 'static,
     ) -> Result<T, CommandError> {
-        let overloaded = |_| CommandError::Overloaded;
         let place = self.waiting.clone().try_acquire_owned();
-        let place = place.map_err(|_| CommandError::Overloaded)?;
+        let place = place.map_err(|_| Unavailable::Overloaded)?;
         let turn = tokio::time::timeout(MAX_WAIT, self.at_work.clone().acquire_owned());
-        let turn = turn.await.map_err(overloaded)?;
-        let turn = turn.map_err(|_| CommandError::Overloaded)?;
+        let turn = turn.await.map_err(|_| Unavailable::Overloaded)?;
+        let turn = turn.map_err(|_| Unavailable::Overloaded)?;
         let done = tokio::task::spawn_blocking(move || {
             let result = work();
             drop((turn, place));
             result
         });
-        done.await.map_err(|_| CommandError::Panicked)?
+        done.await.map_err(|_| Internal::Panicked)?
     }
 }
 
@@ -91,13 +91,12 @@ impl Passwords {
 fn hash(password: &Password) -> Result<String, CommandError> {
     let hashed: Result<PasswordHash, _> =
         Argon2::default().hash_password(password.expose().as_bytes());
-    hashed
-        .map(|hash| hash.to_string())
-        .map_err(|error| CommandError::Hashing(Box::new(error)))
+    let hash = hashed.map_err(|error| Internal::Hashing(Box::new(error)))?;
+    Ok(hash.to_string())
 }
 
 fn verify(guess: &Password, hash: &str) -> Result<bool, CommandError> {
-    let hash = PasswordHash::new(hash).map_err(|error| CommandError::Hashing(Box::new(error)))?;
+    let hash = PasswordHash::new(hash).map_err(|error| Internal::Hashing(Box::new(error)))?;
     let compared = Argon2::default().verify_password(guess.expose().as_bytes(), &hash);
     Ok(compared.is_ok())
 }

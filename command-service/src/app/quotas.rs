@@ -5,6 +5,7 @@ use shared::error_chain::Chain;
 use shared::ids::UserId;
 use tracing::warn;
 
+use super::error::Limit;
 use super::store::{Allowance, Limited, Quota, StoreError};
 use super::{App, CommandError};
 use crate::domain::user::User;
@@ -25,7 +26,7 @@ impl App {
         if state.granted {
             Ok(allowance)
         } else {
-            Err(CommandError::Quota(allowance))
+            Err(Limit::Quota(allowance).into())
         }
     }
 

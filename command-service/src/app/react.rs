@@ -3,6 +3,7 @@
 use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
+use super::error::Refusal;
 use super::load::FoundPost;
 use super::store::{Projected, Reaction};
 use super::token::Own;
@@ -75,7 +76,7 @@ impl App {
         let is_repost = reaction == Reaction::Repost && switched.edge.is_on();
         if switched.changed && is_repost && self.is_gone(actor).await? {
             self.end_repost(actor, post).await?;
-            return Err(CommandError::NoActor);
+            return Err(Refusal::NoActor.into());
         }
         let author = seen.map_or(actor, |(post, _)| post.author);
         let own = Own {

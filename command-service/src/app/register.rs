@@ -6,6 +6,7 @@ use shared::ids::UserId;
 use shared::settings::Secret;
 
 use super::context::current_trace;
+use super::error::Refusal;
 use super::store::{AccountName, Counts, NewAccount, Registered, StoreError};
 use super::{Accepted, App, CommandError, Edited};
 use crate::domain::user::{Registration, RegistrationForm, Standing, User};
@@ -26,8 +27,8 @@ impl App {
             let account = self.new_account(&registration, password_hash.clone(), refused)?;
             match self.store.register(&account).await? {
                 Registered::Done => return accepted(account),
-                Registered::UsernameTaken => return Err(CommandError::UsernameTaken),
-                Registered::EmailTaken => return Err(CommandError::EmailTaken),
+                Registered::UsernameTaken => return Err(Refusal::UsernameTaken.into()),
+                Registered::EmailTaken => return Err(Refusal::EmailTaken.into()),
                 Registered::IdTaken => refused = account.event.id.get(),
             }
         }
@@ -70,12 +71,12 @@ impl App {
             self.store.find_account(&email)
         );
         if username?.is_some() {
-            return Err(CommandError::UsernameTaken);
+            return Err(Refusal::UsernameTaken.into());
         }
         if let Some(owner) = email?
             && !self.forgets(owner).await?
         {
-            return Err(CommandError::EmailTaken);
+            return Err(Refusal::EmailTaken.into());
         }
         Ok(())
     }

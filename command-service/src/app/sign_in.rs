@@ -21,6 +21,7 @@ use shared::settings::Secret;
 use shared::time::Timestamp;
 use shared::token::LIFETIME;
 
+use super::error::{Internal, Refusal};
 use super::login_limits::{Checked, Purpose};
 use super::store::{AccountName, Renewal, Renewed, Rotation, Session};
 use super::{Accepted, App, CommandError};
@@ -71,11 +72,9 @@ impl App {
         let hash = self.store.password_hash(user.unwrap_or(nobody)).await?;
         let hash = hash.filter(|_| user.is_some());
         let matches = self.passwords.verify(claim.password, hash).await?;
-        let user = user
-            .filter(|_| matches)
-            .ok_or(CommandError::BadCredentials)?;
+        let user = user.filter(|_| matches).ok_or(Refusal::BadCredentials)?;
         let user = self.present(user).await?;
-        let user = user.ok_or(CommandError::BadCredentials)?;
+        let user = user.ok_or(Refusal::BadCredentials)?;
         let refresh = Refresh::new_family();
         let session = self.session(user.id, &refresh, claim.address);
         self.store.open_session(&session).await?;
@@ -90,12 +89,12 @@ impl App {
         token: Secret,
         address: Option<IpAddr>,
     ) -> Result<Accepted<Tokens>, CommandError> {
-        let old = Refresh::parse(token.expose()).ok_or(CommandError::BadRefreshToken)?;
+        let old = Refresh::parse(token.expose()).ok_or(Refusal::BadRefreshToken)?;
         let user = self.store.session_user(&old.family).await?;
-        let user = user.ok_or(CommandError::BadRefreshToken)?;
+        let user = user.ok_or(Refusal::BadRefreshToken)?;
         let Some(user) = self.present(user).await? else {
             self.store.close_session(&old.family).await?;
-            return Err(CommandError::BadRefreshToken);
+            return Err(Refusal::BadRefreshToken.into());
         };
         // Asked before the renewal: what fails now leaves the old token good. Afterwards the client
         // needs its answer, or is out of the session once the grace is over.
@@ -116,9 +115,9 @@ impl App {
             }
             Rotation::Renewed(_) | Rotation::Reused => {
                 self.store.close_session(&old.family).await?;
-                Err(CommandError::BadRefreshToken)
+                Err(Refusal::BadRefreshToken.into())
             }
-            Rotation::Unknown => Err(CommandError::BadRefreshToken),
+            Rotation::Unknown => Err(Refusal::BadRefreshToken.into()),
         }
     }
 
@@ -135,18 +134,18 @@ impl App {
     ) -> Result<(), CommandError> {
         let refusal = match self.login_limits.check(purpose, account, address) {
             Checked::Granted => return Ok(()),
-            Checked::Refused(refusal) => return Err(refusal),
+            Checked::Refused(refusal) => return Err(refusal.into()),
             Checked::Stranger(refusal) => refusal,
         };
         let (Some(user), Some(origin)) = (user, user.and_then(|it| self.origin(it, address)))
         else {
-            return Err(refusal);
+            return Err(refusal.into());
         };
         if !self.store.has_session_from(user, &origin).await? {
-            return Err(refusal);
+            return Err(refusal.into());
         }
         self.login_limits.learn(account, address);
-        self.login_limits.check_known(purpose, account, address)
+        Ok(self.login_limits.check_known(purpose, account, address)?)
     }
 
     /// Stands for where a user is, in their sessions: an address is nobody's to read there.
@@ -195,7 +194,7 @@ impl App {
         let access = self.signer.sign_at(user.id, seconds(since.millis()));
         let age = seconds(self.clock.now().millis().saturating_sub(since.millis()));
         let value = Tokens {
-            access: access.map_err(CommandError::Signing)?,
+            access: access.map_err(Internal::Signing)?,
             expires_in: LIFETIME.saturating_sub(Duration::from_secs(age)),
             refresh: refresh.encode(),
         };

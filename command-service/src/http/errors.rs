@@ -1,4 +1,4 @@
-//! The one table from refusals to answers.
+//! From errors to answers: problem bodies, and the headers of limits.
 
 use std::fmt;
 
@@ -11,6 +11,7 @@ use shared::problem::{Code, FieldError, Problem, whole_seconds};
 use tracing::error;
 
 use crate::app::CommandError;
+use crate::app::error::{Limit, Unavailable};
 use crate::app::store::Allowance;
 use crate::domain::Fault;
 
@@ -18,7 +19,7 @@ use crate::domain::Fault;
 #[derive(Debug)]
 pub struct ApiError {
     problem: Problem,
-    limit: Option<Limit>,
+    limit: Option<RateLimit>,
 }
 
 impl fmt::Display for ApiError {
@@ -52,7 +53,7 @@ impl From<Problem> for ApiError {
 
 impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
-        let code = code_of(&error);
+        let code = error.code();
         if code == Code::Internal {
             error!(error = %Chain(&error), "a command failed");
         }
@@ -62,110 +63,34 @@ impl From<CommandError> for ApiError {
             CommandError::Invalid(faults) => {
                 problem.errors = faults.into_iter().map(field_error).collect();
             }
-            CommandError::Quota(used_up) => {
-                problem.retry_after = Some(whole_seconds(used_up.state.resets_in));
-                limit = Some(Limit::of(&used_up));
+            CommandError::LimitReached(reached) => {
+                let limited = RateLimit::reached(&reached);
+                problem.retry_after = Some(limited.resets_in);
+                limit = Some(limited);
             }
-            CommandError::LoginLimit {
-                most,
-                window,
-                retry_after,
-            } => {
-                let resets = whole_seconds(retry_after);
-                problem.retry_after = Some(resets);
-                limit = Some(Limit {
-                    policy: format!(r#""login";q={most};w={}"#, window.as_secs()),
-                    state: format!(r#""login";r=0;t={resets}"#),
-                });
+            CommandError::Unavailable(Unavailable::Ahead(ahead)) => {
+                problem.retry_after = Some(whole_seconds(ahead.by));
             }
-            CommandError::Ahead(ahead) => problem.retry_after = Some(whole_seconds(ahead.by)),
-            CommandError::NoActor
-            | CommandError::Suspended
-            | CommandError::BadCredentials
-            | CommandError::BadRefreshToken
-            | CommandError::UsernameTaken
-            | CommandError::EmailTaken
-            | CommandError::NoSuchUser
-            | CommandError::NoSuchPost
-            | CommandError::NotYours
-            | CommandError::SelfFollow
-            | CommandError::FollowLimit
-            | CommandError::Conflict
-            | CommandError::KeyReused
-            | CommandError::Overloaded
-            | CommandError::Away
-            | CommandError::Deadline
-            | CommandError::Panicked
-            | CommandError::Signing(_)
-            | CommandError::Hashing(_)
-            | CommandError::Store(_) => {}
+            CommandError::Refused(_) | CommandError::Unavailable(_) | CommandError::Internal(_) => {
+            }
         }
         Self { problem, limit }
     }
 }
 
-fn code_of(error: &CommandError) -> Code {
-    match error {
-        CommandError::Invalid(_) => Code::Invalid,
-        CommandError::NoActor => Code::Unauthorized,
-        CommandError::Suspended => Code::Suspended,
-        CommandError::BadCredentials => Code::BadCredentials,
-        CommandError::BadRefreshToken => Code::BadRefreshToken,
-        CommandError::UsernameTaken => Code::UsernameTaken,
-        CommandError::EmailTaken => Code::EmailTaken,
-        CommandError::NoSuchUser | CommandError::NoSuchPost => Code::NotFound,
-        CommandError::NotYours => Code::NotYours,
-        CommandError::SelfFollow => Code::SelfFollow,
-        CommandError::FollowLimit => Code::FollowLimit,
-        CommandError::Conflict => Code::Conflict,
-        CommandError::KeyReused => Code::IdempotencyKeyReused,
-        CommandError::Quota(_) | CommandError::LoginLimit { .. } => Code::TooManyRequests,
-        CommandError::Overloaded => Code::Overloaded,
-        CommandError::Away | CommandError::Ahead(_) | CommandError::Deadline => Code::Unavailable,
-        CommandError::Store(error) if error.is_transient() => Code::Unavailable,
-        CommandError::Panicked
-        | CommandError::Signing(_)
-        | CommandError::Hashing(_)
-        | CommandError::Store(_) => Code::Internal,
-    }
-}
-
-/// What the caller is told; of our own faults, nothing.
+/// What the caller is told: the error's own sentence, but for what is ours alone.
 fn detail_of(error: &CommandError) -> String {
     match error {
-        CommandError::Invalid(faults) => {
-            let faults: Vec<String> = faults.iter().map(Fault::to_string).collect();
-            faults.join("; ")
+        CommandError::Internal(_) => {
+            "the fault is ours; the request id helps to find it".to_owned()
         }
-        CommandError::Quota(allowance) => {
-            let (most, window) = (allowance.quota.posts, allowance.quota.window.as_secs());
-            format!("at most {most} {} in {window} seconds", allowance.of.name())
-        }
-        CommandError::Store(error) if error.is_transient() => {
+        CommandError::Unavailable(Unavailable::Store(_)) => {
             "the database does not answer; what was asked may still happen".to_owned()
         }
-        CommandError::Panicked
-        | CommandError::Signing(_)
-        | CommandError::Hashing(_)
-        | CommandError::Store(_) => "the fault is ours; the request id helps to find it".to_owned(),
-        CommandError::NoActor
-        | CommandError::Suspended
-        | CommandError::BadCredentials
-        | CommandError::BadRefreshToken
-        | CommandError::UsernameTaken
-        | CommandError::EmailTaken
-        | CommandError::NoSuchUser
-        | CommandError::NoSuchPost
-        | CommandError::NotYours
-        | CommandError::SelfFollow
-        | CommandError::FollowLimit
-        | CommandError::Conflict
-        | CommandError::KeyReused
-        | CommandError::LoginLimit { .. }
-        | CommandError::Overloaded
-        | CommandError::Away
-        | CommandError::Ahead(_)
-        | CommandError::Deadline => error.to_string(),
+        CommandError::Invalid(_)
+        | CommandError::Refused(_)
+        | CommandError::LimitReached(_)
+        | CommandError::Unavailable(_) => error.to_string(),
     }
 }
 
@@ -177,29 +102,58 @@ fn field_error(fault: Fault) -> FieldError {
     }
 }
 
-/// A limit and how it stands, as structured fields.
+/// A limit and how it stands, as the fields `RateLimit-Policy` and `RateLimit`.
 #[derive(Debug)]
-pub struct Limit {
-    policy: String,
-    state: String,
+pub struct RateLimit {
+    name: &'static str,
+    most: u32,
+    /// In seconds.
+    window: u64,
+    remaining: u32,
+    /// In seconds.
+    resets_in: u64,
 }
 
-impl Limit {
+impl RateLimit {
     pub fn of(allowance: &Allowance) -> Self {
-        let (quota, window) = (allowance.quota.posts, allowance.quota.window.as_secs());
-        let left = allowance.state.remaining;
-        let resets = whole_seconds(allowance.state.resets_in);
-        let name = allowance.of.name();
         Self {
-            policy: format!(r#""{name}";q={quota};w={window}"#),
-            state: format!(r#""{name}";r={left};t={resets}"#),
+            name: allowance.of.name(),
+            most: allowance.quota.posts,
+            window: allowance.quota.window.as_secs(),
+            remaining: allowance.state.remaining,
+            resets_in: whole_seconds(allowance.state.resets_in),
         }
     }
 
-    /// Sets `RateLimit-Policy` and `RateLimit`.
+    fn reached(limit: &Limit) -> Self {
+        match *limit {
+            Limit::Quota(used_up) => Self::of(&used_up),
+            Limit::Logins {
+                most,
+                window,
+                retry_after,
+            } => Self {
+                name: "login",
+                most,
+                window: window.as_secs(),
+                remaining: 0,
+                resets_in: whole_seconds(retry_after),
+            },
+        }
+    }
+
     pub fn tell(&self, headers: &mut HeaderMap) {
-        for (name, text) in [(POLICY, &self.policy), (STATE, &self.state)] {
-            if let Ok(value) = HeaderValue::from_str(text) {
+        let Self {
+            name,
+            most,
+            window,
+            remaining,
+            resets_in,
+        } = self;
+        let policy = format!(r#""{name}";q={most};w={window}"#);
+        let state = format!(r#""{name}";r={remaining};t={resets_in}"#);
+        for (name, text) in [(POLICY, policy), (STATE, state)] {
+            if let Ok(value) = HeaderValue::from_str(&text) {
                 headers.insert(name, value);
             }
         }
@@ -213,6 +167,7 @@ mod tests {
     use shared::time::Timestamp;
 
     use super::*;
+    use crate::app::error::{Internal, Refusal};
     use crate::app::store::{Limited, Quota, QuotaState, StoreError};
 
     #[test]
@@ -237,7 +192,7 @@ mod tests {
             resets_in: Duration::from_secs(7),
         };
         let used_up = |of| Allowance { of, quota, state };
-        let logins = CommandError::LoginLimit {
+        let logins = Limit::Logins {
             most: 10,
             window: Duration::from_secs(60),
             retry_after: Duration::from_secs(9),
@@ -248,33 +203,33 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             (CommandError::Invalid(faults.to_vec()), 400, "invalid", "a: is blank; b: is blank", None),
-            (CommandError::NoActor, 401, "unauthorized", "no user stands behind the access token any more", None),
-            (CommandError::Suspended, 403, "suspended", "the account is suspended", None),
-            (CommandError::BadCredentials, 401, "bad_credentials", "the credentials do not match", None),
-            (CommandError::BadRefreshToken, 401, "bad_refresh_token", "the refresh token is not valid", None),
-            (CommandError::UsernameTaken, 409, "username_taken", "the username is taken", None),
-            (CommandError::EmailTaken, 409, "email_taken", "the e-mail address is taken", None),
-            (CommandError::NoSuchUser, 404, "not_found", "there is no such user", None),
-            (CommandError::NoSuchPost, 404, "not_found", "there is no such post", None),
-            (CommandError::NotYours, 403, "not_yours", "the post belongs to somebody else", None),
-            (CommandError::SelfFollow, 400, "self_follow", "nobody follows themselves", None),
-            (CommandError::FollowLimit, 403, "follow_limit", "no more people can be followed", None),
-            (CommandError::Conflict, 409, "conflict", "others were faster, again and again", None),
-            (CommandError::KeyReused, 422, "idempotency_key_reused", "the idempotency key belongs to another request", None),
-            (CommandError::Quota(used_up(Limited::Posts)), 429, "too_many_requests", "at most 20 posts in 60 seconds", Some(7)),
-            (CommandError::Quota(used_up(Limited::Edits)), 429, "too_many_requests", "at most 20 edits in 60 seconds", Some(7)),
-            (logins, 429, "too_many_requests", "too many attempts to sign in", Some(9)),
-            (CommandError::Overloaded, 503, "overloaded", "too many commands at once", Some(1)),
-            (CommandError::Away, 503, "unavailable", "the database does not answer; nothing was done", Some(1)),
-            (CommandError::Ahead(ahead), 503, "unavailable", "nothing was done: what this builds on is 600000 ms too far ahead of the clock", Some(600)),
-            (CommandError::Deadline, 503, "unavailable", "the command took too long; it may still be carried out", Some(1)),
-            (CommandError::Store(away()), 503, "unavailable", unknown, Some(1)),
-            (CommandError::Store(StoreError::NotPrepared), 503, "unavailable", unknown, Some(1)),
-            (CommandError::Store(broken()), 500, "internal", ours, None),
-            (CommandError::Store(StoreError::Corrupt("canary".into())), 500, "internal", ours, None),
-            (CommandError::Panicked, 500, "internal", ours, None),
-            (CommandError::Signing(jwt.into()), 500, "internal", ours, None),
-            (CommandError::Hashing("canary".into()), 500, "internal", ours, None),
+            (Refusal::NoActor.into(), 401, "unauthorized", "no user stands behind the access token any more", None),
+            (Refusal::Suspended.into(), 403, "suspended", "the account is suspended", None),
+            (Refusal::BadCredentials.into(), 401, "bad_credentials", "the credentials do not match", None),
+            (Refusal::BadRefreshToken.into(), 401, "bad_refresh_token", "the refresh token is not valid", None),
+            (Refusal::UsernameTaken.into(), 409, "username_taken", "the username is taken", None),
+            (Refusal::EmailTaken.into(), 409, "email_taken", "the e-mail address is taken", None),
+            (Refusal::NoSuchUser.into(), 404, "not_found", "there is no such user", None),
+            (Refusal::NoSuchPost.into(), 404, "not_found", "there is no such post", None),
+            (Refusal::NotYours.into(), 403, "not_yours", "the post belongs to somebody else", None),
+            (Refusal::SelfFollow.into(), 400, "self_follow", "nobody follows themselves", None),
+            (Refusal::FollowLimit.into(), 403, "follow_limit", "no more people can be followed", None),
+            (Refusal::Conflict.into(), 409, "conflict", "others were faster, again and again", None),
+            (Refusal::KeyReused.into(), 422, "idempotency_key_reused", "the idempotency key belongs to another request", None),
+            (Limit::Quota(used_up(Limited::Posts)).into(), 429, "too_many_requests", "at most 20 posts in 60 seconds", Some(7)),
+            (Limit::Quota(used_up(Limited::Edits)).into(), 429, "too_many_requests", "at most 20 edits in 60 seconds", Some(7)),
+            (logins.into(), 429, "too_many_requests", "too many attempts to sign in", Some(9)),
+            (Unavailable::Overloaded.into(), 503, "overloaded", "too many commands at once", Some(1)),
+            (Unavailable::Away.into(), 503, "unavailable", "the database does not answer; nothing was done", Some(1)),
+            (ahead.into(), 503, "unavailable", "nothing was done: what this builds on is 600000 ms too far ahead of the clock", Some(600)),
+            (Unavailable::Deadline.into(), 503, "unavailable", "the command took too long; it may still be carried out", Some(1)),
+            (away().into(), 503, "unavailable", unknown, Some(1)),
+            (StoreError::NotPrepared.into(), 503, "unavailable", unknown, Some(1)),
+            (broken().into(), 500, "internal", ours, None),
+            (StoreError::Corrupt("canary".into()).into(), 500, "internal", ours, None),
+            (Internal::Panicked.into(), 500, "internal", ours, None),
+            (Internal::Signing(jwt.into()).into(), 500, "internal", ours, None),
+            (Internal::Hashing("canary".into()).into(), 500, "internal", ours, None),
         ];
         for (error, status, name, sentence, retry_after) in table {
             let answer = ApiError::from(error);
@@ -288,12 +243,12 @@ mod tests {
 
     #[test]
     fn what_is_refused_for_a_while_says_how_long() {
-        let refused = CommandError::LoginLimit {
+        let refused = Limit::Logins {
             most: 10,
             window: Duration::from_secs(60),
             retry_after: Duration::from_millis(1_500),
         };
-        let answer = ApiError::from(refused).error_response();
+        let answer = ApiError::from(CommandError::from(refused)).error_response();
         assert_eq!(answer.status(), 429);
         let header = |name: &str| answer.headers().get(name).unwrap();
         assert_eq!(header("retry-after"), "2");

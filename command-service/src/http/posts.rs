@@ -11,7 +11,7 @@ use shared::problem::{Code, Problem};
 use shared::public_url::PublicUrl;
 use shared::time::Timestamp;
 
-use super::errors::Limit;
+use super::errors::RateLimit;
 use super::extract::{Body, Caller, IdempotencyKey, OptionalJson, Trace};
 use super::responses::{Answer, BASE, accepted, no_content};
 use crate::app::{App, CommandError, Created, NewPost, Reacted};
@@ -131,7 +131,7 @@ pub async fn create(
     let allowance = created.value.allowance;
     let mut response = accepted(response, created, PostView::from);
     if let Some(allowance) = &allowance {
-        Limit::of(allowance).tell(response.headers_mut());
+        RateLimit::of(allowance).tell(response.headers_mut());
     }
     Ok(response)
 }

@@ -12,7 +12,7 @@ use shared::public_url::PublicUrl;
 use shared::settings::Secret;
 use shared::time::Timestamp;
 
-use super::errors::Limit;
+use super::errors::RateLimit;
 use super::extract::{Body, Caller, ClientAddress, OptionalJson, Trace};
 use super::responses::{Answer, BASE, accepted, no_content};
 use crate::app::{App, CommandError, Edited, Followed};
@@ -155,7 +155,7 @@ pub async fn edit_profile(
     let allowance = edited.value.allowance;
     let mut response = accepted(HttpResponse::Ok(), edited, UserView::from);
     if let Some(allowance) = &allowance {
-        Limit::of(allowance).tell(response.headers_mut());
+        RateLimit::of(allowance).tell(response.headers_mut());
     }
     Ok(response)
 }

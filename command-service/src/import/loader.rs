@@ -17,6 +17,7 @@ use super::error::ImportError;
 use super::report::{Kind, Report, Summary};
 use super::source::{Items, Line, Pass};
 use crate::app::append::{Appended, Draft, Target};
+use crate::app::error::Refusal;
 use crate::app::store::{Append, Key, Receipts, Store, StoreError};
 use crate::app::{App, CommandError};
 use crate::domain::edge::Edge;
@@ -349,7 +350,7 @@ impl<'a> Loader<'a> {
                 return Ok(Ok(fate));
             }
         }
-        Err(ImportError::Command(CommandError::Conflict))
+        Err(ImportError::Command(Refusal::Conflict.into()))
     }
 
     /// Writes one post, unless an earlier run or this very line did.
@@ -362,7 +363,7 @@ impl<'a> Loader<'a> {
                 return Ok(fate);
             }
         }
-        Err(ImportError::Command(CommandError::Conflict))
+        Err(ImportError::Command(Refusal::Conflict.into()))
     }
 
     async fn append_one(&mut self, draft: &Draft) -> Result<Option<Fate>, ImportError> {

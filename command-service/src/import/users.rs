@@ -12,6 +12,7 @@ use super::order::{Naming, Said, name_hash};
 use super::report::Kind;
 use super::source::{Item, Items, Line};
 use crate::app::CommandError;
+use crate::app::error::Refusal;
 use crate::app::store::NewAccount;
 use crate::domain::user::{Registration, RegistrationForm, Standing};
 
@@ -112,7 +113,7 @@ async fn register(loader: &mut Loader<'_>, candidates: Vec<Candidate>) -> Result
         }
     }
     if !remaining.is_empty() {
-        return Err(ImportError::Command(CommandError::Conflict));
+        return Err(ImportError::Command(Refusal::Conflict.into()));
     }
     if let Some(everybody) = &mut loader.everybody {
         everybody.extend(order.iter().filter_map(|name| users.get(name)));
