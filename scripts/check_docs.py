@@ -23,6 +23,8 @@ FILE = re.compile(r"[\w.*/-]+(?:\.(?:rs|py|md|toml|sh|mjs|cjs|ndjson)|/)")
 SCOPED_NAME = re.compile(r"\w+(?:::\w+)+(?:\(\))?")
 TYPE_OR_FUNCTION = re.compile(r"(?:[A-Z][a-z]+){2,}|[a-z]\w*\(\)")
 TEST = re.compile(r"#\[(?:\w+::)?test\b[^\]]*\]\s*(?:#\[[^\]]*\]\s*)*(?:async )?fn (\w+)")
+# Of `command-service/tests/store/conformance.rs`: a macro makes a test of each.
+PROMISE = re.compile(r"pub async fn (\w+)\(world: &impl World\)")
 METRIC = re.compile(r'"((?:http|circuit|relay|command_service|query_service)_\w+)"')
 
 Tree = dict[str, str]
@@ -163,7 +165,7 @@ def anchors(text: str) -> set[str]:
 
 
 def tests_in(text: str) -> set[str]:
-    return set(TEST.findall(text))
+    return {*TEST.findall(text), *PROMISE.findall(text)}
 
 
 def first_column(text: str, pattern: str) -> set[str]:

@@ -8,7 +8,7 @@ use shared::settings::Settings;
 use shared::tasks::{Tasks, stop_on_signals};
 use shared::telemetry;
 
-use crate::app::store::StoreError;
+use crate::app::ports::StoreError;
 use crate::app::{CommandError, Verdict};
 use crate::import;
 use crate::keys::Signer;

@@ -11,6 +11,10 @@
 //! * [`cli`]: the commands of the binary.
 //! * [`startup`]: the only file that sees every room.
 
+// `tests/store/conformance.rs` is compiled here too, and names the crate.
+#[cfg(test)]
+extern crate self as command_service;
+
 pub mod app;
 pub mod cli;
 pub mod domain;

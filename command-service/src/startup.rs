@@ -23,7 +23,7 @@ use shared::token::{TokenError, TokenVerifier};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::app::store::Quota;
+use crate::app::ports::Quota;
 use crate::app::{App, DEADLINE, Parts};
 use crate::http;
 use crate::keys::{KeyError, Signer};
@@ -126,7 +126,7 @@ impl Core {
         let store = Arc::new(store);
         let window = u64::from(settings.post_quota_window_secs);
         let app = App::new(Parts {
-            store: store.clone(),
+            store: store.ports().clone(),
             clock,
             signer: signer.clone(),
             tasks: tasks.clone(),

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
 use command_service::app::Verdict;
-use command_service::app::store::{Append, Store};
+use command_service::app::ports::Append;
 use command_service::http::{BASE, ROUTES};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -1194,7 +1194,12 @@ async fn overtaken(app: &TestApp, round: usize) -> usize {
     let post = app.create_post(&ada, "before").await;
     // From here on this replica believes for a second that bob is there.
     app.command(&eve, "POST", &path(&bob)).await.accepted(200);
-    core.store.append(&leave).await.expect("bob leaves");
+    core.store
+        .ports()
+        .log
+        .append(&leave)
+        .await
+        .expect("bob leaves");
     let (to_bob, to_ada) = (path(&bob), path(&ada));
     let to_post = format!("/posts/{post}/repost");
     let answer = json!({ "content": "me too", "reply_to_post_id": post });

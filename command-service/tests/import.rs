@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bson::doc;
 use command_service::app::Verdict;
-use command_service::app::store::{Append, Key, Store};
+use command_service::app::ports::{Append, Key};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::events::{Event, LogStream, Payload, PostCreated};
@@ -438,7 +438,7 @@ async fn a_post_that_an_earlier_build_imported_with_its_line_ends_is_not_written
         trace: None,
         nonce: 1,
     };
-    core.store.append(&earlier).await.unwrap();
+    core.store.ports().log.append(&earlier).await.unwrap();
     let told = run(&[user.clone(), post_line(raw)]);
     assert!(
         told.starts_with("nothing appended; 2 already there"),

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::context::current_trace;
 use super::error::Refusal;
-use super::store::{Append, Key, Outcome, Receipt, StoreError};
+use super::ports::{Append, Key, Outcome, Receipt, StoreError};
 use super::{App, CommandError};
 use crate::domain::edge::Edge;
 
@@ -111,7 +111,7 @@ impl App {
                 }
                 Err(ahead) => return Ok(Appended::Ahead(ahead)),
             };
-            match self.store.append(&append).await? {
+            match self.store.log.append(&append).await? {
                 Outcome::Appended => return Ok(Appended::Done(append.event)),
                 Outcome::IdTaken => {
                     debug!(event.id = %append.event.id, "event id {} was taken", append.event.id);
@@ -136,7 +136,7 @@ impl App {
     ) -> Result<Switched, CommandError> {
         for attempt in 0..TRIES {
             wait_turn(attempt).await;
-            let last = self.store.last(owner, stream).await?;
+            let last = self.store.streams.last(owner, stream).await?;
             let edge = last.as_ref().map_or_else(Edge::default, Edge::after);
             let Some(payload) = decide(&edge)? else {
                 return Ok(Switched {

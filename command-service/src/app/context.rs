@@ -18,7 +18,7 @@ use tracing::{Instrument, warn};
 use super::error::{CommandError, Unavailable};
 use super::login_limits::LoginLimits;
 use super::passwords::Passwords;
-use super::store::{Quota, Store};
+use super::ports::{Quota, Store};
 use crate::domain::post::Post;
 use crate::domain::text::Password;
 use crate::domain::user::User;
@@ -39,7 +39,7 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The use cases and what they share.
 pub struct App {
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ids: IdGenerator,
     pub(super) signer: Arc<Signer>,
@@ -59,7 +59,7 @@ pub struct App {
 
 /// What [`App`] is made of.
 pub struct Parts {
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     pub clock: Arc<dyn Clock>,
     pub signer: Arc<Signer>,
     pub tasks: Tasks,
@@ -156,8 +156,8 @@ impl App {
     }
 
     /// For bulk loading, which decides and appends many at once.
-    pub(crate) fn store(&self) -> &dyn Store {
-        self.store.as_ref()
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     pub(crate) async fn hash_password(&self, password: Password) -> Result<String, CommandError> {

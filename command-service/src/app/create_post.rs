@@ -10,7 +10,7 @@ use shared::time::Timestamp;
 use super::append::{Appended, Draft, Target};
 use super::error::Refusal;
 use super::load::FoundPost;
-use super::store::{Allowance, Key, Limited, Receipt, StoreError};
+use super::ports::{Allowance, Key, Limited, Receipt, StoreError};
 use super::token::Own;
 use super::{Accepted, App, CommandError};
 use crate::domain::post::{CannotPost, create_post, reply};
@@ -80,7 +80,7 @@ impl App {
         author.standing.may_act()?;
         let key = new.stored_key();
         if let Some(key) = &key
-            && let Some(receipt) = self.store.receipt(actor, &key.text).await?
+            && let Some(receipt) = self.store.log.receipt(actor, &key.text).await?
         {
             return self.replay(&author, &new, key, receipt).await;
         }
@@ -140,7 +140,7 @@ impl App {
             return Err(Refusal::KeyReused.into());
         }
         let (author, allowance) = tokio::join!(
-            self.store.user_before(current.id, receipt.event.id),
+            self.store.streams.user_before(current.id, receipt.event.id),
             self.allowance(Limited::Posts, current)
         );
         let author = author?.ok_or(Refusal::NoActor)?;

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::error::{Internal, Refusal, Unavailable};
 use super::load::FoundPost;
 use super::login_limits::Purpose;
-use super::store::{Farewell, StoreError, Tie};
+use super::ports::{Farewell, StoreError, Tie};
 use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, follow_stream};
 use crate::domain::post;
@@ -61,15 +61,15 @@ impl App {
         let account = actor.to_string();
         self.may_try(Purpose::Leave, Some(actor), &account, address)
             .await?;
-        let hash = self.store.password_hash(actor).await?;
+        let hash = self.store.accounts.password_hash(actor).await?;
         if !self.passwords.verify(password, hash).await? {
             return Err(Refusal::BadCredentials.into());
         }
-        self.store.plan_farewell(actor, self.clock.now()).await?;
+        self.store.cleanups.plan(actor, self.clock.now()).await?;
         let accepted = self
             .change_user(actor, |user| Ok(user::deactivate(user)))
             .await?;
-        if let Err(error) = self.store.forget_account(actor).await {
+        if let Err(error) = self.store.accounts.forget(actor).await {
             // The farewell does it, and so does whoever wants the address before.
             warn!(error = %Chain(&error), "the account of who left is not forgotten yet");
         }
@@ -104,7 +104,7 @@ impl App {
     /// One step of one job that is due; whether there was one.
     pub async fn farewell_step(&self) -> Result<bool, StoreError> {
         let now = self.clock.now();
-        let Some(mut job) = self.store.claim_farewell(now, LEASE).await? else {
+        let Some(mut job) = self.store.cleanups.claim(now, LEASE).await? else {
             return Ok(false);
         };
         let user = self.load_user(job.user).await?;
@@ -113,14 +113,18 @@ impl App {
             return Ok(true);
         }
         if job.passes == 0 && job.after.is_none() && job.tie == Tie::ALL[0] {
-            self.store.close_sessions_of(job.user).await?;
-            self.store.forget_account(job.user).await?;
+            self.store.sessions.close_all(job.user).await?;
+            self.store.accounts.forget(job.user).await?;
         }
-        let ties = self.store.ties(job.user, job.tie, job.after, STEP).await?;
+        let ties = self
+            .store
+            .log
+            .ties(job.user, job.tie, job.after, STEP)
+            .await?;
         self.end_ties(job.user, &ties).await?;
         if let Some(last) = ties.last() {
             job.after = Some(*last);
-            self.store.save_farewell(&job, now).await?;
+            self.store.cleanups.save(&job, now).await?;
         } else {
             self.turn(job, now).await?;
         }
@@ -130,9 +134,9 @@ impl App {
     /// The job was planned, the event is not there yet, or never will be.
     async fn wait_for_event(&self, job: &Farewell, now: Timestamp) -> Result<(), StoreError> {
         if now >= later(job.planned_at, ABANDONED) {
-            self.store.drop_farewell(job).await
+            self.store.cleanups.remove(job).await
         } else {
-            self.store.save_farewell(job, later(now, POLL)).await
+            self.store.cleanups.save(job, later(now, POLL)).await
         }
     }
 
@@ -142,16 +146,16 @@ impl App {
         let next = Tie::ALL.iter().skip_while(|tie| **tie != job.tie).nth(1);
         if let Some(next) = next {
             job.tie = *next;
-            return self.store.save_farewell(&job, now).await;
+            return self.store.cleanups.save(&job, now).await;
         }
         if job.passes + 1 < PASSES {
             job.tie = Tie::ALL[0];
             job.passes += 1;
             let due = later(now, BETWEEN_PASSES);
-            return self.store.save_farewell(&job, due).await;
+            return self.store.cleanups.save(&job, due).await;
         }
         info!(user.id = %job.user, "every tie of user {} has ended", job.user);
-        self.store.drop_farewell(&job).await
+        self.store.cleanups.remove(&job).await
     }
 
     async fn end_ties(&self, user: UserId, ties: &[LogStream]) -> Result<(), StoreError> {
@@ -177,7 +181,7 @@ impl App {
     /// tie of who left outlives both, however long a command took and however old the standings
     /// were that it believed.
     pub(super) async fn is_gone(&self, user: UserId) -> Result<bool, StoreError> {
-        let last = self.store.last(user, LogStream::User(user)).await?;
+        let last = self.store.streams.last(user, LogStream::User(user)).await?;
         // Nothing comes after a deactivation.
         Ok(last.is_none_or(|event| matches!(event.payload, Payload::UserDeactivated(_))))
     }
@@ -187,7 +191,7 @@ impl App {
         let decide = |edge: &edge::Edge| Ok(edge::end_follow(edge, ends));
         let switched = self.switch(owner, stream, actor, actor.get(), decide).await;
         if of_store(switched)?.changed {
-            self.store.release_follow(ends.follower).await?;
+            self.store.follows.release(ends.follower).await?;
         }
         Ok(())
     }

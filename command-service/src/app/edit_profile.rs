@@ -5,7 +5,7 @@ use shared::ids::UserId;
 
 use super::append::{Appended, Draft, Target, tries, wait_turn};
 use super::error::Refusal;
-use super::store::{Allowance, Counts, Limited};
+use super::ports::{Allowance, Counts, Limited};
 use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, ProfileChange, User};
 
@@ -52,8 +52,8 @@ impl App {
         };
         let Changed { user, changed } = outcome;
         let (address, counts, token) = tokio::join!(
-            self.store.address(actor),
-            self.store.counts(actor),
+            self.store.accounts.address(actor),
+            self.store.projections.counts(actor),
             self.own_token(&user, changed)
         );
         Ok(Accepted {

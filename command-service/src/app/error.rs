@@ -7,7 +7,7 @@ use shared::ids::TooFarAhead;
 use shared::problem::Code;
 use shared::resilience::Refused;
 
-use super::store::{Allowance, StoreError};
+use super::ports::{Allowance, StoreError};
 use crate::domain::Fault;
 use crate::domain::edge::{CannotFollow, CannotReact};
 use crate::domain::post::{CannotDelete, CannotPost};

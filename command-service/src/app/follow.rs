@@ -46,13 +46,13 @@ impl App {
             decided.map_err(CommandError::from)
         };
         // Most of what can be refused is refused before anything is reserved.
-        let last = self.store.last(owner, stream).await?;
+        let last = self.store.streams.last(owner, stream).await?;
         let edge = last.as_ref().map_or_else(Edge::default, Edge::after);
         if decide(&edge, 0)?.is_none() {
             let changed = false;
             return self.followed(ends, Switched { edge, changed }).await;
         }
-        let following = self.store.reserve_follow(actor, FOLLOW_LIMIT).await?;
+        let following = self.store.follows.reserve(actor, FOLLOW_LIMIT).await?;
         let following = following.unwrap_or(FOLLOW_LIMIT);
         let switched = self
             .switch(owner, stream, actor, ground.read, |edge| {
@@ -140,7 +140,7 @@ impl App {
 
     /// A count that stays too high is found and put right when it stands in somebody's way.
     async fn release_follow(&self, follower: UserId) {
-        if let Err(error) = self.store.release_follow(follower).await {
+        if let Err(error) = self.store.follows.release(follower).await {
             warn!(error = %Chain(&error), "a follow count stays too high for now");
         }
     }

@@ -6,7 +6,7 @@ use shared::events::LogStream;
 use shared::ids::{PostId, UserId};
 
 use super::error::Refusal;
-use super::store::Result as StoreResult;
+use super::ports::Result as StoreResult;
 use super::{App, CommandError};
 use crate::domain::post::Post;
 use crate::domain::user::{Standing, User};
@@ -55,7 +55,7 @@ impl App {
 
     /// The user as of now.
     pub(super) async fn load_user(&self, user: UserId) -> StoreResult<Option<User>> {
-        self.store.user(user).await
+        self.store.streams.user(user).await
     }
 
     /// The user as of now, unless they have left.
@@ -77,7 +77,7 @@ impl App {
         };
         let stream = LogStream::Post(post);
         let (last, author) = tokio::join!(
-            self.store.last(created.author, stream),
+            self.store.streams.last(created.author, stream),
             self.find_user(created.author)
         );
         let last = last?;
@@ -98,7 +98,7 @@ impl App {
         if let Some(known) = self.posts.get(&post).await {
             return Ok(Some(known));
         }
-        let event = self.store.post_created(post).await?;
+        let event = self.store.log.post_created(post).await?;
         let found = event.as_ref().and_then(Post::created);
         if let Some(found) = found {
             self.posts.insert(post, found).await;

@@ -1,6 +1,6 @@
 //! Use cases: one file each, and each the same three steps: load, decide, append.
 //!
-//! * [`store`]: the one trait behind which the database is.
+//! * [`ports`]: the doors to the database, one trait for each owner of data.
 //! * `context`: what the use cases share ([`App`]); `load` reads what they decide on, `token`
 //!   makes the answer's consistency token.
 //! * [`append`]: ids, lost answers, and deciding again when somebody was faster.
@@ -24,11 +24,13 @@ mod load;
 mod login_limits;
 mod moderate;
 pub mod passwords;
+pub mod ports;
 mod quotas;
 mod react;
 mod register;
 mod sign_in;
-pub mod store;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use context::{App, DEADLINE, Parts};

@@ -4,7 +4,7 @@ use shared::ids::UserId;
 use shared::names;
 
 use super::error::{Internal, Refusal};
-use super::store::AccountName;
+use super::ports::AccountName;
 use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, User};
 
@@ -46,7 +46,7 @@ impl App {
 
     async fn find_username(&self, username: &str) -> Result<UserId, CommandError> {
         let name = AccountName::Username(names::fold(username));
-        let found = self.store.find_account(&name).await?;
+        let found = self.store.accounts.find(&name).await?;
         Ok(found.ok_or(Refusal::NoSuchUser)?)
     }
 }

@@ -6,7 +6,7 @@ use shared::ids::UserId;
 use tracing::warn;
 
 use super::error::Limit;
-use super::store::{Allowance, Limited, Quota, StoreError};
+use super::ports::{Allowance, Limited, Quota, StoreError};
 use super::{App, CommandError};
 use crate::domain::user::User;
 
@@ -21,7 +21,7 @@ impl App {
         user: &User,
     ) -> Result<Allowance, CommandError> {
         let quota = self.quota_of(user);
-        let state = self.store.reserve(of, user.id, quota).await?;
+        let state = self.store.quotas.reserve(of, user.id, quota).await?;
         let allowance = Allowance { of, quota, state };
         if state.granted {
             Ok(allowance)
@@ -33,14 +33,15 @@ impl App {
     /// How the user's quota stands; what is only told is not worth a failure.
     pub(super) async fn allowance(&self, of: Limited, user: &User) -> Option<Allowance> {
         let quota = self.quota_of(user);
-        let state = self.store.quota(of, user.id, quota).await.ok()?;
+        let state = self.store.quotas.state(of, user.id, quota).await.ok()?;
         Some(Allowance { of, quota, state })
     }
 
     /// Gives a reservation back after a definite failure.
     pub(super) async fn release(&self, user: UserId, allowance: Allowance) {
         let window = allowance.state.window_start;
-        let released: Result<(), StoreError> = self.store.release(allowance.of, user, window).await;
+        let released: Result<(), StoreError> =
+            self.store.quotas.release(allowance.of, user, window).await;
         if let Err(error) = released {
             let what = allowance.of.name();
             warn!(error = %Chain(&error), what, "what was not written stays counted");

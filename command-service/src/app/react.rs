@@ -5,7 +5,7 @@ use shared::ids::{PostId, UserId};
 
 use super::error::Refusal;
 use super::load::FoundPost;
-use super::store::{Projected, Reaction};
+use super::ports::{Projected, Reaction};
 use super::token::Own;
 use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, CannotReact, Edge};
@@ -86,8 +86,10 @@ impl App {
             owner: author,
             changed: switched.changed,
         };
-        let (projected, token) =
-            tokio::join!(self.store.projected(reaction, post, actor), self.token(own));
+        let (projected, token) = tokio::join!(
+            self.store.projections.reaction(reaction, post, actor),
+            self.token(own)
+        );
         Ok(Accepted {
             value: Reacted {
                 count: adjusted(projected, switched.edge),

@@ -7,7 +7,7 @@ use shared::settings::Secret;
 
 use super::context::current_trace;
 use super::error::Refusal;
-use super::store::{AccountName, Counts, NewAccount, Registered, StoreError};
+use super::ports::{AccountName, Counts, NewAccount, Registered, StoreError};
 use super::{Accepted, App, CommandError, Edited};
 use crate::domain::user::{Registration, RegistrationForm, Standing, User};
 
@@ -25,7 +25,7 @@ impl App {
         let mut refused = 0;
         for _ in 0..ID_TRIES {
             let account = self.new_account(&registration, password_hash.clone(), refused)?;
-            match self.store.register(&account).await? {
+            match self.store.accounts.register(&account).await? {
                 Registered::Done => return accepted(account),
                 Registered::UsernameTaken => return Err(Refusal::UsernameTaken.into()),
                 Registered::EmailTaken => return Err(Refusal::EmailTaken.into()),
@@ -67,8 +67,8 @@ impl App {
         let username = AccountName::Username(registration.username.as_str().to_owned());
         let email = AccountName::Email(registration.email.folded());
         let (username, email) = tokio::join!(
-            self.store.find_account(&username),
-            self.store.find_account(&email)
+            self.store.accounts.find(&username),
+            self.store.accounts.find(&email)
         );
         if username?.is_some() {
             return Err(Refusal::UsernameTaken.into());
@@ -87,7 +87,7 @@ impl App {
         let owner = self.load_user(owner).await?;
         let left = owner.filter(|owner| owner.standing == Standing::Deactivated);
         match left {
-            Some(owner) => self.store.forget_account(owner.id).await.map(|()| true),
+            Some(owner) => self.store.accounts.forget(owner.id).await.map(|()| true),
             None => Ok(false),
         }
     }

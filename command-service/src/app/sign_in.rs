@@ -23,7 +23,7 @@ use shared::token::LIFETIME;
 
 use super::error::{Internal, Refusal};
 use super::login_limits::{Checked, Purpose};
-use super::store::{AccountName, Renewal, Renewed, Rotation, Session};
+use super::ports::{AccountName, Renewal, Renewed, Rotation, Session};
 use super::{Accepted, App, CommandError};
 use crate::domain::text::Password;
 use crate::domain::user::User;
@@ -63,13 +63,17 @@ struct Refresh {
 impl App {
     /// Unknown account, wrong password, somebody who left: one answer, after the same work.
     pub async fn sign_in(&self, claim: SignIn) -> Result<Accepted<Tokens>, CommandError> {
-        let user = self.store.find_account(&claim.account).await?;
+        let user = self.store.accounts.find(&claim.account).await?;
         let account = account_label(user, &claim.account);
         self.may_try(Purpose::SignIn, user, &account, claim.address)
             .await?;
         // Asked for an unknown account too: its absence must not be told by the time it takes.
         let nobody = UserId::new(1).unwrap_or_else(|| unreachable!("1 is positive"));
-        let hash = self.store.password_hash(user.unwrap_or(nobody)).await?;
+        let hash = self
+            .store
+            .accounts
+            .password_hash(user.unwrap_or(nobody))
+            .await?;
         let hash = hash.filter(|_| user.is_some());
         let matches = self.passwords.verify(claim.password, hash).await?;
         let user = user.filter(|_| matches).ok_or(Refusal::BadCredentials)?;
@@ -77,7 +81,7 @@ impl App {
         let user = user.ok_or(Refusal::BadCredentials)?;
         let refresh = Refresh::new_family();
         let session = self.session(user.id, &refresh, claim.address);
-        self.store.open_session(&session).await?;
+        self.store.sessions.open(&session).await?;
         self.login_limits.learn(&account, claim.address);
         let token = self.own_token(&user, false).await?;
         self.tokens(&user, &refresh, self.clock.now(), token)
@@ -90,10 +94,10 @@ impl App {
         address: Option<IpAddr>,
     ) -> Result<Accepted<Tokens>, CommandError> {
         let old = Refresh::parse(token.expose()).ok_or(Refusal::BadRefreshToken)?;
-        let user = self.store.session_user(&old.family).await?;
+        let user = self.store.sessions.user(&old.family).await?;
         let user = user.ok_or(Refusal::BadRefreshToken)?;
         let Some(user) = self.present(user).await? else {
-            self.store.close_session(&old.family).await?;
+            self.store.sessions.close(&old.family).await?;
             return Err(Refusal::BadRefreshToken.into());
         };
         // Asked before the renewal: what fails now leaves the old token good. Afterwards the client
@@ -106,7 +110,7 @@ impl App {
             at: now,
             next: self.session(user.id, &old.next(&salt), address),
         };
-        match self.store.renew_session(&renewal).await? {
+        match self.store.sessions.renew(&renewal).await? {
             Rotation::Renewed(renewed) if old.may_repeat(&renewed, now) => {
                 self.login_limits.learn(&user.id.to_string(), address);
                 // Asked again for what was accepted meanwhile.
@@ -114,7 +118,7 @@ impl App {
                 self.tokens(&user, &old.next(&renewed.salt), renewed.at, token)
             }
             Rotation::Renewed(_) | Rotation::Reused => {
-                self.store.close_session(&old.family).await?;
+                self.store.sessions.close(&old.family).await?;
                 Err(Refusal::BadRefreshToken.into())
             }
             Rotation::Unknown => Err(Refusal::BadRefreshToken.into()),
@@ -141,7 +145,7 @@ impl App {
         else {
             return Err(refusal.into());
         };
-        if !self.store.has_session_from(user, &origin).await? {
+        if !self.store.sessions.has_from(user, &origin).await? {
             return Err(refusal.into());
         }
         self.login_limits.learn(account, address);
@@ -159,11 +163,11 @@ impl App {
         let Some(refresh) = Refresh::parse(token.expose()) else {
             return Ok(None);
         };
-        let user = match self.store.session_user(&refresh.family).await? {
+        let user = match self.store.sessions.user(&refresh.family).await? {
             Some(user) => self.load_user(user).await?,
             None => None,
         };
-        self.store.close_session(&refresh.family).await?;
+        self.store.sessions.close(&refresh.family).await?;
         Ok(match &user {
             Some(user) => Some(self.own_token(user, false).await?),
             None => None,

@@ -7,7 +7,7 @@ use shared::ids::UserId;
 use tracing::warn;
 
 use super::App;
-use super::store::Result as StoreResult;
+use super::ports::Result as StoreResult;
 use crate::domain::user::User;
 
 /// An accepted command's value, and the token with which reads can wait for it.
@@ -42,7 +42,7 @@ impl App {
             owner,
             changed,
         } = own;
-        let mut latest = match self.store.latest(actor).await {
+        let mut latest = match self.store.streams.latest(actor).await {
             Ok(latest) => latest,
             Err(error) if changed => {
                 warn!(error = %Chain(&error), "a token names its own command alone");

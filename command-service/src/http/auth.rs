@@ -9,7 +9,7 @@ use shared::settings::Secret;
 
 use super::extract::{Body, ClientAddress, Trace};
 use super::responses::{Answer, accepted, sign};
-use crate::app::store::AccountName;
+use crate::app::ports::AccountName;
 use crate::app::{App, SignIn, Tokens};
 use crate::domain::text::Password;
 

@@ -12,7 +12,7 @@ use tracing::error;
 
 use crate::app::CommandError;
 use crate::app::error::{Limit, Unavailable};
-use crate::app::store::Allowance;
+use crate::app::ports::Allowance;
 use crate::domain::Fault;
 
 /// An answer other than success.
@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
     use crate::app::error::{Internal, Refusal};
-    use crate::app::store::{Limited, Quota, QuotaState, StoreError};
+    use crate::app::ports::{Limited, Quota, QuotaState, StoreError};
 
     #[test]
     fn the_table_of_refusals() {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::app::CommandError;
-use crate::app::store::StoreError;
+use crate::app::ports::StoreError;
 
 /// Why an import ended early. What it appended stays; the next run goes on from there.
 #[derive(Debug, thiserror::Error)]

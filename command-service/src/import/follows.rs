@@ -16,7 +16,7 @@ use crate::domain::edge::{self, Edge};
 struct Candidate {
     line: u64,
     ends: Ends,
-    key: crate::app::store::Key,
+    key: crate::app::ports::Key,
 }
 
 pub(super) async fn load(loader: &mut Loader<'_>, mut items: Items<'_>) -> Result<(), ImportError> {
@@ -124,7 +124,7 @@ async fn count(loader: &mut Loader<'_>, candidates: &[Candidate]) -> Result<(), 
             continue;
         }
         let store = loader.store();
-        let following = loader.patiently(|| store.count_follows(follower)).await?;
+        let following = loader.patiently(|| store.follows.count(follower)).await?;
         loader.following.insert(follower, following);
     }
     Ok(())
@@ -212,5 +212,7 @@ async fn mark_counts(loader: &mut Loader<'_>, followers: &[UserId]) -> Result<()
         return Ok(());
     }
     let store = loader.store();
-    loader.patiently(|| store.recount_follows(followers)).await
+    loader
+        .patiently(|| store.follows.mark_stale(followers))
+        .await
 }

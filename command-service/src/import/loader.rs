@@ -18,7 +18,7 @@ use super::report::{Kind, Report, Summary};
 use super::source::{Items, Line, Pass};
 use crate::app::append::{Appended, Draft, Target};
 use crate::app::error::Refusal;
-use crate::app::store::{Append, Key, Receipts, Store, StoreError};
+use crate::app::ports::{Append, Key, Receipts, Store, StoreError};
 use crate::app::{App, CommandError};
 use crate::domain::edge::Edge;
 use crate::domain::user::Standing;
@@ -108,7 +108,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    pub(super) fn store(&self) -> &'a dyn Store {
+    pub(super) fn store(&self) -> &'a Store {
         self.app.store()
     }
 
@@ -213,7 +213,9 @@ impl<'a> Loader<'a> {
         if !unknown.is_empty() {
             let unknown: Vec<String> = unknown.into_iter().collect();
             let store = self.store();
-            let users = self.patiently(|| store.users_named(&unknown)).await?;
+            let users = self
+                .patiently(|| store.accounts.users_named(&unknown))
+                .await?;
             for (name, user) in users {
                 self.remember_name(&name, user);
                 found.insert(name, user);
@@ -237,7 +239,7 @@ impl<'a> Loader<'a> {
         let unknown: Vec<UserId> = users.iter().filter(is_unknown).copied().collect();
         if !unknown.is_empty() {
             let store = self.store();
-            let found = self.patiently(|| store.standings(&unknown)).await?;
+            let found = self.patiently(|| store.streams.standings(&unknown)).await?;
             let known = |(user, (standing, last))| (user, Known { standing, last });
             self.standings.extend(found.into_iter().map(known));
         }
@@ -255,11 +257,11 @@ impl<'a> Loader<'a> {
         let involved: Vec<UserId> = self.involved.drain().collect();
         let store = self.store();
         for users in involved.chunks(BATCH) {
-            let standings = self.patiently(|| store.standings(users)).await?;
+            let standings = self.patiently(|| store.streams.standings(users)).await?;
             for (user, (standing, _)) in standings {
                 if !standing.is_visible() {
                     let now = SystemClock.now();
-                    self.patiently(|| store.plan_farewell(user, now)).await?;
+                    self.patiently(|| store.cleanups.plan(user, now)).await?;
                 }
             }
         }
@@ -287,7 +289,7 @@ impl<'a> Loader<'a> {
         let keys: Vec<(UserId, String)> =
             keys.filter(|(owner, _)| !self.is_fresh(*owner)).collect();
         let store = self.store();
-        self.patiently(|| store.receipts(&keys)).await
+        self.patiently(|| store.log.receipts(&keys)).await
     }
 
     /// Appends all of them. Those that are not appended want a closer look.
@@ -303,7 +305,7 @@ impl<'a> Loader<'a> {
             .collect();
         let appends: Vec<Append> = drafted.into_iter().flatten().collect();
         let store = self.store();
-        let appended = self.patiently(|| store.append_all(&appends)).await?;
+        let appended = self.patiently(|| store.log.append_all(&appends)).await?;
         let mut appended = appended.into_iter();
         let fate = |id: &Option<EventId>| match id {
             Some(id) if appended.next() == Some(true) => Fate::Appended(*id),
@@ -326,7 +328,7 @@ impl<'a> Loader<'a> {
                 return Ok(Ok(Fate::AlreadyThere(done)));
             }
             let store = self.store();
-            let last = self.patiently(|| store.last(owner, stream)).await?;
+            let last = self.patiently(|| store.streams.last(owner, stream)).await?;
             let edge = last.as_ref().map_or_else(Edge::default, Edge::after);
             let payload = match decide(&edge) {
                 Err(refusal) => return Ok(Err(refusal)),
@@ -390,7 +392,9 @@ impl<'a> Loader<'a> {
             return Ok(None);
         };
         let store = self.store();
-        let receipt = self.patiently(|| store.receipt(owner, &key.text)).await?;
+        let receipt = self
+            .patiently(|| store.log.receipt(owner, &key.text))
+            .await?;
         Ok(receipt.map(|receipt| receipt.event.id))
     }
 

@@ -29,7 +29,7 @@ use shared::error_chain::Chain;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::app::store::StoreError;
+use crate::app::ports::StoreError;
 use loader::Loader;
 use report::Report;
 use source::{Pass, Source};

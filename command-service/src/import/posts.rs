@@ -21,7 +21,7 @@ use super::report::Kind;
 use super::source::{Item, Items, Line, Pass, PostItem, Source};
 use crate::app::CommandError;
 use crate::app::append::{Draft, Target};
-use crate::app::store::Key;
+use crate::app::ports::Key;
 use crate::domain::post::{Post, create_post, reply};
 use crate::domain::text::Content;
 
@@ -448,7 +448,7 @@ pub(super) async fn find(loader: &mut Loader<'_>, name: &str) -> Result<Option<P
         let store = loader.store();
         let stream = LogStream::Post(named.id);
         let last = loader
-            .patiently(|| store.last(named.author, stream))
+            .patiently(|| store.streams.last(named.author, stream))
             .await?;
         last.is_none_or(|event| event.version > 1)
     };

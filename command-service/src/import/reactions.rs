@@ -20,7 +20,7 @@ struct Candidate {
     user: UserId,
     post: Post,
     repost: bool,
-    key: crate::app::store::Key,
+    key: crate::app::ports::Key,
 }
 
 pub(super) async fn load(loader: &mut Loader<'_>, mut items: Items<'_>) -> Result<(), ImportError> {

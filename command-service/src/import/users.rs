@@ -13,7 +13,7 @@ use super::report::Kind;
 use super::source::{Item, Items, Line};
 use crate::app::CommandError;
 use crate::app::error::Refusal;
-use crate::app::store::NewAccount;
+use crate::app::ports::NewAccount;
 use crate::domain::user::{Registration, RegistrationForm, Standing};
 
 /// Users per transaction: four documents each.
@@ -104,7 +104,10 @@ async fn register(loader: &mut Loader<'_>, candidates: Vec<Candidate>) -> Result
         }
         attempted = accounts(loader, &remaining).await?;
         let store = loader.store();
-        if loader.patiently(|| store.register_all(&attempted)).await? {
+        if loader
+            .patiently(|| store.accounts.register_all(&attempted))
+            .await?
+        {
             for account in &attempted {
                 done(loader, account, &mut users);
             }
@@ -144,8 +147,12 @@ async fn skip_existing(
         .map(|candidate| candidate.registration.email.folded())
         .collect();
     let store = loader.store();
-    let named = loader.patiently(|| store.users_named(&names)).await?;
-    let at = loader.patiently(|| store.users_at(&emails)).await?;
+    let named = loader
+        .patiently(|| store.accounts.users_named(&names))
+        .await?;
+    let at = loader
+        .patiently(|| store.accounts.users_at(&emails))
+        .await?;
     let mut taken = still_taken(loader, at).await?;
     let mut remaining = Vec::new();
     for candidate in candidates {
@@ -177,14 +184,16 @@ async fn still_taken(
 ) -> Result<HashSet<String>, ImportError> {
     let app = loader.app;
     let owners: Vec<UserId> = at.values().copied().collect();
-    let standings = loader.patiently(|| app.store().standings(&owners)).await?;
+    let standings = loader
+        .patiently(|| app.store().streams.standings(&owners))
+        .await?;
     let mut taken = HashSet::with_capacity(at.len());
     for (address, owner) in at {
         let standing = standings.get(&owner).map(|(standing, _)| *standing);
         let left = standing == Some(Standing::Deactivated);
         if left {
             loader
-                .patiently(|| app.store().forget_account(owner))
+                .patiently(|| app.store().accounts.forget(owner))
                 .await?;
         } else {
             taken.insert(address);

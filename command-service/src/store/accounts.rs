@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use async_trait::async_trait;
 use bson::doc;
 use futures_util::TryStreamExt;
 use mongodb::error::{Error, UNKNOWN_TRANSACTION_COMMIT_RESULT};
@@ -16,8 +17,9 @@ use shared::ids::UserId;
 use shared::log::LogDocument;
 use shared::resilience;
 
+use super::calls::Calls;
 use super::errors::{Fault, INTERACTIVE, is_duplicate, is_transient, translate};
-use crate::app::store::{AccountName, NewAccount, Registered, Result, StoreError};
+use crate::app::ports::{self, AccountName, NewAccount, Registered, Result, StoreError};
 
 const USERNAMES: &str = "usernames";
 const CREDENTIALS: &str = "credentials";
@@ -34,6 +36,7 @@ pub(super) struct Accounts {
     addresses: Addresses,
     credentials: Collection<Credentials>,
     events: Collection<LogDocument>,
+    calls: Calls,
 }
 
 /// A name and who has it.
@@ -82,19 +85,59 @@ enum Ended {
     Failed(Error),
 }
 
+#[async_trait]
+impl ports::Accounts for Accounts {
+    async fn register(&self, account: &NewAccount) -> Result<Registered> {
+        self.calls.require_prepared()?;
+        let registered = self.register_together(std::slice::from_ref(account)).await;
+        self.calls.record(registered)
+    }
+
+    async fn register_all(&self, accounts: &[NewAccount]) -> Result<bool> {
+        self.calls.require_prepared()?;
+        let registered = self.calls.record(self.register_together(accounts).await);
+        Ok(registered? == Registered::Done)
+    }
+
+    async fn find(&self, name: &AccountName) -> Result<Option<UserId>> {
+        self.calls.ask(|| self.try_find(name)).await
+    }
+
+    async fn users_named(&self, usernames: &[String]) -> Result<HashMap<String, UserId>> {
+        self.calls.ask(|| self.try_users_named(usernames)).await
+    }
+
+    async fn users_at(&self, emails: &[String]) -> Result<HashMap<String, UserId>> {
+        self.calls.ask(|| self.try_users_at(emails)).await
+    }
+
+    async fn password_hash(&self, user: UserId) -> Result<Option<String>> {
+        self.calls.ask(|| self.try_password_hash(user)).await
+    }
+
+    async fn address(&self, user: UserId) -> Result<Option<String>> {
+        self.calls.ask(|| self.try_address(user)).await
+    }
+
+    async fn forget(&self, user: UserId) -> Result<()> {
+        self.calls.ask(|| self.try_forget(user)).await
+    }
+}
+
 impl Accounts {
-    pub(super) fn new(database: &Database, events: Collection<LogDocument>) -> Self {
+    pub(super) fn new(database: &Database, events: Collection<LogDocument>, calls: Calls) -> Self {
         Self {
             usernames: database.collection(USERNAMES),
             emails: database.collection(ADDRESSES),
             addresses: Addresses::new(database),
             credentials: database.collection(CREDENTIALS),
             events,
+            calls,
         }
     }
 
     /// Registers all accounts in one transaction, or none.
-    pub(super) async fn register(&self, accounts: &[NewAccount]) -> Result<Registered> {
+    async fn register_together(&self, accounts: &[NewAccount]) -> Result<Registered> {
         let Some(first) = accounts.first() else {
             return Ok(Registered::Done);
         };
@@ -206,27 +249,26 @@ impl Accounts {
         Ok(found.is_some_and(|found| found.nonce == account.nonce))
     }
 
-    pub(super) async fn find(&self, name: &AccountName) -> Attempt<Option<UserId>> {
+    async fn try_find(&self, name: &AccountName) -> Attempt<Option<UserId>> {
         let names = |name: &String| std::slice::from_ref(name).to_vec();
         let found = match name {
-            AccountName::Username(name) => self.users_named(&names(name)).await?,
-            AccountName::Email(name) => self.users_at(&names(name)).await?,
+            AccountName::Username(name) => self.try_users_named(&names(name)).await?,
+            AccountName::Email(name) => self.try_users_at(&names(name)).await?,
         };
         Ok(found.into_values().next())
     }
 
-    pub(super) async fn users_named(&self, names: &[String]) -> Attempt<HashMap<String, UserId>> {
+    async fn try_users_named(&self, names: &[String]) -> Attempt<HashMap<String, UserId>> {
         let row = |row: Reservation| (row.name, row.user);
         owners(&self.usernames, names, row).await
     }
 
-    pub(super) async fn users_at(&self, emails: &[String]) -> Attempt<HashMap<String, UserId>> {
+    async fn try_users_at(&self, emails: &[String]) -> Attempt<HashMap<String, UserId>> {
         let row = |row: AddressDocument| (row.folded, row.user);
         owners(&self.emails, emails, row).await
     }
 
-    /// A user's address as they wrote it.
-    pub(super) async fn address(&self, user: UserId) -> Attempt<Option<String>> {
+    async fn try_address(&self, user: UserId) -> Attempt<Option<String>> {
         Ok(self.addresses.of(user).await?)
     }
 
@@ -235,7 +277,7 @@ impl Accounts {
     /// The event that registered them has the address too, where an earlier build has written it.
     /// Emptying it there is the one change that an event ever sees: it leaves what the event says
     /// to everybody else, and the stream, as they are.
-    pub(super) async fn forget(&self, user: UserId) -> Attempt<()> {
+    async fn try_forget(&self, user: UserId) -> Attempt<()> {
         let of_user = doc! { "user": user.get() };
         self.emails.delete_many(of_user).await?;
         let event =
@@ -247,7 +289,7 @@ impl Accounts {
         Ok(())
     }
 
-    pub(super) async fn password_hash(&self, user: UserId) -> Attempt<Option<String>> {
+    async fn try_password_hash(&self, user: UserId) -> Attempt<Option<String>> {
         let found = self
             .credentials
             .find_one(doc! { "_id": user.get() })

@@ -8,7 +8,7 @@ use mongodb::error::{
 };
 use shared::resilience;
 
-use crate::app::store::{Result, StoreError};
+use crate::app::ports::{Result, StoreError};
 
 const DUPLICATE_KEY: i32 = 11_000;
 /// A person waits: no new attempt after this long.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
@@ -9,8 +10,9 @@ use shared::events::LogStream;
 use shared::ids::UserId;
 use shared::time::Timestamp;
 
+use super::calls::Calls;
 use super::errors::Fault;
-use crate::app::store::{Farewell, Tie};
+use crate::app::ports::{Cleanups, Farewell, Result, Tie};
 
 const COLLECTION: &str = "jobs";
 const KIND: &str = "farewell";
@@ -19,6 +21,7 @@ type Attempt<T> = std::result::Result<T, Fault>;
 
 pub(super) struct Farewells {
     jobs: Collection<FarewellDocument>,
+    calls: Calls,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -36,15 +39,35 @@ struct FarewellDocument {
     due: DateTime,
 }
 
+#[async_trait]
+impl Cleanups for Farewells {
+    async fn plan(&self, user: UserId, now: Timestamp) -> Result<()> {
+        self.calls.ask(|| self.try_plan(user, now)).await
+    }
+
+    async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>> {
+        self.calls.ask(|| self.try_claim(now, lease)).await
+    }
+
+    async fn save(&self, job: &Farewell, due: Timestamp) -> Result<()> {
+        self.calls.ask(|| self.try_save(job, due)).await
+    }
+
+    async fn remove(&self, job: &Farewell) -> Result<()> {
+        self.calls.ask(|| self.try_remove(job)).await
+    }
+}
+
 impl Farewells {
-    pub(super) fn new(database: &Database) -> Self {
+    pub(super) fn new(database: &Database, calls: Calls) -> Self {
         Self {
             jobs: database.collection(COLLECTION),
+            calls,
         }
     }
 
     /// A job that is there begins again, and is as young as a new one.
-    pub(super) async fn plan(&self, user: UserId, now: Timestamp) -> Attempt<()> {
+    async fn try_plan(&self, user: UserId, now: Timestamp) -> Attempt<()> {
         let planned = doc! {
             "$set": {
                 "planned_at": date(now),
@@ -59,7 +82,7 @@ impl Farewells {
         Ok(())
     }
 
-    pub(super) async fn claim(&self, now: Timestamp, lease: Duration) -> Attempt<Option<Farewell>> {
+    async fn try_claim(&self, now: Timestamp, lease: Duration) -> Attempt<Option<Farewell>> {
         let due = doc! { "kind": KIND, "due": { "$lte": date(now) } };
         let until = now.millis() + i64::try_from(lease.as_millis()).unwrap_or(0);
         let take = doc! { "$set": { "due": DateTime::from_millis(until) } };
@@ -72,7 +95,7 @@ impl Farewells {
     }
 
     /// Unless it has been planned again since it was claimed.
-    pub(super) async fn save(&self, job: &Farewell, due: Timestamp) -> Attempt<()> {
+    async fn try_save(&self, job: &Farewell, due: Timestamp) -> Attempt<()> {
         let progress = doc! { "$set": {
             "passes": i64::from(job.passes),
             "tie": name(job.tie),
@@ -84,7 +107,7 @@ impl Farewells {
     }
 
     /// Unless it has been planned again since it was claimed.
-    pub(super) async fn drop(&self, job: &Farewell) -> Attempt<()> {
+    async fn try_remove(&self, job: &Farewell) -> Attempt<()> {
         self.jobs.delete_one(as_claimed(job)).await?;
         Ok(())
     }

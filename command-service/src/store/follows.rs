@@ -4,6 +4,7 @@
 //! between leaves the count too high, never too low; it is put right from the log when it stands
 //! in somebody's way and nothing has moved for a while.
 
+use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
@@ -11,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use shared::ids::UserId;
 use shared::log::LogDocument;
 
-use super::errors::{Fault, is_duplicate};
+use super::calls::Calls;
+use super::errors::{Fault, is_duplicate, translate};
+use crate::app::ports::{self, Result};
 
 const COLLECTION: &str = "follow_counts";
 /// Longer than a command can take: whoever holds a place has appended, or never will.
@@ -24,6 +27,7 @@ type Attempt<T> = std::result::Result<T, Fault>;
 pub(super) struct FollowCounts {
     counts: Collection<CountDocument>,
     events: Collection<LogDocument>,
+    calls: Calls,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -42,15 +46,40 @@ struct Counted {
     count: i64,
 }
 
+#[async_trait]
+impl ports::FollowCounts for FollowCounts {
+    async fn reserve(&self, follower: UserId, limit: u32) -> Result<Option<u32>> {
+        // A lost answer may count one too many, never one too few.
+        self.calls.ask(|| self.try_reserve(follower, limit)).await
+    }
+
+    async fn release(&self, follower: UserId) -> Result<()> {
+        let taken = doc! { "_id": follower.get(), "count": { "$gt": 0_i64 } };
+        let give_back = doc! { "$inc": { "count": -1_i64 } };
+        // Asked once: twice might give back what was not taken.
+        let released = self.counts.update_one(taken, give_back).await;
+        released.map(drop).map_err(translate)
+    }
+
+    async fn count(&self, follower: UserId) -> Result<u32> {
+        self.calls.ask(|| self.try_count(follower)).await
+    }
+
+    async fn mark_stale(&self, followers: &[UserId]) -> Result<()> {
+        self.calls.ask(|| self.try_mark_stale(followers)).await
+    }
+}
+
 impl FollowCounts {
-    pub(super) fn new(database: &Database, events: Collection<LogDocument>) -> Self {
+    pub(super) fn new(database: &Database, events: Collection<LogDocument>, calls: Calls) -> Self {
         Self {
             counts: database.collection(COLLECTION),
             events,
+            calls,
         }
     }
 
-    pub(super) async fn reserve(&self, follower: UserId, limit: u32) -> Attempt<Option<u32>> {
+    async fn try_reserve(&self, follower: UserId, limit: u32) -> Attempt<Option<u32>> {
         for _ in 0..TRIES {
             let free = doc! {
                 "_id": follower.get(),
@@ -73,14 +102,8 @@ impl FollowCounts {
         Ok(None)
     }
 
-    pub(super) async fn release(&self, follower: UserId) -> mongodb::error::Result<()> {
-        let taken = doc! { "_id": follower.get(), "count": { "$gt": 0_i64 } };
-        let give_back = doc! { "$inc": { "count": -1_i64 } };
-        self.counts.update_one(taken, give_back).await.map(|_| ())
-    }
-
     /// The standing edges: streams whose last version is odd.
-    pub(super) async fn count(&self, follower: UserId) -> Attempt<u32> {
+    async fn try_count(&self, follower: UserId) -> Attempt<u32> {
         let own = doc! {
             "owner": follower.get(),
             "stream": { "$gte": format!("follow:{follower}:"), "$lt": format!("follow:{follower};") },
@@ -98,7 +121,7 @@ impl FollowCounts {
         Ok(counted.first().map_or(0, |counted| narrow(counted.count)))
     }
 
-    pub(super) async fn mark_stale(&self, followers: &[UserId]) -> Attempt<()> {
+    async fn try_mark_stale(&self, followers: &[UserId]) -> Attempt<()> {
         let ids: Vec<i64> = followers.iter().map(|follower| follower.get()).collect();
         let rows = doc! { "_id": { "$in": ids } };
         let stale = doc! { "$set": { "stale": true } };
@@ -109,7 +132,7 @@ impl FollowCounts {
     async fn create(&self, follower: UserId) -> Attempt<()> {
         let row = CountDocument {
             follower,
-            count: i64::from(self.count(follower).await?),
+            count: i64::from(self.try_count(follower).await?),
             touched: DateTime::now(),
             stale: false,
         };
@@ -121,7 +144,7 @@ impl FollowCounts {
 
     /// Counts in the log, and believes it if the row has not moved meanwhile.
     async fn mend(&self, row: CountDocument, limit: u32) -> Attempt<()> {
-        let count = i64::from(self.count(row.follower).await?);
+        let count = i64::from(self.try_count(row.follower).await?);
         let unmoved = doc! {
             "_id": row.follower.get(),
             "count": row.count,

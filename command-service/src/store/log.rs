@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use async_trait::async_trait;
 use bson::doc;
 use futures_util::TryStreamExt;
 use mongodb::Collection;
@@ -14,13 +15,15 @@ use shared::events::{Event, LogStream, Payload};
 use shared::ids::{EventId, PostId, UserId};
 use shared::log::LogDocument;
 
-use super::errors::{Fault, corrupt, is_duplicate, retry};
-use crate::app::store::{Append, Outcome, Receipt, Receipts, Result, StoreError, Tie};
+use super::calls::Calls;
+use super::errors::{Fault, corrupt, is_duplicate};
+use crate::app::ports::{Append, EventLog, Outcome, Receipt, Receipts, Result, StoreError, Tie};
 
 type Attempt<T> = std::result::Result<T, Fault>;
 
 pub(super) struct Log {
     events: Collection<LogDocument>,
+    calls: Calls,
 }
 
 /// What tells one's own event.
@@ -45,14 +48,50 @@ struct StreamName {
     stream: LogStream,
 }
 
-impl Log {
-    pub(super) fn new(events: Collection<LogDocument>) -> Self {
-        Self { events }
+#[async_trait]
+impl EventLog for Log {
+    async fn append(&self, append: &Append) -> Result<Outcome> {
+        self.calls.require_prepared()?;
+        let document = document(append)?;
+        self.calls.ask(|| self.try_append(&document)).await
     }
 
-    pub(super) async fn append(&self, append: &Append) -> Result<Outcome> {
-        let document = document(append)?;
-        retry(|| self.try_append(&document)).await
+    async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
+        self.calls.require_prepared()?;
+        if appends.is_empty() {
+            return Ok(Vec::new());
+        }
+        let documents: Vec<LogDocument> = appends.iter().map(document).collect::<Result<_>>()?;
+        self.calls.ask(|| self.try_append_all(&documents)).await
+    }
+
+    async fn post_created(&self, post: PostId) -> Result<Option<Event>> {
+        self.calls.ask(|| self.try_post_created(post)).await
+    }
+
+    async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>> {
+        self.calls.ask(|| self.try_receipt(owner, key)).await
+    }
+
+    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<Receipts> {
+        self.calls.ask(|| self.try_receipts(keys)).await
+    }
+
+    async fn ties(
+        &self,
+        user: UserId,
+        tie: Tie,
+        after: Option<LogStream>,
+        limit: u32,
+    ) -> Result<Vec<LogStream>> {
+        let attempt = || self.try_ties(user, tie, after, limit);
+        self.calls.ask(attempt).await
+    }
+}
+
+impl Log {
+    pub(super) fn new(events: Collection<LogDocument>, calls: Calls) -> Self {
+        Self { events, calls }
     }
 
     async fn try_append(&self, document: &LogDocument) -> Attempt<Outcome> {
@@ -75,7 +114,7 @@ impl Log {
             });
         }
         if let Some(key) = &document.key
-            && let Some(receipt) = self.receipt(document.owner, key).await?
+            && let Some(receipt) = self.try_receipt(document.owner, key).await?
         {
             return Ok(Outcome::KeyTaken(receipt));
         }
@@ -88,14 +127,6 @@ impl Log {
             Some(_) => Ok(Outcome::VersionTaken),
             None => Err(Fault::Unsettled),
         }
-    }
-
-    pub(super) async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
-        if appends.is_empty() {
-            return Ok(Vec::new());
-        }
-        let documents: Vec<LogDocument> = appends.iter().map(document).collect::<Result<_>>()?;
-        retry(|| self.try_append_all(&documents)).await
     }
 
     async fn try_append_all(&self, documents: &[LogDocument]) -> Attempt<Vec<bool>> {
@@ -127,7 +158,7 @@ impl Log {
         Ok(stored.try_collect().await?)
     }
 
-    pub(super) async fn post_created(&self, post: PostId) -> Attempt<Option<Event>> {
+    async fn try_post_created(&self, post: PostId) -> Attempt<Option<Event>> {
         let found = self.events.find_one(doc! { "_id": post.get() }).await?;
         // Any event's id may be asked for; only a post's is a post.
         Ok(event(found)?.filter(|event| match event.payload {
@@ -148,7 +179,7 @@ impl Log {
         }))
     }
 
-    pub(super) async fn receipt(&self, owner: UserId, key: &str) -> Attempt<Option<Receipt>> {
+    async fn try_receipt(&self, owner: UserId, key: &str) -> Attempt<Option<Receipt>> {
         let with_key = doc! { "owner": owner.get(), "key": key };
         let Some(found) = self.events.find_one(with_key).await? else {
             return Ok(None);
@@ -159,7 +190,7 @@ impl Log {
         }))
     }
 
-    pub(super) async fn receipts(&self, keys: &[(UserId, String)]) -> Attempt<Receipts> {
+    async fn try_receipts(&self, keys: &[(UserId, String)]) -> Attempt<Receipts> {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
@@ -182,7 +213,7 @@ impl Log {
             .collect())
     }
 
-    pub(super) async fn ties(
+    async fn try_ties(
         &self,
         user: UserId,
         tie: Tie,

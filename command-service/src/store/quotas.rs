@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
 use mongodb::{Collection, Database};
@@ -10,18 +11,19 @@ use serde::{Deserialize, Serialize};
 use shared::ids::UserId;
 use shared::time::Timestamp;
 
-use super::errors::{Fault, is_duplicate};
-use crate::app::store::{Quota, QuotaState};
+use super::calls::Calls;
+use super::errors::{Fault, is_duplicate, translate};
+use crate::app::ports::{self, Limited, Quota, QuotaState, Result};
 
-/// Of posts.
-pub(super) const POSTS: &str = "post_quotas";
-/// Of edits of profiles.
-pub(super) const EDITS: &str = "edit_quotas";
+const POSTS: &str = "post_quotas";
+const EDITS: &str = "edit_quotas";
 
 type Attempt<T> = std::result::Result<T, Fault>;
 
 pub(super) struct Quotas {
-    quotas: Collection<QuotaDocument>,
+    posts: Collection<QuotaDocument>,
+    edits: Collection<QuotaDocument>,
+    calls: Calls,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -35,33 +37,66 @@ struct QuotaDocument {
     asked: DateTime,
 }
 
+#[async_trait]
+impl ports::Quotas for Quotas {
+    async fn reserve(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState> {
+        self.calls.ask(|| self.try_reserve(of, user, quota)).await
+    }
+
+    async fn state(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState> {
+        self.calls.ask(|| self.try_state(of, user, quota)).await
+    }
+
+    /// Gives back a place in its own window; a later window owes nothing.
+    async fn release(&self, of: Limited, user: UserId, window_start: Timestamp) -> Result<()> {
+        let window = doc! {
+            "_id": user.get(),
+            "start": DateTime::from_millis(window_start.millis()),
+            "used": { "$gt": 0_i64 },
+        };
+        let give_back = doc! { "$inc": { "used": -1_i64 } };
+        // Asked once: twice might give back what was not taken.
+        let released = self.rows(of).update_one(window, give_back).await;
+        released.map(drop).map_err(translate)
+    }
+}
+
 impl Quotas {
-    pub(super) fn new(database: &Database, collection: &str) -> Self {
+    pub(super) fn new(database: &Database, calls: Calls) -> Self {
         Self {
-            quotas: database.collection(collection),
+            posts: database.collection(POSTS),
+            edits: database.collection(EDITS),
+            calls,
+        }
+    }
+
+    fn rows(&self, of: Limited) -> &Collection<QuotaDocument> {
+        match of {
+            Limited::Posts => &self.posts,
+            Limited::Edits => &self.edits,
         }
     }
 
     /// One atomic update: no two replicas give the same place away.
-    pub(super) async fn reserve(&self, author: UserId, quota: Quota) -> Attempt<QuotaState> {
+    async fn try_reserve(&self, of: Limited, author: UserId, quota: Quota) -> Attempt<QuotaState> {
         let row = doc! { "_id": author.get() };
         let reserved = self
-            .quotas
+            .rows(of)
             .find_one_and_update(row, reservation(quota))
             .return_document(ReturnDocument::After)
             .await?;
         match reserved {
             Some(row) => Ok(state(&row, quota)),
             None => {
-                self.create(author).await?;
+                self.create(of, author).await?;
                 Err(Fault::Unsettled)
             }
         }
     }
 
     /// By this machine's clock, which a second's skew from the database's does not matter to.
-    pub(super) async fn look(&self, author: UserId, quota: Quota) -> Attempt<QuotaState> {
-        let row = self.quotas.find_one(doc! { "_id": author.get() }).await?;
+    async fn try_state(&self, of: Limited, author: UserId, quota: Quota) -> Attempt<QuotaState> {
+        let row = self.rows(of).find_one(doc! { "_id": author.get() }).await?;
         let now = DateTime::now();
         let state = row.map(|row| state(&QuotaDocument { asked: now, ..row }, quota));
         // A window that is over has nothing left of it, and the next begins with a post.
@@ -77,7 +112,7 @@ impl Quotas {
 
     /// A row apart from the reservation: not every server answers with the document when two
     /// upserts of one row meet.
-    async fn create(&self, author: UserId) -> Attempt<()> {
+    async fn create(&self, of: Limited, author: UserId) -> Attempt<()> {
         let long_over = QuotaDocument {
             author,
             start: DateTime::from_millis(0),
@@ -85,25 +120,10 @@ impl Quotas {
             granted: false,
             asked: DateTime::from_millis(0),
         };
-        match self.quotas.insert_one(long_over).await {
+        match self.rows(of).insert_one(long_over).await {
             Err(error) if !is_duplicate(&error) => Err(error.into()),
             Ok(_) | Err(_) => Ok(()),
         }
-    }
-
-    /// Gives back a place in its own window; a later window owes nothing.
-    pub(super) async fn release(
-        &self,
-        author: UserId,
-        window_start: Timestamp,
-    ) -> mongodb::error::Result<()> {
-        let window = doc! {
-            "_id": author.get(),
-            "start": DateTime::from_millis(window_start.millis()),
-            "used": { "$gt": 0_i64 },
-        };
-        let give_back = doc! { "$inc": { "used": -1_i64 } };
-        self.quotas.update_one(window, give_back).await.map(|_| ())
     }
 }
 

@@ -1,13 +1,15 @@
 //! Sessions: one document per family of refresh tokens. Expired ones are removed by the database.
 
+use async_trait::async_trait;
 use bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 use shared::ids::UserId;
 use shared::time::Timestamp;
 
+use super::calls::Calls;
 use super::errors::{Fault, is_duplicate};
-use crate::app::store::{Renewal, Renewed, Rotation, Session};
+use crate::app::ports::{self, Renewal, Renewed, Result, Rotation, Session};
 
 pub(super) const COLLECTION: &str = "sessions";
 
@@ -15,6 +17,7 @@ type Attempt<T> = std::result::Result<T, Fault>;
 
 pub(super) struct Sessions {
     sessions: Collection<SessionDocument>,
+    calls: Calls,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -35,14 +38,43 @@ struct SessionDocument {
     renewed_at: Option<DateTime>,
 }
 
+#[async_trait]
+impl ports::Sessions for Sessions {
+    async fn open(&self, session: &Session) -> Result<()> {
+        self.calls.require_prepared()?;
+        self.calls.ask(|| self.try_open(session)).await
+    }
+
+    async fn renew(&self, renewal: &Renewal) -> Result<Rotation> {
+        self.calls.ask(|| self.try_renew(renewal)).await
+    }
+
+    async fn has_from(&self, user: UserId, origin: &[u8; 32]) -> Result<bool> {
+        self.calls.ask(|| self.try_has_from(user, origin)).await
+    }
+
+    async fn user(&self, family: &str) -> Result<Option<UserId>> {
+        self.calls.ask(|| self.try_user(family)).await
+    }
+
+    async fn close(&self, family: &str) -> Result<()> {
+        self.calls.ask(|| self.try_close(family)).await
+    }
+
+    async fn close_all(&self, user: UserId) -> Result<()> {
+        self.calls.ask(|| self.try_close_all(user)).await
+    }
+}
+
 impl Sessions {
-    pub(super) fn new(database: &Database) -> Self {
+    pub(super) fn new(database: &Database, calls: Calls) -> Self {
         Self {
             sessions: database.collection(COLLECTION),
+            calls,
         }
     }
 
-    pub(super) async fn open(&self, session: &Session) -> Attempt<()> {
+    async fn try_open(&self, session: &Session) -> Attempt<()> {
         let document = SessionDocument {
             family: session.family.clone(),
             user: session.user,
@@ -63,7 +95,7 @@ impl Sessions {
 
     /// One update decides which of many uses at once makes the next token. All the others find
     /// what it stored, and so does this one asked again, should its answer be lost.
-    pub(super) async fn renew(&self, renewal: &Renewal) -> Attempt<Rotation> {
+    async fn try_renew(&self, renewal: &Renewal) -> Attempt<Rotation> {
         let (used, next) = (binary(&renewal.used), &renewal.next);
         let newest = doc! {
             "_id": &next.family,
@@ -102,7 +134,7 @@ impl Sessions {
         })
     }
 
-    pub(super) async fn is_from(&self, user: UserId, origin: &[u8; 32]) -> Attempt<bool> {
+    async fn try_has_from(&self, user: UserId, origin: &[u8; 32]) -> Attempt<bool> {
         let session = doc! {
             "user": user.get(),
             "origin": binary(origin),
@@ -111,16 +143,16 @@ impl Sessions {
         Ok(self.sessions.find_one(session).await?.is_some())
     }
 
-    pub(super) async fn user(&self, family: &str) -> Attempt<Option<UserId>> {
+    async fn try_user(&self, family: &str) -> Attempt<Option<UserId>> {
         Ok(self.find(family).await?.map(|session| session.user))
     }
 
-    pub(super) async fn close(&self, family: &str) -> Attempt<()> {
+    async fn try_close(&self, family: &str) -> Attempt<()> {
         self.sessions.delete_one(doc! { "_id": family }).await?;
         Ok(())
     }
 
-    pub(super) async fn close_all(&self, user: UserId) -> Attempt<()> {
+    async fn try_close_all(&self, user: UserId) -> Attempt<()> {
         self.sessions
             .delete_many(doc! { "user": user.get() })
             .await?;

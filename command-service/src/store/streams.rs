@@ -10,20 +10,25 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use moka::sync::Cache;
 use mongodb::Collection;
 use serde::Deserialize;
 use shared::consistency::{MOST_LATEST, Position};
+use shared::database_clock::DatabaseClock;
 use shared::events::{Event, LogStream, Payload};
 use shared::ids::{EventId, SEQUENCE_BITS, UserId};
 use shared::log::LogDocument;
-use shared::time::Timestamp;
+use shared::time::{Clock, Timestamp};
 
+use super::calls::Calls;
 use super::errors::{Fault, corrupt};
+use crate::app::ports::{self, Result};
 use crate::domain::user::{Standing, User};
 
 type Attempt<T> = std::result::Result<T, Fault>;
@@ -58,6 +63,8 @@ pub(super) struct Streams {
     ends: Cache<LogStream, i64>,
     /// The newest event that was seen of an owner: another replica may have appended a newer one.
     newest: Cache<UserId, EventId>,
+    clock: Arc<DatabaseClock>,
+    calls: Calls,
 }
 
 /// One event of a stream, as far as looking for a place needs it.
@@ -101,8 +108,36 @@ impl Place {
     }
 }
 
+#[async_trait]
+impl ports::Streams for Streams {
+    async fn last(&self, owner: UserId, stream: LogStream) -> Result<Option<Event>> {
+        self.calls.ask(|| self.try_last(owner, stream)).await
+    }
+
+    async fn latest(&self, owner: UserId) -> Result<Vec<Position>> {
+        let now = self.clock.now();
+        self.calls.ask(|| self.try_latest(owner, now)).await
+    }
+
+    async fn user(&self, user: UserId) -> Result<Option<User>> {
+        self.calls.ask(|| self.try_user(user)).await
+    }
+
+    async fn user_before(&self, user: UserId, id: EventId) -> Result<Option<User>> {
+        self.calls.ask(|| self.try_user_before(user, id)).await
+    }
+
+    async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>> {
+        self.calls.ask(|| self.try_standings(users)).await
+    }
+}
+
 impl Streams {
-    pub(super) fn new(events: Collection<LogDocument>) -> Self {
+    pub(super) fn new(
+        events: Collection<LogDocument>,
+        clock: Arc<DatabaseClock>,
+        calls: Calls,
+    ) -> Self {
         Self {
             events,
             ends: Cache::builder()
@@ -113,11 +148,13 @@ impl Streams {
                 .max_capacity(NEWEST_REMEMBERED)
                 .time_to_idle(NEWEST_IDLE)
                 .build(),
+            clock,
+            calls,
         }
     }
 
     /// The last event of a stream.
-    pub(super) async fn last(&self, owner: UserId, stream: LogStream) -> Attempt<Option<Event>> {
+    async fn try_last(&self, owner: UserId, stream: LogStream) -> Attempt<Option<Event>> {
         let place = Place { owner, stream };
         let mut from = self.ends.get(&stream).unwrap_or(1);
         loop {
@@ -199,7 +236,7 @@ impl Streams {
     /// The look goes further and further back until it finds something. An engine that reads a
     /// range before it limits may so read a long past; where the newest event is remembered, one
     /// look that begins right before it finds all.
-    pub(super) async fn latest(&self, owner: UserId, now: Timestamp) -> Attempt<Vec<Position>> {
+    async fn try_latest(&self, owner: UserId, now: Timestamp) -> Attempt<Vec<Position>> {
         let mut back = 2 * OVERLAP_MS;
         let mut from = first_look(now, self.newest.get(&owner));
         loop {
@@ -245,7 +282,7 @@ impl Streams {
     }
 
     /// A user as of now; nobody without a registration.
-    pub(super) async fn user(&self, user: UserId) -> Attempt<Option<User>> {
+    async fn try_user(&self, user: UserId) -> Attempt<Option<User>> {
         let place = Place::of_user(user);
         let is_long = self.ends.contains_key(&place.stream);
         let begin = self
@@ -254,21 +291,21 @@ impl Streams {
         if !is_long && begin.len() < to_len(SHORT) {
             return Ok(User::fold(&begin));
         }
-        let Some(last) = self.last(user, place.stream).await? else {
+        let Some(last) = self.try_last(user, place.stream).await? else {
             return Ok(None);
         };
         self.user_at(place, begin.first(), last.version).await
     }
 
     /// A user as of all events with ids below `id`.
-    pub(super) async fn user_before(&self, user: UserId, id: EventId) -> Attempt<Option<User>> {
+    async fn try_user_before(&self, user: UserId, id: EventId) -> Attempt<Option<User>> {
         let place = Place::of_user(user);
         let begin = self.between(place, 1..=SHORT).await?;
         let reaches = begin.last().is_none_or(|event| event.id >= id);
         if reaches || begin.len() < to_len(SHORT) {
             return Ok(User::fold(begin.iter().filter(|event| event.id < id)));
         }
-        let Some(last) = self.last(user, place.stream).await? else {
+        let Some(last) = self.try_last(user, place.stream).await? else {
             return Ok(None);
         };
         // Ids rise with versions: the greatest version below `high` with a lesser id is the one.
@@ -287,7 +324,7 @@ impl Streams {
     }
 
     /// The standing of those of these users who exist, and the last event read of each.
-    pub(super) async fn standings(
+    async fn try_standings(
         &self,
         users: &[UserId],
     ) -> Attempt<HashMap<UserId, (Standing, EventId)>> {
@@ -320,7 +357,7 @@ impl Streams {
             let user = if events.len() < to_len(SHORT) {
                 User::fold(events.values())
             } else {
-                self.user(id).await?
+                self.try_user(id).await?
             };
             standings.extend(user.map(|user| (id, (user.standing, user.last))));
         }

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bson::{Binary, Document, doc, spec::BinarySubtype};
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
@@ -12,7 +13,7 @@ use shared::ids::{PostId, UserId};
 use shared::tasks::Tasks;
 use tracing::debug;
 
-use crate::app::store::{Counts, Projected, Reaction};
+use crate::app::ports::{Counts, Projected, Projections, Reaction};
 
 const GENERATIONS: &str = "generations";
 /// A count is not worth more waiting.
@@ -33,6 +34,20 @@ struct Reader {
     generation: Mutex<Option<(Instant, i64)>>,
 }
 
+#[async_trait]
+impl Projections for Views {
+    async fn reaction(&self, reaction: Reaction, post: PostId, user: UserId) -> Projected {
+        let reader = self.reader.clone();
+        let read = async move { reader.read(reaction, post, user).await };
+        self.look(read).await
+    }
+
+    async fn counts(&self, user: UserId) -> Counts {
+        let reader = self.reader.clone();
+        self.look(async move { reader.counts(user).await }).await
+    }
+}
+
 impl Views {
     pub(super) fn new(database: Database, tasks: Tasks) -> Self {
         let generation = Mutex::default();
@@ -43,22 +58,6 @@ impl Views {
             }),
             tasks,
         }
-    }
-
-    pub(super) async fn projected(
-        &self,
-        reaction: Reaction,
-        post: PostId,
-        user: UserId,
-    ) -> Projected {
-        let reader = self.reader.clone();
-        let read = async move { reader.read(reaction, post, user).await };
-        self.look(read).await
-    }
-
-    pub(super) async fn counts(&self, user: UserId) -> Counts {
-        let reader = self.reader.clone();
-        self.look(async move { reader.counts(user).await }).await
     }
 
     /// What is read, or nothing where that takes too long or the views cannot be read.

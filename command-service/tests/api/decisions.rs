@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use bson::doc;
-use command_service::app::store::{Append, Key, Store};
+use command_service::app::ports::{Append, Key};
 use command_service::domain::user::User;
 use futures_util::future::join_all;
 use serde_json::json;
@@ -51,7 +51,7 @@ async fn nobody_builds_on_what_is_far_ahead_of_the_clock() {
         trace: None,
         nonce: 1,
     };
-    core.store.append(&ahead).await.unwrap();
+    core.store.ports().log.append(&ahead).await.unwrap();
     let path = format!("/posts/{id}/like");
     let like = app.command(&bob, "POST", &path).await;
     like.refused(503, "unavailable");
@@ -110,7 +110,7 @@ async fn write_history(
     };
     let appends: Vec<Append> = (2..=events).map(event).collect();
     for batch in appends.chunks(1_000) {
-        let written = core.store.append_all(batch).await.unwrap();
+        let written = core.store.ports().log.append_all(batch).await.unwrap();
         assert!(written.iter().all(|written| *written));
     }
 }
@@ -200,23 +200,35 @@ async fn a_user_read_from_the_end_is_the_user_read_whole() {
         assert_eq!(whole.len(), usize::try_from(events).unwrap());
         // Asked twice: the second time its end is remembered.
         for _ in 0..2 {
-            let found = core.store.user(id).await.unwrap();
+            let found = core.store.ports().streams.user(id).await.unwrap();
             assert_eq!(found, User::fold(&whole), "{events} events");
-            let last = core.store.last(id, LogStream::User(id)).await.unwrap();
+            let last = core
+                .store
+                .ports()
+                .streams
+                .last(id, LogStream::User(id))
+                .await
+                .unwrap();
             assert_eq!(last.as_ref(), whole.last());
         }
         for before in [1, 2, 64, 65, 66, 67, 100, 189, 201, events + 1] {
             let limit = Id::new(id.get() + before).unwrap();
-            let found = core.store.user_before(id, limit).await.unwrap();
+            let found = core
+                .store
+                .ports()
+                .streams
+                .user_before(id, limit)
+                .await
+                .unwrap();
             let expected = User::fold(whole.iter().filter(|event| event.id < limit));
             assert_eq!(found, expected, "{events} events, before {before}");
         }
-        let standings = core.store.standings(&[id]).await.unwrap();
+        let standings = core.store.ports().streams.standings(&[id]).await.unwrap();
         let expected = User::fold(&whole).map(|user| (user.standing, user.last));
         assert_eq!(standings.get(&id).copied(), expected);
     }
     let nobody = Id::new(7).unwrap();
-    assert_eq!(core.store.user(nobody).await.unwrap(), None);
+    assert_eq!(core.store.ports().streams.user(nobody).await.unwrap(), None);
     app.end().await;
 }
 
@@ -330,12 +342,24 @@ async fn a_token_names_what_its_user_did_last_whatever_it_was_given_for() {
         .unwrap();
     event.insert("_id", long_ago);
     events.insert_one(event).await.unwrap();
-    let latest = core.store.latest(user_id(&old)).await.unwrap();
+    let latest = core
+        .store
+        .ports()
+        .streams
+        .latest(user_id(&old))
+        .await
+        .unwrap();
     assert_eq!(latest.len(), 1);
     assert_eq!(latest[0].stream, LogStream::User(user_id(&old)));
     // Where it is remembered, what another replica appends since is found all the same.
     let post = app.create_post(&old, "back again").await;
-    let latest = core.store.latest(user_id(&old)).await.unwrap();
+    let latest = core
+        .store
+        .ports()
+        .streams
+        .latest(user_id(&old))
+        .await
+        .unwrap();
     assert_eq!(latest.len(), 1);
     assert_eq!(latest[0].stream.to_string(), format!("post:{post}"));
     app.end().await;
@@ -402,7 +426,7 @@ async fn the_key_of_a_post_that_an_earlier_build_wrote_is_answered_for_its_reque
         trace: None,
         nonce: 1,
     };
-    core.store.append(&earlier).await.unwrap();
+    core.store.ports().log.append(&earlier).await.unwrap();
     let other = app.create_post(&ada, "another").await;
     let ask = |body: serde_json::Value| {
         let request = app.request("POST", "/api/v1/posts").bearer_auth(&ada.token);

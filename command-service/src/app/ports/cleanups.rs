@@ -1,0 +1,57 @@
+//! The jobs that end what counts elsewhere of users who left.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shared::events::LogStream;
+use shared::ids::UserId;
+use shared::time::Timestamp;
+
+use super::error::Result;
+
+/// What counts elsewhere of a user, and ends when they leave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tie {
+    /// Whom the user follows.
+    Followees,
+    /// Who follows the user.
+    Followers,
+    /// What the user reposted.
+    Reposts,
+    /// What the user answered.
+    Replies,
+}
+
+impl Tie {
+    pub const ALL: [Self; 4] = [
+        Self::Followees,
+        Self::Followers,
+        Self::Reposts,
+        Self::Replies,
+    ];
+}
+
+/// The ties of a user who left, to be ended. Durable: a crash resumes it where it was.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Farewell {
+    pub user: UserId,
+    pub planned_at: Timestamp,
+    /// How many times all ties have been looked at.
+    pub passes: u32,
+    pub tie: Tie,
+    /// The last stream of this kind that was looked at.
+    pub after: Option<LogStream>,
+}
+
+/// One job for each user who leaves.
+#[async_trait]
+pub trait Cleanups: Send + Sync {
+    /// Makes the job, or begins one that is there again.
+    async fn plan(&self, user: UserId, now: Timestamp) -> Result<()>;
+    /// Takes a job that is due; nobody else gets it for `lease`.
+    async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>>;
+    /// Keeps how far a job has come, and when to go on, unless it has been planned again.
+    async fn save(&self, job: &Farewell, due: Timestamp) -> Result<()>;
+    /// Removes a job unless it has been planned again since it was claimed.
+    async fn remove(&self, job: &Farewell) -> Result<()>;
+}

@@ -1,0 +1,272 @@
+//! What stands beside the log: accounts, sessions, guards of limits, jobs.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shared::ids::UserId;
+use shared::time::{Clock, SystemClock, Timestamp};
+
+use super::super::{
+    AccountName, Accounts, Cleanups, Farewell, FollowCounts, Limited, NewAccount, Quota,
+    QuotaState, Quotas, Registered, Renewal, Renewed, Result, Rotation, Session, Sessions, Tie,
+};
+use super::data::{Follows, Kept, Memory, Window};
+
+/// As in MongoDB's store: a count that has not moved for so long may be mended.
+const QUIET: Duration = Duration::from_secs(10);
+
+#[async_trait]
+impl Accounts for Memory {
+    async fn register(&self, account: &NewAccount) -> Result<Registered> {
+        Ok(self.data().register(std::slice::from_ref(account)))
+    }
+
+    async fn register_all(&self, accounts: &[NewAccount]) -> Result<bool> {
+        Ok(self.data().register(accounts) == Registered::Done)
+    }
+
+    async fn find(&self, name: &AccountName) -> Result<Option<UserId>> {
+        let data = self.data();
+        Ok(match name {
+            AccountName::Username(name) => data.usernames.get(name).copied(),
+            AccountName::Email(folded) => data.addresses.get(folded).map(|(user, _)| *user),
+        })
+    }
+
+    async fn users_named(&self, usernames: &[String]) -> Result<HashMap<String, UserId>> {
+        let data = self.data();
+        let found = usernames.iter();
+        let found = found.filter_map(|name| Some((name.clone(), *data.usernames.get(name)?)));
+        Ok(found.collect())
+    }
+
+    async fn users_at(&self, emails: &[String]) -> Result<HashMap<String, UserId>> {
+        let data = self.data();
+        let found = emails.iter();
+        let found = found.filter_map(|at| Some((at.clone(), data.addresses.get(at)?.0)));
+        Ok(found.collect())
+    }
+
+    async fn password_hash(&self, user: UserId) -> Result<Option<String>> {
+        Ok(self.data().passwords.get(&user).cloned())
+    }
+
+    async fn address(&self, user: UserId) -> Result<Option<String>> {
+        let data = self.data();
+        let mut addresses = data.addresses.values();
+        let found = addresses.find(|(owner, _)| *owner == user);
+        Ok(found.map(|(_, address)| address.clone()))
+    }
+
+    async fn forget(&self, user: UserId) -> Result<()> {
+        let mut data = self.data();
+        data.addresses.retain(|_, (owner, _)| *owner != user);
+        data.passwords.remove(&user);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Sessions for Memory {
+    async fn open(&self, session: &Session) -> Result<()> {
+        let kept = Kept {
+            session: session.clone(),
+            renewed: None,
+        };
+        let mut data = self.data();
+        data.sessions.entry(session.family.clone()).or_insert(kept);
+        Ok(())
+    }
+
+    async fn renew(&self, renewal: &Renewal) -> Result<Rotation> {
+        let mut data = self.data();
+        let kept = data.sessions.get_mut(&renewal.next.family);
+        let Some(kept) = kept.filter(|kept| kept.session.expires_at > SystemClock.now()) else {
+            return Ok(Rotation::Unknown);
+        };
+        if kept.session.current == renewal.used {
+            kept.session = renewal.next.clone();
+            let renewed = Renewed {
+                salt: renewal.salt,
+                at: renewal.at,
+                current: renewal.next.current,
+            };
+            kept.renewed = Some((renewal.used, renewed));
+        }
+        Ok(match kept.renewed {
+            Some((used, renewed)) if used == renewal.used => Rotation::Renewed(renewed),
+            Some(_) | None => Rotation::Reused,
+        })
+    }
+
+    async fn has_from(&self, user: UserId, origin: &[u8; 32]) -> Result<bool> {
+        let now = SystemClock.now();
+        let is_from = |kept: &Kept| {
+            let session = &kept.session;
+            session.user == user && session.origin == Some(*origin) && session.expires_at > now
+        };
+        Ok(self.data().sessions.values().any(is_from))
+    }
+
+    async fn user(&self, family: &str) -> Result<Option<UserId>> {
+        let data = self.data();
+        Ok(data.sessions.get(family).map(|kept| kept.session.user))
+    }
+
+    async fn close(&self, family: &str) -> Result<()> {
+        self.data().sessions.remove(family);
+        Ok(())
+    }
+
+    async fn close_all(&self, user: UserId) -> Result<()> {
+        let mut data = self.data();
+        data.sessions.retain(|_, kept| kept.session.user != user);
+        Ok(())
+    }
+}
+
+impl Window {
+    fn state(self, quota: Quota, now: Timestamp) -> QuotaState {
+        QuotaState {
+            granted: self.granted,
+            remaining: quota.posts.saturating_sub(self.used),
+            window_start: self.start,
+            resets_in: quota.window.saturating_sub(passed(self.start, now)),
+        }
+    }
+}
+
+#[async_trait]
+impl Quotas for Memory {
+    async fn reserve(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState> {
+        let (mut data, now) = (self.data(), SystemClock.now());
+        let fresh = Window {
+            start: now,
+            used: 0,
+            granted: false,
+        };
+        let window = data.windows(of).entry(user).or_insert(fresh);
+        if passed(window.start, now) >= quota.window {
+            *window = fresh;
+        }
+        window.granted = window.used < quota.posts;
+        window.used += u32::from(window.granted);
+        Ok(window.state(quota, now))
+    }
+
+    async fn state(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState> {
+        let (mut data, now) = (self.data(), SystemClock.now());
+        let window = data.windows(of).get(&user);
+        let state = window.map(|window| window.state(quota, now));
+        let fresh = QuotaState {
+            granted: true,
+            remaining: quota.posts,
+            window_start: now,
+            resets_in: Duration::ZERO,
+        };
+        Ok(state
+            .filter(|state| !state.resets_in.is_zero())
+            .unwrap_or(fresh))
+    }
+
+    async fn release(&self, of: Limited, user: UserId, window_start: Timestamp) -> Result<()> {
+        let mut data = self.data();
+        let window = data.windows(of).get_mut(&user);
+        if let Some(window) = window.filter(|window| window.start == window_start) {
+            window.used = window.used.saturating_sub(1);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl FollowCounts for Memory {
+    async fn reserve(&self, follower: UserId, limit: u32) -> Result<Option<u32>> {
+        let (mut data, now) = (self.data(), SystemClock.now());
+        let counted = data.count_follows(follower);
+        let row = data.follows.entry(follower).or_insert(Follows {
+            count: counted,
+            touched: now,
+            stale: false,
+        });
+        if row.stale || (row.count >= limit && passed(row.touched, now) >= QUIET) {
+            (row.count, row.touched, row.stale) = (counted.min(limit), now, false);
+        }
+        if row.count >= limit {
+            return Ok(None);
+        }
+        row.count += 1;
+        row.touched = now;
+        Ok(Some(row.count - 1))
+    }
+
+    async fn release(&self, follower: UserId) -> Result<()> {
+        if let Some(row) = self.data().follows.get_mut(&follower) {
+            row.count = row.count.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    async fn count(&self, follower: UserId) -> Result<u32> {
+        Ok(self.data().count_follows(follower))
+    }
+
+    async fn mark_stale(&self, followers: &[UserId]) -> Result<()> {
+        let mut data = self.data();
+        for follower in followers {
+            if let Some(row) = data.follows.get_mut(follower) {
+                row.stale = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Cleanups for Memory {
+    async fn plan(&self, user: UserId, now: Timestamp) -> Result<()> {
+        let job = Farewell {
+            user,
+            planned_at: now,
+            passes: 0,
+            tie: Tie::ALL[0],
+            after: None,
+        };
+        let mut data = self.data();
+        let due = data.jobs.get(&user).map_or(now, |(_, due)| *due);
+        data.jobs.insert(user, (job, due));
+        Ok(())
+    }
+
+    async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>> {
+        let mut data = self.data();
+        let jobs = data.jobs.values_mut().filter(|(_, due)| *due <= now);
+        let Some((job, due)) = jobs.min_by_key(|(_, due)| *due) else {
+            return Ok(None);
+        };
+        let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        *due = Timestamp::from_millis(now.millis().saturating_add(lease));
+        Ok(Some(job.clone()))
+    }
+
+    async fn save(&self, job: &Farewell, due: Timestamp) -> Result<()> {
+        if let Some(kept) = self.data().as_claimed(job) {
+            *kept = (job.clone(), due);
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, job: &Farewell) -> Result<()> {
+        let mut data = self.data();
+        if data.as_claimed(job).is_some() {
+            data.jobs.remove(&job.user);
+        }
+        Ok(())
+    }
+}
+
+fn passed(since: Timestamp, now: Timestamp) -> Duration {
+    let passed = now.millis().saturating_sub(since.millis());
+    Duration::from_millis(u64::try_from(passed).unwrap_or(0))
+}

@@ -1,0 +1,140 @@
+//! The log, and what is read of it.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use shared::consistency::{MOST_LATEST, Position};
+use shared::events::{Event, LogStream, Payload};
+use shared::ids::{EventId, PostId, SEQUENCE_BITS, UserId};
+
+use super::super::{
+    Append, Counts, EventLog, Outcome, Projected, Projections, Reaction, Receipt, Receipts, Result,
+    Streams, Tie,
+};
+use super::data::{Memory, Stored};
+use crate::domain::user::{Standing, User};
+
+/// As in MongoDB's store: events whose ids are further below the newest one's are before it.
+const OVERLAP_MS: i64 = 8_000;
+
+#[async_trait]
+impl EventLog for Memory {
+    async fn append(&self, append: &Append) -> Result<Outcome> {
+        Ok(self.data().insert(append))
+    }
+
+    async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
+        let mut data = self.data();
+        let is_there = |append| matches!(data.insert(append), Outcome::Appended);
+        Ok(appends.iter().map(is_there).collect())
+    }
+
+    async fn post_created(&self, post: PostId) -> Result<Option<Event>> {
+        let data = self.data();
+        let found = data.events.get(&post.cast()).map(|it| it.event.clone());
+        Ok(found.filter(|event| matches!(event.payload, Payload::PostCreated(_))))
+    }
+
+    async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>> {
+        Ok(self.data().receipt(owner, key))
+    }
+
+    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<Receipts> {
+        let data = self.data();
+        let found = keys.iter().filter_map(|(owner, key)| {
+            let receipt = data.receipt(*owner, key)?;
+            Some(((*owner, key.clone()), (receipt.event.id, receipt.hash)))
+        });
+        Ok(found.collect())
+    }
+
+    async fn ties(
+        &self,
+        user: UserId,
+        tie: Tie,
+        after: Option<LogStream>,
+        limit: u32,
+    ) -> Result<Vec<LogStream>> {
+        let is_tie = |stored: &&Stored| {
+            let own = stored.owner == user;
+            match (tie, stored.event.stream, &stored.event.payload) {
+                (Tie::Followees, LogStream::Follow { .. }, _)
+                | (Tie::Reposts, LogStream::Repost { .. }, _) => own,
+                (Tie::Followers, LogStream::Follow { followee, .. }, _) => followee == user,
+                (Tie::Replies, _, Payload::PostCreated(post)) => own && post.reply_to.is_some(),
+                (Tie::Replies, _, Payload::PostDeleted(post)) => own && post.reply_to.is_some(),
+                (Tie::Followees | Tie::Followers | Tie::Reposts | Tie::Replies, _, _) => false,
+            }
+        };
+        let data = self.data();
+        let mut found: Vec<LogStream> = data
+            .events
+            .values()
+            .filter(is_tie)
+            .map(|stored| stored.event.stream)
+            .filter(|stream| after.is_none_or(|after| *stream > after))
+            .collect();
+        found.sort_unstable();
+        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        found.dedup();
+        Ok(found)
+    }
+}
+
+#[async_trait]
+impl Streams for Memory {
+    async fn last(&self, owner: UserId, stream: LogStream) -> Result<Option<Event>> {
+        let data = self.data();
+        let last = data.stream(owner, stream).max_by_key(|event| event.version);
+        Ok(last.cloned())
+    }
+
+    async fn latest(&self, owner: UserId) -> Result<Vec<Position>> {
+        let data = self.data();
+        let own = data.events.values().filter(|stored| stored.owner == owner);
+        let newest_first: Vec<&Event> = own.map(|it| &it.event).rev().take(MOST_LATEST).collect();
+        let needed = newest_first.first().map_or(0, |newest| newest.id.get())
+            - (OVERLAP_MS << SEQUENCE_BITS);
+        let mut latest: Vec<Position> = Vec::new();
+        for event in newest_first {
+            let (stream, version) = (event.stream, event.version);
+            if event.id.get() < needed {
+                break;
+            }
+            match latest.iter_mut().find(|other| other.stream == stream) {
+                Some(other) => other.version = other.version.max(version),
+                None => latest.push(Position { stream, version }),
+            }
+        }
+        Ok(latest)
+    }
+
+    async fn user(&self, user: UserId) -> Result<Option<User>> {
+        Ok(self.data().user_before(user, None))
+    }
+
+    async fn user_before(&self, user: UserId, id: EventId) -> Result<Option<User>> {
+        Ok(self.data().user_before(user, Some(id)))
+    }
+
+    async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>> {
+        let data = self.data();
+        let found = users.iter().filter_map(|id| {
+            let user = data.user_before(*id, None)?;
+            Some((*id, (user.standing, user.last)))
+        });
+        Ok(found.collect())
+    }
+}
+
+/// There are no views: as when they cannot be read.
+#[async_trait]
+impl Projections for Memory {
+    async fn reaction(&self, _: Reaction, _: PostId, _: UserId) -> Projected {
+        Projected::default()
+    }
+
+    async fn counts(&self, _: UserId) -> Counts {
+        Counts::default()
+    }
+}

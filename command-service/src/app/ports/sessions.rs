@@ -1,0 +1,62 @@
+//! Families of refresh tokens.
+
+use async_trait::async_trait;
+use shared::ids::UserId;
+use shared::time::Timestamp;
+
+use super::error::Result;
+
+/// One family of refresh tokens; only the newest is good.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub family: String,
+    pub user: UserId,
+    /// SHA-256 of the secret of the newest token.
+    pub current: [u8; 32],
+    pub expires_at: Timestamp,
+    /// Stands for the address from which it was used last.
+    pub origin: Option<[u8; 32]>,
+}
+
+/// A use of a refresh token, which makes the next one.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// SHA-256 of the secret that was used.
+    pub used: [u8; 32],
+    /// What makes the next secret of the one that was used.
+    pub salt: [u8; 32],
+    pub at: Timestamp,
+    /// The session after it.
+    pub next: Session,
+}
+
+/// A renewal as it is stored: this one, or an earlier one by the same token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Renewed {
+    pub salt: [u8; 32],
+    pub at: Timestamp,
+    /// SHA-256 of the secret of the newest token.
+    pub current: [u8; 32],
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rotation {
+    /// The token that was used is the newest but one, since this use or an earlier one.
+    Renewed(Renewed),
+    /// The family is known, and its newest two secrets are others: somebody has an old token.
+    Reused,
+    Unknown,
+}
+
+/// Sessions serve their user alone.
+#[async_trait]
+pub trait Sessions: Send + Sync {
+    async fn open(&self, session: &Session) -> Result<()>;
+    /// Makes the next token the newest one of the family if the one that was used is.
+    async fn renew(&self, renewal: &Renewal) -> Result<Rotation>;
+    /// Whether the user has a session that was used last from this origin.
+    async fn has_from(&self, user: UserId, origin: &[u8; 32]) -> Result<bool>;
+    async fn user(&self, family: &str) -> Result<Option<UserId>>;
+    async fn close(&self, family: &str) -> Result<()>;
+    async fn close_all(&self, user: UserId) -> Result<()>;
+}
