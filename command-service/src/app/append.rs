@@ -20,9 +20,9 @@ use crate::domain::edge::Edge;
 
 /// Decisions on one stream before a command gives up. Each loss means that somebody else won,
 /// so that this many rivals at once are served.
-const TRIES: u32 = 32;
+pub(crate) const TRIES: u32 = 32;
 /// Collisions need two processes that draw the same number in the same quarter of a millisecond.
-const ID_TRIES: u32 = 16;
+pub(super) const ID_TRIES: u32 = 16;
 /// What is built on may be this much too far ahead to be waited for: a person waits.
 const WORTH_WAITING: Duration = Duration::from_millis(500);
 const LOSER_WAITS: Duration = Duration::from_millis(2);
@@ -176,8 +176,4 @@ pub(crate) async fn wait_turn(attempt: u32) {
         let most = LOSER_WAITS * attempt.min(8);
         tokio::time::sleep(most.mul_f64(rand::random())).await;
     }
-}
-
-pub(crate) const fn tries() -> u32 {
-    TRIES
 }

@@ -3,7 +3,7 @@
 use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
-use super::append::{Appended, Draft, Target, tries, wait_turn};
+use super::append::{Appended, Draft, TRIES, Target, wait_turn};
 use super::error::Refusal;
 use super::load::FoundPost;
 use super::token::Own;
@@ -36,7 +36,7 @@ impl App {
         id: PostId,
         decide: impl Fn(&FoundPost) -> Result<Option<Payload>, CommandError> + Send,
     ) -> Result<Accepted<()>, CommandError> {
-        for attempt in 0..tries() {
+        for attempt in 0..TRIES {
             wait_turn(attempt).await;
             let found = self.find_post(id).await?.ok_or(Refusal::NoSuchPost)?;
             let Some(payload) = decide(&found)? else {

@@ -3,7 +3,7 @@
 use shared::events::{LogStream, Payload};
 use shared::ids::UserId;
 
-use super::append::{Appended, Draft, Target, tries, wait_turn};
+use super::append::{Appended, Draft, TRIES, Target, wait_turn};
 use super::error::Refusal;
 use super::ports::{Allowance, Counts, Limited};
 use super::{Accepted, App, CommandError};
@@ -87,7 +87,7 @@ impl App {
         mut known: Option<User>,
         decide: impl Fn(&User) -> Result<Option<Payload>, CommandError> + Send,
     ) -> Result<Changed, CommandError> {
-        for attempt in 0..tries() {
+        for attempt in 0..TRIES {
             wait_turn(attempt).await;
             let user = match known.take() {
                 Some(user) => Some(user),

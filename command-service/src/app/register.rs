@@ -5,14 +5,12 @@ use shared::events::{Event, LogStream};
 use shared::ids::UserId;
 use shared::settings::Secret;
 
+use super::append::ID_TRIES;
 use super::context::current_trace;
 use super::error::Refusal;
 use super::ports::{AccountName, Counts, NewAccount, Registered, StoreError};
 use super::{Accepted, App, CommandError, Edited};
 use crate::domain::user::{Registration, RegistrationForm, Standing, User};
-
-/// Collisions need two processes that draw the same number in the same quarter of a millisecond.
-const ID_TRIES: u32 = 16;
 
 impl App {
     pub async fn register(&self, form: RegistrationForm) -> Result<Accepted<Edited>, CommandError> {

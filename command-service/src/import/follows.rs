@@ -1,210 +1,178 @@
 //! The second pass: who follows whom.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use shared::events::{Edge as Ends, LogStream};
+use shared::events::{Edge as Ends, LogStream, Payload};
 use shared::ids::UserId;
 
+use super::append::PlannedAppend;
 use super::error::ImportError;
-use super::loader::{BATCH, Fate, Loader, Wish, key};
+use super::keys::key;
+use super::loader::{BATCH, Loader};
+use super::pass::{Events, Pass, append, plan, skip_done};
 use super::report::Kind;
-use super::source::{Item, Items, Line};
-use crate::app::CommandError;
+use super::source::{Item, Line};
 use crate::app::append::{Draft, Target};
+use crate::app::error::Refusal;
+use crate::app::ports::Key;
 use crate::domain::edge::{self, Edge};
 
-struct Candidate {
+#[derive(Default)]
+pub(super) struct Follows {
+    /// How many each follower follows, of those who were asked for before.
+    following: HashMap<UserId, u32>,
+}
+
+pub(super) struct Candidate {
     line: u64,
     ends: Ends,
-    key: crate::app::ports::Key,
+    key: Key,
 }
 
-pub(super) async fn load(loader: &mut Loader<'_>, mut items: Items<'_>) -> Result<(), ImportError> {
-    loader.begin(&items);
-    loop {
-        let lines = loader.next_batch(&mut items, BATCH)?;
-        let Some(position) = lines.last().map(|line| line.position) else {
-            return Ok(());
+impl Pass for Follows {
+    type Candidate = Candidate;
+    const BATCH: usize = BATCH;
+
+    async fn resolve(
+        &mut self,
+        loader: &mut Loader<'_>,
+        lines: Vec<Line>,
+    ) -> Result<Vec<Candidate>, ImportError> {
+        let named = |line: &Line| match &line.item {
+            Ok(Item::Follow { follower, followee }) => Some((follower.clone(), followee.clone())),
+            Ok(Item::User(_) | Item::Post(_) | Item::Reaction(_)) | Err(_) => None,
         };
-        let candidates = resolve(loader, lines).await?;
-        let candidates = skip_done(loader, candidates).await?;
-        append(loader, &candidates).await?;
-        loader.report.advance(position);
-    }
-}
-
-async fn resolve(loader: &mut Loader<'_>, lines: Vec<Line>) -> Result<Vec<Candidate>, ImportError> {
-    let named = |line: &Line| match &line.item {
-        Ok(Item::Follow { follower, followee }) => Some((follower.clone(), followee.clone())),
-        Ok(Item::User(_) | Item::Post(_) | Item::Reaction(_)) | Err(_) => None,
-    };
-    let pairs: Vec<(u64, (String, String))> = lines
-        .iter()
-        .filter_map(|line| Some((line.number, named(line)?)))
-        .collect();
-    let names = pairs
-        .iter()
-        .flat_map(|(_, (a, b))| [a.as_str(), b.as_str()]);
-    let users = loader.resolve(names).await?;
-    let mut candidates = Vec::with_capacity(pairs.len());
-    for (line, (follower, followee)) in pairs {
-        match (users.get(&follower), users.get(&followee)) {
-            (Some(a), Some(b)) => candidates.push(Candidate {
-                line,
-                ends: Ends {
-                    follower: *a,
-                    followee: *b,
-                },
-                key: key(&["follow", &a.to_string(), &b.to_string()]),
-            }),
-            (None, _) => loader.report.refused(line, &format!("no user {follower}")),
-            (_, None) => loader.report.refused(line, &format!("no user {followee}")),
-        }
-    }
-    Ok(candidates)
-}
-
-async fn skip_done(
-    loader: &mut Loader<'_>,
-    candidates: Vec<Candidate>,
-) -> Result<Vec<Candidate>, ImportError> {
-    let keys = candidates
-        .iter()
-        .map(|candidate| (candidate.ends.follower, candidate.key.text.clone()));
-    let done = loader.done_before(keys).await?;
-    let (done, remaining): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| {
-        done.contains_key(&(candidate.ends.follower, candidate.key.text.clone()))
-    });
-    loader.report.already_there(done.len() as u64);
-    Ok(remaining)
-}
-
-async fn append(loader: &mut Loader<'_>, candidates: &[Candidate]) -> Result<(), ImportError> {
-    let users = candidates
-        .iter()
-        .flat_map(|candidate| [candidate.ends.follower, candidate.ends.followee]);
-    loader.survey(users).await?;
-    count(loader, candidates).await?;
-    let mut wishes: Vec<(Wish, Ends)> = Vec::with_capacity(candidates.len());
-    for candidate in candidates {
-        match wish(loader, candidate) {
-            Ok(Some(wish)) => {
-                *loader.following.entry(candidate.ends.follower).or_default() += 1;
-                wishes.push((wish, candidate.ends));
+        let pairs: Vec<(u64, (String, String))> = lines
+            .iter()
+            .filter_map(|line| Some((line.number, named(line)?)))
+            .collect();
+        let names = pairs
+            .iter()
+            .flat_map(|(_, (a, b))| [a.as_str(), b.as_str()]);
+        let users = loader.resolve(names).await?;
+        let mut candidates = Vec::with_capacity(pairs.len());
+        for (line, (follower, followee)) in pairs {
+            match (users.get(&follower), users.get(&followee)) {
+                (Some(a), Some(b)) => candidates.push(Candidate {
+                    line,
+                    ends: Ends {
+                        follower: *a,
+                        followee: *b,
+                    },
+                    key: key(&["follow", &a.to_string(), &b.to_string()]),
+                }),
+                (None, _) => loader.report.refused(line, &format!("no user {follower}")),
+                (_, None) => loader.report.refused(line, &format!("no user {followee}")),
             }
-            Ok(None) => {}
-            Err(refusal) => loader.report.refused(candidate.line, &refusal.to_string()),
+        }
+        Ok(candidates)
+    }
+
+    async fn write(
+        &mut self,
+        loader: &mut Loader<'_>,
+        candidates: Vec<Candidate>,
+    ) -> Result<(), ImportError> {
+        let candidates = skip_done(loader, self, candidates).await?;
+        let users = candidates.iter().flat_map(Self::users);
+        loader.load_statuses(users).await?;
+        self.count(loader, &candidates).await?;
+        let planned = plan(loader, self, candidates);
+        // Before and after: what a replica counts in between is not believed.
+        let older = older_followers(loader, &planned);
+        mark_counts(loader, &older).await?;
+        append(loader, self, &planned).await?;
+        mark_counts(loader, &older).await
+    }
+}
+
+impl Events for Follows {
+    fn line(candidate: &Candidate) -> u64 {
+        candidate.line
+    }
+
+    fn kind(_: &Candidate) -> Kind {
+        Kind::Follows
+    }
+
+    fn keys(candidate: &Candidate) -> Vec<(UserId, String)> {
+        vec![(candidate.ends.follower, candidate.key.text.clone())]
+    }
+
+    fn users(candidate: &Candidate) -> [UserId; 2] {
+        [candidate.ends.follower, candidate.ends.followee]
+    }
+
+    fn decide(
+        &self,
+        loader: &Loader<'_>,
+        candidate: &Candidate,
+        edge: &Edge,
+    ) -> Result<Option<Payload>, Refusal> {
+        let ends = candidate.ends;
+        let following = self.following.get(&ends.follower).copied().unwrap_or(0);
+        let actor = loader.people.known(ends.follower).standing;
+        let followee = loader.people.known(ends.followee).standing;
+        Ok(edge::follow(edge, ends, actor, Some(followee), following)?)
+    }
+
+    fn draft(loader: &Loader<'_>, candidate: &Candidate, payload: Payload) -> Draft {
+        let Ends { follower, followee } = candidate.ends;
+        let (actor, other) = (loader.people.known(follower), loader.people.known(followee));
+        Draft {
+            target: Target::Stream {
+                owner: follower,
+                stream: LogStream::Follow { follower, followee },
+                version: 1,
+            },
+            actor: follower,
+            payload,
+            read: actor.last.max(other.last).get(),
+            key: Some(candidate.key.clone()),
         }
     }
-    // Before and after: what a replica counts in between is not believed.
-    let older = older_followers(loader, &wishes);
-    mark_counts(loader, &older).await?;
-    let (wishes, ends): (Vec<Wish>, Vec<Ends>) = wishes.into_iter().unzip();
-    let fates = loader.append_all(&wishes).await?;
-    for ((wish, ends), fate) in wishes.iter().zip(ends).zip(fates) {
-        let fate = match fate {
-            Fate::NotAppended => settle(loader, wish, ends).await?,
-            Fate::Appended(_) | Fate::AlreadyThere(_) => fate,
-        };
-        if !matches!(fate, Fate::Appended(_))
-            && let Some(following) = loader.following.get_mut(&ends.follower)
-        {
+
+    fn reserve(&mut self, candidate: &Candidate) {
+        let following = self.following.entry(candidate.ends.follower).or_default();
+        *following += 1;
+    }
+
+    fn release(&mut self, candidate: &Candidate) {
+        if let Some(following) = self.following.get_mut(&candidate.ends.follower) {
             *following = following.saturating_sub(1);
         }
-        loader.tell(Kind::Follows, fate);
     }
-    mark_counts(loader, &older).await
 }
 
-/// How many each follower follows, counted in the log the first time.
-async fn count(loader: &mut Loader<'_>, candidates: &[Candidate]) -> Result<(), ImportError> {
-    for candidate in candidates {
-        let follower = candidate.ends.follower;
-        if loader.is_fresh(follower) || loader.following.contains_key(&follower) {
-            continue;
+impl Follows {
+    /// How many each follower follows, counted in the log the first time.
+    async fn count(
+        &mut self,
+        loader: &mut Loader<'_>,
+        candidates: &[Candidate],
+    ) -> Result<(), ImportError> {
+        for candidate in candidates {
+            let follower = candidate.ends.follower;
+            if loader.people.is_fresh(follower) || self.following.contains_key(&follower) {
+                continue;
+            }
+            let store = loader.store();
+            let following = loader
+                .with_retries(|| store.follows.count(follower))
+                .await?;
+            self.following.insert(follower, following);
         }
-        let store = loader.store();
-        let following = loader.patiently(|| store.follows.count(follower)).await?;
-        loader.following.insert(follower, following);
-    }
-    Ok(())
-}
-
-fn decide(
-    loader: &Loader<'_>,
-    ends: Ends,
-    edge: &Edge,
-    following: u32,
-) -> Result<Option<shared::events::Payload>, CommandError> {
-    let (actor, followee) = (loader.known(ends.follower), loader.known(ends.followee));
-    let decided = edge::follow(
-        edge,
-        ends,
-        actor.standing,
-        Some(followee.standing),
-        following,
-    );
-    decided.map_err(CommandError::from)
-}
-
-fn wish(loader: &Loader<'_>, candidate: &Candidate) -> Result<Option<Wish>, CommandError> {
-    let ends = candidate.ends;
-    let following = loader.following.get(&ends.follower).copied().unwrap_or(0);
-    let Some(payload) = decide(loader, ends, &Edge::default(), following)? else {
-        return Ok(None);
-    };
-    let (actor, followee) = (loader.known(ends.follower), loader.known(ends.followee));
-    let draft = Draft {
-        target: Target::Stream {
-            owner: ends.follower,
-            stream: LogStream::Follow {
-                follower: ends.follower,
-                followee: ends.followee,
-            },
-            version: 1,
-        },
-        actor: ends.follower,
-        payload,
-        read: actor.last.max(followee.last).get(),
-        key: Some(candidate.key.clone()),
-    };
-    Ok(Some(Wish {
-        line: candidate.line,
-        draft,
-    }))
-}
-
-async fn settle(loader: &mut Loader<'_>, wish: &Wish, ends: Ends) -> Result<Fate, ImportError> {
-    // This edge has a place already, from when it was wished for.
-    let following = loader.following.get(&ends.follower).copied().unwrap_or(1) - 1;
-    let (actor, followee) = (loader.known(ends.follower), loader.known(ends.followee));
-    let decide = |edge: &Edge| {
-        let decided = edge::follow(
-            edge,
-            ends,
-            actor.standing,
-            Some(followee.standing),
-            following,
-        );
-        decided.map_err(CommandError::from)
-    };
-    match loader.settle_edge(wish, decide).await? {
-        Ok(fate) => Ok(fate),
-        Err(refusal) => {
-            loader.report.refused(wish.line, &refusal.to_string());
-            Ok(Fate::NotAppended)
-        }
+        Ok(())
     }
 }
 
 /// Followers who may have a count that this import passes by.
-fn older_followers(loader: &Loader<'_>, wishes: &[(Wish, Ends)]) -> Vec<UserId> {
-    let followers: HashMap<UserId, ()> = wishes
-        .iter()
-        .map(|(_, ends)| (ends.follower, ()))
-        .filter(|(follower, ())| !loader.is_fresh(*follower))
+fn older_followers(loader: &Loader<'_>, planned: &[PlannedAppend<Candidate>]) -> Vec<UserId> {
+    let followers = planned.iter().map(|it| it.candidate.ends.follower);
+    let older: HashSet<UserId> = followers
+        .filter(|follower| !loader.people.is_fresh(*follower))
         .collect();
-    followers.into_keys().collect()
+    older.into_iter().collect()
 }
 
 async fn mark_counts(loader: &mut Loader<'_>, followers: &[UserId]) -> Result<(), ImportError> {
@@ -213,6 +181,6 @@ async fn mark_counts(loader: &mut Loader<'_>, followers: &[UserId]) -> Result<()
     }
     let store = loader.store();
     loader
-        .patiently(|| store.follows.mark_stale(followers))
+        .with_retries(|| store.follows.mark_stale(followers))
         .await
 }

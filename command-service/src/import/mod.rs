@@ -6,15 +6,24 @@
 //! what the crashed one did.
 //!
 //! * `arguments`: where the data comes from; [`source`]: lines of files as items.
-//! * `users`, `follows`, `posts`, `reactions`: one pass each.
-//! * `order`: which posts are the same, and which wait for others.
+//! * `pass`: what a pass is, and how it is taken; `users`, `follows`, `posts`, `reactions`: one each.
+//! * `loader`: what all passes share; `people`, `lookup`: who is who; `append`: in bulk, and one by
+//!   one.
+//! * `order`: which posts are the same, and which wait for others; `named_posts`, `keys`: what they
+//!   are known by.
 //! * `report`: progress and the summary.
 
+mod append;
 mod arguments;
 mod error;
 mod follows;
+mod keys;
 mod loader;
+mod lookup;
+mod named_posts;
 mod order;
+mod pass;
+mod people;
 mod posts;
 mod reactions;
 mod report;
@@ -30,9 +39,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::app::ports::StoreError;
+use follows::Follows;
 use loader::Loader;
+use named_posts::NamedPosts;
+use pass::run_pass;
+use reactions::Reactions;
 use report::Report;
-use source::{Pass, Source};
+use source::{ItemKind, Source};
+use users::Users;
 
 pub use arguments::Arguments;
 pub use error::ImportError;
@@ -90,10 +104,10 @@ where
     F: Future<Output = Result<(), StoreError>>,
 {
     let sources = Source::open_all(arguments)?;
-    let mut loader = Loader::new(app, report, stop, arguments.posts_per_user > 0);
-    loader.patiently(prepare).await?;
+    let mut loader = Loader::new(app, report, stop);
+    loader.with_retries(prepare).await?;
     load(&mut loader, &sources, arguments).await?;
-    loader.look_again().await?;
+    loader.reconcile_deactivated().await?;
     Ok(loader.summary())
 }
 
@@ -102,23 +116,26 @@ async fn load(
     sources: &[Source],
     arguments: &Arguments,
 ) -> Result<(), ImportError> {
+    let mut everybody = (arguments.posts_per_user > 0).then(Vec::new);
     for source in sources {
-        users::load(loader, source.items(Pass::Users)?).await?;
+        let items = source.items(ItemKind::Users)?;
+        let mut users = Users::new(&items, &mut everybody);
+        run_pass(loader, &mut users, items).await?;
     }
+    let mut follows = Follows::default();
     for source in sources {
-        follows::load(loader, source.items(Pass::Follows)?).await?;
+        run_pass(loader, &mut follows, source.items(ItemKind::Follows)?).await?;
     }
+    let mut named = NamedPosts::default();
     for source in sources {
-        posts::load(loader, source).await?;
+        posts::load(loader, &mut named, source).await?;
     }
-    posts::generate(loader, arguments.posts_per_user).await?;
+    if let Some(everybody) = everybody {
+        posts::generate(loader, &mut named, &everybody, arguments.posts_per_user).await?;
+    }
+    let mut reactions = Reactions::new(&named);
     for source in sources {
-        reactions::load(loader, source.items(Pass::Reactions)?).await?;
+        run_pass(loader, &mut reactions, source.items(ItemKind::Reactions)?).await?;
     }
     Ok(())
-}
-
-/// A report that says nothing, for whoever imports from within.
-pub fn silent_report() -> Report {
-    Report::silent()
 }

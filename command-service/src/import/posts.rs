@@ -9,19 +9,23 @@
 
 use std::collections::{HashMap, HashSet};
 
-use shared::events::LogStream;
-use shared::ids::{PostId, UserId};
+use shared::events::Payload;
+use shared::ids::{EventId, UserId};
 use unicode_normalization::UnicodeNormalization;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::ImportError;
-use super::loader::{BATCH, Fate, Loader, NamedPost, Wish, fingerprint, key};
+use super::keys::{fingerprint, key};
+use super::loader::{BATCH, Loader};
+use super::named_posts::{NamedPost, NamedPosts};
 use super::order::{MOST_WAITING, Naming, Said, Waiting, name_hash};
+use super::pass::{Events, Pass, append, plan, run_pass, skip_done};
 use super::report::Kind;
-use super::source::{Item, Items, Line, Pass, PostItem, Source};
-use crate::app::CommandError;
+use super::source::{Item, ItemKind, Items, Line, PostItem, Source};
 use crate::app::append::{Draft, Target};
+use crate::app::error::Refusal;
 use crate::app::ports::Key;
+use crate::domain::edge::Edge;
 use crate::domain::post::{Post, create_post, reply};
 use crate::domain::text::Content;
 
@@ -31,6 +35,13 @@ const WORDS: [&str; 16] = [
     "willow", "compass", "marble", "falcon", "saffron", "glacier", "timber",
 ];
 
+/// One look at the input.
+struct Posts<'a> {
+    named: &'a mut NamedPosts,
+    look: Look,
+    waiting: Waiting<Candidate>,
+}
+
 #[derive(Clone)]
 struct Candidate {
     line: u64,
@@ -39,19 +50,13 @@ struct Candidate {
     /// A hash of its name within the input.
     name: Option<u64>,
     reply_to: Option<String>,
+    /// The post that `reply_to` names, once that is written.
+    parent: Option<Post>,
     /// Of posts without a name, the how manieth like it this is.
     count: u32,
     key: Key,
     /// The key that an earlier build gave it, where that is another.
     earlier: Option<String>,
-}
-
-impl Candidate {
-    /// The keys under which an earlier run may have written it.
-    fn keys(&self) -> impl Iterator<Item = (UserId, String)> {
-        let texts = std::iter::once(&self.key.text).chain(&self.earlier);
-        texts.map(|text| (self.author, text.clone()))
-    }
 }
 
 /// Which lines a look at the input is for.
@@ -61,43 +66,29 @@ enum Look {
     Again(HashMap<u64, u32>),
 }
 
-pub(super) async fn load(loader: &mut Loader<'_>, source: &Source) -> Result<(), ImportError> {
+pub(super) async fn load(
+    loader: &mut Loader<'_>,
+    named: &mut NamedPosts,
+    source: &Source,
+) -> Result<(), ImportError> {
     let mut look = Look::First(Said::default());
     loop {
-        let known = loader.posts.len();
+        let known = named.len();
         let is_first = matches!(look, Look::First(_));
-        let waiting = read(loader, source.items(Pass::Posts)?, look).await?;
-        let left = match waiting.end() {
+        let mut posts = Posts::new(named, look, MOST_WAITING);
+        run_pass(loader, &mut posts, source.items(ItemKind::Posts)?).await?;
+        let left = match posts.waiting.end() {
             Ok(alone) => {
                 refuse(loader, alone);
                 return Ok(());
             }
             Err(left) => left,
         };
-        if !is_first && loader.posts.len() == known {
+        if !is_first && named.len() == known {
             // Nobody's parent was written in this look, so none will be in the next.
-            return refuse_lines(loader, source.items(Pass::Posts)?, &left);
+            return refuse_lines(loader, source.items(ItemKind::Posts)?, &left);
         }
         look = Look::Again(left);
-    }
-}
-
-/// Looks at the input once, and writes what can be written: those that wait are returned.
-async fn read(
-    loader: &mut Loader<'_>,
-    mut items: Items<'_>,
-    mut look: Look,
-) -> Result<Waiting<Candidate>, ImportError> {
-    loader.begin(&items);
-    let mut waiting = Waiting::new(MOST_WAITING);
-    loop {
-        let lines = loader.next_batch(&mut items, BATCH)?;
-        let Some(position) = lines.last().map(|line| line.position) else {
-            return Ok(waiting);
-        };
-        let candidates = resolve(loader, lines, &mut look).await?;
-        write(loader, candidates, &mut waiting).await?;
-        loader.report.advance(position);
     }
 }
 
@@ -129,14 +120,17 @@ fn refuse_lines(
 }
 
 /// Writes `each` posts for everybody in the input. Authors take turns, as they do in life.
-pub(super) async fn generate(loader: &mut Loader<'_>, each: u32) -> Result<(), ImportError> {
-    let Some(everybody) = loader.everybody.take() else {
-        return Ok(());
-    };
+pub(super) async fn generate(
+    loader: &mut Loader<'_>,
+    named: &mut NamedPosts,
+    everybody: &[UserId],
+    each: u32,
+) -> Result<(), ImportError> {
     let total = everybody.len() as u64 * u64::from(each);
     loader.report.begin("posts", total);
     let turns = (1..=each).flat_map(|turn| everybody.iter().map(move |author| (turn, *author)));
     let mut turns = turns.peekable();
+    let mut posts = Posts::new(named, Look::First(Said::default()), 0);
     let mut written = 0;
     while turns.peek().is_some() {
         loader.check_stop()?;
@@ -145,11 +139,9 @@ pub(super) async fn generate(loader: &mut Loader<'_>, each: u32) -> Result<(), I
         let made_up = batch
             .into_iter()
             .filter_map(|(turn, author)| make_up(turn, author));
-        let candidates = made_up.collect();
-        write(loader, candidates, &mut Waiting::new(0)).await?;
+        posts.write(loader, made_up.collect()).await?;
         loader.report.advance(written);
     }
-    loader.everybody = Some(everybody);
     Ok(())
 }
 
@@ -166,39 +158,191 @@ fn make_up(turn: u32, author: UserId) -> Option<Candidate> {
         content,
         name: None,
         reply_to: None,
+        parent: None,
         count: 1,
         key,
         earlier: None,
     })
 }
 
-async fn resolve(
-    loader: &mut Loader<'_>,
-    lines: Vec<Line>,
-    look: &mut Look,
-) -> Result<Vec<Candidate>, ImportError> {
-    let posts: Vec<(u64, PostItem)> = lines
-        .into_iter()
-        .filter(|line| match look {
-            Look::First(_) => true,
-            Look::Again(left) => left.contains_key(&line.number),
-        })
-        .filter_map(|line| match line.item {
-            Ok(Item::Post(post)) => Some((line.number, post)),
-            Ok(Item::User(_) | Item::Follow { .. } | Item::Reaction(_)) | Err(_) => None,
-        })
-        .collect();
-    let names = posts.iter().map(|(_, post)| post.username.as_str());
-    let users = loader.resolve(names).await?;
-    let mut candidates = Vec::with_capacity(posts.len());
-    for (line, post) in posts {
-        match candidate(line, &post, users.get(&post.username), look) {
-            Ok(Some(candidate)) => candidates.push(candidate),
-            Ok(None) => loader.report.already_there(1),
-            Err(why) => loader.report.refused(line, &why),
+impl Pass for Posts<'_> {
+    type Candidate = Candidate;
+    const BATCH: usize = BATCH;
+
+    async fn resolve(
+        &mut self,
+        loader: &mut Loader<'_>,
+        lines: Vec<Line>,
+    ) -> Result<Vec<Candidate>, ImportError> {
+        let posts: Vec<(u64, PostItem)> = lines
+            .into_iter()
+            .filter(|line| match &self.look {
+                Look::First(_) => true,
+                Look::Again(left) => left.contains_key(&line.number),
+            })
+            .filter_map(|line| match line.item {
+                Ok(Item::Post(post)) => Some((line.number, post)),
+                Ok(Item::User(_) | Item::Follow { .. } | Item::Reaction(_)) | Err(_) => None,
+            })
+            .collect();
+        let names = posts.iter().map(|(_, post)| post.username.as_str());
+        let users = loader.resolve(names).await?;
+        let mut candidates = Vec::with_capacity(posts.len());
+        for (line, post) in posts {
+            match candidate(line, &post, users.get(&post.username), &mut self.look) {
+                Ok(Some(candidate)) => candidates.push(candidate),
+                Ok(None) => loader.report.already_there(1),
+                Err(why) => loader.report.refused(line, &why),
+            }
+        }
+        Ok(candidates)
+    }
+
+    /// Writes what can be written; the others wait.
+    async fn write(
+        &mut self,
+        loader: &mut Loader<'_>,
+        candidates: Vec<Candidate>,
+    ) -> Result<(), ImportError> {
+        let names: Vec<u64> = candidates.iter().filter_map(|post| post.name).collect();
+        let remaining = skip_done(loader, self, candidates).await?;
+        let mut ready = Vec::with_capacity(remaining.len());
+        // Those that an earlier run has written may be waited for as well.
+        for name in names {
+            if self.named.get(name).is_some() {
+                release(name, &mut self.waiting, &mut ready);
+            }
+        }
+        let mut coming: HashSet<u64> = ready.iter().filter_map(|reply| reply.name).collect();
+        for candidate in remaining {
+            let parent = candidate.reply_to.as_deref().map(name_hash);
+            let is_there =
+                |parent: &u64| self.named.get(*parent).is_some() || coming.contains(parent);
+            if let Some(parent) = parent.filter(|parent| !is_there(parent)) {
+                self.waiting
+                    .add(candidate.line, parent, candidate.count, candidate);
+                continue;
+            }
+            let (first, name) = (ready.len(), candidate.name);
+            ready.push(candidate);
+            if let Some(name) = name {
+                release(name, &mut self.waiting, &mut ready);
+            }
+            coming.extend(ready[first..].iter().filter_map(|post| post.name));
+        }
+        for batch in split_dependent(ready) {
+            self.write_independent(loader, batch).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Events for Posts<'_> {
+    fn line(candidate: &Candidate) -> u64 {
+        candidate.line
+    }
+
+    fn kind(_: &Candidate) -> Kind {
+        Kind::Posts
+    }
+
+    fn keys(candidate: &Candidate) -> Vec<(UserId, String)> {
+        let texts = std::iter::once(&candidate.key.text).chain(&candidate.earlier);
+        texts.map(|text| (candidate.author, text.clone())).collect()
+    }
+
+    fn users(candidate: &Candidate) -> [UserId; 2] {
+        let parent = candidate.parent.map(|parent| parent.author);
+        [candidate.author, parent.unwrap_or(candidate.author)]
+    }
+
+    fn decide(
+        &self,
+        loader: &Loader<'_>,
+        candidate: &Candidate,
+        _: &Edge,
+    ) -> Result<Option<Payload>, Refusal> {
+        let author = loader.people.known(candidate.author).standing;
+        let payload = match &candidate.parent {
+            None => create_post(author, &candidate.content)?,
+            Some(parent) => {
+                let seen = Some((parent, loader.people.known(parent.author).standing));
+                reply(author, &candidate.content, seen)?
+            }
+        };
+        Ok(Some(payload))
+    }
+
+    fn draft(loader: &Loader<'_>, candidate: &Candidate, payload: Payload) -> Draft {
+        let parent = candidate.parent.map_or(0, |parent| parent.id.get());
+        Draft {
+            target: Target::NewPost,
+            actor: candidate.author,
+            payload,
+            read: loader.people.known(candidate.author).last.get().max(parent),
+            key: Some(candidate.key.clone()),
         }
     }
-    Ok(candidates)
+
+    fn was_done(&mut self, candidate: &Candidate, event: EventId, says: i64) -> Result<(), String> {
+        self.remember(candidate, event, false);
+        if candidate.name.is_none() || [0, candidate.key.hash].contains(&says) {
+            Ok(())
+        } else {
+            Err("an earlier import gave its id to another post".to_owned())
+        }
+    }
+
+    fn is_there(&mut self, candidate: &Candidate, event: EventId) {
+        self.remember(candidate, event, true);
+    }
+}
+
+impl<'a> Posts<'a> {
+    fn new(named: &'a mut NamedPosts, look: Look, most_waiting: usize) -> Self {
+        Self {
+            named,
+            look,
+            waiting: Waiting::new(most_waiting),
+        }
+    }
+
+    fn remember(&mut self, candidate: &Candidate, event: EventId, fresh: bool) {
+        if let Some(name) = candidate.name {
+            let (id, author) = (event.cast(), candidate.author);
+            self.named.insert(name, NamedPost { id, author, fresh });
+        }
+    }
+
+    /// Writes posts of which none answers another.
+    async fn write_independent(
+        &mut self,
+        loader: &mut Loader<'_>,
+        candidates: Vec<Candidate>,
+    ) -> Result<(), ImportError> {
+        let mut ready = Vec::with_capacity(candidates.len());
+        for mut candidate in candidates {
+            let named = candidate.name.and_then(|name| self.named.get(name));
+            if named.is_some_and(|other| other.author != candidate.author) {
+                let why = "another user's post has this id";
+                loader.report.refused(candidate.line, why);
+                continue;
+            }
+            if let Some(name) = &candidate.reply_to {
+                candidate.parent = self.named.find(loader, name).await?;
+                if candidate.parent.is_none() {
+                    loader.report.refused(candidate.line, &no_parent(name));
+                    continue;
+                }
+            }
+            ready.push(candidate);
+        }
+        loader
+            .load_statuses(ready.iter().flat_map(Self::users))
+            .await?;
+        let planned = plan(loader, self, ready);
+        append(loader, self, &planned).await
+    }
 }
 
 /// What a line asks for; nothing if a line before it asked for the very same.
@@ -247,6 +391,7 @@ fn candidate(
         content,
         name,
         reply_to: post.reply_to.clone(),
+        parent: None,
         count,
         key,
         earlier,
@@ -260,41 +405,6 @@ fn earlier_key(author: &str, content: &str, parent: &str) -> Option<String> {
     content
         .contains('\r')
         .then(|| key(&["text", author, &kept(), parent]).text)
-}
-
-async fn write(
-    loader: &mut Loader<'_>,
-    candidates: Vec<Candidate>,
-    waiting: &mut Waiting<Candidate>,
-) -> Result<(), ImportError> {
-    let names: Vec<u64> = candidates.iter().filter_map(|post| post.name).collect();
-    let remaining = skip_done(loader, candidates).await?;
-    let mut ready = Vec::with_capacity(remaining.len());
-    // Those that an earlier run has written may be waited for as well.
-    for name in names {
-        if loader.posts.contains_key(&name) {
-            release(name, waiting, &mut ready);
-        }
-    }
-    let mut coming: HashSet<u64> = ready.iter().filter_map(|reply| reply.name).collect();
-    for candidate in remaining {
-        let parent = candidate.reply_to.as_deref().map(name_hash);
-        let is_there = |parent: &u64| loader.posts.contains_key(parent) || coming.contains(parent);
-        if let Some(parent) = parent.filter(|parent| !is_there(parent)) {
-            waiting.add(candidate.line, parent, candidate.count, candidate);
-            continue;
-        }
-        let (first, name) = (ready.len(), candidate.name);
-        ready.push(candidate);
-        if let Some(name) = name {
-            release(name, waiting, &mut ready);
-        }
-        coming.extend(ready[first..].iter().filter_map(|post| post.name));
-    }
-    for batch in split_dependent(ready) {
-        write_independent(loader, batch).await?;
-    }
-    Ok(())
 }
 
 /// Those who wait for a post, those who wait for them, and so on: parents before replies.
@@ -330,132 +440,4 @@ fn split_dependent(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
         }
     }
     batches
-}
-
-async fn skip_done(
-    loader: &mut Loader<'_>,
-    candidates: Vec<Candidate>,
-) -> Result<Vec<Candidate>, ImportError> {
-    let keys = candidates.iter().flat_map(Candidate::keys);
-    let done = loader.done_before(keys).await?;
-    let mut remaining = Vec::with_capacity(candidates.len());
-    for candidate in candidates {
-        let found = candidate.keys().find_map(|key| done.get(&key));
-        match found {
-            Some((event, says)) => {
-                remember(loader, &candidate, event.cast(), false);
-                if candidate.name.is_none() || [0, candidate.key.hash].contains(says) {
-                    loader.report.already_there(1);
-                } else {
-                    let why = "an earlier import gave its id to another post";
-                    loader.report.refused(candidate.line, why);
-                }
-            }
-            None => remaining.push(candidate),
-        }
-    }
-    Ok(remaining)
-}
-
-fn remember(loader: &mut Loader<'_>, candidate: &Candidate, id: PostId, fresh: bool) {
-    if let Some(name) = candidate.name {
-        let author = candidate.author;
-        let post = NamedPost { id, author, fresh };
-        loader.posts.insert(name, post);
-    }
-}
-
-async fn write_independent(
-    loader: &mut Loader<'_>,
-    candidates: Vec<Candidate>,
-) -> Result<(), ImportError> {
-    let authors = candidates.iter().map(|candidate| candidate.author);
-    let parents = candidates.iter().filter_map(|candidate| {
-        let name = candidate.reply_to.as_deref()?;
-        Some(loader.posts.get(&name_hash(name))?.author)
-    });
-    let users: Vec<UserId> = authors.chain(parents).collect();
-    loader.survey(users.into_iter()).await?;
-    let mut wishes = Vec::with_capacity(candidates.len());
-    let mut wished = Vec::with_capacity(candidates.len());
-    for candidate in candidates {
-        match wish(loader, &candidate).await? {
-            Ok(wish) => {
-                wishes.push(wish);
-                wished.push(candidate);
-            }
-            Err(why) => loader.report.refused(candidate.line, &why),
-        }
-    }
-    let fates = loader.append_all(&wishes).await?;
-    for ((wish, candidate), fate) in wishes.iter().zip(&wished).zip(fates) {
-        let fate = match fate {
-            Fate::NotAppended => loader.settle_post(wish).await?,
-            Fate::Appended(_) | Fate::AlreadyThere(_) => fate,
-        };
-        if let Fate::Appended(event) | Fate::AlreadyThere(event) = fate {
-            remember(loader, candidate, event.cast(), true);
-        }
-        loader.tell(Kind::Posts, fate);
-    }
-    Ok(())
-}
-
-async fn wish(
-    loader: &mut Loader<'_>,
-    candidate: &Candidate,
-) -> Result<Result<Wish, String>, ImportError> {
-    if let Some(other) = candidate.name.and_then(|name| loader.posts.get(&name))
-        && other.author != candidate.author
-    {
-        return Ok(Err("another user's post has this id".to_owned()));
-    }
-    let author = loader.known(candidate.author);
-    let (decided, read) = match &candidate.reply_to {
-        None => (create_post(author.standing, &candidate.content), 0),
-        Some(name) => {
-            let Some(parent) = find(loader, name).await? else {
-                return Ok(Err(no_parent(name)));
-            };
-            let standing = loader.known(parent.author).standing;
-            let seen = Some((&parent, standing));
-            let decided = reply(author.standing, &candidate.content, seen);
-            (decided, parent.id.get())
-        }
-    };
-    Ok(decided
-        .map_err(|refusal| CommandError::from(refusal).to_string())
-        .map(|payload| Wish {
-            line: candidate.line,
-            draft: Draft {
-                target: Target::NewPost,
-                actor: candidate.author,
-                payload,
-                read: author.last.get().max(read),
-                key: Some(candidate.key.clone()),
-            },
-        }))
-}
-
-/// A post of the input by its name. One that an earlier run wrote may be deleted by now.
-pub(super) async fn find(loader: &mut Loader<'_>, name: &str) -> Result<Option<Post>, ImportError> {
-    let Some(named) = loader.posts.get(&name_hash(name)).copied() else {
-        return Ok(None);
-    };
-    let deleted = if named.fresh {
-        false
-    } else {
-        let store = loader.store();
-        let stream = LogStream::Post(named.id);
-        let last = loader
-            .patiently(|| store.streams.last(named.author, stream))
-            .await?;
-        last.is_none_or(|event| event.version > 1)
-    };
-    Ok(Some(Post {
-        id: named.id,
-        author: named.author,
-        reply_to: None,
-        deleted,
-    }))
 }

@@ -103,7 +103,6 @@ pub struct Report {
 enum Voice {
     Bar,
     Lines,
-    None,
 }
 
 impl Report {
@@ -111,10 +110,6 @@ impl Report {
     pub fn on_terminal() -> Self {
         let terminal = std::io::stderr().is_terminal();
         Self::new(if terminal { Voice::Bar } else { Voice::Lines })
-    }
-
-    pub fn silent() -> Self {
-        Self::new(Voice::None)
     }
 
     fn new(voice: Voice) -> Self {
@@ -178,7 +173,6 @@ impl Report {
         match self.voice {
             Voice::Bar => self.bar.suspend(|| eprintln!("{text}")),
             Voice::Lines => eprintln!("{text}"),
-            Voice::None => {}
         }
     }
 

@@ -18,9 +18,9 @@ const MAX_LINE: u64 = 64 * 1024;
 const READ_AHEAD: usize = 256 * 1024;
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// What a pass is interested in.
+/// What a pass is interested in; the others are passed over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Pass {
+pub enum ItemKind {
     Users,
     Follows,
     Posts,
@@ -104,14 +104,14 @@ impl Source {
     }
 
     /// The items of one pass, from the beginning. Lines that are no items are told in the first.
-    pub fn items(&self, pass: Pass) -> Result<Items<'_>, ImportError> {
+    pub fn items(&self, kind: ItemKind) -> Result<Items<'_>, ImportError> {
         let mut file = &self.file;
         let begun = file.rewind().and_then(|()| file.metadata());
         let size = begun.map_err(|error| self.failed(error))?.len();
         let reader = BufReader::with_capacity(READ_AHEAD, file);
         Ok(Items {
             source: self,
-            pass,
+            kind,
             size,
             reader,
             number: 0,
@@ -144,7 +144,7 @@ fn spool(mut input: impl Read) -> io::Result<File> {
 /// The items of one pass over one source.
 pub struct Items<'a> {
     source: &'a Source,
-    pass: Pass,
+    kind: ItemKind,
     size: u64,
     reader: BufReader<&'a File>,
     number: u64,
@@ -156,8 +156,8 @@ pub struct Items<'a> {
 }
 
 impl Items<'_> {
-    pub fn pass(&self) -> Pass {
-        self.pass
+    pub fn kind(&self) -> ItemKind {
+        self.kind
     }
 
     /// Whether two lines may say different things of the same user.
@@ -192,7 +192,7 @@ impl Items<'_> {
             } else {
                 vec![Err(format!("the line is longer than {MAX_LINE} bytes"))]
             };
-            items.retain(|item| wanted(self.pass, item));
+            items.retain(|item| wanted(self.kind, item));
             let (number, position) = (self.number, self.position);
             let line = |item| Line {
                 number,
@@ -231,25 +231,25 @@ impl Items<'_> {
                 followee: username(b),
             })
         };
-        match self.pass {
-            Pass::Users => [a, b]
+        match self.kind {
+            ItemKind::Users => [a, b]
                 .into_iter()
                 .filter(|node| self.seen.insert(*node))
                 .map(|node| Ok(Item::User(node_form(node))))
                 .collect(),
-            Pass::Follows if undirected && a != b => vec![follow(a, b), follow(b, a)],
-            Pass::Follows => vec![follow(a, b)],
-            Pass::Posts | Pass::Reactions => Vec::new(),
+            ItemKind::Follows if undirected && a != b => vec![follow(a, b), follow(b, a)],
+            ItemKind::Follows => vec![follow(a, b)],
+            ItemKind::Posts | ItemKind::Reactions => Vec::new(),
         }
     }
 }
 
-fn wanted(pass: Pass, item: &Result<Item, String>) -> bool {
+fn wanted(kind: ItemKind, item: &Result<Item, String>) -> bool {
     match item {
-        Ok(Item::User(_)) | Err(_) => pass == Pass::Users,
-        Ok(Item::Follow { .. }) => pass == Pass::Follows,
-        Ok(Item::Post(_)) => pass == Pass::Posts,
-        Ok(Item::Reaction(_)) => pass == Pass::Reactions,
+        Ok(Item::User(_)) | Err(_) => kind == ItemKind::Users,
+        Ok(Item::Follow { .. }) => kind == ItemKind::Follows,
+        Ok(Item::Post(_)) => kind == ItemKind::Posts,
+        Ok(Item::Reaction(_)) => kind == ItemKind::Reactions,
     }
 }
 
@@ -404,8 +404,8 @@ mod tests {
         }
     }
 
-    fn items(source: &Source, pass: Pass) -> Vec<Line> {
-        let mut items = source.items(pass).unwrap();
+    fn items(source: &Source, kind: ItemKind) -> Vec<Line> {
+        let mut items = source.items(kind).unwrap();
         std::iter::from_fn(|| items.read().unwrap()).collect()
     }
 
@@ -415,16 +415,16 @@ mod tests {
             Format::Edges { undirected: true },
             "# a\n% b\n1 2\n2 3 0.5\n3\t1\n",
         );
-        assert_eq!(items(&source, Pass::Users).len(), 3);
-        assert_eq!(items(&source, Pass::Follows).len(), 6);
-        assert_eq!(items(&source, Pass::Posts).len(), 0);
+        assert_eq!(items(&source, ItemKind::Users).len(), 3);
+        assert_eq!(items(&source, ItemKind::Follows).len(), 6);
+        assert_eq!(items(&source, ItemKind::Posts).len(), 0);
     }
 
     #[test]
     fn a_loop_is_one_line_even_both_ways() {
         let source = source(Format::Edges { undirected: true }, "7 7\n");
-        assert_eq!(items(&source, Pass::Users).len(), 1);
-        assert_eq!(items(&source, Pass::Follows).len(), 1);
+        assert_eq!(items(&source, ItemKind::Users).len(), 1);
+        assert_eq!(items(&source, ItemKind::Follows).len(), 1);
     }
 
     #[test]
@@ -434,7 +434,7 @@ mod tests {
             "{{\"type\":\"user\",\"username\":\"ada\"}}\nnonsense\n\n{long}\n{{\"type\":\"user\"}}"
         );
         let source = source(Format::Json, &text);
-        let lines = items(&source, Pass::Users);
+        let lines = items(&source, ItemKind::Users);
         let bad: Vec<u64> = lines
             .iter()
             .filter(|line| line.item.is_err())
@@ -442,7 +442,7 @@ mod tests {
             .collect();
         assert_eq!(bad, [2, 4, 5]);
         assert_eq!(lines.len(), 4);
-        assert!(items(&source, Pass::Follows).is_empty());
+        assert!(items(&source, ItemKind::Follows).is_empty());
         assert_eq!(lines.last().unwrap().position, text.len() as u64);
     }
 
@@ -450,24 +450,24 @@ mod tests {
     fn a_byte_order_mark_is_not_part_of_the_line_behind_it() {
         let comment = source(Format::Edges { undirected: false }, "\u{feff}# a\n1 2\n");
         assert!(
-            items(&comment, Pass::Users)
+            items(&comment, ItemKind::Users)
                 .iter()
                 .all(|line| line.item.is_ok())
         );
-        assert_eq!(items(&comment, Pass::Follows).len(), 1);
+        assert_eq!(items(&comment, ItemKind::Follows).len(), 1);
         let edge = source(Format::Edges { undirected: false }, "\u{feff}1 2\n2 1\n");
-        assert_eq!(items(&edge, Pass::Follows).len(), 2);
+        assert_eq!(items(&edge, ItemKind::Follows).len(), 2);
         let ada = r#"{"type":"user","username":"ada"}"#;
         let joined = source(
             Format::Json,
             &format!("\u{feff}{ada}\r\n\u{feff}{ada}\n\u{feff}\n"),
         );
-        let lines = items(&joined, Pass::Users);
+        let lines = items(&joined, ItemKind::Users);
         assert_eq!(lines.len(), 2);
         assert!(lines.iter().all(|line| line.item.is_ok()));
         // Within a line it is a character like any other, and there is only one.
         let twice = source(Format::Json, &format!("\u{feff}\u{feff}{ada}\n"));
-        assert!(items(&twice, Pass::Users)[0].item.is_err());
+        assert!(items(&twice, ItemKind::Users)[0].item.is_err());
     }
 
     #[test]
@@ -482,8 +482,8 @@ mod tests {
         #[test]
         fn no_input_makes_the_reader_panic(text in "(?s).{0,300}") {
             for format in [Format::Json, Format::Edges { undirected: false }] {
-                for pass in [Pass::Users, Pass::Follows, Pass::Posts, Pass::Reactions] {
-                    let _ = items(&source(format, &text), pass);
+                for kind in [ItemKind::Users, ItemKind::Follows, ItemKind::Posts, ItemKind::Reactions] {
+                    let _ = items(&source(format, &text), kind);
                 }
             }
         }

@@ -7,8 +7,10 @@ use shared::ids::UserId;
 use shared::settings::Secret;
 
 use super::error::ImportError;
-use super::loader::{Loader, fingerprint};
+use super::keys::fingerprint;
+use super::loader::Loader;
 use super::order::{Naming, Said, name_hash};
+use super::pass::Pass;
 use super::report::Kind;
 use super::source::{Item, Items, Line};
 use crate::app::CommandError;
@@ -23,27 +25,57 @@ const HASHES: usize = 4;
 /// Names may be taken between the look and the transaction.
 const TRIES: u32 = 8;
 
-struct Candidate {
+pub(super) struct Candidate {
     line: u64,
     registration: Registration,
 }
 
-pub(super) async fn load(loader: &mut Loader<'_>, mut items: Items<'_>) -> Result<(), ImportError> {
-    loader.begin(&items);
-    let mut said = items.describes_users().then(Said::default);
-    loop {
-        let lines = loader.next_batch(&mut items, CHUNK)?;
-        let Some(position) = lines.last().map(|line| line.position) else {
-            return Ok(());
-        };
-        let candidates = parse(loader, lines, said.as_mut());
-        register(loader, candidates).await?;
-        loader.report.advance(position);
+pub(super) struct Users<'a> {
+    /// What was said of a name, where two lines may say different things.
+    said: Option<Said>,
+    /// All users of the input, in its order, if posts are written for them.
+    everybody: &'a mut Option<Vec<UserId>>,
+}
+
+impl<'a> Users<'a> {
+    pub(super) fn new(items: &Items<'_>, everybody: &'a mut Option<Vec<UserId>>) -> Self {
+        Self {
+            said: items.describes_users().then(Said::default),
+            everybody,
+        }
     }
 }
 
-/// Those that are registrations, and the first of each name. `said` keeps what was said of a name,
-/// where two lines may say different things.
+impl Pass for Users<'_> {
+    type Candidate = Candidate;
+    const BATCH: usize = CHUNK;
+
+    async fn resolve(
+        &mut self,
+        loader: &mut Loader<'_>,
+        lines: Vec<Line>,
+    ) -> Result<Vec<Candidate>, ImportError> {
+        Ok(parse(loader, lines, self.said.as_mut()))
+    }
+
+    async fn write(
+        &mut self,
+        loader: &mut Loader<'_>,
+        candidates: Vec<Candidate>,
+    ) -> Result<(), ImportError> {
+        let order: Vec<String> = candidates
+            .iter()
+            .map(|candidate| candidate.registration.username.as_str().to_owned())
+            .collect();
+        let users = register(loader, candidates).await?;
+        if let Some(everybody) = self.everybody.as_mut() {
+            everybody.extend(order.iter().filter_map(|name| users.get(name)));
+        }
+        Ok(())
+    }
+}
+
+/// Those that are registrations, and the first of each name.
 fn parse(loader: &mut Loader<'_>, lines: Vec<Line>, mut said: Option<&mut Said>) -> Vec<Candidate> {
     let mut names = HashSet::new();
     let mut candidates = Vec::with_capacity(lines.len());
@@ -89,11 +121,11 @@ fn says(form: &RegistrationForm) -> i64 {
     ])
 }
 
-async fn register(loader: &mut Loader<'_>, candidates: Vec<Candidate>) -> Result<(), ImportError> {
-    let order: Vec<String> = candidates
-        .iter()
-        .map(|candidate| candidate.registration.username.as_str().to_owned())
-        .collect();
+/// Registers them all; who has these names then.
+async fn register(
+    loader: &mut Loader<'_>,
+    candidates: Vec<Candidate>,
+) -> Result<HashMap<String, UserId>, ImportError> {
     let mut users: HashMap<String, UserId> = HashMap::new();
     let mut remaining = candidates;
     let mut attempted: Vec<NewAccount> = Vec::new();
@@ -105,7 +137,7 @@ async fn register(loader: &mut Loader<'_>, candidates: Vec<Candidate>) -> Result
         attempted = accounts(loader, &remaining).await?;
         let store = loader.store();
         if loader
-            .patiently(|| store.accounts.register_all(&attempted))
+            .with_retries(|| store.accounts.register_all(&attempted))
             .await?
         {
             for account in &attempted {
@@ -118,15 +150,12 @@ async fn register(loader: &mut Loader<'_>, candidates: Vec<Candidate>) -> Result
     if !remaining.is_empty() {
         return Err(ImportError::Command(Refusal::Conflict.into()));
     }
-    if let Some(everybody) = &mut loader.everybody {
-        everybody.extend(order.iter().filter_map(|name| users.get(name)));
-    }
-    Ok(())
+    Ok(users)
 }
 
 fn done(loader: &mut Loader<'_>, account: &NewAccount, users: &mut HashMap<String, UserId>) {
     let user: UserId = account.event.id.cast();
-    loader.registered(&account.username, user);
+    loader.people.registered(&account.username, user);
     loader.report.appended(Kind::Users, 1);
     users.insert(account.username.clone(), user);
 }
@@ -148,10 +177,10 @@ async fn skip_existing(
         .collect();
     let store = loader.store();
     let named = loader
-        .patiently(|| store.accounts.users_named(&names))
+        .with_retries(|| store.accounts.users_named(&names))
         .await?;
     let at = loader
-        .patiently(|| store.accounts.users_at(&emails))
+        .with_retries(|| store.accounts.users_at(&emails))
         .await?;
     let mut taken = still_taken(loader, at).await?;
     let mut remaining = Vec::new();
@@ -163,7 +192,7 @@ async fn skip_existing(
             if let Some(account) = attempted.iter().find(mine) {
                 done(loader, account, users);
             } else {
-                loader.remember_name(username, *user);
+                loader.people.remember_name(username, *user);
                 loader.report.already_there(1);
                 users.insert(username.to_owned(), *user);
             }
@@ -185,7 +214,7 @@ async fn still_taken(
     let app = loader.app;
     let owners: Vec<UserId> = at.values().copied().collect();
     let standings = loader
-        .patiently(|| app.store().streams.standings(&owners))
+        .with_retries(|| app.store().streams.standings(&owners))
         .await?;
     let mut taken = HashSet::with_capacity(at.len());
     for (address, owner) in at {
@@ -193,7 +222,7 @@ async fn still_taken(
         let left = standing == Some(Standing::Deactivated);
         if left {
             loader
-                .patiently(|| app.store().accounts.forget(owner))
+                .with_retries(|| app.store().accounts.forget(owner))
                 .await?;
         } else {
             taken.insert(address);
