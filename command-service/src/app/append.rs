@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::context::current_trace;
 use super::error::Refusal;
-use super::ports::{Append, Key, Outcome, Receipt, StoreError};
+use super::ports::{Append, AppendOutcome, Key, StoreError};
 use super::{App, CommandError};
 use crate::domain::edge::Edge;
 
@@ -48,17 +48,6 @@ pub struct Draft {
     /// The greatest event id the decision has read.
     pub read: i64,
     pub key: Option<Key>,
-}
-
-/// How an append ended.
-#[derive(Debug)]
-pub enum Appended {
-    Done(Event),
-    /// Somebody was faster: reload and decide again.
-    Stale,
-    KeyTaken(Receipt),
-    /// Nothing was written: what the decision read is too far ahead of the clock.
-    Ahead(TooFarAhead),
 }
 
 /// How a switch stands after a command.
@@ -99,8 +88,9 @@ impl App {
         })
     }
 
-    /// Appends a decided event.
-    pub(crate) async fn append(&self, draft: &Draft) -> Result<Appended, StoreError> {
+    /// Appends a decided event, under the next id that is free. Nothing is written if what the
+    /// decision read is too far ahead of the clock.
+    pub(crate) async fn append(&self, draft: &Draft) -> Result<AppendOutcome, CommandError> {
         let mut refused = 0;
         for _ in 0..ID_TRIES {
             let append = match self.draft_event(draft, refused) {
@@ -109,20 +99,16 @@ impl App {
                     tokio::time::sleep(ahead.by).await;
                     continue;
                 }
-                Err(ahead) => return Ok(Appended::Ahead(ahead)),
+                Err(ahead) => return Err(ahead.into()),
             };
-            match self.store.log.append(&append).await? {
-                Outcome::Appended => return Ok(Appended::Done(append.event)),
-                Outcome::IdTaken => {
-                    debug!(event.id = %append.event.id, "event id {} was taken", append.event.id);
-                    refused = append.event.id.get();
-                }
-                Outcome::VersionTaken => return Ok(Appended::Stale),
-                Outcome::KeyTaken(receipt) => return Ok(Appended::KeyTaken(receipt)),
+            let outcome = self.store.log.append(&append).await?;
+            if !matches!(outcome, AppendOutcome::IdTaken) {
+                return Ok(outcome);
             }
+            debug!(event.id = %append.event.id, "event id {} was taken", append.event.id);
+            refused = append.event.id.get();
         }
-        let collisions = format!("{ID_TRIES} event ids in a row were taken");
-        Err(StoreError::Unavailable(collisions.into()))
+        Err(no_free_id().into())
     }
 
     /// Decides on a switch, and decides again as long as others are faster.
@@ -156,14 +142,15 @@ impl App {
                 key: None,
             };
             match self.append(&draft).await? {
-                Appended::Done(event) => {
+                AppendOutcome::Appended(event) => {
                     return Ok(Switched {
                         edge: Edge::after(&event),
                         changed: true,
                     });
                 }
-                Appended::Ahead(ahead) => return Err(ahead.into()),
-                Appended::Stale | Appended::KeyTaken(_) => {}
+                AppendOutcome::IdTaken
+                | AppendOutcome::VersionTaken
+                | AppendOutcome::KeyTaken(_) => {}
             }
         }
         Err(Refusal::Conflict.into())
@@ -176,4 +163,9 @@ pub(crate) async fn wait_turn(attempt: u32) {
         let most = LOSER_WAITS * attempt.min(8);
         tokio::time::sleep(most.mul_f64(rand::random())).await;
     }
+}
+
+pub(super) fn no_free_id() -> StoreError {
+    let collisions = format!("{ID_TRIES} event ids in a row were taken");
+    StoreError::Unavailable(collisions.into())
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use shared::events::{Event, LogStream, Payload};
+use shared::events::{Event, LogStream, Payload, PostCreated};
 use shared::ids::{PostId, UserId};
 use shared::time::Timestamp;
 
-use super::append::{Appended, Draft, Target};
-use super::error::Refusal;
+use super::append::{Draft, Target};
+use super::error::{Refusal, may_have_happened};
 use super::load::FoundPost;
-use super::ports::{Allowance, Key, Limited, Receipt, StoreError};
+use super::ports::{Allowance, AppendOutcome, Key, Limited, Receipt};
 use super::token::Own;
 use super::{Accepted, App, CommandError};
 use crate::domain::post::{CannotPost, create_post, reply};
@@ -59,12 +59,9 @@ impl NewPost {
         })
     }
 
-    /// Whether the event is this very post: an earlier build kept a text's line ends as they came,
+    /// Whether this very post was written: an earlier build kept a text's line ends as they came,
     /// and made the key's hash of them.
-    fn is_what_was_written(&self, event: &Event) -> bool {
-        let Payload::PostCreated(written) = &event.payload else {
-            return false;
-        };
+    fn is_what_was_written(&self, written: &PostCreated) -> bool {
         self.content.is_made_of(&written.content)
             && written.reply_to.map(|parent| parent.post) == self.reply_to
     }
@@ -88,42 +85,36 @@ impl App {
             Some(parent) => self.find_post(parent).await?,
             None => None,
         };
-        let payload = decide(&author, &new, parent.as_ref())?;
+        let post = decide(&author, &new, parent.as_ref())?;
         let allowance = self.reserve(Limited::Posts, &author).await?;
         let draft = Draft {
             target: Target::NewPost,
             actor,
-            payload,
+            payload: Payload::PostCreated(post.clone()),
             read: author.last.get().max(parent.map_or(0, |found| found.read)),
             key: key.clone(),
         };
-        match self.append(&draft).await {
-            Ok(Appended::Done(event)) => {
+        let appended = self.append(&draft).await;
+        let is_written = |outcome: &AppendOutcome| matches!(outcome, AppendOutcome::Appended(_));
+        if !may_have_happened(&appended, is_written) {
+            self.release(actor, allowance).await;
+        }
+        match (appended?, key) {
+            (AppendOutcome::Appended(event), _) => {
                 if new.reply_to.is_some() && self.is_gone(actor).await? {
                     self.end_reply(actor, event.id.cast()).await?;
                     return Err(Refusal::NoActor.into());
                 }
-                self.created(&event, author, Some(allowance), false).await
+                self.created(&event, post, author, Some(allowance), false)
+                    .await
             }
-            Ok(Appended::KeyTaken(receipt)) => {
-                self.release(actor, allowance).await;
-                let key = key.ok_or(Refusal::Conflict)?;
+            (AppendOutcome::KeyTaken(receipt), Some(key)) => {
                 self.replay(&author, &new, &key, receipt).await
             }
-            Ok(Appended::Stale) => {
-                self.release(actor, allowance).await;
-                Err(Refusal::Conflict.into())
-            }
-            Ok(Appended::Ahead(ahead)) => {
-                self.release(actor, allowance).await;
-                Err(ahead.into())
-            }
-            // Perhaps it was written: then the reservation was rightly used.
-            Err(error) if error.is_transient() => Err(error.into()),
-            Err(error) => {
-                self.release(actor, allowance).await;
-                Err(error.into())
-            }
+            (
+                AppendOutcome::KeyTaken(_) | AppendOutcome::IdTaken | AppendOutcome::VersionTaken,
+                _,
+            ) => Err(Refusal::Conflict.into()),
         }
     }
 
@@ -136,35 +127,37 @@ impl App {
         key: &Key,
         receipt: Receipt,
     ) -> Result<Accepted<Created>, CommandError> {
-        if receipt.hash != key.hash && !new.is_what_was_written(&receipt.event) {
+        let Receipt { event, hash } = receipt;
+        let Payload::PostCreated(written) = &event.payload else {
+            return Err(Refusal::KeyReused.into());
+        };
+        if hash != key.hash && !new.is_what_was_written(written) {
             return Err(Refusal::KeyReused.into());
         }
         let (author, allowance) = tokio::join!(
-            self.store.streams.user_before(current.id, receipt.event.id),
+            self.store.streams.user_before(current.id, event.id),
             self.allowance(Limited::Posts, current)
         );
-        let author = author?.ok_or(Refusal::NoActor)?;
-        self.created(&receipt.event, Arc::new(author), allowance, true)
+        let author = Arc::new(author?.ok_or(Refusal::NoActor)?);
+        self.created(&event, written.clone(), author, allowance, true)
             .await
     }
 
+    /// The answer: `post` is what the event says.
     async fn created(
         &self,
         event: &Event,
+        post: PostCreated,
         author: Arc<User>,
         allowance: Option<Allowance>,
         replayed: bool,
     ) -> Result<Accepted<Created>, CommandError> {
-        let Payload::PostCreated(data) = &event.payload else {
-            let corrupt = format!("event {} has a key and is no post", event.id);
-            return Err(StoreError::Corrupt(corrupt.into()).into());
-        };
         let id: PostId = event.id.cast();
         let own = Own {
             stream: LogStream::Post(id),
             version: 1,
             actor: event.actor,
-            owner: data.reply_to.map_or(event.actor, |parent| parent.author),
+            owner: post.reply_to.map_or(event.actor, |parent| parent.author),
             changed: !replayed,
         };
         Ok(Accepted {
@@ -172,8 +165,8 @@ impl App {
             value: Created {
                 id,
                 author,
-                content: data.content.clone(),
-                reply_to: data.reply_to.map(|parent| parent.post),
+                content: post.content,
+                reply_to: post.reply_to.map(|parent| parent.post),
                 at: event.at,
                 replayed,
                 allowance,
@@ -182,7 +175,11 @@ impl App {
     }
 }
 
-fn decide(author: &User, new: &NewPost, parent: Option<&FoundPost>) -> Result<Payload, CannotPost> {
+fn decide(
+    author: &User,
+    new: &NewPost,
+    parent: Option<&FoundPost>,
+) -> Result<PostCreated, CannotPost> {
     match new.reply_to {
         None => create_post(author.standing, &new.content),
         Some(_) => reply(author.standing, &new.content, parent.map(FoundPost::seen)),

@@ -19,7 +19,8 @@ use shared::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::error::{Internal, Refusal, Unavailable};
+use super::context::{DEADLINE, STANDING_TTL};
+use super::error::Refusal;
 use super::load::FoundPost;
 use super::login_limits::Purpose;
 use super::ports::{Farewell, StoreError, Tie};
@@ -31,9 +32,10 @@ use crate::domain::user::{self, Standing, User};
 
 /// Passes over all ties.
 const PASSES: u32 = 2;
-/// Between them: longer than a command may run on a standing read before the deactivation
-/// ([`super::DEADLINE`] and `STANDING_TTL` together).
-const BETWEEN_PASSES: Duration = Duration::from_secs(7);
+/// Between them: longer than a command may run on a standing read before the deactivation.
+const BETWEEN_PASSES: Duration = DEADLINE
+    .saturating_add(STANDING_TTL)
+    .saturating_add(Duration::from_secs(1));
 /// After this long a job whose user is still there belongs to a command that came to nothing. Far
 /// above the time that a command may take while the database comes and goes.
 const ABANDONED: Duration = Duration::from_secs(600);
@@ -190,7 +192,7 @@ impl App {
         let (owner, stream): (UserId, LogStream) = follow_stream(ends);
         let decide = |edge: &edge::Edge| Ok(edge::end_follow(edge, ends));
         let switched = self.switch(owner, stream, actor, actor.get(), decide).await;
-        if of_store(switched)?.changed {
+        if switched?.changed {
             self.store.follows.release(ends.follower).await?;
         }
         Ok(())
@@ -203,25 +205,15 @@ impl App {
         let stream = LogStream::Repost { user, post };
         let decide = |edge: &edge::Edge| Ok(edge::end_repost(edge, &reposted));
         let switched = self.switch(user, stream, user, user.get(), decide).await;
-        of_store(switched).map(drop)
+        switched?;
+        Ok(())
     }
 
     pub(super) async fn end_reply(&self, user: UserId, reply: PostId) -> Result<(), StoreError> {
         let decide = |found: &FoundPost| Ok(post::end_post(&found.post));
         let deleted = self.delete(user, user.get(), reply, decide).await;
-        of_store(deleted).map(drop)
-    }
-}
-
-/// What can go wrong where nobody's standing is asked.
-fn of_store<T>(outcome: Result<T, CommandError>) -> Result<T, StoreError> {
-    match outcome {
-        Ok(value) => Ok(value),
-        Err(
-            CommandError::Unavailable(Unavailable::Store(error))
-            | CommandError::Internal(Internal::Store(error)),
-        ) => Err(error),
-        Err(other) => Err(StoreError::Unexpected(Box::new(other))),
+        deleted?;
+        Ok(())
     }
 }
 

@@ -3,9 +3,10 @@
 use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
-use super::append::{Appended, Draft, TRIES, Target, wait_turn};
+use super::append::{Draft, TRIES, Target, wait_turn};
 use super::error::Refusal;
 use super::load::FoundPost;
+use super::ports::AppendOutcome;
 use super::token::Own;
 use super::{Accepted, App, CommandError};
 use crate::domain::post;
@@ -55,9 +56,12 @@ impl App {
                 key: None,
             };
             match self.append(&draft).await? {
-                Appended::Done(_) => return self.deleted(actor, &found, version, true).await,
-                Appended::Ahead(ahead) => return Err(ahead.into()),
-                Appended::Stale | Appended::KeyTaken(_) => {}
+                AppendOutcome::Appended(_) => {
+                    return self.deleted(actor, &found, version, true).await;
+                }
+                AppendOutcome::IdTaken
+                | AppendOutcome::VersionTaken
+                | AppendOutcome::KeyTaken(_) => {}
             }
         }
         Err(Refusal::Conflict.into())

@@ -3,9 +3,9 @@
 use shared::events::{LogStream, Payload};
 use shared::ids::UserId;
 
-use super::append::{Appended, Draft, TRIES, Target, wait_turn};
-use super::error::Refusal;
-use super::ports::{Allowance, Counts, Limited};
+use super::append::{Draft, TRIES, Target, wait_turn};
+use super::error::{Refusal, may_have_happened};
+use super::ports::{Allowance, AppendOutcome, Counts, Limited};
 use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, ProfileChange, User};
 
@@ -39,7 +39,7 @@ impl App {
         let (outcome, allowance) = if decide(&before)?.is_some() {
             let allowance = self.reserve(Limited::Edits, &before).await?;
             let outcome = self.decide_on_user(actor, Some(before), decide).await;
-            if !may_have_changed(&outcome) {
+            if !may_have_happened(&outcome, |it| it.changed) {
                 self.release(actor, allowance).await;
             }
             (outcome?, Some(allowance))
@@ -112,7 +112,7 @@ impl App {
                 key: None,
             };
             match self.append(&draft).await? {
-                Appended::Done(event) => {
+                AppendOutcome::Appended(event) => {
                     user.learn(&event);
                     self.remember(&user).await;
                     return Ok(Changed {
@@ -120,8 +120,9 @@ impl App {
                         changed: true,
                     });
                 }
-                Appended::Ahead(ahead) => return Err(ahead.into()),
-                Appended::Stale | Appended::KeyTaken(_) => {}
+                AppendOutcome::IdTaken
+                | AppendOutcome::VersionTaken
+                | AppendOutcome::KeyTaken(_) => {}
             }
         }
         Err(Refusal::Conflict.into())
@@ -130,13 +131,5 @@ impl App {
     /// What was just decided holds here at once, elsewhere when a cached standing expires.
     async fn remember(&self, user: &User) {
         self.decided.insert(user.id, user.clone().into()).await;
-    }
-}
-
-/// An unknown outcome may be an edit: its reservation is kept.
-fn may_have_changed(outcome: &Result<Changed, CommandError>) -> bool {
-    match outcome {
-        Ok(outcome) => outcome.changed,
-        Err(error) => error.is_unknown_outcome(),
     }
 }

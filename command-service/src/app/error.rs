@@ -120,10 +120,17 @@ impl CommandError {
             Self::Unavailable(_) | Self::Internal(_) => false,
         }
     }
+}
 
-    /// Whether an event may have been appended although there is no answer that says so.
-    pub(super) fn is_unknown_outcome(&self) -> bool {
-        matches!(self, Self::Unavailable(Unavailable::Store(_)))
+/// Whether an event may be in the log, by an outcome that says so or by one that is not known: what
+/// was reserved for it is kept then.
+pub(super) fn may_have_happened<T>(
+    outcome: &Result<T, CommandError>,
+    happened: impl Fn(&T) -> bool,
+) -> bool {
+    match outcome {
+        Ok(value) => happened(value),
+        Err(error) => matches!(error, CommandError::Unavailable(Unavailable::Store(_))),
     }
 }
 
@@ -145,6 +152,21 @@ impl From<StoreError> for CommandError {
             Self::Unavailable(Unavailable::Store(error))
         } else {
             Self::Internal(Internal::Store(error))
+        }
+    }
+}
+
+/// For work that asks nobody's permission: nothing but the store can be in its way.
+impl From<CommandError> for StoreError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Unavailable(Unavailable::Store(error))
+            | CommandError::Internal(Internal::Store(error)) => error,
+            other @ (CommandError::Invalid(_)
+            | CommandError::Refused(_)
+            | CommandError::LimitReached(_)
+            | CommandError::Unavailable(_)
+            | CommandError::Internal(_)) => Self::Unexpected(Box::new(other)),
         }
     }
 }

@@ -7,7 +7,7 @@ use shared::time::Timestamp;
 use tracing::warn;
 
 use super::append::Switched;
-use super::error::Refusal;
+use super::error::{Refusal, may_have_happened};
 use super::token::Own;
 use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, Edge, FOLLOW_LIMIT, follow_stream};
@@ -59,7 +59,7 @@ impl App {
                 decide(edge, following)
             })
             .await;
-        if following < FOLLOW_LIMIT && !may_have_changed(&switched) {
+        if following < FOLLOW_LIMIT && !may_have_happened(&switched, |it| it.changed) {
             self.release_follow(actor).await;
         }
         let switched = switched?;
@@ -143,14 +143,6 @@ impl App {
         if let Err(error) = self.store.follows.release(follower).await {
             warn!(error = %Chain(&error), "a follow count stays too high for now");
         }
-    }
-}
-
-/// An unknown outcome may be an edge: its reservation is kept.
-fn may_have_changed(switched: &Result<Switched, CommandError>) -> bool {
-    match switched {
-        Ok(switched) => switched.changed,
-        Err(error) => error.is_unknown_outcome(),
     }
 }
 

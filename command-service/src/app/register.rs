@@ -5,7 +5,7 @@ use shared::events::{Event, LogStream};
 use shared::ids::UserId;
 use shared::settings::Secret;
 
-use super::append::ID_TRIES;
+use super::append::{ID_TRIES, no_free_id};
 use super::context::current_trace;
 use super::error::Refusal;
 use super::ports::{AccountName, Counts, NewAccount, Registered, StoreError};
@@ -30,8 +30,7 @@ impl App {
                 Registered::IdTaken => refused = account.event.id.get(),
             }
         }
-        let collisions = format!("{ID_TRIES} event ids in a row were taken");
-        Err(StoreError::Unavailable(collisions.into()).into())
+        Err(no_free_id().into())
     }
 
     /// The event that registers, with its own id, above `refused`, as the user's.

@@ -53,12 +53,12 @@ pub enum CannotPost {
 }
 
 /// A post that answers none.
-pub fn create_post(author: Standing, content: &Content) -> Result<Payload, CannotPost> {
+pub fn create_post(author: Standing, content: &Content) -> Result<PostCreated, CannotPost> {
     author.may_act()?;
-    Ok(Payload::PostCreated(PostCreated {
+    Ok(PostCreated {
         content: content.as_str().to_owned(),
         reply_to: None,
-    }))
+    })
 }
 
 /// An answer to `parent`, whose author has the standing `parent_author`.
@@ -66,15 +66,15 @@ pub fn reply(
     author: Standing,
     content: &Content,
     parent: Option<(&Post, Standing)>,
-) -> Result<Payload, CannotPost> {
+) -> Result<PostCreated, CannotPost> {
     author.may_act()?;
     let (parent, _) = parent
         .filter(|(parent, standing)| parent.is_visible(*standing))
         .ok_or(CannotPost::NoParent)?;
-    Ok(Payload::PostCreated(PostCreated {
+    Ok(PostCreated {
         content: content.as_str().to_owned(),
         reply_to: Some(parent.reference()),
-    }))
+    })
 }
 
 /// A post cannot be deleted.
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_reply_names_the_parent_and_its_author() {
-        let Ok(Payload::PostCreated(created)) = reply(
+        let Ok(created) = reply(
             Standing::Active,
             &hello(),
             Some((&post(), Standing::Suspended)),

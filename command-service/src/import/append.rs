@@ -5,9 +5,10 @@ use shared::ids::{EventId, UserId};
 
 use super::error::ImportError;
 use super::loader::Loader;
-use crate::app::append::{Appended, Draft, Target};
-use crate::app::error::Refusal;
-use crate::app::ports::{Append, Receipts, StoreError};
+use crate::app::CommandError;
+use crate::app::append::{Draft, Target};
+use crate::app::error::{Refusal, Unavailable};
+use crate::app::ports::{Append, AppendOutcome, Receipts, StoreError};
 use crate::domain::edge::Edge;
 
 /// An event that a line asks for, decided as if its stream were empty.
@@ -67,14 +68,17 @@ impl Loader<'_> {
         let app = self.app;
         // Tried again after a lost answer, it finds its own key and counts as already there.
         let append = || async {
-            match app.append(draft).await? {
-                Appended::Done(event) => Ok(Some(LineOutcome::Appended(event.id))),
-                Appended::KeyTaken(receipt) => {
+            match app.append(draft).await {
+                Ok(AppendOutcome::Appended(event)) => Ok(Some(LineOutcome::Appended(event.id))),
+                Ok(AppendOutcome::KeyTaken(receipt)) => {
                     Ok(Some(LineOutcome::AlreadyThere(receipt.event.id)))
                 }
-                Appended::Stale => Ok(None),
+                Ok(AppendOutcome::IdTaken | AppendOutcome::VersionTaken) => Ok(None),
                 // It gets nearer while an import waits.
-                Appended::Ahead(ahead) => Err(StoreError::Unavailable(Box::new(ahead))),
+                Err(CommandError::Unavailable(Unavailable::Ahead(ahead))) => {
+                    Err(StoreError::Unavailable(Box::new(ahead)))
+                }
+                Err(error) => Err(error.into()),
             }
         };
         self.with_retries(append).await

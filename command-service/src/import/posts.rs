@@ -263,14 +263,14 @@ impl Events for Posts<'_> {
         _: &Edge,
     ) -> Result<Option<Payload>, Refusal> {
         let author = loader.people.known(candidate.author).standing;
-        let payload = match &candidate.parent {
+        let post = match &candidate.parent {
             None => create_post(author, &candidate.content)?,
             Some(parent) => {
                 let seen = Some((parent, loader.people.known(parent.author).standing));
                 reply(author, &candidate.content, seen)?
             }
         };
-        Ok(Some(payload))
+        Ok(Some(Payload::PostCreated(post)))
     }
 
     fn draft(loader: &Loader<'_>, candidate: &Candidate, payload: Payload) -> Draft {

@@ -17,7 +17,9 @@ use shared::log::LogDocument;
 
 use super::calls::Calls;
 use super::errors::{Fault, corrupt, is_duplicate};
-use crate::app::ports::{Append, EventLog, Outcome, Receipt, Receipts, Result, StoreError, Tie};
+use crate::app::ports::{
+    Append, AppendOutcome, EventLog, Receipt, Receipts, Result, StoreError, Tie,
+};
 
 type Attempt<T> = std::result::Result<T, Fault>;
 
@@ -50,10 +52,12 @@ struct StreamName {
 
 #[async_trait]
 impl EventLog for Log {
-    async fn append(&self, append: &Append) -> Result<Outcome> {
+    async fn append(&self, append: &Append) -> Result<AppendOutcome> {
         self.calls.require_prepared()?;
         let document = document(append)?;
-        self.calls.ask(|| self.try_append(&document)).await
+        self.calls
+            .ask(|| self.try_append(&append.event, &document))
+            .await
     }
 
     async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
@@ -94,29 +98,29 @@ impl Log {
         Self { events, calls }
     }
 
-    async fn try_append(&self, document: &LogDocument) -> Attempt<Outcome> {
+    async fn try_append(&self, event: &Event, document: &LogDocument) -> Attempt<AppendOutcome> {
         match self.events.insert_one(document).await {
-            Ok(_) => Ok(Outcome::Appended),
-            Err(error) if is_duplicate(&error) => self.explain(document).await,
+            Ok(_) => Ok(AppendOutcome::Appended(event.clone())),
+            Err(error) if is_duplicate(&error) => self.explain(event, document).await,
             Err(error) => Err(error.into()),
         }
     }
 
     /// Which unique index refused the document. Reads see what a majority has: when none of the
     /// three is seen, another's write is under way and the question is asked again.
-    async fn explain(&self, document: &LogDocument) -> Attempt<Outcome> {
+    async fn explain(&self, event: &Event, document: &LogDocument) -> Attempt<AppendOutcome> {
         if let Some(stored) = self.marks(&[document.id]).await?.first() {
             let mine = stored.nonce == document.nonce;
             return Ok(if mine {
-                Outcome::Appended
+                AppendOutcome::Appended(event.clone())
             } else {
-                Outcome::IdTaken
+                AppendOutcome::IdTaken
             });
         }
         if let Some(key) = &document.key
             && let Some(receipt) = self.try_receipt(document.owner, key).await?
         {
-            return Ok(Outcome::KeyTaken(receipt));
+            return Ok(AppendOutcome::KeyTaken(receipt));
         }
         let same = doc! {
             "owner": document.owner.get(),
@@ -124,7 +128,7 @@ impl Log {
             "version": document.version,
         };
         match self.events.find_one(same).await? {
-            Some(_) => Ok(Outcome::VersionTaken),
+            Some(_) => Ok(AppendOutcome::VersionTaken),
             None => Err(Fault::Unsettled),
         }
     }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use command_service::app::ports::{
-    AccountName, Append, Key, Limited, NewAccount, Outcome, Quota, Registered, Renewal, Renewed,
-    Rotation, Session, Store, Tie,
+    AccountName, Append, AppendOutcome, Key, Limited, NewAccount, Quota, Registered, Renewal,
+    Renewed, Rotation, Session, Store, Tie,
 };
 use shared::consistency::Position;
 use shared::events::{
@@ -108,7 +108,7 @@ pub async fn an_append_may_be_asked_for_again(world: &impl World) {
     for _ in 0..3 {
         assert!(matches!(
             store.log.append(&append).await.unwrap(),
-            Outcome::Appended
+            AppendOutcome::Appended(_)
         ));
     }
     assert_eq!(world.events().await, 1);
@@ -119,7 +119,7 @@ pub async fn another_s_event_under_the_same_id_means_take_the_next(world: &impl 
     store.log.append(&post(10)).await.unwrap();
     assert!(matches!(
         store.log.append(&post(10)).await.unwrap(),
-        Outcome::IdTaken
+        AppendOutcome::IdTaken
     ));
 }
 
@@ -140,13 +140,13 @@ pub async fn a_taken_version_and_a_taken_key_are_told_apart(world: &impl World) 
     rival.event.stream = first.event.stream;
     assert!(matches!(
         store.log.append(&rival).await.unwrap(),
-        Outcome::VersionTaken
+        AppendOutcome::VersionTaken
     ));
     let again = Append {
         key: key(8),
         ..post(12)
     };
-    let Outcome::KeyTaken(receipt) = store.log.append(&again).await.unwrap() else {
+    let AppendOutcome::KeyTaken(receipt) = store.log.append(&again).await.unwrap() else {
         panic!("the key is taken");
     };
     assert_eq!((receipt.event, receipt.hash), (first.event, 7));
@@ -157,7 +157,7 @@ pub async fn a_taken_version_and_a_taken_key_are_told_apart(world: &impl World) 
     };
     assert!(matches!(
         store.log.append(&elsewhere).await.unwrap(),
-        Outcome::Appended
+        AppendOutcome::Appended(_)
     ));
 }
 

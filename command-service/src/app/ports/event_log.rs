@@ -41,9 +41,10 @@ pub struct Receipt {
 /// By owner and key: the event that has the key, and the hash stored with it.
 pub type Receipts = HashMap<(UserId, String), (EventId, i64)>;
 
+/// How an append ended.
 #[derive(Debug)]
-pub enum Outcome {
-    Appended,
+pub enum AppendOutcome {
+    Appended(Event),
     /// Another event has the id: take the next.
     IdTaken,
     /// Somebody was faster: reload and decide again.
@@ -55,7 +56,7 @@ pub enum Outcome {
 #[async_trait]
 pub trait EventLog: Send + Sync {
     /// Appends one event, or says why not. Asking again with the same event is safe.
-    async fn append(&self, append: &Append) -> Result<Outcome>;
+    async fn append(&self, append: &Append) -> Result<AppendOutcome>;
     /// Appends many at once, in any order: for each, whether it is in the log now.
     async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>>;
     /// The event that made the post.

@@ -8,8 +8,8 @@ use shared::ids::{EventId, UserId};
 use shared::time::Timestamp;
 
 use super::super::{
-    Append, Farewell, Key, Limited, NewAccount, Outcome, Receipt, Registered, Renewed, Session,
-    Store,
+    Append, AppendOutcome, Farewell, Key, Limited, NewAccount, Receipt, Registered, Renewed,
+    Session, Store,
 };
 use crate::domain::user::User;
 
@@ -86,22 +86,22 @@ impl Memory {
 
 impl Data {
     /// Which of the log's three unique indexes refuses the event, if one does.
-    pub(super) fn insert(&mut self, append: &Append) -> Outcome {
+    pub(super) fn insert(&mut self, append: &Append) -> AppendOutcome {
         if let Some(stored) = self.events.get(&append.event.id) {
             return if stored.nonce == append.nonce {
-                Outcome::Appended
+                AppendOutcome::Appended(stored.event.clone())
             } else {
-                Outcome::IdTaken
+                AppendOutcome::IdTaken
             };
         }
         if let Some(key) = &append.key
             && let Some(receipt) = self.receipt(append.owner, &key.text)
         {
-            return Outcome::KeyTaken(receipt);
+            return AppendOutcome::KeyTaken(receipt);
         }
         let same = |event: &Event| event.version == append.event.version;
         if self.stream(append.owner, append.event.stream).any(same) {
-            return Outcome::VersionTaken;
+            return AppendOutcome::VersionTaken;
         }
         let stored = Stored {
             event: append.event.clone(),
@@ -110,7 +110,7 @@ impl Data {
             nonce: append.nonce,
         };
         self.events.insert(append.event.id, stored);
-        Outcome::Appended
+        AppendOutcome::Appended(append.event.clone())
     }
 
     pub(super) fn receipt(&self, owner: UserId, key: &str) -> Option<Receipt> {

@@ -8,8 +8,8 @@ use shared::events::{Event, LogStream, Payload};
 use shared::ids::{EventId, PostId, SEQUENCE_BITS, UserId};
 
 use super::super::{
-    Append, Counts, EventLog, Outcome, Projected, Projections, Reaction, Receipt, Receipts, Result,
-    Streams, Tie,
+    Append, AppendOutcome, Counts, EventLog, Projected, Projections, Reaction, Receipt, Receipts,
+    Result, Streams, Tie,
 };
 use super::data::{Memory, Stored};
 use crate::domain::user::{Standing, User};
@@ -19,13 +19,13 @@ const OVERLAP_MS: i64 = 8_000;
 
 #[async_trait]
 impl EventLog for Memory {
-    async fn append(&self, append: &Append) -> Result<Outcome> {
+    async fn append(&self, append: &Append) -> Result<AppendOutcome> {
         Ok(self.data().insert(append))
     }
 
     async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
         let mut data = self.data();
-        let is_there = |append| matches!(data.insert(append), Outcome::Appended);
+        let is_there = |append| matches!(data.insert(append), AppendOutcome::Appended(_));
         Ok(appends.iter().map(is_there).collect())
     }
 
