@@ -18,22 +18,15 @@ async fn watched(world: &World, settings: relay::Settings) -> (Running, Readines
 
 /// Waits until the relay refuses the stream; what it says.
 async fn refusal(readiness: &Readiness) -> String {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(says) = readiness.missing().get(relay::READY) {
-            return says.clone();
-        }
-        assert!(Instant::now() < until, "the stream is used");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(async || {
+        let says = readiness.missing().get(relay::READY).cloned();
+        says.ok_or("the stream is used")
+    })
+    .await
 }
 
 async fn until_ready(readiness: &Readiness) {
-    let until = Instant::now() + PATIENCE;
-    while !readiness.missing().is_empty() {
-        assert!(Instant::now() < until, "{:?}", readiness.missing());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(async || says_nothing(readiness.missing())).await;
 }
 
 impl World {
@@ -238,11 +231,11 @@ async fn a_log_restored_to_an_older_state_is_told_apart_from_another_one() {
         assert!(says.contains("newer than the log"), "{says}");
         // A tick says that a scan must come next; where the tail says so, nothing is added.
         let end = end + u64::from(named);
-        let until = Instant::now() + PATIENCE;
-        while world.stream_end().await < end {
-            assert!(Instant::now() < until, "no scan is called for");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually(async || match world.stream_end().await {
+            reached if reached >= end => Ok(()),
+            _ => Err("no scan is called for"),
+        })
+        .await;
         world.write(2, 10).await;
         let says = refusal(&readiness).await;
         assert!(says.contains("rebuild --accept"), "{says}");
@@ -291,11 +284,11 @@ async fn a_relay_that_refuses_its_stream_gives_the_lease_up() {
     let misled = Running::start(misled);
     refusal(&readiness).await;
     let held = doc! { "_id": "relay", "expires_at": { "$gt": bson::DateTime::now() } };
-    let until = Instant::now() + PATIENCE;
-    while leases.find_one(held.clone()).await.unwrap().is_none() {
-        assert!(Instant::now() < until, "it never has the lease");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(async || {
+        let held = leases.find_one(held.clone()).await.unwrap();
+        held.ok_or("it never has the lease")
+    })
+    .await;
     let running = Running::start(world.relay(world.settings()).await);
     world.write(1, 4).await;
     let (count, mut audit) = (8, Audit::default());

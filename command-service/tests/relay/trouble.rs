@@ -17,26 +17,18 @@ async fn behind(world: &World, port: u16, settings: relay::Settings) -> (Running
 
 /// Waits until the relay says that it is degraded; the process stays ready.
 async fn degraded(readiness: &Readiness, words: &str) -> String {
-    let until = Instant::now() + PATIENCE;
-    loop {
+    eventually(async || {
         assert!(readiness.missing().is_empty(), "{:?}", readiness.missing());
         let degraded = readiness.degraded();
-        if let Some(says) = degraded.get(relay::health::DEGRADED)
-            && says.contains(words)
-        {
-            return says.clone();
-        }
-        assert!(Instant::now() < until, "{words}: {degraded:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        let says = degraded.get(relay::health::DEGRADED).cloned();
+        let says = says.filter(|says| says.contains(words));
+        says.ok_or_else(|| format!("{words}: {degraded:?}"))
+    })
+    .await
 }
 
 async fn until_well(readiness: &Readiness) {
-    let until = Instant::now() + PATIENCE;
-    while !readiness.degraded().is_empty() {
-        assert!(Instant::now() < until, "{:?}", readiness.degraded());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(async || says_nothing(readiness.degraded())).await;
 }
 
 impl World {

@@ -1,19 +1,14 @@
 //! What every implementation of the ports promises, one function each, on a store that is empty.
 //! Run on MongoDB by `tests/store.rs`, and on the in-memory twin by the crate's own tests.
 
-use std::time::Duration;
-
-use command_service::app::ports::{
-    AccountName, Append, AppendOutcome, Key, Limited, NewAccount, Quota, Registered, Renewal,
-    Renewed, Rotation, Session, Store, Tie,
-};
+use command_service::app::ports::{Append, AppendOutcome, Key, NewAccount, Registered, Store, Tie};
 use shared::consistency::Position;
 use shared::events::{
     Bare, Edge, Event, LogStream, NoAddress, Payload, PostCreated, PostRef, UserRegistered,
 };
 use shared::ids::{Id, SEQUENCE_BITS, UserId};
 use shared::settings::Secret;
-use shared::time::{Clock, SystemClock, Timestamp};
+use shared::time::Timestamp;
 
 /// An empty store, and what can be seen of it from outside.
 pub trait World {
@@ -55,6 +50,9 @@ macro_rules! promises {
     )* };
 }
 pub(crate) use promises;
+
+mod guards;
+pub use guards::*;
 
 pub fn post(id: i64) -> Append {
     let payload = Payload::PostCreated(PostCreated {
@@ -173,45 +171,6 @@ pub async fn many_appends_say_of_each_whether_it_is_there(world: &impl World) {
         "asked again"
     );
     assert_eq!(world.events().await, 5);
-}
-
-pub async fn a_registration_is_whole_or_absent_and_says_what_is_taken(world: &impl World) {
-    let store = world.store();
-    let ada = account(10, "ada", "ada@x.org");
-    assert_eq!(
-        store.accounts.register(&ada).await.unwrap(),
-        Registered::Done
-    );
-    for (rival, taken) in [
-        (account(11, "ada", "other@x.org"), Registered::UsernameTaken),
-        (account(12, "eve", "ada@x.org"), Registered::EmailTaken),
-        (account(10, "eve", "eve@x.org"), Registered::IdTaken),
-    ] {
-        assert_eq!(store.accounts.register(&rival).await.unwrap(), taken);
-    }
-    let eve = AccountName::Username("eve".into());
-    assert_eq!(
-        store.accounts.find(&eve).await.unwrap(),
-        None,
-        "nothing is left reserved"
-    );
-    let crowd = [account(20, "one", "1@x.org"), account(21, "ada", "2@x.org")];
-    assert!(!store.accounts.register_all(&crowd).await.unwrap());
-    assert_eq!(world.events().await, 1);
-}
-
-pub async fn a_farewell_is_one_worker_s_at_a_time_and_keeps_its_place(world: &impl World) {
-    let store = world.store();
-    let (user, now) = (Id::new(10).unwrap(), Timestamp::from_millis(1_000_000));
-    store.cleanups.plan(user, now).await.unwrap();
-    store.cleanups.plan(user, now).await.unwrap();
-    let lease = Duration::from_secs(30);
-    let mut job = store.cleanups.claim(now, lease).await.unwrap().unwrap();
-    assert_eq!(store.cleanups.claim(now, lease).await.unwrap(), None);
-    job.tie = Tie::Replies;
-    job.after = Some(LogStream::Post(Id::new(77).unwrap()));
-    store.cleanups.save(&job, now).await.unwrap();
-    assert_eq!(store.cleanups.claim(now, lease).await.unwrap(), Some(job));
 }
 
 pub async fn ties_of_every_kind_are_found_page_by_page(world: &impl World) {
@@ -397,129 +356,4 @@ pub async fn the_latest_events_name_each_stream_once(world: &impl World) {
         expected.map(|(stream, version)| Position { stream, version })
     );
     assert!(store.streams.latest(user(2)).await.unwrap().is_empty());
-}
-
-pub async fn an_address_is_forgotten_and_a_name_is_not(world: &impl World) {
-    let accounts = &world.store().accounts;
-    let ada = account(10, "ada", "Ada@x.org");
-    accounts.register(&ada).await.unwrap();
-    let name = AccountName::Username("ada".into());
-    let email = AccountName::Email("ada@x.org".into());
-    for name in [&name, &email] {
-        assert_eq!(accounts.find(name).await.unwrap(), Some(user(10)));
-    }
-    let named = accounts.users_named(&["ada".into(), "eve".into()]).await;
-    assert_eq!(named.unwrap(), [("ada".into(), user(10))].into());
-    let at = accounts.users_at(&["ada@x.org".into()]).await.unwrap();
-    assert_eq!(at, [("ada@x.org".into(), user(10))].into());
-    let address = accounts.address(user(10)).await.unwrap();
-    assert_eq!(address.as_deref(), Some("Ada@x.org"));
-    assert!(accounts.password_hash(user(10)).await.unwrap().is_some());
-    for _ in 0..2 {
-        accounts.forget(user(10)).await.unwrap();
-        assert_eq!(accounts.address(user(10)).await.unwrap(), None);
-        assert_eq!(accounts.password_hash(user(10)).await.unwrap(), None);
-        assert_eq!(accounts.find(&email).await.unwrap(), None);
-        assert_eq!(accounts.find(&name).await.unwrap(), Some(user(10)));
-    }
-    let crowd = [
-        account(20, "bob", "b@x.org"),
-        account(21, "eve", "ada@x.org"),
-    ];
-    assert!(accounts.register_all(&crowd).await.unwrap());
-    let again = accounts.register(&account(22, "ada", "c@x.org")).await;
-    assert_eq!(again.unwrap(), Registered::UsernameTaken);
-}
-
-pub async fn a_refresh_token_is_renewed_once_and_gets_its_answer_again(world: &impl World) {
-    let sessions = &world.store().sessions;
-    let now = SystemClock.now();
-    let session = |family: &str, current: u8, expires_in: i64| Session {
-        family: family.into(),
-        user: user(1),
-        current: [current; 32],
-        expires_at: Timestamp::from_millis(now.millis() + expires_in),
-        origin: Some([current; 32]),
-    };
-    let renewal = |family: &str, used: u8, next: u8, salt: u8| Renewal {
-        used: [used; 32],
-        salt: [salt; 32],
-        at: now,
-        next: session(family, next, 60_000),
-    };
-    sessions.open(&session("a", 1, 60_000)).await.unwrap();
-    sessions.open(&session("old", 1, -1_000)).await.unwrap();
-    let renewed = Rotation::Renewed(Renewed {
-        salt: [7; 32],
-        at: now,
-        current: [2; 32],
-    });
-    for salt in [7, 8] {
-        let rotation = sessions.renew(&renewal("a", 1, 2, salt)).await.unwrap();
-        assert_eq!(rotation, renewed, "the same answer, salt {salt}");
-    }
-    for (family, used, expected) in [
-        ("a", 9, Rotation::Reused),
-        ("old", 1, Rotation::Unknown),
-        ("none", 1, Rotation::Unknown),
-    ] {
-        let rotation = sessions.renew(&renewal(family, used, 3, 9)).await.unwrap();
-        assert_eq!(rotation, expected, "{family}");
-    }
-    assert!(sessions.has_from(user(1), &[2; 32]).await.unwrap());
-    assert!(!sessions.has_from(user(1), &[1; 32]).await.unwrap());
-    assert_eq!(sessions.user("a").await.unwrap(), Some(user(1)));
-    sessions.close("a").await.unwrap();
-    assert_eq!(sessions.user("a").await.unwrap(), None);
-    sessions.open(&session("b", 1, 60_000)).await.unwrap();
-    sessions.close_all(user(1)).await.unwrap();
-    assert_eq!(sessions.user("b").await.unwrap(), None);
-}
-
-pub async fn a_quota_is_granted_so_often_and_given_back_to_its_window(world: &impl World) {
-    let quotas = &world.store().quotas;
-    let quota = Quota {
-        posts: 2,
-        window: Duration::from_secs(3_600),
-    };
-    let reserve = async |of| quotas.reserve(of, user(1), quota).await.unwrap();
-    let before = quotas.state(Limited::Posts, user(1), quota).await.unwrap();
-    assert_eq!((before.granted, before.remaining), (true, 2));
-    let first = reserve(Limited::Posts).await;
-    assert_eq!((first.granted, first.remaining), (true, 1));
-    assert_eq!(reserve(Limited::Posts).await.remaining, 0);
-    assert!(!reserve(Limited::Posts).await.granted);
-    assert!(reserve(Limited::Edits).await.granted, "counted apart");
-    let other = Timestamp::from_millis(first.window_start.millis() - 1);
-    for (window, granted) in [(other, false), (first.window_start, true)] {
-        let released = quotas.release(Limited::Posts, user(1), window);
-        released.await.unwrap();
-        assert_eq!(reserve(Limited::Posts).await.granted, granted);
-    }
-}
-
-pub async fn follows_are_counted_from_the_log_and_reserved_up_to_the_limit(world: &impl World) {
-    let (follows, log) = (&world.store().follows, &world.store().log);
-    let append = async |id, followee, version| {
-        let (stream, ends) = edge(1, followee);
-        let payload = match version {
-            1 => Payload::Followed(ends),
-            _ => Payload::Unfollowed(ends),
-        };
-        let append = event(1, id, stream, version, payload);
-        log.append(&append).await.unwrap();
-    };
-    append(10, 2, 1).await;
-    append(11, 3, 1).await;
-    append(12, 3, 2).await;
-    assert_eq!(follows.count(user(1)).await.unwrap(), 1);
-    let reserve = async || follows.reserve(user(1), 3).await.unwrap();
-    assert_eq!(reserve().await, Some(1));
-    assert_eq!(reserve().await, Some(2));
-    assert_eq!(reserve().await, None);
-    follows.release(user(1)).await.unwrap();
-    assert_eq!(reserve().await, Some(2));
-    // Two reservations came to nothing; the log knows better.
-    follows.mark_stale(&[user(1)]).await.unwrap();
-    assert_eq!(reserve().await, Some(1));
 }

@@ -1,0 +1,208 @@
+//! What is asked of every request, whatever it commands.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_of_a_user_wants_a_token() {
+    let app = TestApp::spawn();
+    for (method, pattern) in ROUTES {
+        let path = format!("{BASE}{}", pattern.replace("{id}", "4711"));
+        if pattern == "/users" || pattern.starts_with("/auth/") {
+            continue;
+        }
+        let bare = app.send(app.request(method, &path)).await;
+        bare.refused(401, "unauthorized");
+        assert!(!bare.header("www-authenticate").is_empty());
+        for token in ["x", "a.b.c"] {
+            app.send(app.request(method, &path).bearer_auth(token))
+                .await
+                .refused(401, "unauthorized");
+        }
+    }
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_frameworks_answer_in_plain_text_is_a_problem_too() {
+    let app = TestApp::spawn();
+    let ada = app.account("ada").await;
+    let post = |path: &str| {
+        app.request("POST", &format!("{BASE}{path}"))
+            .bearer_auth(&ada.token)
+    };
+    let json = |text: String| {
+        post("/posts")
+            .header("content-type", "application/json")
+            .body(text)
+    };
+    app.send(app.request("GET", "/nowhere"))
+        .await
+        .refused(404, "not_found");
+    app.send(app.request("GET", &format!("{BASE}/nowhere")))
+        .await
+        .refused(404, "not_found");
+    let wrong = app.send(app.request("PUT", &format!("{BASE}/posts"))).await;
+    wrong.refused(405, "method_not_allowed");
+    assert_eq!(wrong.header("allow"), "POST");
+    let both = app
+        .send(app.request("GET", &format!("{BASE}/posts/1/like")))
+        .await;
+    assert_eq!(both.header("allow"), "POST, DELETE");
+    let keys = async |method| app.request(method, KEY_SET).send().await.unwrap();
+    let (head, whole) = (keys("HEAD").await, keys("GET").await);
+    assert_eq!(head.status(), 200);
+    let length = |answer: &reqwest::Response| answer.headers().get("content-length").cloned();
+    assert_eq!(length(&head), length(&whole));
+    assert_eq!(head.text().await.unwrap(), "");
+    app.send(json("{".into()))
+        .await
+        .refused(400, "malformed_body");
+    app.send(json(String::new()))
+        .await
+        .refused(400, "malformed_body");
+    app.send(json(r#"{"content":"x","author":"me"}"#.into()))
+        .await
+        .refused(400, "malformed_body");
+    app.send(json(r#"{"content":{"$gt":""}}"#.into()))
+        .await
+        .refused(400, "malformed_body");
+    let big = json!({ "content": "x".repeat(20_000) }).to_string();
+    app.send(json(big.clone()))
+        .await
+        .refused(413, "body_too_large");
+    app.send(post("/posts").body("{}"))
+        .await
+        .refused(415, "unsupported_media_type");
+    let like = || post("/posts/4711/like").header("content-type", "application/json");
+    app.send(like().body(big))
+        .await
+        .refused(413, "body_too_large");
+    app.send(like().body("{"))
+        .await
+        .refused(400, "malformed_body");
+    app.send(post("/posts/4711/like").body("{}"))
+        .await
+        .refused(415, "unsupported_media_type");
+    app.send(like()).await.refused(404, "not_found");
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_goes_away_is_carried_out_all_the_same() {
+    let app = TestApp::spawn();
+    let ada = app.account("ada").await;
+    let address = app.base.trim_start_matches("http://").to_owned();
+    let body = json!({ "content": "written by a ghost" }).to_string();
+    let request = format!(
+        "POST {BASE}/posts HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         authorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{body}",
+        ada.token,
+        body.len()
+    );
+    for _ in 0..10 {
+        use tokio::io::AsyncWriteExt;
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.set_zero_linger().unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        drop(stream);
+    }
+    // Whole or absent, and the service is as well as before.
+    app.create_post(&ada, "still here").await;
+    for event in app.log_where(doc! { "type": "post.created" }).await {
+        assert_eq!(event.version, 1);
+    }
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn origins_of_the_list_may_call() {
+    let app = TestApp::spawn_with(&[("CORS_ORIGINS", "https://a.example")]);
+    let preflight = app
+        .request("OPTIONS", &format!("{BASE}/posts"))
+        .header("origin", "https://a.example")
+        .header("access-control-request-method", "POST");
+    let answer = app.send(preflight).await;
+    answer.accepted(204);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        "https://a.example"
+    );
+    let foreign = app
+        .request("POST", &format!("{BASE}/posts"))
+        .header("origin", "https://b.example");
+    let answer = app.send(foreign).await;
+    answer.refused(401, "unauthorized");
+    assert_eq!(answer.header("access-control-allow-origin"), "");
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_sends_so_many_requests_a_second() {
+    let app = TestApp::spawn_with(&[("IP_RATE_PER_SECOND", "5")]);
+    let request = || app.send(app.request("GET", "/nowhere"));
+    let answers = join_all((0..30).map(|_| request())).await;
+    let limited: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.status == 429)
+        .collect();
+    assert!(limited.len() >= 15, "{} were limited", limited.len());
+    limited[0].refused(429, "too_many_requests");
+    assert_eq!(limited[0].header("retry-after"), "1");
+    // Whoever else is at this address can still verify tokens.
+    let keys = app.send(app.request("GET", KEY_SET)).await;
+    keys.accepted(200);
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_database_the_service_starts_waits_and_says_so() {
+    let uri = "mongodb://127.0.0.1:9/x?directConnection=true&serverSelectionTimeoutMS=300";
+    let mut app = TestApp::spawn_with(&[("MONGODB_URI", uri)]);
+    let mut answer = None;
+    eventually("the ports are bound", || async {
+        app.http
+            .get(format!("{}/livez", app.ops))
+            .send()
+            .await
+            .is_ok()
+    })
+    .await;
+    for _ in 0..3 {
+        answer = Some(app.register("ada").await);
+    }
+    let answer = answer.unwrap();
+    answer.refused(503, "unavailable");
+    assert_eq!(answer.header("retry-after"), "1");
+    let ready = app
+        .http
+        .get(format!("{}/readyz", app.ops))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(ready.status().as_u16(), 503);
+    let missing: Value = serde_json::from_str(&ready.text().await.unwrap()).unwrap();
+    assert!(
+        missing["missing"]["MongoDB answers"].is_string(),
+        "{missing}"
+    );
+    app.halt().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_counted_by_name_and_outcome() {
+    let app = TestApp::spawn();
+    let ada = app.account("ada").await;
+    app.create_post(&ada, "x").await;
+    let metrics = app
+        .http
+        .get(format!("{}/metrics", app.ops))
+        .send()
+        .await
+        .unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let counted = r#"command_service_commands_total{command="create_post",outcome="accepted"}"#;
+    assert!(metrics.contains(counted), "{metrics}");
+    assert!(!metrics.contains(&ada.id), "no ids in labels");
+    app.end().await;
+}
