@@ -170,6 +170,20 @@ mod tests {
     use crate::app::error::{Internal, Refusal};
     use crate::app::ports::{Limited, Quota, QuotaState, StoreError};
 
+    fn used_up(of: Limited) -> Limit {
+        let quota = Quota {
+            posts: 20,
+            window: Duration::from_secs(60),
+        };
+        let state = QuotaState {
+            granted: false,
+            remaining: 0,
+            window_start: Timestamp::from_millis(0),
+            resets_in: Duration::from_secs(7),
+        };
+        Limit::Quota(Allowance { of, quota, state })
+    }
+
     #[test]
     fn the_table_of_refusals() {
         let away = || StoreError::Unavailable("canary".into());
@@ -181,17 +195,6 @@ mod tests {
             code: "blank",
             detail: "is blank".into(),
         });
-        let quota = Quota {
-            posts: 20,
-            window: Duration::from_secs(60),
-        };
-        let state = QuotaState {
-            granted: false,
-            remaining: 0,
-            window_start: Timestamp::from_millis(0),
-            resets_in: Duration::from_secs(7),
-        };
-        let used_up = |of| Allowance { of, quota, state };
         let logins = Limit::Logins {
             most: 10,
             window: Duration::from_secs(60),
@@ -216,8 +219,8 @@ mod tests {
             (Refusal::FollowLimit.into(), 403, "follow_limit", "no more people can be followed", None),
             (Refusal::Conflict.into(), 409, "conflict", "others were faster, again and again", None),
             (Refusal::KeyReused.into(), 422, "idempotency_key_reused", "the idempotency key belongs to another request", None),
-            (Limit::Quota(used_up(Limited::Posts)).into(), 429, "too_many_requests", "at most 20 posts in 60 seconds", Some(7)),
-            (Limit::Quota(used_up(Limited::Edits)).into(), 429, "too_many_requests", "at most 20 edits in 60 seconds", Some(7)),
+            (used_up(Limited::Posts).into(), 429, "too_many_requests", "at most 20 posts in 60 seconds", Some(7)),
+            (used_up(Limited::Edits).into(), 429, "too_many_requests", "at most 20 edits in 60 seconds", Some(7)),
             (logins.into(), 429, "too_many_requests", "too many attempts to sign in", Some(9)),
             (Unavailable::Overloaded.into(), 503, "overloaded", "too many commands at once", Some(1)),
             (Unavailable::Away.into(), 503, "unavailable", "the database does not answer; nothing was done", Some(1)),

@@ -58,18 +58,9 @@ impl Relay {
         let began = Instant::now();
         // What this scan publishes lies above: its windows do not overlap.
         let until = publisher.tail.last;
-        let events = self.log.events.clone();
-        let token = self
-            .finish(async move { changes::now(&events).await })
-            .await?;
+        let (token, upper) = self.begin_scan().await?;
         let plain = message::write_token(&token).map_err(RelayError::Token)?;
         let resume = message::write_scan(&plain);
-        let mark = self.set_mark().await?;
-        self.clear_mark(mark).await?;
-        let events = self.log.events.clone();
-        let upper = self
-            .finish(async move { greatest_id(&events).await })
-            .await?;
         self.fail.reached(FailPoint::ScanBegun)?;
         let mut late = LateEvents::follow(&self.log, self, token.clone(), upper);
         let (mut after, mut published) = (0, 0_u64);
@@ -112,6 +103,21 @@ impl Relay {
             began.elapsed()
         );
         Ok(Some(token))
+    }
+
+    /// A token for now, and, once a majority has all that was committed before it, the greatest id.
+    async fn begin_scan(&self) -> Result<(ResumeToken, i64), RelayError> {
+        let events = self.log.events.clone();
+        let token = self
+            .finish(async move { changes::now(&events).await })
+            .await?;
+        let mark = self.set_mark().await?;
+        self.clear_mark(mark).await?;
+        let events = self.log.events.clone();
+        let upper = self
+            .finish(async move { greatest_id(&events).await })
+            .await?;
+        Ok((token, upper))
     }
 
     /// Writes a mark beside the log; when this returns, a majority has it and all before it.
