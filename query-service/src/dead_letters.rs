@@ -7,19 +7,17 @@
 
 use std::process::ExitCode;
 
-use async_nats::jetstream;
 use shared::engines;
 use shared::error_chain::Chain;
-use shared::event_stream;
-use shared::events::Event;
 use shared::partition::Partition;
 use shared::settings::Settings;
 use tokio_util::sync::CancellationToken;
 
+use crate::read_model::Views;
 use crate::read_model::dead_letters::{DeadLetter, MOST_LISTED};
 use crate::read_model::generation::Catalog;
-use crate::read_model::{ViewError, Views};
 use crate::rebuild;
+use crate::rebuild::readable_letters::{DeadLetterError, count_readable};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -41,20 +39,6 @@ enum Action {
         #[arg(long)]
         all: bool,
     },
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum DeadLetterError {
-    #[error(transparent)]
-    Connect(#[from] engines::ConnectError),
-    #[error("work on the dead letters")]
-    Views(#[from] ViewError),
-    #[error("there are no views yet: start a query-service")]
-    NoViews,
-    #[error("read the stream")]
-    Nats(#[source] async_nats::Error),
-    #[error("there is no dead letter {0}")]
-    Unknown(u64),
 }
 
 /// Runs the command.
@@ -153,43 +137,12 @@ async fn drop(views: &Views, sequences: &[u64], all: bool) -> Result<(), DeadLet
 /// Whether this build can read any of them.
 async fn any_readable(settings: &Settings, views: &Views) -> Result<bool, DeadLetterError> {
     let nats = engines::nats(&settings.nats, "query-service dead-letters").await?;
-    let found = readable(&nats.jetstream(), &settings.names.stream(), views).await?;
+    let found = count_readable(&nats.jetstream(), &settings.names.stream(), views).await?;
     println!(
         "{} dead letters can be read by this build, {} cannot",
         found.readable, found.others
     );
     Ok(found.readable > 0)
-}
-
-/// Dead letters that this build understands, and those that it does not.
-pub struct Readable {
-    pub readable: usize,
-    pub others: usize,
-}
-
-/// Looks up the messages of all dead letters of these views.
-pub async fn readable(
-    jetstream: &jetstream::Context,
-    stream: &str,
-    views: &Views,
-) -> Result<Readable, DeadLetterError> {
-    let stream = jetstream
-        .get_stream(stream)
-        .await
-        .map_err(|error| DeadLetterError::Nats(error.into()))?;
-    let (mut readable, mut others) = (0, 0);
-    for letter in views.dead_letters().await? {
-        let message = stream
-            .get_raw_message(letter.seq)
-            .await
-            .map_err(|error| DeadLetterError::Nats(error.into()))?;
-        let from_relay = event_stream::event_id_of(Some(&message.headers)).is_some();
-        match Event::decode(&message.payload) {
-            Ok(_) if from_relay => readable += 1,
-            Ok(_) | Err(_) => others += 1,
-        }
-    }
-    Ok(Readable { readable, others })
 }
 
 #[cfg(test)]

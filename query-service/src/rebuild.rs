@@ -7,6 +7,8 @@
 //! reverted. What is neither shown nor before it cannot be shown again, and is dropped
 //! (`docs/decisions/14-what-a-generation-is.md`).
 
+mod error;
+pub mod readable_letters;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -23,15 +25,19 @@ use shared::tasks::Tasks;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::error::RebuildError;
+use self::readable_letters::count_readable;
 use self::turn::Turn;
-use crate::dead_letters;
+
 use crate::projection::Projector;
-use crate::projection::generations::{EVERY, FoldSettings};
+use crate::projection::generations::EVERY;
+use crate::projection::settings::FoldSettings;
 use crate::projection::stream_check::{self, StreamCheck};
-use crate::projection::stream_reader::StreamFault;
 use crate::read_model::generation::{Catalog, Generation};
 use crate::read_model::{ViewError, Views};
-use crate::verify::{self, AT_ONCE, ROUNDS, progress};
+use crate::verify::command::{AT_ONCE, ROUNDS};
+use crate::verify::generations::compare_generations;
+use crate::verify::progress::progress;
 
 /// Rebuilds the views with PARTITIONS partitions from the stream's first message on.
 #[derive(Debug, Default, clap::Args)]
@@ -59,43 +65,6 @@ impl Arguments {
             ..Self::default()
         }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum RebuildError {
-    #[error(transparent)]
-    Connect(#[from] engines::ConnectError),
-    #[error("work on the views")]
-    Views(#[from] ViewError),
-    #[error("there are no views yet: start a query-service")]
-    NoViews,
-    #[error("there is no generation to go back to")]
-    NothingBefore,
-    #[error("somebody else switched or dropped the generation meanwhile")]
-    Raced,
-    #[error(transparent)]
-    Stream(#[from] StreamFault),
-    #[error("ask NATS for the stream's end")]
-    Nats(#[source] async_nats::Error),
-    #[error("interrupted: run it again to go on")]
-    Interrupted,
-    #[error("another `rebuild` is under way: wait for its end")]
-    Busy,
-    #[error("this `rebuild` stood still for so long that another may have begun: run it again")]
-    TurnLost,
-    #[error("the new generation was dropped by somebody else: run it again")]
-    Dropped,
-    #[error("look for messages that were not understood")]
-    Letters(#[from] dead_letters::DeadLetterError),
-    #[error(
-        "{0} messages that this build understands were not understood by whoever folded the new generation with it; \
-         readers stay with the old one. Stop each older query-service, and run it again"
-    )]
-    FoldedByOthers(usize),
-    #[error(
-        "{0} users see something else in the new generation; readers stay with the old one, unless you `rebuild --accept`"
-    )]
-    Differs(usize),
 }
 
 /// Longer than a lease: views that do not move for so long come no further.
@@ -268,7 +237,7 @@ impl Rebuild {
                     return Err(RebuildError::Differs(differing.len()));
                 }
             }
-            let missed = dead_letters::readable(&jetstream, &stream, &new).await?;
+            let missed = count_readable(&jetstream, &stream, &new).await?;
             if missed.readable > 0 {
                 // Nobody goes on with it, these partitions least of all.
                 tasks.stop_and_join(STOPPED).await;
@@ -429,7 +398,7 @@ async fn compare_users(
     let bar = progress("comparing users", users.len() as u64);
     let mut compared = stream::iter(users.iter().copied())
         .map(|user| async move {
-            let lines = verify::compare_generations(old, new, user).await?;
+            let lines = compare_generations(old, new, user).await?;
             Ok::<_, ViewError>((user, lines))
         })
         .buffer_unordered(AT_ONCE);

@@ -24,14 +24,15 @@ use tracing::{info, warn};
 
 use crate::accounts::OwnAddresses;
 use crate::http;
-use crate::http::admission::Admission;
 use crate::live::Live;
-use crate::projection::generations::{FoldSettings, Generations};
+use crate::projection::generations::Generations;
 use crate::projection::monitor;
+use crate::projection::settings::FoldSettings;
 use crate::projection::stream_check::{self, StreamCheck};
 use crate::read_model::addresses;
 use crate::read_model::generation::Catalog;
 use crate::read_model::{CurrentViews, ViewError, Views};
+use crate::reads::admission::Admission;
 
 /// Which half of the service a process runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -160,7 +160,7 @@ const CIRCLE_SENTENCE: &str = "what a file imports stands below it: imports neve
 /// The circles that were there when the check was made. The numbers only ever fall.
 const CIRCLES_LEFT: [(&str, usize); 3] = [
     ("command-service/src", 0),
-    ("query-service/src", 21),
+    ("query-service/src", 0),
     ("shared/src", 0),
 ];
 const UNSAFE_SENTENCE: &str = "no unsafe code";

@@ -13,28 +13,20 @@ use shared::consistency::{self, ConsistencyToken};
 use shared::http::{bad_query, bearer};
 use shared::ids::UserId;
 use shared::problem::{Code, Problem};
-use shared::resilience::Gate;
 use shared::token::{TokenError, TokenVerifier};
 
-use super::admission::{Admission, Asker, Cost};
-use super::answers::{load, until_visible};
-use crate::read_model::{CurrentViews, Views};
+use super::errors::{internal, invalid_token};
+use crate::read_model::CurrentViews;
+use crate::reads::admission::{Admission, Asker};
+use crate::reads::executor::ReadExecutor;
 
-/// What a read goes through: who asks, and the views as the answer must reflect them.
+/// A request to read: who asks, and how it is read.
 ///
 /// A bad access token is refused even where none is needed, and so is one whose user has left, as
-/// far as these views know.
-pub struct Reading<C = Option<UserId>> {
+/// far as the views know.
+pub struct ReadRequest<C = Option<UserId>> {
     pub caller: C,
-    /// The views that reflect the write whose token came with the request, if one did. Then what
-    /// is remembered from before is no answer.
-    pub reflecting: Option<Views>,
-    pub gate: Data<Gate>,
-    pub admission: Data<Admission>,
-    /// Whose permits it needs, and of which class.
-    pub who: Asker,
-    pub cost: Cost,
-    pub views: Data<CurrentViews>,
+    pub executor: ReadExecutor,
     pub request: HttpRequest,
 }
 
@@ -56,7 +48,7 @@ impl Caller for UserId {
     }
 }
 
-impl<C: Caller> FromRequest for Reading<C> {
+impl<C: Caller> FromRequest for ReadRequest<C> {
     type Error = Problem;
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
@@ -65,43 +57,30 @@ impl<C: Caller> FromRequest for Reading<C> {
     }
 }
 
-impl<C: Caller> Reading<C> {
+impl<C: Caller> ReadRequest<C> {
     async fn of(request: HttpRequest) -> Result<Self, Problem> {
         let user = authenticated(&request).await?;
         let caller = C::of(user)?;
         let after = write_to_reflect(&request)?;
-        let gate: Data<Gate> = provided(&request)?;
         let admission: Data<Admission> = provided(&request)?;
         let addresses: Data<Addresses> = provided(&request)?;
-        let who = Asker::new(user, addresses.of(&request));
+        let asker = Asker::new(user, addresses.of(&request));
         let views: Data<CurrentViews> = provided(&request)?;
-        let now = views.borrow().cached();
-        // Nobody comes back: who is remembered as gone need not wait.
-        let known = user.and_then(|user| now.remembered_as_deactivated(user));
-        if known == Some(true) {
-            return Err(invalid_token());
-        }
-        let reflecting = match after {
-            Some(token) => Some(until_visible(&admission, who, &now, token).await?),
-            None => None,
-        };
-        // Asked of the views that reflect it: the write may be the user's deactivation.
-        if let Some(user) = user
-            && (known.is_none() || reflecting.is_some())
-            && left(reflecting.as_ref().unwrap_or(&now), &admission, who, user).await?
-        {
-            return Err(invalid_token());
-        }
+        let (views, admission) = (views.into_inner(), admission.into_inner());
+        let executor = ReadExecutor::begin(views, admission, asker, user, after).await?;
         Ok(Self {
             caller,
-            reflecting,
-            gate,
-            admission,
-            who,
-            cost: Cost::Cheap,
-            views,
+            executor,
             request,
         })
+    }
+
+    /// The same for a list, which costs more than other reads.
+    pub fn expensive(self) -> Self {
+        Self {
+            executor: self.executor.expensive(),
+            ..self
+        }
     }
 }
 
@@ -136,32 +115,7 @@ pub(super) fn write_to_reflect(request: &HttpRequest) -> Result<Option<Consisten
 }
 
 fn provided<T: Clone + 'static>(request: &HttpRequest) -> Result<T, Problem> {
-    let missing = || Problem::new(Code::Internal, "something went wrong here");
-    request.app_data().cloned().ok_or_else(missing)
-}
-
-pub(super) fn invalid_token() -> Problem {
-    Problem::new(Code::Unauthorized, TokenError::Invalid.to_string())
-}
-
-/// Whether the views know that the user was deactivated: from memory at once, else with a permit.
-/// While the database is away, who is not remembered is told to come back.
-pub(super) async fn left(
-    views: &Views,
-    admission: &Admission,
-    who: Asker,
-    user: UserId,
-) -> Result<bool, Problem> {
-    if let Some(known) = views.remembered_as_deactivated(user) {
-        return Ok(known);
-    }
-    let ask = async move |views: Views| views.is_deactivated(user).await;
-    match load(admission, who, views, ask).await {
-        Err(problem) if problem.code == Code::Unavailable => {
-            views.stale().remembered_as_deactivated(user).ok_or(problem)
-        }
-        answer => answer,
-    }
+    request.app_data().cloned().ok_or_else(internal)
 }
 
 /// The parameters of a query. One without a value counts as absent, as forms and many clients send

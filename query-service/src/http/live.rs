@@ -20,12 +20,14 @@ use shared::token::{TokenError, TokenVerifier, Verified};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Asker};
-use super::answers::{Answer, until_visible};
-use super::extract::{invalid_token, left, write_to_reflect};
+use super::errors::{internal, invalid_token};
+use super::extract::write_to_reflect;
 use super::live_stream::{Caller, LiveStream, Piece, pieces, wait_until};
+use super::responses::Response;
 use crate::live::{Live, MOST_WAITING, Refused};
 use crate::read_model::CurrentViews;
+use crate::reads::admission::{Admission, Asker};
+use crate::reads::executor::ReadExecutor;
 
 /// Whoever has too many streams may ask again after this many seconds.
 const TOO_MANY_RETRY_SECS: u64 = 60;
@@ -69,7 +71,7 @@ pub async fn stream(
     verifier: Data<TokenVerifier>,
     (gate, admission): (Data<Gate>, Data<Admission>),
     (addresses, views): (Data<Addresses>, Data<CurrentViews>),
-) -> Answer {
+) -> Response {
     let token = access_token(&request)?;
     let verified = verified(&verifier, token).await?;
     let resume = last_event_id(&request)?;
@@ -109,7 +111,7 @@ pub async fn stream_at_start(
     request: HttpRequest,
     room: Data<WaitingRoom>,
     verifier: Data<TokenVerifier>,
-) -> Answer {
+) -> Response {
     verified(&verifier, access_token(&request)?).await?;
     last_event_id(&request)?;
     write_to_reflect(&request)?;
@@ -122,7 +124,7 @@ pub async fn stream_at_start(
 }
 
 /// All other requests while the service starts.
-pub async fn not_yet() -> Answer {
+pub async fn not_yet() -> Response {
     Err(Problem::new(Code::Unavailable, "the service is starting"))
 }
 
@@ -167,29 +169,17 @@ async fn verified(verifier: &TokenVerifier, token: &str) -> Result<Option<Verifi
 /// Whether nothing is left to find out about the caller: 401 for one who has left. What cannot be
 /// found out now, the stream finds out before it begins.
 async fn is_settled(
-    views: &CurrentViews,
-    admission: &Admission,
+    views: &Arc<CurrentViews>,
+    admission: &Arc<Admission>,
     who: Asker,
     verified: Verified,
     reflect: Option<ConsistencyToken>,
 ) -> Result<bool, Problem> {
-    let now = views.borrow().cached();
-    if now.remembered_as_deactivated(verified.user) == Some(true) {
-        return Err(invalid_token());
-    }
-    let reflecting = match reflect {
-        Some(token) => until_visible(admission, who, &now, token).await,
-        None => Ok(now),
-    };
-    let has_left = match reflecting {
-        Ok(views) => left(&views, admission, who, verified.user).await,
-        Err(problem) => Err(problem),
-    };
-    match has_left {
-        Ok(true) => Err(invalid_token()),
-        Ok(false) => Ok(true),
-        Err(problem) if problem.retry_after.is_some() => Ok(false),
-        Err(problem) => Err(problem),
+    let (views, admission) = (views.clone(), admission.clone());
+    match ReadExecutor::begin(views, admission, who, Some(verified.user), reflect).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_temporary() => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -207,7 +197,7 @@ fn refused(refused: Refused) -> Problem {
 
 /// The body ends without its last chunk unless the stream says that nobody need come back: some
 /// libraries take a body that ends in order for the end of it all.
-fn answer(request: &HttpRequest, receiver: mpsc::Receiver<Piece>) -> Answer {
+fn answer(request: &HttpRequest, receiver: mpsc::Receiver<Piece>) -> Response {
     let body = futures_util::stream::unfold(Some(receiver), |receiver| async move {
         let mut receiver = receiver?;
         match receiver.recv().await {
@@ -221,7 +211,7 @@ fn answer(request: &HttpRequest, receiver: mpsc::Receiver<Piece>) -> Answer {
         }
     });
     let kind = "text/event-stream".parse();
-    let kind = kind.map_err(|_| Problem::new(Code::Internal, "something went wrong here"))?;
+    let kind = kind.map_err(|_| internal())?;
     let mut response = HttpResponse::Ok();
     response
         .insert_header(ContentType(kind))

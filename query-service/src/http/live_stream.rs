@@ -24,12 +24,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::answers::ABANDONED;
 use crate::live::{Live, Refused, Subscription};
 use crate::read_model::budget::{ReadBudget, ReadLimits};
-use crate::read_model::newer::{NewPosts, WalkTurn};
+use crate::read_model::newer::NewPosts;
 use crate::read_model::view::PostView;
+use crate::read_model::walks::WalkTurn;
 use crate::read_model::{CurrentViews, ViewError, Views};
+use crate::reads::executor::ABANDONED;
 
 /// The views are looked at this often although nothing woke the stream: a notice may be lost.
 const HEAL: Duration = Duration::from_secs(15);

@@ -1,13 +1,13 @@
 //! The routes: each extracts, makes one call into the read model, and maps. Only one's own profile
 //! asks the account as well.
 
-pub mod admission;
-mod answers;
+mod errors;
 mod etag;
 mod extract;
 mod link;
 mod live;
 mod live_stream;
+mod responses;
 
 use actix_web::http::Method;
 use actix_web::web::{self, Data, Path, ServiceConfig};
@@ -19,9 +19,10 @@ use shared::problem::{Code, Problem};
 use crate::accounts::OwnAddresses;
 use crate::read_model::view::UserView;
 use crate::read_model::{ViewError, Views};
-use answers::{Answer, Memory};
-use extract::{Limit, Params, Reading};
+use crate::reads::executor::CachePolicy;
+use extract::{Limit, Params, ReadRequest};
 pub use live::WaitingRoom;
+use responses::Response;
 
 /// Base of every route.
 pub const BASE: &str = "/api/v1";
@@ -110,13 +111,13 @@ struct TimelineQuery {
     user_id: Option<UserId>,
 }
 
-async fn timeline(reading: Reading<UserId>, query: Params<TimelineQuery>) -> Answer {
+async fn timeline(request: ReadRequest<UserId>, query: Params<TimelineQuery>) -> Response {
     let TimelineQuery {
         limit,
         cursor,
         user_id,
     } = query.0;
-    let caller = reading.caller;
+    let caller = request.caller;
     if user_id.is_some_and(|user| user != caller) {
         return Err(Problem::new(
             Code::Forbidden,
@@ -130,101 +131,116 @@ async fn timeline(reading: Reading<UserId>, query: Params<TimelineQuery>) -> Ans
             .await
             .map(Some)
     };
-    reading.page("posts", Memory::Perhaps, read).await
+    request.page("posts", CachePolicy::TryFirst, read).await
 }
 
-async fn post(reading: Reading, id: Path<PostId>) -> Answer {
-    let (id, caller) = (id.into_inner(), reading.caller);
+async fn post(request: ReadRequest, id: Path<PostId>) -> Response {
+    let (id, caller) = (id.into_inner(), request.caller);
     let read = move |views: Views| async move { views.post(id, caller).await };
-    reading.one(Memory::Perhaps, read).await
+    request.one(CachePolicy::TryFirst, read).await
 }
 
-async fn replies(reading: Reading, id: Path<PostId>, query: Params<PageQuery>) -> Answer {
+async fn replies(request: ReadRequest, id: Path<PostId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
-    let (id, caller) = (id.into_inner(), reading.caller);
+    let (id, caller) = (id.into_inner(), request.caller);
     let read = move |views: Views| async move {
         views
             .replies_to(id, caller, limit.get(), cursor.as_deref())
             .await
     };
-    reading.expensive().page("posts", Memory::Never, read).await
+    request
+        .expensive()
+        .page("posts", CachePolicy::Bypass, read)
+        .await
 }
 
-async fn user(reading: Reading, addresses: Data<OwnAddresses>, id: Path<UserId>) -> Answer {
+async fn user(request: ReadRequest, addresses: Data<OwnAddresses>, id: Path<UserId>) -> Response {
     let id = id.into_inner();
     let read = move |views: Views| async move { views.user(id).await };
-    profile(&reading, &addresses, read).await
+    profile(&request, &addresses, read).await
 }
 
 async fn user_by_name(
-    reading: Reading,
+    request: ReadRequest,
     addresses: Data<OwnAddresses>,
     name: Path<String>,
-) -> Answer {
+) -> Response {
     let name = name.into_inner();
     let read = move |views: Views| async move { views.user_by_name(&name).await };
-    profile(&reading, &addresses, read).await
+    profile(&request, &addresses, read).await
 }
 
 /// A user, with their e-mail address where it is they who ask. While the database is away nobody
 /// asks it for an address.
 async fn profile<F>(
-    reading: &Reading,
+    request: &ReadRequest,
     addresses: &OwnAddresses,
     read: impl FnOnce(Views) -> F + Clone + Send + 'static,
-) -> Answer
+) -> Response
 where
     F: Future<Output = Result<Option<UserView>, ViewError>> + Send + 'static,
 {
-    let mut found = reading.find(Memory::Perhaps, read).await?;
+    let mut found = request.executor.run(CachePolicy::TryFirst, read).await?;
     if let Some(user) = &mut found.item
-        && reading.caller == Some(user.user_id)
+        && request.caller == Some(user.user_id)
         && !found.stale
     {
         user.email = addresses.of(user.user_id).await;
     }
-    reading.shown(found)
+    request.shown(found)
 }
 
-async fn posts_of(reading: Reading, id: Path<UserId>, query: Params<PageQuery>) -> Answer {
+async fn posts_of(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
-    let (id, caller) = (id.into_inner(), reading.caller);
+    let (id, caller) = (id.into_inner(), request.caller);
     let read = move |views: Views| async move {
         views
             .posts_of(id, caller, limit.get(), cursor.as_deref())
             .await
     };
-    reading.expensive().page("posts", Memory::Never, read).await
+    request
+        .expensive()
+        .page("posts", CachePolicy::Bypass, read)
+        .await
 }
 
-async fn followers(reading: Reading, id: Path<UserId>, query: Params<PageQuery>) -> Answer {
+async fn followers(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
     let id = id.into_inner();
     let read = move |views: Views| async move {
         views.followers(id, limit.get(), cursor.as_deref()).await
     };
-    reading.expensive().page("users", Memory::Never, read).await
+    request
+        .expensive()
+        .page("users", CachePolicy::Bypass, read)
+        .await
 }
 
-async fn following(reading: Reading, id: Path<UserId>, query: Params<PageQuery>) -> Answer {
+async fn following(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
     let id = id.into_inner();
     let read = move |views: Views| async move {
         views.following(id, limit.get(), cursor.as_deref()).await
     };
-    reading.expensive().page("users", Memory::Never, read).await
+    request
+        .expensive()
+        .page("users", CachePolicy::Bypass, read)
+        .await
 }
 
-async fn mutuals(reading: Reading, id: Path<UserId>, query: Params<PageQuery>) -> Answer {
+async fn mutuals(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
     let id = id.into_inner();
     let read =
         move |views: Views| async move { views.mutuals(id, limit.get(), cursor.as_deref()).await };
-    reading.expensive().page("users", Memory::Never, read).await
+    request
+        .expensive()
+        .page("users", CachePolicy::Bypass, read)
+        .await
 }
 
-async fn relationship(reading: Reading<UserId>, id: Path<UserId>) -> Answer {
-    let (id, caller) = (id.into_inner(), reading.caller);
+async fn relationship(request: ReadRequest<UserId>, id: Path<UserId>) -> Response {
+    let (id, caller) = (id.into_inner(), request.caller);
     let read = move |views: Views| async move { views.relationship(caller, id).await };
-    reading.one(Memory::Never, read).await
+    request.one(CachePolicy::Bypass, read).await
 }

@@ -19,8 +19,9 @@ use super::memory::Memory;
 use super::pending::Pending;
 use crate::read_model::changes::Changes;
 use crate::read_model::dead_letters::DeadLetter;
+use crate::read_model::entry::Entry;
+use crate::read_model::generation::View;
 use crate::read_model::rows::{FanOutRow, FollowersRow};
-use crate::read_model::write::Entry;
 use crate::read_model::{ViewError, Views};
 
 /// Followers in one batch of a fan-out: past this it becomes a durable job.
@@ -47,6 +48,22 @@ pub struct Fold {
     /// More of them wait in the views.
     more_fan_outs: bool,
 }
+
+/// A kind of reaction: where its rows are, and which counter of the post it moves.
+#[derive(Clone, Copy)]
+struct Reaction {
+    rows: View,
+    counter: &'static str,
+}
+
+const LIKES: Reaction = Reaction {
+    rows: View::Likes,
+    counter: "likes",
+};
+const REPOSTS: Reaction = Reaction {
+    rows: View::Reposts,
+    counter: "reposts",
+};
 
 /// What one batch of events amounts to.
 #[derive(Default)]
@@ -189,8 +206,8 @@ impl Fold {
             Payload::Unfollowed(edge) => self.unfollowed(batch, seq, event, edge).await?,
             Payload::PostCreated(post) => self.post_created(batch, seq, event, post).await?,
             Payload::PostDeleted(post) => self.post_deleted(batch, seq, event, post),
-            Payload::Liked(post) => self.reacted(batch, seq, event, posts::LIKES, post, 1),
-            Payload::Unliked(post) => self.reacted(batch, seq, event, posts::LIKES, post, -1),
+            Payload::Liked(post) => self.reacted(batch, seq, event, LIKES, post, 1),
+            Payload::Unliked(post) => self.reacted(batch, seq, event, LIKES, post, -1),
             Payload::Reposted(post) => self.reposted(batch, seq, event, post).await?,
             Payload::Unreposted(repost) => self.unreposted(batch, seq, event, repost),
         }

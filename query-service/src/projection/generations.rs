@@ -7,55 +7,18 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use shared::error_chain::Chain;
-use shared::event_stream::Names;
-use shared::settings::{NatsSettings, Settings};
 use shared::tasks::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Projector;
-use super::memory::Memory;
-use super::stream_check::StreamCheck;
+use super::projector::Projector;
+use super::settings::FoldSettings;
 use crate::read_model::generation::Catalog;
 use crate::read_model::{ViewError, Views};
 
 /// How soon a new, a switched or a dropped generation is noticed.
 pub const EVERY: Duration = Duration::from_secs(1);
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// What folding needs to know, whatever the generation.
-#[derive(Clone)]
-pub struct FoldSettings {
-    pub nats: NatsSettings,
-    pub names: Names,
-    pub stream_replicas: usize,
-    pub celebrity_threshold: u64,
-    /// Readers who have not read for this long are parked; `None`: never.
-    pub idle_after: Option<Duration>,
-    /// What the fold of a generation may keep in memory.
-    pub memory: Memory,
-    /// Names this process among the holders of leases.
-    pub holder: String,
-    /// Whether a stream is this deployment's.
-    pub check: StreamCheck,
-}
-
-impl FoldSettings {
-    pub fn of(settings: &Settings, check: StreamCheck) -> Self {
-        Self {
-            nats: settings.nats.clone(),
-            names: settings.names.clone(),
-            stream_replicas: settings.stream_replicas,
-            celebrity_threshold: settings.celebrity_threshold,
-            idle_after: (settings.idle_days > 0).then(|| DAY * settings.idle_days),
-            memory: Memory::default(),
-            holder: format!("{:016x}", rand::random::<u64>()),
-            check,
-        }
-    }
-}
 
 /// Watches the catalog of generations.
 pub struct Generations {

@@ -15,8 +15,9 @@ use shared::time::{Clock, SystemClock};
 use tokio::time::{Duration, Instant};
 
 use crate::read_model::changes::Changes;
+use crate::read_model::entry::Entry;
 use crate::read_model::notice::Notice;
-use crate::read_model::write::{Checkpoint, CommitError, Entry};
+use crate::read_model::write::{Checkpoint, CommitError};
 use crate::read_model::{CurrentViews, Views};
 use shared::ids::UserId;
 

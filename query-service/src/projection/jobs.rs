@@ -12,11 +12,12 @@ use super::fold::{FAN_OUT_BATCH, Fold};
 use super::hold::Hold;
 use super::sizes::{KEPT, Sizes};
 use crate::read_model::changes::Changes;
+use crate::read_model::entry::{Entry, TimelineItem};
 use crate::read_model::generation::View;
 use crate::read_model::keys::Key;
 use crate::read_model::rows::{FanOutRow, PulledRow};
 use crate::read_model::sabotage::Sabotage;
-use crate::read_model::write::{CommitError, Entry};
+use crate::read_model::write::CommitError;
 use crate::read_model::{ViewError, Views};
 
 /// Edges whose older entries are inserted in one slice.
@@ -48,14 +49,17 @@ pub async fn fan_out(
         .await?;
     fold.idle.learn(&followers).await?;
     let seq = u64::try_from(s).unwrap_or(0);
+    let item = TimelineItem {
+        entry,
+        post,
+        by: author,
+    };
     let entries: Vec<Entry> = followers
         .iter()
         .filter(|reader| !fold.idle.is_parked(**reader))
         .map(|reader| Entry {
             reader: *reader,
-            entry,
-            post,
-            by: author,
+            item,
             seq,
         })
         .collect();
@@ -164,9 +168,11 @@ async fn older_entries(
             let above = outbox.iter().filter(|(entry, _)| entry.get() > horizon);
             entries.extend(above.map(|(entry, row)| Entry {
                 reader,
-                entry: *entry,
-                post: row.post,
-                by: followee,
+                item: TimelineItem {
+                    entry: *entry,
+                    post: row.post,
+                    by: followee,
+                },
                 seq: u64::try_from(row.s).unwrap_or(0),
             }));
             done.push((reader, followee));

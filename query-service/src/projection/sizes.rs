@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 
 use shared::ids::UserId;
 
-use crate::read_model::write::Entry;
+use crate::read_model::entry::Entry;
 use crate::read_model::{ViewError, Views};
 
 /// Entries a timeline is trimmed to.
@@ -121,9 +121,11 @@ mod tests {
     fn entries(reader: i64, count: usize) -> Vec<Entry> {
         let entry = Entry {
             reader: UserId::new(reader).unwrap(),
-            entry: shared::ids::EntryId::new(7).unwrap(),
-            post: shared::ids::PostId::new(7).unwrap(),
-            by: UserId::new(9).unwrap(),
+            item: crate::read_model::entry::TimelineItem {
+                entry: shared::ids::EntryId::new(7).unwrap(),
+                post: shared::ids::PostId::new(7).unwrap(),
+                by: UserId::new(9).unwrap(),
+            },
             seq: 1,
         };
         vec![entry; count]

@@ -23,7 +23,7 @@ use shared::settings::Settings;
 use shared::stream_end::{self, StreamEnd};
 use tracing::{error, info, warn};
 
-use super::stream_reader::StreamFault;
+use super::stream_fault::StreamFault;
 use crate::read_model::Views;
 
 /// The condition of readiness.

@@ -11,75 +11,20 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::{self, stream};
 use futures_util::StreamExt;
 use shared::engines::Nats;
-use shared::error_chain::Chain;
 use shared::event_stream::{self, ChainHash, LOG, Names};
 use shared::events::{DecodeError, Event};
 use shared::log_identity::{LogId, other_log};
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, info, warn};
 
-use super::generations::FoldSettings;
+use super::settings::FoldSettings;
 use super::stream_check::{self, StreamCheck};
-use crate::read_model::{ViewError, Views};
+use super::stream_fault::StreamFault;
+use crate::read_model::Views;
 
 /// Messages in one batch of the fold.
 pub const BATCH: usize = 500;
 /// How long a batch waits for more after its first message.
 const LINGER: Duration = Duration::from_millis(2);
-
-/// Why nothing can be read.
-#[derive(Debug, thiserror::Error)]
-pub enum StreamFault {
-    #[error(
-        "the stream ends at {last}, before the checkpoint {checkpoint}: waiting for the relay to publish the rest again"
-    )]
-    Shorter { last: u64, checkpoint: u64 },
-    #[error(
-        "the stream is not the one that was folded up to {at}: rebuild the views with `query-service rebuild`"
-    )]
-    Diverged { at: u64 },
-    #[error("the broker cannot be read")]
-    Broker(#[source] async_nats::Error),
-    #[error(transparent)]
-    Stream(#[from] event_stream::StreamError),
-    #[error("the connection to the broker changed")]
-    Disconnected,
-    #[error("the stream names its log: the reader opens it again")]
-    Named,
-    #[error("read the log's identity")]
-    Log(#[source] mongodb::error::Error),
-    #[error("read which log the views are of")]
-    Views(#[source] ViewError),
-    #[error(
-        "the stream {stream} holds the log {theirs}, and the log in MONGODB_URI has no identity yet: a command-service gives it one when it starts; if one runs, the stream is another deployment's: give this one a NATS_PREFIX of its own"
-    )]
-    NoIdentity { stream: String, theirs: LogId },
-    #[error(
-        "the views were folded from another log ({bound}) than the stream {stream} holds ({theirs}): give VIEWS_MONGODB_URI the views of that log, or fold new ones with `query-service rebuild --accept`"
-    )]
-    OtherViews {
-        stream: String,
-        theirs: LogId,
-        bound: LogId,
-    },
-}
-
-impl StreamFault {
-    /// Whether the stream was looked at, and holds another log than it should.
-    pub fn is_about_identity(&self) -> bool {
-        match self {
-            Self::Stream(error) => error.is_about_identity(),
-            Self::NoIdentity { .. } | Self::OtherViews { .. } => true,
-            Self::Shorter { .. }
-            | Self::Diverged { .. }
-            | Self::Broker(_)
-            | Self::Disconnected
-            | Self::Named
-            | Self::Log(_)
-            | Self::Views(_) => false,
-        }
-    }
-}
 
 /// One message of the stream, as far as it is understood.
 #[derive(Debug)]
@@ -331,27 +276,6 @@ impl StreamReader {
             Ok(())
         } else {
             Err(StreamFault::Diverged { at: self.last })
-        }
-    }
-}
-
-/// Says what a fault means, once per kind of severity.
-pub fn report(partition: u16, fault: &StreamFault) {
-    match fault {
-        StreamFault::Disconnected | StreamFault::Named => {
-            info!(partition, "partition {partition} opens the stream again")
-        }
-        StreamFault::Diverged { .. } => tracing::error!(partition, "{fault}"),
-        // Said once, for all partitions, by who looks for readiness.
-        refused if refused.is_about_identity() => debug!(partition, "{refused}"),
-        StreamFault::Shorter { .. }
-        | StreamFault::Broker(_)
-        | StreamFault::Stream(_)
-        | StreamFault::Log(_)
-        | StreamFault::Views(_)
-        | StreamFault::NoIdentity { .. }
-        | StreamFault::OtherViews { .. } => {
-            warn!(partition, error = %Chain(fault), "partition {partition} cannot read the stream");
         }
     }
 }

@@ -9,7 +9,7 @@ use shared::resilience;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ViewError;
+use super::error::ViewError;
 use super::generation::{Catalog, Generation, View};
 use futures_util::TryStreamExt;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{ViewError, Views};
+use super::error::ViewError;
 
 /// How much one read may use before its page ends early.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,7 @@ impl ReadBudget {
     ///
     /// # Errors
     /// `Abandoned` if nobody waits for the read any more.
-    fn begin_query(&self) -> Result<(), ViewError> {
+    pub(super) fn begin_query(&self) -> Result<(), ViewError> {
         if self.0.abandoned.load(Ordering::Relaxed) {
             return Err(ViewError::Abandoned);
         }
@@ -98,60 +98,22 @@ impl ReadBudget {
         Ok(())
     }
 
-    fn is_used_up(&self) -> bool {
-        let Inner { limits, began, .. } = &*self.0;
-        self.0.queries.load(Ordering::Relaxed) >= limits.queries
-            || self.0.rows.load(Ordering::Relaxed) >= limits.rows
-            || began.elapsed() >= limits.time
-    }
-}
-
-impl Views {
-    /// The same handle for one read within this budget. A handle without one, as the fold and
-    /// operator commands have, is not bounded but by what a page examines.
-    #[must_use]
-    pub fn within(&self, budget: ReadBudget) -> Self {
-        Self {
-            budget: Some(budget),
-            ..self.clone()
-        }
-    }
-
-    /// The same handle for one more read: within the same limits, with nothing used.
-    #[must_use]
-    pub fn afresh(&self) -> Self {
-        Self {
-            budget: self.budget.as_ref().map(ReadBudget::afresh),
-            ..self.clone()
-        }
-    }
-
-    /// Before every query: see [`ReadBudget`].
-    pub(super) fn begin_query(&self) -> Result<(), ViewError> {
-        self.budget.as_ref().map_or(Ok(()), ReadBudget::begin_query)
-    }
-
     /// After every query.
     pub(super) fn has_read(&self, rows: usize) {
-        if let Some(budget) = &self.budget {
-            budget.0.rows.fetch_add(rows, Ordering::Relaxed);
-        }
+        self.0.rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// Whether the read holds permits for what is expensive.
+    pub(super) fn may_be_expensive(&self) -> bool {
+        self.0.may_be_expensive
     }
 
     /// After every step of a loop: whether the page must end here.
     pub(super) fn is_used_up(&self) -> bool {
-        self.budget.as_ref().is_some_and(ReadBudget::is_used_up)
-    }
-
-    /// Before something that costs as much as `permits` expensive reads.
-    ///
-    /// # Errors
-    /// `Expensive` if the read has no permits for it: it is to be begun again with them.
-    pub(super) fn may_be_expensive(&self, permits: u32) -> Result<(), ViewError> {
-        match &self.budget {
-            Some(budget) if !budget.0.may_be_expensive => Err(ViewError::Expensive { permits }),
-            Some(_) | None => Ok(()),
-        }
+        let Inner { limits, began, .. } = &*self.0;
+        self.0.queries.load(Ordering::Relaxed) >= limits.queries
+            || self.0.rows.load(Ordering::Relaxed) >= limits.rows
+            || began.elapsed() >= limits.time
     }
 }
 
@@ -174,7 +136,7 @@ mod tests {
         assert!(budget.is_used_up());
         assert!(!budget.afresh().is_used_up());
         let rows = budget.afresh();
-        rows.0.rows.fetch_add(SOME.rows, Ordering::Relaxed);
+        rows.has_read(SOME.rows);
         assert!(rows.is_used_up());
         let none = ReadLimits {
             time: Duration::ZERO,

@@ -2,7 +2,7 @@
 //!
 //! * A key has a *slot*, made before its first load begins. A notice that names the key counts the
 //!   slot's version up and drops (or extends) the value. A load stores what it found only if the
-//!   version is still the one it began with, or if all that came since are new lines, which are
+//!   version is still the one it began with, or if all that came since are new items, which are
 //!   added: what was loaded before a change is never remembered after it.
 //! * Whoever misses a notice forgets everything: the epoch counts up, values of older epochs are
 //!   no hits. So does a partition's new holder, who cannot know what the one before did not tell.
@@ -24,6 +24,7 @@ use shared::ids::{EntryId, PostId, UserId};
 use shared::partition::{Partition, Partitions};
 use shared::time::{Clock, SystemClock};
 
+use super::entry::TimelineItem;
 use super::freshness::{CLOCKS, Quickest};
 use super::notice::{Delivered, Notice, Touched};
 use super::rows::{PostRow, UserRow};
@@ -34,7 +35,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 const LONGEST: Duration = Duration::from_secs(60);
 /// What nobody has asked for in this time is not kept.
 const IDLE: Duration = Duration::from_secs(15 * 60);
-/// New lines that a slot keeps for loads under way.
+/// New items that a slot keeps for loads under way.
 const MOST_RECENT: usize = 64;
 /// Entries of one cached timeline, of one cached outbox.
 pub(super) const MOST_ENTRIES: usize = 200;
@@ -155,20 +156,12 @@ pub(super) struct Pulled {
     pub lately: Lately,
 }
 
-/// One line of a timeline or an outbox.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Line {
-    pub entry: EntryId,
-    pub post: PostId,
-    pub by: UserId,
-}
-
-/// The newest lines of something.
+/// The newest items of something.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
     /// Newest first.
-    lines: Vec<Line>,
-    /// Everything above this id is in `lines`.
+    items: Vec<TimelineItem>,
+    /// Everything above this id is in `items`.
     pub complete_above: i64,
 }
 
@@ -177,13 +170,13 @@ pub(super) type Outbox = Head;
 
 /// What a slot can remember.
 pub(super) trait Remembered: Clone + Send + Sync + 'static {
-    /// Adds a new line, where there are lines.
-    fn extend(&mut self, _line: Line) {}
+    /// Adds a new item, where there are items.
+    fn extend(&mut self, _line: TimelineItem) {}
 }
 
 impl Remembered for Head {
-    fn extend(&mut self, line: Line) {
-        self.insert(line);
+    fn extend(&mut self, item: TimelineItem) {
+        self.insert(item);
     }
 }
 
@@ -196,48 +189,48 @@ impl Remembered for Edges {}
 impl Remembered for Pulled {}
 
 impl Head {
-    /// `lines` are all there are above `complete_above`, newest first.
-    pub fn new(lines: Vec<Line>, complete_above: i64) -> Self {
+    /// `items` are all there are above `complete_above`, newest first.
+    pub fn new(items: Vec<TimelineItem>, complete_above: i64) -> Self {
         let mut head = Self {
-            lines,
+            items,
             complete_above,
         };
         head.bound();
         head
     }
 
-    /// At most `most` lines below `before`, newest first, and above what they are complete.
-    pub fn below(&self, before: i64, most: usize) -> (Vec<Line>, i64) {
+    /// At most `most` items below `before`, newest first, and above what they are complete.
+    pub fn below(&self, before: i64, most: usize) -> (Vec<TimelineItem>, i64) {
         let begin = self
-            .lines
-            .partition_point(|line| line.entry.get() >= before);
-        let lines: Vec<Line> = self.lines[begin..].iter().take(most).copied().collect();
-        let complete_above = match lines.last() {
-            Some(last) if lines.len() == most => last.entry.get() - 1,
+            .items
+            .partition_point(|item| item.entry.get() >= before);
+        let items: Vec<TimelineItem> = self.items[begin..].iter().take(most).copied().collect();
+        let complete_above = match items.last() {
+            Some(last) if items.len() == most => last.entry.get() - 1,
             Some(_) | None => self.complete_above,
         };
-        (lines, complete_above)
+        (items, complete_above)
     }
 
-    fn insert(&mut self, line: Line) {
-        if line.entry.get() <= self.complete_above {
+    fn insert(&mut self, item: TimelineItem) {
+        if item.entry.get() <= self.complete_above {
             return;
         }
-        let at = self.lines.partition_point(|other| other.entry > line.entry);
+        let at = self.items.partition_point(|other| other.entry > item.entry);
         if self
-            .lines
+            .items
             .get(at)
-            .is_none_or(|other| other.entry != line.entry)
+            .is_none_or(|other| other.entry != item.entry)
         {
-            self.lines.insert(at, line);
+            self.items.insert(at, item);
             self.bound();
         }
     }
 
     fn bound(&mut self) {
-        if let Some(first_out) = self.lines.get(MOST_ENTRIES) {
+        if let Some(first_out) = self.items.get(MOST_ENTRIES) {
             self.complete_above = self.complete_above.max(first_out.entry.get());
-            self.lines.truncate(MOST_ENTRIES);
+            self.items.truncate(MOST_ENTRIES);
         }
     }
 }
@@ -355,13 +348,13 @@ impl Caches {
     }
 
     fn deliver(&self, delivered: &Delivered) {
-        let line = Line {
+        let item = TimelineItem {
             entry: delivered.entry,
             post: delivered.post,
             by: delivered.by,
         };
         for reader in &delivered.to {
-            self.timelines.extend(reader, line);
+            self.timelines.extend(reader, item);
         }
     }
 
@@ -482,8 +475,8 @@ impl<V> Default for Slot<V> {
 struct State<V> {
     /// How often the key was named by a notice.
     version: u64,
-    /// The last lines it was extended by, one a version, up to this one.
-    recent: VecDeque<Line>,
+    /// The last items it was extended by, one a version, up to this one.
+    recent: VecDeque<TimelineItem>,
     value: Option<Cached<V>>,
 }
 
@@ -507,13 +500,13 @@ pub(super) struct Loading<V> {
 }
 
 impl<V: Remembered> Loading<V> {
-    /// Remembers the value, unless the key changed since the load began by more than new lines.
+    /// Remembers the value, unless the key changed since the load began by more than new items.
     pub fn store(self, mut value: Arc<V>) {
         let mut state = self.slot.state();
         let missed = usize::try_from(state.version - self.version).unwrap_or(usize::MAX);
         if let Some(known) = state.recent.len().checked_sub(missed) {
-            for line in state.recent.range(known..) {
-                Arc::make_mut(&mut value).extend(*line);
+            for item in state.recent.range(known..) {
+                Arc::make_mut(&mut value).extend(*item);
             }
             state.value = Some(Cached {
                 epoch: Some(self.epoch),
@@ -565,8 +558,8 @@ where
         self.change(key, |value| *value = None);
     }
 
-    /// There is a new line; a load under way may have missed it.
-    fn extend(&self, key: &K, line: Line) {
+    /// There is a new item; a load under way may have missed it.
+    fn extend(&self, key: &K, item: TimelineItem) {
         let Some(slot) = self.slots.get(key) else {
             return;
         };
@@ -575,9 +568,9 @@ where
         if state.recent.len() == MOST_RECENT {
             state.recent.pop_front();
         }
-        state.recent.push_back(line);
+        state.recent.push_back(item);
         if let Some(cached) = &mut state.value {
-            Arc::make_mut(&mut cached.value).extend(line);
+            Arc::make_mut(&mut cached.value).extend(item);
         }
     }
 
@@ -586,7 +579,7 @@ where
         if let Some(slot) = self.slots.get(key) {
             let mut state = slot.state();
             state.version += 1;
-            // No load that began before this can be told by lines alone.
+            // No load that began before this can be told by items alone.
             state.recent.clear();
             change(&mut state.value);
         }
@@ -743,43 +736,43 @@ mod tests {
         assert!(told(5, Some(-900)));
     }
 
-    fn line(entry: i64) -> Line {
-        Line {
+    fn item(entry: i64) -> TimelineItem {
+        TimelineItem {
             entry: Id::new(entry).unwrap(),
             post: Id::new(entry).unwrap(),
             by: Id::new(1).unwrap(),
         }
     }
 
-    fn ids(lines: &[Line]) -> Vec<i64> {
-        lines.iter().map(|line| line.entry.get()).collect()
+    fn ids(items: &[TimelineItem]) -> Vec<i64> {
+        items.iter().map(|item| item.entry.get()).collect()
     }
 
     #[test]
     fn a_head_takes_new_lines_in_order_and_says_how_far_it_reaches() {
-        let mut head = Head::new(vec![line(30), line(20)], 10);
+        let mut head = Head::new(vec![item(30), item(20)], 10);
         for entry in [25, 40, 25, 10, 5] {
-            head.insert(line(entry));
+            head.insert(item(entry));
         }
-        assert_eq!(ids(&head.lines), [40, 30, 25, 20]);
-        let (lines, complete) = head.below(i64::MAX, 10);
-        assert_eq!((ids(&lines), complete), (vec![40, 30, 25, 20], 10));
-        let (lines, complete) = head.below(30, 1);
-        assert_eq!((ids(&lines), complete), (vec![25], 24));
+        assert_eq!(ids(&head.items), [40, 30, 25, 20]);
+        let (items, complete) = head.below(i64::MAX, 10);
+        assert_eq!((ids(&items), complete), (vec![40, 30, 25, 20], 10));
+        let (items, complete) = head.below(30, 1);
+        assert_eq!((ids(&items), complete), (vec![25], 24));
         for entry in 100..100 + MOST_ENTRIES as i64 {
-            head.insert(line(entry));
+            head.insert(item(entry));
         }
-        assert_eq!((head.lines.len(), head.complete_above), (MOST_ENTRIES, 40));
+        assert_eq!((head.items.len(), head.complete_above), (MOST_ENTRIES, 40));
     }
 
     #[test]
     fn a_delivered_entry_extends_the_timeline_that_is_remembered() {
         let (caches, reader) = (caches(), Id::new(KEY).unwrap());
         let look = || match caches.look(Mode::Cached, &caches.timelines, &reader) {
-            Look::Hit(head) => Ok(ids(&head.lines)),
+            Look::Hit(head) => Ok(ids(&head.items)),
             Look::Miss(loading) => Err(loading),
         };
-        let head = Arc::new(Head::new(vec![line(20)], 10));
+        let head = Arc::new(Head::new(vec![item(20)], 10));
         let Err(loading) = look() else { panic!() };
         loading.store(head.clone());
         let delivered = Delivered {
@@ -806,9 +799,9 @@ mod tests {
             ..deliver.clone()
         };
         caches.take(&next);
-        loading.store(Arc::new(Head::new(vec![line(30), line(20)], 10)));
+        loading.store(Arc::new(Head::new(vec![item(30), item(20)], 10)));
         assert_eq!(look().ok(), Some(vec![40, 30, 20]));
-        // Of more than new lines it cannot be told.
+        // Of more than new items it cannot be told.
         let loading = caches.load(&caches.timelines, &reader);
         caches.take(&notice(7, 3, &[Touched::Timeline(reader)]));
         caches.take(&Notice { n: 4, ..deliver });

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::ViewError;
+use super::error::ViewError;
 
 /// What a cursor pages through.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

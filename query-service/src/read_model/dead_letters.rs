@@ -13,10 +13,10 @@ use shared::partition::Partition;
 use shared::time::Timestamp;
 
 use super::changes::Changes;
+use super::error::ViewError;
 use super::generation::View;
-use super::keys::{Key, binary};
-use super::write::signed;
-use super::{ViewError, Views};
+use super::keys::{Key, binary, signed};
+use super::views::Views;
 
 /// Messages told at once; with every partition's row of each, 256 times as many rows are read.
 pub const MOST_LISTED: usize = 10_000;

@@ -6,7 +6,7 @@ use mongodb::{Collection, Database, IndexModel};
 use shared::log_identity::LogId;
 use shared::partition::Partitions;
 
-use super::ViewError;
+use super::error::ViewError;
 
 /// One collection of a generation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]

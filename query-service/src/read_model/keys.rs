@@ -4,6 +4,7 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, Bson};
 use shared::ids::Id;
 use shared::partition::Partition;
+use shared::time::{Clock, SystemClock};
 
 /// The `_id` of a view row.
 #[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -61,6 +62,14 @@ pub fn binary(bytes: Vec<u8>) -> Bson {
     })
 }
 
+/// The key `first ‖ second` as a row has it.
+pub fn pair<A, B>(first: Id<A>, second: Id<B>) -> Binary {
+    Binary {
+        subtype: BinarySubtype::Generic,
+        bytes: [first.to_key(), second.to_key()].concat(),
+    }
+}
+
 /// The keys `prefix ‖ low` to `prefix ‖ high`, as a filter on `_id`: above `low`, below `high`.
 pub fn between(prefix: &[u8], low: i64, high: i64) -> bson::Document {
     let bound = |id: i64| binary([prefix, &id.to_be_bytes()].concat());
@@ -87,4 +96,14 @@ pub fn first_id<K>(key: &Binary) -> Option<Id<K>> {
 pub fn first_of<K>(bytes: &[u8]) -> Option<Id<K>> {
     let bytes: [u8; 8] = bytes.first_chunk().copied()?;
     Id::new(i64::from_be_bytes(bytes))
+}
+
+/// A stream sequence as it is stored.
+pub fn signed(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+/// The id that an event made now would have, a little ahead for clocks that differ.
+pub fn now_id() -> i64 {
+    (SystemClock.now().millis() + 5_000) << 16
 }

@@ -12,28 +12,21 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use mongodb::Database;
 use shared::ids::{EntryId, UserId};
 
-use super::cache::{LOOKS, Line, Mode, Since};
+use super::cache::{LOOKS, Mode};
+use super::entry::TimelineItem;
+use super::error::ViewError;
 use super::generation::View;
-use super::keys::{between, first_id};
+use super::hints::Merged;
+use super::keys::{between, first_id, now_id};
 use super::posts::MOST_TOGETHER;
 use super::rows::OutboxRow;
+use super::scan::List;
 use super::timeline::{Reader, Span};
+use super::views::Views;
 use super::visibility::Candidate;
-use super::windows::{List, took_too_long};
-use super::{ViewError, Views};
-
-/// The newest entries below some id, of everybody whom one reader follows.
-pub(super) struct Merged {
-    following: Vec<UserId>,
-    before: i64,
-    complete_above: i64,
-    /// Newest first.
-    lines: Vec<Line>,
-    since: Since,
-}
+use super::windows::took_too_long;
 
 /// Entries that one merge finds.
 const KEPT: usize = MOST_TOGETHER;
@@ -53,15 +46,6 @@ const LOOKBACK: usize = 100;
 const NARROWEST: i64 = 16 << 16;
 const NARROWER: i64 = 16;
 
-/// Whether the database answers a query for many ranges of keys with a seek for each.
-///
-/// MongoDB, up to version 8, reads the whole of a clustered collection for `$or`; the embedded
-/// engine seeks. Where it is not known, every range is a query of its own.
-pub(super) async fn seeks_many_ranges(database: &Database) -> bool {
-    let info = database.run_command(doc! { "buildInfo": 1 }).await;
-    info.is_ok_and(|info| info.contains_key("secantusVersion"))
-}
-
 impl Views {
     /// What everybody whom the reader follows has below `before`.
     pub(super) async fn span_below_horizon(
@@ -77,8 +61,8 @@ impl Views {
         let mut authors = reader.everybody();
         authors.retain(|author| author.get() < before);
         let since = self.caches().since_now();
-        let depth = self.inner.depths.get(&reader.id).unwrap_or(i64::MAX);
-        let top = before.min(super::timeline::now_id());
+        let depth = self.hints().depths.get(&reader.id).unwrap_or(i64::MAX);
+        let top = before.min(now_id());
         let mut complete_above = top.saturating_sub(depth).max(0);
         let mut candidates = BTreeMap::new();
         self.merge(&authors, &mut candidates, &mut complete_above, before)
@@ -97,16 +81,16 @@ impl Views {
         } else {
             spanned.saturating_mul(2)
         };
-        self.inner.depths.insert(reader.id, depth);
+        self.hints().depths.insert(reader.id, depth);
         if self.mode == Mode::Cached {
             let merged = Merged {
                 following: reader.edges.following.clone(),
                 before,
                 complete_above,
-                lines: candidates.values().rev().map(Candidate::line).collect(),
+                items: candidates.values().rev().map(|it| it.item).collect(),
                 since,
             };
-            self.inner.merged.insert(reader.id, Arc::new(merged));
+            self.hints().merged.insert(reader.id, Arc::new(merged));
         }
         Ok(Span {
             candidates,
@@ -126,15 +110,15 @@ impl Views {
     }
 
     fn merged_within(&self, reader: &Reader, before: i64) -> Option<Span> {
-        let merged = self.inner.merged.get(&reader.id)?;
+        let merged = self.hints().merged.get(&reader.id)?;
         let within = before <= merged.before && before > merged.complete_above.saturating_add(1);
         let involved = |author: UserId| reader.may_see(author);
         let holds = within
             && merged.following == reader.edges.following
             && self.caches().unchanged(&merged.since, involved);
         holds.then(|| {
-            let below = merged.lines.iter().filter(|line| line.entry.get() < before);
-            let candidates = below.map(|line| (line.entry, Candidate::new(*line, true)));
+            let below = merged.items.iter().filter(|item| item.entry.get() < before);
+            let candidates = below.map(|item| (item.entry, Candidate::new(*item, true)));
             Span {
                 candidates: candidates.collect(),
                 complete_above: merged.complete_above,
@@ -160,10 +144,10 @@ impl Views {
     ) -> Result<(), ViewError> {
         self.may_merge(authors.len())?;
         let mut low = *complete_above;
-        let top = before.min(super::timeline::now_id());
+        let top = before.min(now_id());
         for some in authors.chunks(TOGETHER) {
-            let (lines, complete) = loop {
-                let found = if self.inner.seeks_many_ranges {
+            let (items, complete) = loop {
+                let found = if self.seeks_many_ranges() {
                     let may_narrow = top - low > NARROWEST;
                     self.outboxes_together(some, low, before, may_narrow)
                         .await?
@@ -176,8 +160,8 @@ impl Views {
                 }
             };
             low = low.max(complete);
-            let new = lines.into_iter().map(|line| Candidate::new(line, true));
-            candidates.extend(new.map(|candidate| (candidate.entry, candidate)));
+            let new = items.into_iter().map(|item| Candidate::new(item, true));
+            candidates.extend(new.map(|candidate| (candidate.item.entry, candidate)));
             candidates.retain(|entry, _| entry.get() > low);
             if let Some(first_out) = candidates.keys().rev().nth(KEPT) {
                 low = first_out.get();
@@ -194,7 +178,7 @@ impl Views {
         author: UserId,
         low: i64,
         high: i64,
-    ) -> Result<Vec<(i64, Line)>, ViewError> {
+    ) -> Result<Vec<(i64, TimelineItem)>, ViewError> {
         let mut scan = self.scan(List::of(View::Outbox, author, 0), i64::MAX);
         let (mut found, mut older) = (Vec::new(), 0);
         loop {
@@ -203,7 +187,7 @@ impl Views {
                 // An author's ids and sequences rise together but for clocks that differ.
                 older = if row.s > low { 0 } else { older + 1 };
                 if row.s > low && row.s <= high {
-                    found.extend(row.line(author).map(|line| (row.s, line)));
+                    found.extend(row.item(author).map(|item| (row.s, item)));
                 }
             }
             if scan.is_done() || older >= LOOKBACK / 2 {
@@ -220,7 +204,7 @@ impl Views {
         low: i64,
         before: i64,
         may_narrow: bool,
-    ) -> Result<Option<(Vec<Line>, i64)>, ViewError> {
+    ) -> Result<Option<(Vec<TimelineItem>, i64)>, ViewError> {
         self.may_load()?;
         let ranges = authors.iter();
         let ranges: Vec<Document> = ranges
@@ -245,8 +229,8 @@ impl Views {
         if may_narrow && rows.len() > MOST_ROWS {
             return Ok(None);
         }
-        let lines = rows.iter().filter_map(|row| row.line(first_id(&row.id)?));
-        Ok(Some((lines.collect(), low)))
+        let items = rows.iter().filter_map(|row| row.item(first_id(&row.id)?));
+        Ok(Some((items.collect(), low)))
     }
 
     async fn outboxes_one_by_one(
@@ -254,24 +238,24 @@ impl Views {
         authors: &[UserId],
         low: i64,
         before: i64,
-    ) -> Result<(Vec<Line>, i64), ViewError> {
+    ) -> Result<(Vec<TimelineItem>, i64), ViewError> {
         let of = |author: UserId| async move {
             let range = between(&author.to_key(), low, before);
             let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, MOST_OF_ONE).await?;
             let is_cut = rows.len() == MOST_OF_ONE;
-            let lines: Vec<Line> = rows.iter().filter_map(|row| row.line(author)).collect();
-            let lowest = lines.last().filter(|_| is_cut);
+            let items: Vec<TimelineItem> = rows.iter().filter_map(|row| row.item(author)).collect();
+            let lowest = items.last().filter(|_| is_cut);
             let complete_above = lowest.map_or(low, |lowest| lowest.entry.get() - 1);
-            Ok::<_, ViewError>((lines, complete_above))
+            Ok::<_, ViewError>((items, complete_above))
         };
         // To their ends, also where one fails: a query is never dropped half way.
         let found = stream::iter(authors.iter().copied()).map(of);
         let found: Vec<Result<_, ViewError>> = found.buffer_unordered(AT_ONCE).collect().await;
         let (mut all, mut complete_above) = (Vec::new(), low);
         for one in found {
-            let (lines, complete) = one?;
+            let (items, complete) = one?;
             complete_above = complete_above.max(complete);
-            all.extend(lines);
+            all.extend(items);
         }
         Ok((all, complete_above))
     }

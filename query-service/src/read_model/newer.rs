@@ -5,28 +5,25 @@
 //! for the looks after it, so that whoever resumes from long ago walks seldom.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bson::doc;
 use shared::ids::UserId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::error::ViewError;
 use super::generation::View;
-use super::keys::between;
+use super::keys::{between, signed};
 use super::rows::{EntryRow, PARKED};
 use super::timeline::{CHEAP_PULLS, Reader};
 use super::view::PostView;
+use super::views::Views;
 use super::visibility::Candidate;
-use super::{ViewError, Views};
+use super::walks::WalkTurn;
 
 /// Entries of a live stream sent at a time.
 const MOST_NEWER: usize = 800;
 /// Entries that one look finds at the most: about 64 bytes each.
 const MOST_FOUND: usize = 8 * MOST_NEWER;
-/// Streams whose rest is kept at the same time; others walk again.
-const MOST_RESTS: usize = 64;
-/// Live streams that walk many outboxes at the same time.
-const MOST_WALKS: usize = 2;
 
 /// What one look for a live stream found.
 pub struct NewPosts {
@@ -46,24 +43,6 @@ pub struct Rest {
     all_up_to: i64,
     found: BTreeMap<i64, Candidate>,
     room: OwnedSemaphorePermit,
-}
-
-/// Leave to walk many outboxes.
-pub struct WalkTurn(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
-
-/// What the live streams of these views share.
-pub(super) struct Walks {
-    turns: Arc<Semaphore>,
-    rests: Arc<Semaphore>,
-}
-
-impl Default for Walks {
-    fn default() -> Self {
-        Self {
-            turns: Arc::new(Semaphore::new(MOST_WALKS)),
-            rests: Arc::new(Semaphore::new(MOST_RESTS)),
-        }
-    }
 }
 
 impl Views {
@@ -117,7 +96,7 @@ impl Views {
             });
         }
         let state = self.reader(reader).await?;
-        let high = super::write::signed(now);
+        let high = signed(now);
         // A generation that was switched to meanwhile may not have come so far.
         let rest = rest.filter(|rest| rest.after == seq && rest.all_up_to <= high);
         let (found, room) = match rest {
@@ -126,7 +105,7 @@ impl Views {
                 (found, Some(room))
             }
             None => {
-                let low = super::write::signed(seq);
+                let low = signed(seq);
                 (self.find_newer(state, low, high, turn).await?, None)
             }
         };
@@ -138,7 +117,7 @@ impl Views {
             .filter_map(|(seq, post)| Some((u64::try_from(seq).ok()?, post?)))
             .collect();
         let all_up_to = u64::try_from(all_up_to).unwrap_or(now);
-        let room = || room.or_else(|| self.inner.walks.rests.clone().try_acquire_owned().ok());
+        let room = || room.or_else(|| self.walks().keep_rest());
         let rest = rest.and_then(|(found, until)| {
             Some(Rest {
                 after: all_up_to,
@@ -167,8 +146,8 @@ impl Views {
         let mut range = between(&reader.to_key(), 0, i64::MAX);
         range.insert("s", doc! { "$gt": low, "$lte": high });
         for row in self.all::<EntryRow>(View::Timeline, range).await? {
-            if let Some(line) = row.line().filter(|line| state.may_see(line.by)) {
-                newer.insert(row.s, Candidate::new(line, false));
+            if let Some(item) = row.item().filter(|item| state.may_see(item.by)) {
+                newer.insert(row.s, Candidate::new(item, false));
             }
         }
         // The entries first, then what may be missing of them: what is trimmed in between shows.
@@ -189,8 +168,8 @@ impl Views {
             };
         }
         for author in state.pulled {
-            for (seq, line) in self.outbox_since(author, low, high).await? {
-                newer.insert(seq, Candidate::new(line, true));
+            for (seq, item) in self.outbox_since(author, low, high).await? {
+                newer.insert(seq, Candidate::new(item, true));
             }
         }
         drop(walking);
@@ -199,8 +178,7 @@ impl Views {
 
     /// Waits for leave to walk many outboxes; whoever asked first gets it first.
     pub async fn turn_to_walk(&self) -> Option<WalkTurn> {
-        let permit = self.inner.walks.turns.clone().acquire_owned().await;
-        permit.ok().map(WalkTurn)
+        self.walks().turn().await
     }
 
     /// Leave to walk so many outboxes, at once; few need none.
@@ -211,9 +189,7 @@ impl Views {
         if outboxes <= CHEAP_PULLS {
             return Ok(None);
         }
-        let permit = self.inner.walks.turns.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| ViewError::Busy)?;
-        Ok(Some(WalkTurn(permit)))
+        self.walks().try_turn().ok_or(ViewError::Busy).map(Some)
     }
 }
 
@@ -264,7 +240,7 @@ impl Rest {
     /// been taken back.
     fn seen_by(self, state: &Reader) -> (Found, OwnedSemaphorePermit) {
         let mut found = self.found;
-        found.retain(|_, candidate| state.may_see(candidate.by));
+        found.retain(|_, candidate| state.may_see(candidate.item.by));
         found.values_mut().for_each(|it| it.proven = false);
         let found = Found {
             found,
@@ -277,19 +253,19 @@ impl Rest {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cache::Line;
+    use super::super::entry::TimelineItem;
     use super::*;
     use shared::ids::Id;
 
     #[test]
     fn what_is_found_is_sent_in_parts_that_lose_nothing() {
         let candidate = |seq: i64| {
-            let line = Line {
+            let item = TimelineItem {
                 entry: Id::new(seq).unwrap(),
                 post: Id::new(seq).unwrap(),
                 by: Id::new(1).unwrap(),
             };
-            Candidate::new(line, true)
+            Candidate::new(item, true)
         };
         let total = MOST_FOUND as i64 + 100;
         let mut found = Found::up_to(total + 50);

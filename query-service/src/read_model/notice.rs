@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use shared::ids::{EntryId, PostId, UserId};
 
 use super::changes::Changes;
+use super::entry::Entry;
 use super::generation::View;
 use super::keys::Key;
-use super::write::Entry;
 
 /// Names in one notice at the most; past this it says `all`. About 250 KB, a quarter of what a
 /// broker takes by default.
@@ -113,10 +113,11 @@ impl Notice {
     pub fn of(changes: &Changes, entries: &[Entry], pulled: &[(UserId, u64)]) -> Self {
         let mut delivered: BTreeMap<EntryId, Delivered> = BTreeMap::new();
         for entry in entries {
-            let same = delivered.entry(entry.entry).or_insert_with(|| Delivered {
-                entry: entry.entry,
-                post: entry.post,
-                by: entry.by,
+            let item = entry.item;
+            let same = delivered.entry(item.entry).or_insert_with(|| Delivered {
+                entry: item.entry,
+                post: item.post,
+                by: item.by,
                 seq: entry.seq,
                 to: Vec::new(),
             });
@@ -208,6 +209,7 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::TimelineItem;
     use super::*;
     use bson::doc;
     use shared::ids::Id;
@@ -216,9 +218,11 @@ mod tests {
     fn a_notice_of_too_much_names_nothing_and_stays_small() {
         let entry = |reader| Entry {
             reader,
-            entry: Id::new(1).unwrap(),
-            post: Id::new(1).unwrap(),
-            by: Id::new(2).unwrap(),
+            item: TimelineItem {
+                entry: Id::new(1).unwrap(),
+                post: Id::new(1).unwrap(),
+                by: Id::new(2).unwrap(),
+            },
             seq: 3,
         };
         let many: Vec<Entry> = (1..=MOST as i64)

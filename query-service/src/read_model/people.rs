@@ -8,13 +8,14 @@ use shared::names;
 
 use super::cache::Look;
 use super::cursor::CursorKind;
+use super::error::ViewError;
 use super::generation::View;
 use super::keys::{Key, last_id};
 use super::posts::{MOST_EXAMINED, MOST_TOGETHER};
 use super::rows::{EdgeRow, Standing, UserRow};
+use super::scan::{List, Listed};
 use super::view::{Page, Relationship, UserView};
-use super::windows::{List, Listed};
-use super::{ViewError, Views};
+use super::views::Views;
 
 /// Rows looked at together at the least: fewer cost as much.
 const LEAST_TOGETHER: usize = 50;

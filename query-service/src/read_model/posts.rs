@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 
-use shared::ids::{EntryId, EntryKind, Id, PostId, UserId};
+use shared::ids::{EntryId, EntryKind, PostId, UserId};
 
 use super::cursor::CursorKind;
+use super::entry::TimelineItem;
+use super::error::ViewError;
 use super::generation::View;
 use super::keys::last_id;
 use super::rows::{OutboxRow, Standing};
+use super::scan::{List, Listed};
 use super::view::{Page, PostView};
+use super::views::Views;
 use super::visibility::Candidate;
-use super::windows::{List, Listed};
-use super::{ViewError, Views};
 
 /// Rows looked at for one page at the most.
 pub const MOST_EXAMINED: usize = 2_000;
@@ -26,19 +28,6 @@ impl Listed for OutboxRow {
     }
 }
 
-impl List {
-    /// The posts of a user, the replies to a post: none is older than whose they are.
-    pub(super) fn of<K>(view: View, subject: Id<K>, rows: i64) -> Self {
-        Self {
-            view,
-            subject: subject.get(),
-            prefixes: vec![subject.to_key().to_vec()],
-            floor: subject.get(),
-            rows,
-        }
-    }
-}
-
 impl Views {
     /// A post that stands, by an active author.
     pub async fn post(
@@ -50,13 +39,16 @@ impl Views {
         let Some(by) = UserId::new(post.get()) else {
             return Ok(None);
         };
-        let candidate = Candidate {
+        let item = TimelineItem {
             entry: post.cast(),
             post,
             by,
-            proven: true,
         };
-        Ok(self.show(&[candidate], viewer).await?.pop().flatten())
+        Ok(self
+            .show(&[Candidate::new(item, true)], viewer)
+            .await?
+            .pop()
+            .flatten())
     }
 
     /// What a user posted and reposted, newest first; `None` if there is no such user.
@@ -82,11 +74,10 @@ impl Views {
             before,
             limit,
             viewer,
-            |row, entry| Candidate {
+            |row, entry| TimelineItem {
                 entry,
                 post: row.post,
                 by: user,
-                proven: true,
             },
         );
         let filled = page.await?;
@@ -112,11 +103,10 @@ impl Views {
             before,
             limit,
             viewer,
-            |row, entry| Candidate {
+            |row, entry| TimelineItem {
                 entry,
                 post: row.post,
                 by: entry.cast(),
-                proven: true,
             },
         );
         let filled = page.await?;
@@ -173,16 +163,15 @@ impl Views {
         before: i64,
         limit: usize,
         viewer: Option<UserId>,
-        candidate: impl Fn(&OutboxRow, EntryId) -> Candidate,
+        item: impl Fn(&OutboxRow, EntryId) -> TimelineItem,
     ) -> Result<Filled, ViewError> {
         let (mut filling, mut most) = (Filling::new(limit), LEAST_TOGETHER.max(limit + 1));
         let mut scan = self.scan(list, before);
         loop {
             let look = self.look_at::<OutboxRow>(&mut scan, most).await?;
-            let candidates = look.rows.iter();
-            let candidates: Vec<_> = candidates
-                .filter_map(|(id, row)| Some(candidate(row, EntryId::new(*id)?)))
-                .collect();
+            let items = look.rows.iter();
+            let items = items.filter_map(|(id, row)| Some(item(row, EntryId::new(*id)?)));
+            let candidates: Vec<_> = items.map(|item| Candidate::new(item, true)).collect();
             let ended = self.fill(&mut filling, &candidates, viewer).await?;
             let filled = if ended.is_some() {
                 filling.finish()
@@ -213,23 +202,21 @@ impl Views {
             let batch = &candidates[..together.min(candidates.len())];
             // Whether a full page is the last depends on whether the next one is seen at all.
             let all = filling.is_full();
-            let news = |it: &&Candidate| all || !filling.posts.contains(&it.post);
+            let news = |it: &&Candidate| all || !filling.posts.contains(&it.item.post);
             let asked: Vec<Candidate> = batch.iter().filter(news).copied().collect();
             let shown = self.show(&asked, viewer).await?;
-            let entries = asked.iter().map(|candidate| candidate.entry);
+            let entries = asked.iter().map(|candidate| candidate.item.entry);
             let mut shown: HashMap<EntryId, Option<PostView>> = entries.zip(shown).collect();
             let mut offered = 0;
             for candidate in batch {
-                let post = shown.remove(&candidate.entry);
+                let entry = candidate.item.entry;
+                let post = shown.remove(&entry);
                 if post.is_none() && filling.is_full() {
                     break;
                 }
                 offered += 1;
-                if filling
-                    .offer(candidate.entry.get(), post.flatten())
-                    .has_ended()
-                {
-                    return Ok(Some(candidate.entry));
+                if filling.offer(entry.get(), post.flatten()).has_ended() {
+                    return Ok(Some(entry));
                 }
             }
             candidates = &candidates[offered..];
@@ -238,7 +225,7 @@ impl Views {
                 && self.is_used_up()
             {
                 filling.more = true;
-                return Ok(Some(last.entry));
+                return Ok(Some(last.item.entry));
             }
             let gained = filling.items.len() - before;
             together = if gained * 2 < offered {

@@ -9,11 +9,12 @@ use shared::ids::UserId;
 use shared::partition::Partition;
 
 use super::changes::Changes;
+use super::error::ViewError;
 use super::generation::{Catalog, View};
-use super::keys::{Key, between, binary, last_id};
+use super::keys::{Key, between, binary, last_id, signed};
 use super::rows::{KeyRow, PARKED, ReaderRow};
-use super::write::{Checkpoint, UPDATES_PER_COMMAND, signed, taken};
-use super::{ViewError, Views};
+use super::views::Views;
+use super::write::{Checkpoint, UPDATES_PER_COMMAND, taken};
 
 /// Entries looked at when a timeline is trimmed; what is older than they goes with them.
 const MOST_STORED: i64 = 10_000;

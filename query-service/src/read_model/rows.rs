@@ -6,10 +6,10 @@ use shared::events::PostRef;
 use shared::ids::{EntryId, PostId, UserId};
 use shared::time::Timestamp;
 
-use super::cache::Line;
-use super::keys::last_id;
+use super::entry::{Entry, TimelineItem};
+use super::keys::{last_id, pair, signed};
 
-/// One line of a reader's timeline: a hint, shown only while the rows that justify it stand.
+/// One item of a reader's timeline: a hint, shown only while the rows that justify it stand.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EntryRow {
     /// `reader ‖ entry`
@@ -33,8 +33,8 @@ pub struct OutboxRow {
 }
 
 impl EntryRow {
-    pub(super) fn line(&self) -> Option<Line> {
-        Some(Line {
+    pub(super) fn item(&self) -> Option<TimelineItem> {
+        Some(TimelineItem {
             entry: last_id(&self.id)?,
             post: self.post,
             by: self.by,
@@ -42,9 +42,20 @@ impl EntryRow {
     }
 }
 
+impl From<&Entry> for EntryRow {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            id: pair(entry.reader, entry.item.entry),
+            post: entry.item.post,
+            by: entry.item.by,
+            s: signed(entry.seq),
+        }
+    }
+}
+
 impl OutboxRow {
-    pub(super) fn line(&self, author: UserId) -> Option<Line> {
-        Some(Line {
+    pub(super) fn item(&self, author: UserId) -> Option<TimelineItem> {
+        Some(TimelineItem {
             entry: last_id(&self.id)?,
             post: self.post,
             by: author,

@@ -7,7 +7,7 @@ use mongodb::error::TRANSIENT_TRANSACTION_ERROR;
 use shared::resilience;
 use tokio::time::{Duration, Instant};
 
-use super::ViewError;
+use super::error::ViewError;
 use super::generation::{CURRENT, Catalog};
 use super::write::commit_transaction;
 

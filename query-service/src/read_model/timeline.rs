@@ -9,16 +9,18 @@ use futures_util::{StreamExt, stream};
 use shared::ids::{EntryId, UserId};
 use shared::partition::Partition;
 
-use super::cache::{Edges, Head, Lately, Line, Look, MOST_ENTRIES, Pulled};
+use super::cache::{Edges, Head, Lately, Look, MOST_ENTRIES, Pulled};
 use super::cursor::CursorKind;
+use super::entry::TimelineItem;
+use super::error::ViewError;
 use super::generation::View;
-use super::keys::{between, last_id};
+use super::keys::{between, last_id, now_id};
 use super::posts::{Filling, MOST_TOGETHER};
 use super::rows::{EntryRow, KeyRow, OutboxRow, ReaderRow};
 use super::sabotage::Sabotage;
 use super::view::{Page, PostView};
+use super::views::Views;
 use super::visibility::Candidate;
-use super::{ViewError, Views};
 
 /// What is known of a reader when a page begins.
 pub(super) struct Reader {
@@ -71,7 +73,7 @@ impl Views {
         let mut before = self.position(CursorKind::Home, reader.get(), cursor)?;
         let state = self.reader(reader).await?;
         let mut filling = Filling::new(limit);
-        let remembered = self.inner.windows.get(&reader).unwrap_or(FIRST_WINDOW);
+        let remembered = self.hints().windows.get(&reader).unwrap_or(FIRST_WINDOW);
         let mut window = remembered;
         let top = before.min(now_id());
         let is_stale = self.is_stale();
@@ -86,7 +88,7 @@ impl Views {
                 .candidates
                 .into_values()
                 .rev()
-                .filter(|candidate| state.may_see(candidate.by))
+                .filter(|candidate| state.may_see(candidate.item.by))
                 .collect();
             let (mut known, mut whole) = (&candidates[..], true);
             if is_stale {
@@ -97,7 +99,7 @@ impl Views {
                 let reached = (top - last.get()) >> 16;
                 // Short pages do not make the next long one look twice.
                 let window = (reached.max(SHORTEST_WINDOW) * 2).max(remembered / 2);
-                self.inner.windows.insert(reader, window);
+                self.hints().windows.insert(reader, window);
                 return self.filled_page(CursorKind::Home, reader.get(), filling.finish());
             }
             if !whole {
@@ -106,13 +108,13 @@ impl Views {
             }
             if span.complete_above <= 0 || self.is_sabotaged(Sabotage::NoRefill) {
                 // All there is fits on a page: the next look takes it at once.
-                self.inner.windows.insert(reader, EVERYTHING);
+                self.hints().windows.insert(reader, EVERYTHING);
                 return self.filled_page(CursorKind::Home, reader.get(), filling.end());
             }
             before = span.complete_above + 1;
             if self.is_used_up() {
                 let reached = (top - before) >> 16;
-                self.inner.windows.insert(reader, reached.max(remembered));
+                self.hints().windows.insert(reader, reached.max(remembered));
                 let cut = filling.cut_at(before);
                 return self.filled_page(CursorKind::Home, reader.get(), cut);
             }
@@ -245,13 +247,13 @@ impl Views {
             .min(now_id())
             .saturating_sub(window.saturating_mul(1 << 16))
             .max(0);
-        let Some((lines, mut complete_above)) = self.stored(reader.id, low, before, take).await?
+        let Some((items, mut complete_above)) = self.stored(reader.id, low, before, take).await?
         else {
             return self.span_below_horizon(reader, before).await;
         };
-        let mut candidates: BTreeMap<EntryId, Candidate> = lines
+        let mut candidates: BTreeMap<EntryId, Candidate> = items
             .into_iter()
-            .map(|line| (line.entry, Candidate::new(line, false)))
+            .map(|item| (item.entry, Candidate::new(item, false)))
             .collect();
         self.pull(
             &reader.pulled,
@@ -276,14 +278,14 @@ impl Views {
         low: i64,
         before: i64,
         take: Take,
-    ) -> Result<Option<(Vec<Line>, i64)>, ViewError> {
+    ) -> Result<Option<(Vec<TimelineItem>, i64)>, ViewError> {
         if let Look::Hit(head) = self.look(&self.caches().timelines, &reader)
             && before > head.complete_above + 1
         {
-            let (lines, complete_above) = head.below(before, take.remembered);
-            let enough = lines.len() == take.remembered || complete_above <= low;
+            let (items, complete_above) = head.below(before, take.remembered);
+            let enough = items.len() == take.remembered || complete_above <= low;
             if enough || self.is_stale() {
-                return Ok(Some((lines, complete_above)));
+                return Ok(Some((items, complete_above)));
             }
         }
         self.may_load()?;
@@ -295,16 +297,16 @@ impl Views {
         if before <= horizon + 1 {
             return Ok(None);
         }
-        let mut lines: Vec<Line> = rows.iter().filter_map(EntryRow::line).collect();
+        let mut items: Vec<TimelineItem> = rows.iter().filter_map(EntryRow::item).collect();
         let mut complete_above = low.max(horizon);
-        if let Some(last) = lines.last().filter(|_| rows.len() == take.loaded) {
+        if let Some(last) = items.last().filter(|_| rows.len() == take.loaded) {
             complete_above = complete_above.max(last.entry.get() - 1);
         }
-        lines.retain(|line| line.entry.get() > complete_above);
+        items.retain(|item| item.entry.get() > complete_above);
         if before == NEWEST {
-            loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
+            loading.store(Arc::new(Head::new(items.clone(), complete_above)));
         }
-        Ok(Some((lines, complete_above)))
+        Ok(Some((items, complete_above)))
     }
 
     /// Merges the outboxes of `authors` between `complete_above` and `before`; where one has more
@@ -318,10 +320,10 @@ impl Views {
         take: Take,
     ) -> Result<(), ViewError> {
         let low = *complete_above;
-        let mut add = |(lines, complete): (Vec<Line>, i64)| {
+        let mut add = |(items, complete): (Vec<TimelineItem>, i64)| {
             *complete_above = (*complete_above).max(complete);
-            let proven = lines.into_iter().map(|line| Candidate::new(line, true));
-            candidates.extend(proven.map(|candidate| (candidate.entry, candidate)));
+            let proven = items.into_iter().map(|item| Candidate::new(item, true));
+            candidates.extend(proven.map(|candidate| (candidate.item.entry, candidate)));
         };
         let mut unknown = Vec::new();
         for author in authors {
@@ -366,15 +368,15 @@ impl Views {
         low: i64,
         before: i64,
         take: Take,
-    ) -> Option<(Vec<Line>, i64)> {
+    ) -> Option<(Vec<TimelineItem>, i64)> {
         if let Look::Hit(head) = self.look(&self.caches().outboxes, &author) {
-            let (mut lines, complete_above) = head.below(before, take.remembered);
-            let enough = complete_above <= low || lines.len() == take.remembered;
+            let (mut items, complete_above) = head.below(before, take.remembered);
+            let enough = complete_above <= low || items.len() == take.remembered;
             // From memory the page ends where that does, as long as it gets anywhere.
             let some = before > head.complete_above + 1 && self.is_stale();
             if enough || some {
-                lines.retain(|line| line.entry.get() > low);
-                return Some((lines, complete_above.max(low)));
+                items.retain(|item| item.entry.get() > low);
+                return Some((items, complete_above.max(low)));
             }
         }
         None
@@ -386,20 +388,20 @@ impl Views {
         low: i64,
         before: i64,
         take: Take,
-    ) -> Result<(Vec<Line>, i64), ViewError> {
+    ) -> Result<(Vec<TimelineItem>, i64), ViewError> {
         self.may_load()?;
         let loading = self.caches().load(&self.caches().outboxes, &author);
         let range = between(&author.to_key(), low, before);
         let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, take.loaded).await?;
-        let lines: Vec<Line> = rows.iter().filter_map(|row| row.line(author)).collect();
+        let items: Vec<TimelineItem> = rows.iter().filter_map(|row| row.item(author)).collect();
         let mut complete_above = low;
-        if let Some(last) = lines.last().filter(|_| rows.len() == take.loaded) {
+        if let Some(last) = items.last().filter(|_| rows.len() == take.loaded) {
             complete_above = complete_above.max(last.entry.get() - 1);
         }
         if before == NEWEST {
-            loading.store(Arc::new(Head::new(lines.clone(), complete_above)));
+            loading.store(Arc::new(Head::new(items.clone(), complete_above)));
         }
-        Ok((lines, complete_above))
+        Ok((items, complete_above))
     }
 }
 
@@ -417,10 +419,4 @@ impl Reader {
             .chain([self.id])
             .collect()
     }
-}
-
-/// The id that an event made now would have, a little ahead for clocks that differ.
-pub(super) fn now_id() -> i64 {
-    use shared::time::Clock;
-    (shared::time::SystemClock.now().millis() + 5_000) << 16
 }

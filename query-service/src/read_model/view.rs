@@ -157,6 +157,16 @@ pub struct Page<T> {
     pub cut: Option<i64>,
 }
 
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            next_cursor: None,
+            cut: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub struct Relationship {
     pub following: bool,

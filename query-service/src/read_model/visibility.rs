@@ -11,44 +11,26 @@ use std::sync::Arc;
 use bson::{Bson, doc};
 use shared::ids::{EntryId, PostId, UserId};
 
-use super::cache::{Line, Look, Post, Reactions, Remembered, Slots};
+use super::cache::{Look, Post, Reactions, Remembered, Slots};
+use super::entry::TimelineItem;
+use super::error::ViewError;
 use super::generation::View;
 use super::keys::{Key, first_id, last_id};
 use super::rows::{KeyRow, PostRow, ReactionRow, Standing, UserRow};
 use super::view::{PostView, Rendered, Reposter, render};
-use super::{ViewError, Views};
+use super::views::Views;
 
 /// Something that may be shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Candidate {
-    pub entry: EntryId,
-    pub post: PostId,
-    /// The author, or who reposted.
-    pub by: UserId,
+    pub item: TimelineItem,
     /// Whether the outbox row was read just now, so that it need not be looked up.
     pub proven: bool,
 }
 
 impl Candidate {
-    pub fn new(line: Line, proven: bool) -> Self {
-        Self {
-            entry: line.entry,
-            post: line.post,
-            by: line.by,
-            proven,
-        }
-    }
-
-    pub fn line(&self) -> Line {
-        Line {
-            entry: self.entry,
-            post: self.post,
-            by: self.by,
-        }
-    }
-
-    fn is_repost(&self) -> bool {
-        self.entry.get() != self.post.get()
+    pub fn new(item: TimelineItem, proven: bool) -> Self {
+        Self { item, proven }
     }
 }
 
@@ -62,8 +44,8 @@ impl Views {
         if candidates.is_empty() {
             return Ok(Vec::new());
         }
-        let ids: HashSet<PostId> = candidates.iter().map(|candidate| candidate.post).collect();
-        let reposts = || candidates.iter().filter(|candidate| candidate.is_repost());
+        let ids: HashSet<PostId> = candidates.iter().map(|it| it.item.post).collect();
+        let reposts = || candidates.iter().filter(|it| it.item.is_repost());
         let unproven = reposts().filter(|candidate| !candidate.proven);
         let (posts, standing_reposts, reactions) = tokio::try_join!(
             self.posts_by_id(&ids),
@@ -71,7 +53,7 @@ impl Views {
             self.reactions(&ids, viewer),
         )?;
         let posts = self.whole(&ids, posts)?;
-        let reposters = reposts().map(|candidate| candidate.by);
+        let reposters = reposts().map(|candidate| candidate.item.by);
         let people: HashSet<UserId> = posts
             .values()
             .map(|post| post.row.author)
@@ -84,28 +66,29 @@ impl Views {
                 .filter(|row| row.standing != Standing::Deactivated)
         };
         let shown = candidates.iter().map(|candidate| {
+            let item = &candidate.item;
             let Post {
                 row: post,
                 rendered,
             } = posts
-                .get(&candidate.post)
+                .get(&item.post)
                 .filter(|post| !post.row.deleted)?
                 .as_ref();
             let author = active(post.author)?;
-            let reposted_by = if candidate.is_repost() {
-                let stands = candidate.proven || standing_reposts.contains(&candidate.entry);
-                let reposter = active(candidate.by).filter(|_| stands)?;
+            let reposted_by = if item.is_repost() {
+                let stands = candidate.proven || standing_reposts.contains(&item.entry);
+                let reposter = active(item.by).filter(|_| stands)?;
                 Some(Reposter {
                     user_id: reposter.id,
                     username: reposter.username.clone(),
-                    reposted_at: candidate.entry.timestamp(),
+                    reposted_at: item.entry.timestamp(),
                 })
             } else {
                 None
             };
             let reactions = reactions.get(&post.id);
             Some(PostView {
-                entry_id: candidate.entry,
+                entry_id: item.entry,
                 post_id: post.id,
                 user_id: author.id,
                 username: author.username.clone(),
@@ -133,7 +116,7 @@ impl Views {
         most: usize,
     ) -> &'a [Candidate] {
         let known =
-            |it: &Candidate| matches!(self.look(&self.caches().posts, &it.post), Look::Hit(_));
+            |it: &Candidate| matches!(self.look(&self.caches().posts, &it.item.post), Look::Hit(_));
         let known: Vec<bool> = candidates.iter().map(known).collect();
         let mut runs = Vec::new();
         let mut begin = 0;
@@ -198,8 +181,9 @@ impl Views {
         &self,
         reposts: impl Iterator<Item = &Candidate>,
     ) -> Result<HashSet<EntryId>, ViewError> {
-        let by: HashMap<EntryId, UserId> =
-            reposts.map(|repost| (repost.entry, repost.by)).collect();
+        let by: HashMap<EntryId, UserId> = reposts
+            .map(|repost| (repost.item.entry, repost.item.by))
+            .collect();
         let entries = by.keys().copied().collect();
         let standing = self.remembered(&self.caches().standing, &entries, async |entries| {
             let keys: Vec<Bson> = entries

@@ -16,13 +16,15 @@ use tokio::time::{Duration, Instant};
 use tracing::warn;
 
 use super::changes::Changes;
+use super::entry::Entry;
+use super::error::ViewError;
 use super::generation::View;
-use super::keys::{Key, first_id, last_id};
+use super::keys::{Key, first_id, last_id, signed};
 use super::rows::{
     CheckpointRow, EntryRow, FanOutRow, FollowersRow, KeyRow, OutboxRow, PendingRow, PulledRow,
 };
 use super::sabotage::Sabotage;
-use super::{ViewError, Views};
+use super::views::Views;
 
 /// Entries in one `insert_many`: more is no faster, and holds other writers up.
 const ENTRIES_PER_INSERT: usize = 1_000;
@@ -52,36 +54,6 @@ pub enum CommitError {
     View(#[from] ViewError),
 }
 
-/// An entry to be written.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Entry {
-    pub reader: UserId,
-    pub entry: EntryId,
-    pub post: shared::ids::PostId,
-    pub by: UserId,
-    pub seq: u64,
-}
-
-impl Entry {
-    fn row(&self) -> EntryRow {
-        let Key::Bytes(bytes) = Key::pair(self.reader, self.entry) else {
-            unreachable!("a pair is bytes")
-        };
-        EntryRow {
-            id: bson::Binary {
-                subtype: bson::spec::BinarySubtype::Generic,
-                bytes,
-            },
-            post: self.post,
-            by: self.by,
-            s: i64::try_from(self.seq).unwrap_or(i64::MAX),
-        }
-    }
-}
-
-/// The sequence that each partition has passed, as of a moment ago.
-pub(super) type Passed = tokio::sync::Mutex<Option<(Instant, Arc<HashMap<Partition, u64>>)>>;
-
 /// All partitions of a process look at all checkpoints: one look is for all of them.
 const PASSED_AGAIN: Duration = Duration::from_millis(20);
 
@@ -104,7 +76,7 @@ impl Views {
     pub async fn insert_entries(&self, entries: &[Entry]) -> Result<(), ViewError> {
         let timeline = self.rows::<EntryRow>(View::Timeline);
         for chunk in entries.chunks(ENTRIES_PER_INSERT) {
-            insert_new(&timeline, chunk.iter().map(Entry::row)).await?;
+            insert_new(&timeline, chunk.iter().map(EntryRow::from)).await?;
         }
         metrics::counter!("query_service_timeline_entries_total").increment(entries.len() as u64);
         Ok(())
@@ -458,10 +430,6 @@ fn checkpoint(row: &CheckpointRow) -> Result<Checkpoint, ViewError> {
         epoch: row.epoch,
         top: row.top,
     })
-}
-
-pub(super) fn signed(seq: u64) -> i64 {
-    i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
 /// Commits; an unknown outcome is asked for again, since the server remembers the answer.

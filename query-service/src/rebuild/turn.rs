@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::RebuildError;
+use super::error::RebuildError;
 use crate::read_model::ViewError;
 use crate::read_model::generation::Catalog;
 

@@ -9,7 +9,7 @@ use shared::events::{Event, LogStream, Payload, PostRef};
 use shared::ids::{EntryId, PostId, UserId};
 use shared::time::Timestamp;
 
-use super::{Cuts, Line, List, Visible, answered};
+use super::visible::{Cuts, Line, List, PAGE, Visible, answered};
 use crate::read_model::view::{PostView, Relationship, Rendered, Reposter, UserView};
 
 #[derive(Debug)]
@@ -182,7 +182,7 @@ impl Model {
         let none = BTreeSet::new();
         let paged = |list: List, entries: &[PostView]| {
             let cuts = cuts.get(&list).unwrap_or(&none);
-            let pages = pages(entries, super::PAGE, cuts).into_iter();
+            let pages = pages(entries, PAGE, cuts).into_iter();
             let lines = |page: Vec<PostView>| page.into_iter().map(Box::new).map(Line::Post);
             pages.map(|page| lines(page).collect()).collect()
         };

@@ -7,7 +7,7 @@
 
 use bson::{Document, doc};
 use query_service::projection::stream_check::StreamCheck;
-use query_service::projection::stream_reader::StreamFault;
+use query_service::projection::stream_fault::StreamFault;
 use shared::event_stream::{self, StreamError};
 use shared::log_identity::{self, LogId, OwnLog};
 use shared::stream_end;

@@ -5,28 +5,12 @@ use bson::doc;
 use shared::events::{Event, PostCreated, PostDeleted, PostRef, Unreposted};
 use shared::ids::{EntryId, PostId, UserId};
 
-use super::{Batch, FAN_OUT_BATCH, Fold, stored};
+use super::{Batch, FAN_OUT_BATCH, Fold, REPOSTS, Reaction, stored};
 use crate::read_model::ViewError;
+use crate::read_model::entry::{Entry, TimelineItem};
 use crate::read_model::generation::View;
 use crate::read_model::keys::Key;
 use crate::read_model::rows::FanOutRow;
-use crate::read_model::write::Entry;
-
-/// A kind of reaction: where its rows are, and which counter of the post it moves.
-#[derive(Clone, Copy)]
-pub(super) struct Reaction {
-    rows: View,
-    counter: &'static str,
-}
-
-pub(super) const LIKES: Reaction = Reaction {
-    rows: View::Likes,
-    counter: "likes",
-};
-const REPOSTS: Reaction = Reaction {
-    rows: View::Reposts,
-    counter: "reposts",
-};
 
 impl Fold {
     pub(super) async fn post_created(
@@ -161,9 +145,7 @@ impl Fold {
     ) -> Result<(), ViewError> {
         let for_reader = |reader: UserId| Entry {
             reader,
-            entry,
-            post,
-            by,
+            item: TimelineItem { entry, post, by },
             seq,
         };
         if self.is_ours(by) {

@@ -1,0 +1,109 @@
+//! Responses: JSON with an entity tag, pages with a link to the next, a mark on what is stale.
+
+use std::future::Future;
+
+use actix_web::http::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue, LINK, VARY};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use shared::problem::Problem;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::errors::{internal, not_found};
+use super::extract::{Caller, ReadRequest};
+use super::{etag, link};
+use crate::read_model::view::Page;
+use crate::read_model::{ViewError, Views};
+use crate::reads::executor::{CachePolicy, Read};
+
+pub type Response = Result<HttpResponse, Problem>;
+
+/// Marks what was answered from memory alone.
+const SERVED: HeaderName = HeaderName::from_static("x-served");
+
+impl<C: Caller> ReadRequest<C> {
+    /// One thing, or 404.
+    pub async fn one<T, F>(
+        self,
+        policy: CachePolicy,
+        read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+    ) -> Response
+    where
+        T: Serialize + Send + 'static,
+        F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
+    {
+        let found = self.executor.run(policy, read).await?;
+        self.shown(found)
+    }
+
+    /// The response that shows what was found.
+    pub fn shown<T: Serialize>(&self, found: Read<T>) -> Response {
+        let item = found.item.ok_or_else(not_found)?;
+        Ok(marked(tagged(&self.request, &item, None)?, found.stale))
+    }
+
+    /// A page of `items`, or 404.
+    pub async fn page<T, F>(
+        self,
+        items: &str,
+        policy: CachePolicy,
+        read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+    ) -> Response
+    where
+        T: Serialize + Send + 'static,
+        F: Future<Output = Result<Option<Page<T>>, ViewError>> + Send + 'static,
+    {
+        let found = self.executor.run(policy, read).await?;
+        let page = &found.item.ok_or_else(not_found)?;
+        let body = PageBody { items, page };
+        let answer = tagged(&self.request, &body, page.next_cursor.as_deref())?;
+        Ok(marked(answer, found.stale))
+    }
+}
+
+fn marked(mut answer: HttpResponse, stale: bool) -> HttpResponse {
+    if stale {
+        let value = HeaderValue::from_static("stale");
+        answer.headers_mut().insert(SERVED, value);
+    }
+    answer
+}
+
+/// A page as sent: the name of what it lists comes from the route.
+struct PageBody<'a, T> {
+    items: &'a str,
+    page: &'a Page<T>,
+}
+
+impl<T: Serialize> Serialize for PageBody<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry(self.items, &self.page.items)?;
+        map.serialize_entry("next_cursor", &self.page.next_cursor)?;
+        map.end()
+    }
+}
+
+/// 200 with a weak entity tag of the body, or 304 where the caller has just that.
+fn tagged(request: &HttpRequest, body: &impl Serialize, next: Option<&str>) -> Response {
+    let json = serde_json::to_vec(body).map_err(|_| internal())?;
+    let tag = format!("{:016x}", xxh3_64(&json));
+    let same = etag::is_known(request, &tag);
+    let mut response = if same {
+        HttpResponse::NotModified()
+    } else {
+        HttpResponse::Ok()
+    };
+    response
+        .insert_header((ETAG, format!("W/\"{tag}\"")))
+        .insert_header((CACHE_CONTROL, "private, no-cache"))
+        .insert_header((VARY, "Authorization"));
+    if let Some(cursor) = next {
+        response.insert_header((LINK, link::to_next_page(request, cursor)));
+    }
+    if same {
+        Ok(response.finish())
+    } else {
+        Ok(response.content_type("application/json").body(json))
+    }
+}

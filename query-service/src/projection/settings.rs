@@ -1,0 +1,43 @@
+//! What folding needs to know, whatever the generation and the partition.
+
+use std::time::Duration;
+
+use shared::event_stream::Names;
+use shared::settings::{NatsSettings, Settings};
+
+use super::memory::Memory;
+use super::stream_check::StreamCheck;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What folding needs to know, whatever the generation.
+#[derive(Clone)]
+pub struct FoldSettings {
+    pub nats: NatsSettings,
+    pub names: Names,
+    pub stream_replicas: usize,
+    pub celebrity_threshold: u64,
+    /// Readers who have not read for this long are parked; `None`: never.
+    pub idle_after: Option<Duration>,
+    /// What the fold of a generation may keep in memory.
+    pub memory: Memory,
+    /// Names this process among the holders of leases.
+    pub holder: String,
+    /// Whether a stream is this deployment's.
+    pub check: StreamCheck,
+}
+
+impl FoldSettings {
+    pub fn of(settings: &Settings, check: StreamCheck) -> Self {
+        Self {
+            nats: settings.nats.clone(),
+            names: settings.names.clone(),
+            stream_replicas: settings.stream_replicas,
+            celebrity_threshold: settings.celebrity_threshold,
+            idle_after: (settings.idle_days > 0).then(|| DAY * settings.idle_days),
+            memory: Memory::default(),
+            holder: format!("{:016x}", rand::random::<u64>()),
+            check,
+        }
+    }
+}
