@@ -27,9 +27,9 @@ use crate::keys::Signer;
 /// Labels: `command` (a fixed set), `outcome` (accepted, rejected, refused, failed).
 const COMMANDS: &str = "command_service_commands_total";
 
-/// How long a standing may be believed without looking.
-pub(super) const STANDING_TTL: Duration = Duration::from_secs(1);
-const STANDINGS_CACHED: u64 = 100_000;
+/// How long a status may be believed without looking.
+pub(super) const STATUS_TTL: Duration = Duration::from_secs(1);
+const STATUSES_CACHED: u64 = 100_000;
 /// Posts never change what is remembered of them: author, parent.
 const POSTS_CACHED: u64 = 200_000;
 /// Nobody waits longer for an answer. Above the retries of one append (1 s) and the wait for a
@@ -91,12 +91,12 @@ impl App {
             signer: parts.signer,
             passwords: Passwords::new(),
             users: Cache::builder()
-                .max_capacity(STANDINGS_CACHED)
-                .time_to_live(STANDING_TTL)
+                .max_capacity(STATUSES_CACHED)
+                .time_to_live(STATUS_TTL)
                 .build(),
             decided: Cache::builder()
-                .max_capacity(STANDINGS_CACHED)
-                .time_to_live(DEADLINE + STANDING_TTL)
+                .max_capacity(STATUSES_CACHED)
+                .time_to_live(DEADLINE + STATUS_TTL)
                 .build(),
             posts: Cache::new(POSTS_CACHED),
             login_limits: LoginLimits::new(parts.limit_logins),

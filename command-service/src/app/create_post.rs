@@ -74,7 +74,7 @@ impl App {
         new: NewPost,
     ) -> Result<Accepted<Created>, CommandError> {
         let author = self.actor(actor).await?;
-        author.standing.may_act()?;
+        author.status.can_write()?;
         let key = new.stored_key();
         if let Some(key) = &key
             && let Some(receipt) = self.store.log.receipt(actor, &key.text).await?
@@ -101,7 +101,7 @@ impl App {
         }
         match (appended?, key) {
             (AppendOutcome::Appended(event), _) => {
-                if new.reply_to.is_some() && self.is_gone(actor).await? {
+                if new.reply_to.is_some() && self.is_deactivated(actor).await? {
                     self.end_reply(actor, event.id.cast()).await?;
                     return Err(Refusal::NoActor.into());
                 }
@@ -181,7 +181,7 @@ fn decide(
     parent: Option<&FoundPost>,
 ) -> Result<PostCreated, CannotPost> {
     match new.reply_to {
-        None => create_post(author.standing, &new.content),
-        Some(_) => reply(author.standing, &new.content, parent.map(FoundPost::seen)),
+        None => create_post(author.status, &new.content),
+        Some(_) => reply(author.status, &new.content, parent.map(FoundPost::seen)),
     }
 }

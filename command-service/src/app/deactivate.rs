@@ -1,10 +1,10 @@
 //! Leaving: one event, then a durable job that ends every standing tie of who left, so that nobody
-//! else's numbers count them. Likes stay; other posts are hidden by their author's standing. The
+//! else's numbers count them. Likes stay; other posts are hidden by their author's status. The
 //! address and the password are forgotten; the name stays reserved.
 //!
 //! The job is written before the event: a crash between the two leaves a job that finds its
 //! user still there and goes away after a while. The ties are looked at twice, the second time
-//! when hardly a command can still believe an older standing; a command that was slower than that
+//! when hardly a command can still believe an older status; a command that was slower than that
 //! looks after itself, once its event is in the log.
 
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use shared::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::context::{DEADLINE, STANDING_TTL};
+use super::context::{DEADLINE, STATUS_TTL};
 use super::error::Refusal;
 use super::load::FoundPost;
 use super::login_limits::Purpose;
@@ -28,13 +28,13 @@ use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, follow_stream};
 use crate::domain::post;
 use crate::domain::text::Password;
-use crate::domain::user::{self, Standing, User};
+use crate::domain::user::{self, AccountStatus, User};
 
 /// Passes over all ties.
 const PASSES: u32 = 2;
-/// Between them: longer than a command may run on a standing read before the deactivation.
+/// Between them: longer than a command may run on a status read before the deactivation.
 const BETWEEN_PASSES: Duration = DEADLINE
-    .saturating_add(STANDING_TTL)
+    .saturating_add(STATUS_TTL)
     .saturating_add(Duration::from_secs(1));
 /// After this long a job whose user is still there belongs to a command that came to nothing. Far
 /// above the time that a command may take while the database comes and goes.
@@ -55,7 +55,7 @@ impl App {
         password: Password,
         address: Option<IpAddr>,
     ) -> Result<Accepted<User>, CommandError> {
-        if self.is_gone(actor).await? {
+        if self.is_deactivated(actor).await? {
             return Err(Refusal::NoActor.into());
         }
         // Whoever has a stolen token guesses no faster than whoever has none. Counted by itself:
@@ -110,7 +110,7 @@ impl App {
             return Ok(false);
         };
         let user = self.load_user(job.user).await?;
-        if user.is_none_or(|user| user.standing != Standing::Deactivated) {
+        if user.is_none_or(|user| user.status != AccountStatus::Deactivated) {
             self.wait_for_event(&job, now).await?;
             return Ok(true);
         }
@@ -178,11 +178,11 @@ impl App {
         }
     }
 
-    /// Whether somebody is gone, as of now: asked when an event of theirs is in the log. A
+    /// Whether somebody has left, as of now: asked when an event of theirs is in the log. A
     /// deactivation that is not seen then comes later, and its farewell finds the event. So no
-    /// tie of who left outlives both, however long a command took and however old the standings
+    /// tie of who left outlives both, however long a command took and however old the statuses
     /// were that it believed.
-    pub(super) async fn is_gone(&self, user: UserId) -> Result<bool, StoreError> {
+    pub(super) async fn is_deactivated(&self, user: UserId) -> Result<bool, StoreError> {
         let last = self.store.streams.last(user, LogStream::User(user)).await?;
         // Nothing comes after a deactivation.
         Ok(last.is_none_or(|event| matches!(event.payload, Payload::UserDeactivated(_))))

@@ -18,13 +18,13 @@ impl App {
         id: PostId,
     ) -> Result<Accepted<()>, CommandError> {
         let author = self.actor(actor).await?;
-        author.standing.may_act()?;
+        author.status.can_write()?;
         let decide = |found: &FoundPost| {
             // Whoever left has taken their posts along: to others they do not exist.
             if !found.author.is_visible() && found.post.author != actor {
                 return Err(Refusal::NoSuchPost.into());
             }
-            Ok(post::delete_post(actor, author.standing, &found.post)?)
+            Ok(post::delete_post(actor, author.status, &found.post)?)
         };
         self.delete(actor, author.last.get(), id, decide).await
     }

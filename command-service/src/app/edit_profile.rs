@@ -128,7 +128,7 @@ impl App {
         Err(Refusal::Conflict.into())
     }
 
-    /// What was just decided holds here at once, elsewhere when a cached standing expires.
+    /// What was just decided holds here at once, elsewhere when a cached status expires.
     async fn remember(&self, user: &User) {
         self.decided.insert(user.id, user.clone().into()).await;
     }

@@ -11,7 +11,7 @@ use super::error::{Refusal, may_have_happened};
 use super::token::Own;
 use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, Edge, FOLLOW_LIMIT, follow_stream};
-use crate::domain::user::Standing;
+use crate::domain::user::AccountStatus;
 
 /// A standing follow.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +23,8 @@ pub struct Followed {
 
 /// What both commands load before they look at the edge.
 struct Ground {
-    actor: Standing,
-    followee: Option<Standing>,
+    actor: AccountStatus,
+    followee: Option<AccountStatus>,
     /// The greatest event id that was read.
     read: i64,
 }
@@ -64,7 +64,7 @@ impl App {
         }
         let switched = switched?;
         if switched.changed {
-            self.end_if_gone(ends).await?;
+            self.end_if_deactivated(ends).await?;
         }
         self.followed(ends, switched).await
     }
@@ -85,9 +85,11 @@ impl App {
         })
     }
 
-    async fn end_if_gone(&self, ends: Ends) -> Result<(), CommandError> {
-        let (follower, followee) =
-            tokio::join!(self.is_gone(ends.follower), self.is_gone(ends.followee));
+    async fn end_if_deactivated(&self, ends: Ends) -> Result<(), CommandError> {
+        let (follower, followee) = tokio::join!(
+            self.is_deactivated(ends.follower),
+            self.is_deactivated(ends.followee)
+        );
         if follower? {
             self.end_edge(ends, ends.follower).await?;
             return Err(Refusal::NoActor.into());
@@ -130,8 +132,8 @@ impl App {
             tokio::join!(self.actor(ends.follower), self.find_user(ends.followee));
         let (actor, followee) = (actor?, followee?);
         Ok(Ground {
-            actor: actor.standing,
-            followee: followee.as_ref().map(|user| user.standing),
+            actor: actor.status,
+            followee: followee.as_ref().map(|user| user.status),
             read: followee
                 .map_or(0, |user| user.last.get())
                 .max(actor.last.get()),

@@ -9,26 +9,26 @@ use super::error::Refusal;
 use super::ports::Result as StoreResult;
 use super::{App, CommandError};
 use crate::domain::post::Post;
-use crate::domain::user::{Standing, User};
+use crate::domain::user::{AccountStatus, User};
 
 /// A post as loaded for a decision.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FoundPost {
     pub(super) post: Post,
-    pub(super) author: Standing,
+    pub(super) author: AccountStatus,
     pub(super) version: i64,
     /// The greatest event id that was read.
     pub(super) read: i64,
 }
 
 impl FoundPost {
-    pub(super) fn seen(&self) -> (&Post, Standing) {
+    pub(super) fn seen(&self) -> (&Post, AccountStatus) {
         (&self.post, self.author)
     }
 }
 
 impl App {
-    /// The user as known at most `STANDING_TTL` ago, or as decided here since. However many ask at
+    /// The user as known at most `STATUS_TTL` ago, or as decided here since. However many ask at
     /// once, one asks the store.
     pub(super) async fn find_user(&self, user: UserId) -> StoreResult<Option<Arc<User>>> {
         let load = async {
@@ -59,9 +59,9 @@ impl App {
     }
 
     /// The user as of now, unless they have left.
-    pub(super) async fn present(&self, user: UserId) -> StoreResult<Option<User>> {
+    pub(super) async fn find_active(&self, user: UserId) -> StoreResult<Option<User>> {
         let user = self.load_user(user).await?;
-        Ok(user.filter(|user| user.standing.is_visible()))
+        Ok(user.filter(|user| user.status.is_visible()))
     }
 
     /// The user behind an access token. A token outlives the user's registration only if the
@@ -70,7 +70,7 @@ impl App {
         Ok(self.find_user(actor).await?.ok_or(Refusal::NoActor)?)
     }
 
-    /// A post with its author's standing; the event ids read on the way bound the new event's.
+    /// A post with its author's status; the event ids read on the way bound the new event's.
     pub(super) async fn find_post(&self, post: PostId) -> StoreResult<Option<FoundPost>> {
         let Some(created) = self.created_post(post).await? else {
             return Ok(None);
@@ -82,7 +82,7 @@ impl App {
         );
         let last = last?;
         let version = last.as_ref().map_or(1, |event| event.version);
-        let author = author?.map_or(Standing::Deactivated, |author| author.standing);
+        let author = author?.map_or(AccountStatus::Deactivated, |author| author.status);
         Ok(Some(FoundPost {
             post: Post {
                 deleted: version > 1,

@@ -38,7 +38,7 @@ impl App {
     /// An access token for the user of this name: for operators and load tests.
     pub async fn token_for(&self, username: &str) -> Result<String, CommandError> {
         let user = self.find_username(username).await?;
-        if self.is_gone(user).await? {
+        if self.is_deactivated(user).await? {
             return Err(Refusal::NoSuchUser.into());
         }
         Ok(self.signer.sign(user).map_err(Internal::Signing)?)

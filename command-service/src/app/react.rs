@@ -10,7 +10,7 @@ use super::token::Own;
 use super::{Accepted, App, CommandError};
 use crate::domain::edge::{self, CannotReact, Edge};
 use crate::domain::post::Post;
-use crate::domain::user::Standing;
+use crate::domain::user::AccountStatus;
 
 /// The number of likes or reposts, as last projected and adjusted by this command.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +18,11 @@ pub struct Reacted {
     pub count: i64,
 }
 
-type Decide =
-    fn(&Edge, Standing, Option<(&Post, Standing)>) -> Result<Option<Payload>, CannotReact>;
+type Decide = fn(
+    &Edge,
+    AccountStatus,
+    Option<(&Post, AccountStatus)>,
+) -> Result<Option<Payload>, CannotReact>;
 
 impl App {
     pub async fn like(
@@ -70,11 +73,11 @@ impl App {
         let stream = stream_of(reaction, actor, post);
         let switched = self
             .switch(actor, stream, actor, read.max(user.last.get()), |edge| {
-                Ok(decide(edge, user.standing, seen)?)
+                Ok(decide(edge, user.status, seen)?)
             })
             .await?;
         let is_repost = reaction == Reaction::Repost && switched.edge.is_on();
-        if switched.changed && is_repost && self.is_gone(actor).await? {
+        if switched.changed && is_repost && self.is_deactivated(actor).await? {
             self.end_repost(actor, post).await?;
             return Err(Refusal::NoActor.into());
         }

@@ -10,7 +10,7 @@ use super::context::current_trace;
 use super::error::Refusal;
 use super::ports::{AccountName, Counts, NewAccount, Registered, StoreError};
 use super::{Accepted, App, CommandError, Edited};
-use crate::domain::user::{Registration, RegistrationForm, Standing, User};
+use crate::domain::user::{AccountStatus, Registration, RegistrationForm, User};
 
 impl App {
     pub async fn register(&self, form: RegistrationForm) -> Result<Accepted<Edited>, CommandError> {
@@ -82,7 +82,7 @@ impl App {
     /// once, whatever became of the farewell, or of the build that took the deactivation.
     async fn forgets(&self, owner: UserId) -> Result<bool, StoreError> {
         let owner = self.load_user(owner).await?;
-        let left = owner.filter(|owner| owner.standing == Standing::Deactivated);
+        let left = owner.filter(|owner| owner.status == AccountStatus::Deactivated);
         match left {
             Some(owner) => self.store.accounts.forget(owner.id).await.map(|()| true),
             None => Ok(false),

@@ -77,7 +77,7 @@ impl App {
         let hash = hash.filter(|_| user.is_some());
         let matches = self.passwords.verify(claim.password, hash).await?;
         let user = user.filter(|_| matches).ok_or(Refusal::BadCredentials)?;
-        let user = self.present(user).await?;
+        let user = self.find_active(user).await?;
         let user = user.ok_or(Refusal::BadCredentials)?;
         let refresh = Refresh::new_family();
         let session = self.session(user.id, &refresh, claim.address);
@@ -96,7 +96,7 @@ impl App {
         let old = Refresh::parse(token.expose()).ok_or(Refusal::BadRefreshToken)?;
         let user = self.store.sessions.user(&old.family).await?;
         let user = user.ok_or(Refusal::BadRefreshToken)?;
-        let Some(user) = self.present(user).await? else {
+        let Some(user) = self.find_active(user).await? else {
             self.store.sessions.close(&old.family).await?;
             return Err(Refusal::BadRefreshToken.into());
         };

@@ -8,7 +8,7 @@ use shared::ids::{EventId, UserId};
 use shared::time::Timestamp;
 
 use super::post::Post;
-use super::user::{NotAllowed, Standing};
+use super::user::{AccountStatus, NotAllowed};
 
 /// Past this many a reader's timeline is no longer put together in reasonable time.
 pub const FOLLOW_LIMIT: u32 = 5_000;
@@ -57,20 +57,20 @@ pub enum CannotReact {
     NoSuchPost,
 }
 
-/// `followee` is the standing of the user to follow, `None` if there is no such user;
+/// `followee` is the status of the user to follow, `None` if there is no such user;
 /// `following` is how many the follower follows already, this edge not counted.
 pub fn follow(
     edge: &Edge,
     ends: events::Edge,
-    actor: Standing,
-    followee: Option<Standing>,
+    actor: AccountStatus,
+    followee: Option<AccountStatus>,
     following: u32,
 ) -> Result<Option<Payload>, CannotFollow> {
-    actor.may_act()?;
+    actor.can_write()?;
     if ends.follower == ends.followee {
         return Err(CannotFollow::Oneself);
     }
-    if !followee.is_some_and(Standing::is_visible) {
+    if !followee.is_some_and(AccountStatus::is_visible) {
         return Err(CannotFollow::NoSuchUser);
     }
     if edge.is_on() {
@@ -86,10 +86,10 @@ pub fn follow(
 pub fn unfollow(
     edge: &Edge,
     ends: events::Edge,
-    actor: Standing,
+    actor: AccountStatus,
     followee_exists: bool,
 ) -> Result<Option<Payload>, CannotFollow> {
-    actor.may_act()?;
+    actor.can_write()?;
     if ends.follower == ends.followee {
         return Err(CannotFollow::Oneself);
     }
@@ -99,14 +99,17 @@ pub fn unfollow(
     Ok(end_follow(edge, ends))
 }
 
-/// Ends an edge because one of its ends is gone: nobody's standing matters.
+/// Ends an edge because one of its ends is gone: nobody's status matters.
 pub fn end_follow(edge: &Edge, ends: events::Edge) -> Option<Payload> {
     edge.is_on().then_some(Payload::Unfollowed(ends))
 }
 
-/// The post that is to be liked or reposted, with its author's standing.
-fn visible(actor: Standing, post: Option<(&Post, Standing)>) -> Result<&Post, CannotReact> {
-    actor.may_act()?;
+/// The post that is to be liked or reposted, with its author's status.
+fn visible(
+    actor: AccountStatus,
+    post: Option<(&Post, AccountStatus)>,
+) -> Result<&Post, CannotReact> {
+    actor.can_write()?;
     post.filter(|(post, author)| post.is_visible(*author))
         .map(|(post, _)| post)
         .ok_or(CannotReact::NoSuchPost)
@@ -114,8 +117,8 @@ fn visible(actor: Standing, post: Option<(&Post, Standing)>) -> Result<&Post, Ca
 
 pub fn like(
     edge: &Edge,
-    actor: Standing,
-    post: Option<(&Post, Standing)>,
+    actor: AccountStatus,
+    post: Option<(&Post, AccountStatus)>,
 ) -> Result<Option<Payload>, CannotReact> {
     let post = visible(actor, post)?;
     Ok((!edge.is_on()).then(|| Payload::Liked(post.reference())))
@@ -123,8 +126,8 @@ pub fn like(
 
 pub fn unlike(
     edge: &Edge,
-    actor: Standing,
-    post: Option<(&Post, Standing)>,
+    actor: AccountStatus,
+    post: Option<(&Post, AccountStatus)>,
 ) -> Result<Option<Payload>, CannotReact> {
     let post = visible(actor, post)?;
     Ok(edge.is_on().then(|| Payload::Unliked(post.reference())))
@@ -132,8 +135,8 @@ pub fn unlike(
 
 pub fn repost(
     edge: &Edge,
-    actor: Standing,
-    post: Option<(&Post, Standing)>,
+    actor: AccountStatus,
+    post: Option<(&Post, AccountStatus)>,
 ) -> Result<Option<Payload>, CannotReact> {
     let post = visible(actor, post)?;
     Ok((!edge.is_on()).then(|| Payload::Reposted(post.reference())))
@@ -141,14 +144,14 @@ pub fn repost(
 
 pub fn unrepost(
     edge: &Edge,
-    actor: Standing,
-    post: Option<(&Post, Standing)>,
+    actor: AccountStatus,
+    post: Option<(&Post, AccountStatus)>,
 ) -> Result<Option<Payload>, CannotReact> {
     let post = visible(actor, post)?;
     Ok(end_repost(edge, post))
 }
 
-/// Ends a repost because the reposter is gone: nobody's standing matters.
+/// Ends a repost because the reposter is gone: nobody's status matters.
 pub fn end_repost(edge: &Edge, post: &Post) -> Option<Payload> {
     let standing = edge.last.filter(|_| edge.is_on());
     // The entry in timelines has the id of the repost that made it.
@@ -176,7 +179,7 @@ mod tests {
     use proptest::prelude::*;
     use shared::ids::Id;
 
-    const ACTIVE: Option<Standing> = Some(Standing::Active);
+    const ACTIVE: Option<AccountStatus> = Some(AccountStatus::Active);
 
     fn ends(follower: i64, followee: i64) -> events::Edge {
         events::Edge {
@@ -202,40 +205,52 @@ mod tests {
 
     #[test]
     fn following_twice_appends_once() {
-        let decided = follow(&at(0), ends(1, 2), Standing::Active, ACTIVE, 0);
+        let decided = follow(&at(0), ends(1, 2), AccountStatus::Active, ACTIVE, 0);
         assert_eq!(decided, Ok(Some(Payload::Followed(ends(1, 2)))));
         assert_eq!(
-            follow(&at(1), ends(1, 2), Standing::Active, ACTIVE, 0),
+            follow(&at(1), ends(1, 2), AccountStatus::Active, ACTIVE, 0),
             Ok(None)
         );
     }
 
     #[test]
     fn nobody_follows_themselves() {
-        let decided = follow(&at(0), ends(1, 1), Standing::Active, ACTIVE, 0);
+        let decided = follow(&at(0), ends(1, 1), AccountStatus::Active, ACTIVE, 0);
         assert_eq!(decided, Err(CannotFollow::Oneself));
     }
 
     #[test]
     fn only_who_is_there_can_be_followed() {
-        for followee in [None, Some(Standing::Deactivated)] {
-            let decided = follow(&at(0), ends(1, 2), Standing::Active, followee, 0);
+        for followee in [None, Some(AccountStatus::Deactivated)] {
+            let decided = follow(&at(0), ends(1, 2), AccountStatus::Active, followee, 0);
             assert_eq!(decided, Err(CannotFollow::NoSuchUser));
         }
-        let suspended = Some(Standing::Suspended);
-        assert!(follow(&at(0), ends(1, 2), Standing::Active, suspended, 0).is_ok());
+        let suspended = Some(AccountStatus::Suspended);
+        assert!(follow(&at(0), ends(1, 2), AccountStatus::Active, suspended, 0).is_ok());
     }
 
     #[test]
     fn the_limit_holds_for_new_edges_only() {
-        let decided = follow(&at(2), ends(1, 2), Standing::Active, ACTIVE, FOLLOW_LIMIT);
+        let decided = follow(
+            &at(2),
+            ends(1, 2),
+            AccountStatus::Active,
+            ACTIVE,
+            FOLLOW_LIMIT,
+        );
         assert_eq!(decided, Err(CannotFollow::Limit));
-        let standing = follow(&at(3), ends(1, 2), Standing::Active, ACTIVE, FOLLOW_LIMIT);
+        let standing = follow(
+            &at(3),
+            ends(1, 2),
+            AccountStatus::Active,
+            ACTIVE,
+            FOLLOW_LIMIT,
+        );
         assert_eq!(standing, Ok(None));
         let last = follow(
             &at(2),
             ends(1, 2),
-            Standing::Active,
+            AccountStatus::Active,
             ACTIVE,
             FOLLOW_LIMIT - 1,
         );
@@ -244,15 +259,19 @@ mod tests {
 
     #[test]
     fn who_is_gone_can_still_be_unfollowed() {
-        let decided = unfollow(&at(1), ends(1, 2), Standing::Active, true);
+        let decided = unfollow(&at(1), ends(1, 2), AccountStatus::Active, true);
         assert_eq!(decided, Ok(Some(Payload::Unfollowed(ends(1, 2)))));
-        let unknown = unfollow(&at(1), ends(1, 2), Standing::Active, false);
+        let unknown = unfollow(&at(1), ends(1, 2), AccountStatus::Active, false);
         assert_eq!(unknown, Err(CannotFollow::NoSuchUser));
     }
 
     #[test]
     fn an_unrepost_names_the_entry_it_withdraws() {
-        let decided = unrepost(&at(3), Standing::Active, Some((&post(), Standing::Active)));
+        let decided = unrepost(
+            &at(3),
+            AccountStatus::Active,
+            Some((&post(), AccountStatus::Active)),
+        );
         let Ok(Some(Payload::Unreposted(data))) = decided else {
             panic!("a standing repost can be withdrawn");
         };
@@ -267,12 +286,12 @@ mod tests {
         };
         for post in [
             None,
-            Some((&deleted, Standing::Active)),
-            Some((&post(), Standing::Deactivated)),
+            Some((&deleted, AccountStatus::Active)),
+            Some((&post(), AccountStatus::Deactivated)),
         ] {
             for decide in [like, unlike, repost, unrepost] {
                 assert_eq!(
-                    decide(&at(1), Standing::Active, post),
+                    decide(&at(1), AccountStatus::Active, post),
                     Err(CannotReact::NoSuchPost)
                 );
             }
@@ -284,12 +303,16 @@ mod tests {
         let refused = NotAllowed::Suspended;
         let seen = post();
         for decide in [like, unlike, repost, unrepost] {
-            let decided = decide(&at(0), Standing::Suspended, Some((&seen, Standing::Active)));
+            let decided = decide(
+                &at(0),
+                AccountStatus::Suspended,
+                Some((&seen, AccountStatus::Active)),
+            );
             assert_eq!(decided, Err(CannotReact::Actor(refused)));
         }
-        let decided = follow(&at(0), ends(1, 2), Standing::Suspended, ACTIVE, 0);
+        let decided = follow(&at(0), ends(1, 2), AccountStatus::Suspended, ACTIVE, 0);
         assert_eq!(decided, Err(CannotFollow::Actor(refused)));
-        let decided = unfollow(&at(1), ends(1, 2), Standing::Suspended, true);
+        let decided = unfollow(&at(1), ends(1, 2), AccountStatus::Suspended, true);
         assert_eq!(decided, Err(CannotFollow::Actor(refused)));
     }
 
@@ -299,7 +322,7 @@ mod tests {
             let (seen, mut version) = (post(), 0);
             for on in wishes {
                 let decide = if on { like } else { unlike };
-                let decided = decide(&at(version), Standing::Active, Some((&seen, Standing::Active)));
+                let decided = decide(&at(version), AccountStatus::Active, Some((&seen, AccountStatus::Active)));
                 match decided.unwrap() {
                     Some(Payload::Liked(_)) => prop_assert_eq!(version % 2, 0),
                     Some(_) => prop_assert_eq!(version % 2, 1),

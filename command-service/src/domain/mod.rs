@@ -5,7 +5,7 @@
 //!
 //! * [`text`]: usernames, e-mail addresses, passwords, names, posts: parsed once, valid since.
 //! * `characters`: which characters a text may have, and which of them show anything.
-//! * [`user`]: registration, profile, standing.
+//! * [`user`]: registration, profile, status.
 //! * [`post`]: writing and deleting.
 //! * [`edge`]: follows, likes, reposts: switches that alternate.
 

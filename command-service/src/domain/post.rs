@@ -4,7 +4,7 @@ use shared::events::{Event, Payload, PostCreated, PostDeleted, PostRef};
 use shared::ids::{PostId, UserId};
 
 use super::text::Content;
-use super::user::{NotAllowed, Standing};
+use super::user::{AccountStatus, NotAllowed};
 
 /// A post, as far as a decision needs it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,7 +38,7 @@ impl Post {
     }
 
     /// Whether it can be seen, and so be answered, liked, reposted.
-    pub fn is_visible(&self, author: Standing) -> bool {
+    pub fn is_visible(&self, author: AccountStatus) -> bool {
         !self.deleted && author.is_visible()
     }
 }
@@ -53,23 +53,23 @@ pub enum CannotPost {
 }
 
 /// A post that answers none.
-pub fn create_post(author: Standing, content: &Content) -> Result<PostCreated, CannotPost> {
-    author.may_act()?;
+pub fn create_post(author: AccountStatus, content: &Content) -> Result<PostCreated, CannotPost> {
+    author.can_write()?;
     Ok(PostCreated {
         content: content.as_str().to_owned(),
         reply_to: None,
     })
 }
 
-/// An answer to `parent`, whose author has the standing `parent_author`.
+/// An answer to `parent`, whose author has the status `parent_author`.
 pub fn reply(
-    author: Standing,
+    author: AccountStatus,
     content: &Content,
-    parent: Option<(&Post, Standing)>,
+    parent: Option<(&Post, AccountStatus)>,
 ) -> Result<PostCreated, CannotPost> {
-    author.may_act()?;
+    author.can_write()?;
     let (parent, _) = parent
-        .filter(|(parent, standing)| parent.is_visible(*standing))
+        .filter(|(parent, status)| parent.is_visible(*status))
         .ok_or(CannotPost::NoParent)?;
     Ok(PostCreated {
         content: content.as_str().to_owned(),
@@ -88,17 +88,17 @@ pub enum CannotDelete {
 
 pub fn delete_post(
     actor: UserId,
-    standing: Standing,
+    status: AccountStatus,
     post: &Post,
 ) -> Result<Option<Payload>, CannotDelete> {
-    standing.may_act()?;
+    status.can_write()?;
     if post.author != actor {
         return Err(CannotDelete::NotYours);
     }
     Ok(end_post(post))
 }
 
-/// Deletes a post because its author is gone: nobody's standing matters.
+/// Deletes a post because its author is gone: nobody's status matters.
 pub fn end_post(post: &Post) -> Option<Payload> {
     let deleted = PostDeleted {
         post: post.id,
@@ -128,10 +128,10 @@ mod tests {
     #[test]
     fn a_suspended_user_cannot_post_or_reply() {
         let refused = Err(CannotPost::Actor(NotAllowed::Suspended));
-        assert_eq!(create_post(Standing::Suspended, &hello()), refused);
-        let parent = Some((&post(), Standing::Active));
+        assert_eq!(create_post(AccountStatus::Suspended, &hello()), refused);
+        let parent = Some((&post(), AccountStatus::Active));
         assert_eq!(
-            reply(Standing::Suspended, &hello(), parent.as_ref().copied()),
+            reply(AccountStatus::Suspended, &hello(), parent.as_ref().copied()),
             refused
         );
     }
@@ -139,9 +139,9 @@ mod tests {
     #[test]
     fn a_reply_names_the_parent_and_its_author() {
         let Ok(created) = reply(
-            Standing::Active,
+            AccountStatus::Active,
             &hello(),
-            Some((&post(), Standing::Suspended)),
+            Some((&post(), AccountStatus::Suspended)),
         ) else {
             panic!("a visible post can be answered");
         };
@@ -156,11 +156,11 @@ mod tests {
         };
         for parent in [
             None,
-            Some((&deleted, Standing::Active)),
-            Some((&post(), Standing::Deactivated)),
+            Some((&deleted, AccountStatus::Active)),
+            Some((&post(), AccountStatus::Deactivated)),
         ] {
             assert_eq!(
-                reply(Standing::Active, &hello(), parent),
+                reply(AccountStatus::Active, &hello(), parent),
                 Err(CannotPost::NoParent)
             );
         }
@@ -170,7 +170,7 @@ mod tests {
     fn only_the_author_deletes_a_post() {
         let other = Id::new(2).unwrap();
         assert_eq!(
-            delete_post(other, Standing::Active, &post()),
+            delete_post(other, AccountStatus::Active, &post()),
             Err(CannotDelete::NotYours)
         );
     }
@@ -179,20 +179,23 @@ mod tests {
     fn deleting_twice_appends_once() {
         let author = post().author;
         assert!(matches!(
-            delete_post(author, Standing::Active, &post()),
+            delete_post(author, AccountStatus::Active, &post()),
             Ok(Some(Payload::PostDeleted(_)))
         ));
         let deleted = Post {
             deleted: true,
             ..post()
         };
-        assert_eq!(delete_post(author, Standing::Active, &deleted), Ok(None));
+        assert_eq!(
+            delete_post(author, AccountStatus::Active, &deleted),
+            Ok(None)
+        );
     }
 
     #[test]
     fn a_suspended_author_cannot_delete() {
         assert_eq!(
-            delete_post(post().author, Standing::Suspended, &post()),
+            delete_post(post().author, AccountStatus::Suspended, &post()),
             Err(CannotDelete::Actor(NotAllowed::Suspended))
         );
     }

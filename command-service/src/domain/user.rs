@@ -1,4 +1,4 @@
-//! Users: registration, profile, standing.
+//! Users: registration, profile, status.
 
 use shared::events::{Bare, Event, NoAddress, Payload, ProfileEdited, UserRegistered};
 use shared::ids::{EventId, UserId};
@@ -10,7 +10,7 @@ use super::text::{Bio, DisplayName, Email, Password, Username};
 
 /// Whether a user may act, and is seen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Standing {
+pub enum AccountStatus {
     Active,
     /// Signs in and reads, writes nothing.
     Suspended,
@@ -27,9 +27,9 @@ pub enum NotAllowed {
     Deactivated,
 }
 
-impl Standing {
+impl AccountStatus {
     /// Every write asks this first.
-    pub fn may_act(self) -> Result<(), NotAllowed> {
+    pub fn can_write(self) -> Result<(), NotAllowed> {
         match self {
             Self::Active => Ok(()),
             Self::Suspended => Err(NotAllowed::Suspended),
@@ -54,7 +54,7 @@ pub struct User {
     pub display_name: String,
     pub bio: String,
     pub verified: bool,
-    pub standing: Standing,
+    pub status: AccountStatus,
     pub registered_at: Timestamp,
     /// Of the stream; the next event has the next one.
     pub version: i64,
@@ -85,7 +85,7 @@ impl User {
             display_name: data.display_name.clone(),
             bio: data.bio.clone(),
             verified: false,
-            standing: Standing::Active,
+            status: AccountStatus::Active,
             registered_at: event.at,
             version: event.version,
             last: event.id,
@@ -99,10 +99,10 @@ impl User {
                 self.display_name.clone_from(&profile.display_name);
                 self.bio.clone_from(&profile.bio);
             }
-            Payload::UserDeactivated(_) => self.standing = Standing::Deactivated,
+            Payload::UserDeactivated(_) => self.status = AccountStatus::Deactivated,
             Payload::UserVerified(_) => self.verified = true,
-            Payload::UserSuspended(_) => self.standing = Standing::Suspended,
-            Payload::UserUnsuspended(_) => self.standing = Standing::Active,
+            Payload::UserSuspended(_) => self.status = AccountStatus::Suspended,
+            Payload::UserUnsuspended(_) => self.status = AccountStatus::Active,
             // A second registration, or an event of another stream, changes no user.
             Payload::UserRegistered(_)
             | Payload::PostCreated(_)
@@ -215,7 +215,7 @@ impl ProfileChange {
 }
 
 pub fn edit_profile(user: &User, change: &ProfileChange) -> Result<Option<Payload>, NotAllowed> {
-    user.standing.may_act()?;
+    user.status.can_write()?;
     let text = |new: Option<&str>, old: &str| new.unwrap_or(old).to_owned();
     let profile = ProfileEdited {
         display_name: text(
@@ -230,34 +230,34 @@ pub fn edit_profile(user: &User, change: &ProfileChange) -> Result<Option<Payloa
 
 /// Leaving is allowed to the suspended too. Doing it twice is no error.
 pub fn deactivate(user: &User) -> Option<Payload> {
-    match user.standing {
-        Standing::Active | Standing::Suspended => Some(Payload::UserDeactivated(Bare {})),
-        Standing::Deactivated => None,
+    match user.status {
+        AccountStatus::Active | AccountStatus::Suspended => Some(Payload::UserDeactivated(Bare {})),
+        AccountStatus::Deactivated => None,
     }
 }
 
 pub fn verify(user: &User) -> Result<Option<Payload>, NotAllowed> {
-    match user.standing {
-        Standing::Deactivated => Err(NotAllowed::Deactivated),
-        Standing::Active | Standing::Suspended => {
+    match user.status {
+        AccountStatus::Deactivated => Err(NotAllowed::Deactivated),
+        AccountStatus::Active | AccountStatus::Suspended => {
             Ok((!user.verified).then_some(Payload::UserVerified(Bare {})))
         }
     }
 }
 
 pub fn suspend(user: &User) -> Result<Option<Payload>, NotAllowed> {
-    match user.standing {
-        Standing::Active => Ok(Some(Payload::UserSuspended(Bare {}))),
-        Standing::Suspended => Ok(None),
-        Standing::Deactivated => Err(NotAllowed::Deactivated),
+    match user.status {
+        AccountStatus::Active => Ok(Some(Payload::UserSuspended(Bare {}))),
+        AccountStatus::Suspended => Ok(None),
+        AccountStatus::Deactivated => Err(NotAllowed::Deactivated),
     }
 }
 
 pub fn unsuspend(user: &User) -> Result<Option<Payload>, NotAllowed> {
-    match user.standing {
-        Standing::Active => Ok(None),
-        Standing::Suspended => Ok(Some(Payload::UserUnsuspended(Bare {}))),
-        Standing::Deactivated => Err(NotAllowed::Deactivated),
+    match user.status {
+        AccountStatus::Active => Ok(None),
+        AccountStatus::Suspended => Ok(Some(Payload::UserUnsuspended(Bare {}))),
+        AccountStatus::Deactivated => Err(NotAllowed::Deactivated),
     }
 }
 
@@ -391,7 +391,7 @@ mod tests {
             Payload::UserSuspended(Bare {}),
             Payload::UserUnsuspended(Bare {}),
         ]);
-        assert_eq!(lifted.standing, Standing::Active);
+        assert_eq!(lifted.status, AccountStatus::Active);
     }
 
     #[test]

@@ -111,8 +111,8 @@ impl Events for Follows {
     ) -> Result<Option<Payload>, Refusal> {
         let ends = candidate.ends;
         let following = self.following.get(&ends.follower).copied().unwrap_or(0);
-        let actor = loader.people.known(ends.follower).standing;
-        let followee = loader.people.known(ends.followee).standing;
+        let actor = loader.people.known(ends.follower).status;
+        let followee = loader.people.known(ends.followee).status;
         Ok(edge::follow(edge, ends, actor, Some(followee), following)?)
     }
 

@@ -58,13 +58,13 @@ impl Loader<'_> {
         if !unknown.is_empty() {
             let store = self.store();
             let found = self
-                .with_retries(|| store.streams.standings(&unknown))
+                .with_retries(|| store.streams.statuses(&unknown))
                 .await?;
-            let known = |(user, (standing, last))| (user, Known { standing, last });
+            let known = |(user, (status, last))| (user, Known { status, last });
             self.people.statuses.extend(found.into_iter().map(known));
         }
         for user in users {
-            if self.people.known(user).standing.is_visible() {
+            if self.people.known(user).status.is_visible() {
                 self.people.involved.insert(user);
             }
         }
@@ -72,14 +72,14 @@ impl Loader<'_> {
     }
 
     /// Looks once more who is there, now that all is in the log. Who has left meanwhile is said
-    /// farewell again, which ends what was appended on an older standing.
+    /// farewell again, which ends what was appended on an older status.
     pub(super) async fn reconcile_deactivated(&mut self) -> Result<(), ImportError> {
         let involved: Vec<UserId> = self.people.involved.drain().collect();
         let store = self.store();
         for users in involved.chunks(BATCH) {
-            let standings = self.with_retries(|| store.streams.standings(users)).await?;
-            for (user, (standing, _)) in standings {
-                if !standing.is_visible() {
+            let statuses = self.with_retries(|| store.streams.statuses(users)).await?;
+            for (user, (status, _)) in statuses {
+                if !status.is_visible() {
                     let now = SystemClock.now();
                     self.with_retries(|| store.cleanups.plan(user, now)).await?;
                 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use shared::ids::{EventId, UserId};
 
-use crate::domain::user::Standing;
+use crate::domain::user::AccountStatus;
 
 /// Names remembered; past it all are forgotten, and looked up again.
 const NAMES: usize = 1_000_000;
@@ -13,7 +13,7 @@ const NAMES: usize = 1_000_000;
 /// A user as the passes need it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    pub(super) standing: Standing,
+    pub(super) status: AccountStatus,
     /// The last event that was read of the user's stream.
     pub(super) last: EventId,
 }
@@ -60,10 +60,10 @@ impl People {
     /// A user whose status is loaded; one who cannot be found is gone.
     pub(super) fn known(&self, user: UserId) -> Known {
         let fresh = Known {
-            standing: if self.is_fresh(user) {
-                Standing::Active
+            status: if self.is_fresh(user) {
+                AccountStatus::Active
             } else {
-                Standing::Deactivated
+                AccountStatus::Deactivated
             },
             last: user.cast(),
         };

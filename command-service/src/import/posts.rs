@@ -262,11 +262,11 @@ impl Events for Posts<'_> {
         candidate: &Candidate,
         _: &Edge,
     ) -> Result<Option<Payload>, Refusal> {
-        let author = loader.people.known(candidate.author).standing;
+        let author = loader.people.known(candidate.author).status;
         let post = match &candidate.parent {
             None => create_post(author, &candidate.content)?,
             Some(parent) => {
-                let seen = Some((parent, loader.people.known(parent.author).standing));
+                let seen = Some((parent, loader.people.known(parent.author).status));
                 reply(author, &candidate.content, seen)?
             }
         };

@@ -120,8 +120,8 @@ impl Events for Reactions<'_> {
         candidate: &Candidate,
         edge: &Edge,
     ) -> Result<Option<Payload>, Refusal> {
-        let actor = loader.people.known(candidate.user).standing;
-        let author = loader.people.known(candidate.post.author).standing;
+        let actor = loader.people.known(candidate.user).status;
+        let author = loader.people.known(candidate.post.author).status;
         let react = if candidate.repost {
             edge::repost
         } else {

@@ -16,7 +16,7 @@ use super::source::{Item, Items, Line};
 use crate::app::CommandError;
 use crate::app::error::Refusal;
 use crate::app::ports::NewAccount;
-use crate::domain::user::{Registration, RegistrationForm, Standing};
+use crate::domain::user::{AccountStatus, Registration, RegistrationForm};
 
 /// Users per transaction: four documents each.
 const CHUNK: usize = 250;
@@ -213,13 +213,13 @@ async fn still_taken(
 ) -> Result<HashSet<String>, ImportError> {
     let app = loader.app;
     let owners: Vec<UserId> = at.values().copied().collect();
-    let standings = loader
-        .with_retries(|| app.store().streams.standings(&owners))
+    let statuses = loader
+        .with_retries(|| app.store().streams.statuses(&owners))
         .await?;
     let mut taken = HashSet::with_capacity(at.len());
     for (address, owner) in at {
-        let standing = standings.get(&owner).map(|(standing, _)| *standing);
-        let left = standing == Some(Standing::Deactivated);
+        let status = statuses.get(&owner).map(|(status, _)| *status);
+        let left = status == Some(AccountStatus::Deactivated);
         if left {
             loader
                 .with_retries(|| app.store().accounts.forget(owner))

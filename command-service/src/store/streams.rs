@@ -29,7 +29,7 @@ use shared::time::{Clock, Timestamp};
 use super::calls::Calls;
 use super::errors::{Fault, corrupt};
 use crate::app::ports::{self, Result};
-use crate::domain::user::{Standing, User};
+use crate::domain::user::{AccountStatus, User};
 
 type Attempt<T> = std::result::Result<T, Fault>;
 
@@ -127,8 +127,11 @@ impl ports::Streams for Streams {
         self.calls.ask(|| self.try_user_before(user, id)).await
     }
 
-    async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>> {
-        self.calls.ask(|| self.try_standings(users)).await
+    async fn statuses(
+        &self,
+        users: &[UserId],
+    ) -> Result<HashMap<UserId, (AccountStatus, EventId)>> {
+        self.calls.ask(|| self.try_statuses(users)).await
     }
 }
 
@@ -323,11 +326,11 @@ impl Streams {
         self.user_at(place, begin.first(), low).await
     }
 
-    /// The standing of those of these users who exist, and the last event read of each.
-    async fn try_standings(
+    /// The status of those of these users who exist, and the last event read of each.
+    async fn try_statuses(
         &self,
         users: &[UserId],
-    ) -> Attempt<HashMap<UserId, (Standing, EventId)>> {
+    ) -> Attempt<HashMap<UserId, (AccountStatus, EventId)>> {
         if users.is_empty() {
             return Ok(HashMap::new());
         }
@@ -352,16 +355,16 @@ impl Streams {
             let versions = by_user.entry(event.actor).or_default();
             versions.insert(event.version, event);
         }
-        let mut standings = HashMap::with_capacity(by_user.len());
+        let mut statuses = HashMap::with_capacity(by_user.len());
         for (id, events) in by_user {
             let user = if events.len() < to_len(SHORT) {
                 User::fold(events.values())
             } else {
                 self.try_user(id).await?
             };
-            standings.extend(user.map(|user| (id, (user.standing, user.last))));
+            statuses.extend(user.map(|user| (id, (user.status, user.last))));
         }
-        Ok(standings)
+        Ok(statuses)
     }
 
     /// The user of a long stream, as of one of its versions.

@@ -223,9 +223,9 @@ async fn a_user_read_from_the_end_is_the_user_read_whole() {
             let expected = User::fold(whole.iter().filter(|event| event.id < limit));
             assert_eq!(found, expected, "{events} events, before {before}");
         }
-        let standings = core.store.ports().streams.standings(&[id]).await.unwrap();
-        let expected = User::fold(&whole).map(|user| (user.standing, user.last));
-        assert_eq!(standings.get(&id).copied(), expected);
+        let statuses = core.store.ports().streams.statuses(&[id]).await.unwrap();
+        let expected = User::fold(&whole).map(|user| (user.status, user.last));
+        assert_eq!(statuses.get(&id).copied(), expected);
     }
     let nobody = Id::new(7).unwrap();
     assert_eq!(core.store.ports().streams.user(nobody).await.unwrap(), None);

@@ -112,8 +112,8 @@ async fn who_leaves_is_gone_at_once_and_their_edges_end() {
             .iter()
             .all(|event| event.actor.to_string() == ada.id && event.version == 2)
     );
-    let standing = format!("follow:{}:{}", eve.id, bob.id);
-    assert_eq!(app.versions(&standing).await, [1]);
+    let status = format!("follow:{}:{}", eve.id, bob.id);
+    assert_eq!(app.versions(&status).await, [1]);
     let jobs = app.database().await.collection::<Document>("jobs");
     eventually("the job is done", || async {
         jobs.count_documents(doc! {}).await.unwrap() == 0

@@ -320,17 +320,17 @@ pub async fn a_user_is_what_their_stream_says(world: &impl World) {
     }
     let now = store.streams.user(user(10)).await.unwrap().expect("ada");
     assert_eq!((now.version, now.verified), (3, true));
-    assert!(now.standing.may_act().is_err());
+    assert!(now.status.can_write().is_err());
     let before = store.streams.user_before(user(10), Id::new(30).unwrap());
     let before = before.await.unwrap().expect("ada before");
     assert_eq!((before.version, before.verified), (2, true));
-    assert!(before.standing.may_act().is_ok());
+    assert!(before.status.can_write().is_ok());
     let last = store.streams.last(user(10), own).await.unwrap();
     assert_eq!(last.map(|event| event.id.get()), Some(30));
-    let found = store.streams.standings(&[user(10), user(11)]).await;
+    let found = store.streams.statuses(&[user(10), user(11)]).await;
     let found = found.unwrap();
     assert_eq!(found.len(), 1, "nobody is number 11");
-    assert_eq!(found[&user(10)], (now.standing, now.last));
+    assert_eq!(found[&user(10)], (now.status, now.last));
     assert_eq!(store.streams.user(user(11)).await.unwrap(), None);
     assert_eq!(store.streams.last(user(11), own).await.unwrap(), None);
 }

@@ -9,7 +9,7 @@ use shared::ids::{EventId, PostId, UserId};
 
 use super::cleanups::Tie;
 use super::error::Result;
-use crate::domain::user::{Standing, User};
+use crate::domain::user::{AccountStatus, User};
 
 /// A request's idempotency key, and a hash of what it asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -88,6 +88,7 @@ pub trait Streams: Send + Sync {
     async fn user(&self, user: UserId) -> Result<Option<User>>;
     /// A user as of all events of theirs with ids below `id`.
     async fn user_before(&self, user: UserId, id: EventId) -> Result<Option<User>>;
-    /// The standing of those of these users who exist, with the last event that was read.
-    async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>>;
+    /// The status of those of these users who exist, with the last event that was read.
+    async fn statuses(&self, users: &[UserId])
+    -> Result<HashMap<UserId, (AccountStatus, EventId)>>;
 }

@@ -12,7 +12,7 @@ use super::super::{
     Result, Streams, Tie,
 };
 use super::data::{Memory, Stored};
-use crate::domain::user::{Standing, User};
+use crate::domain::user::{AccountStatus, User};
 
 /// As in MongoDB's store: events whose ids are further below the newest one's are before it.
 const OVERLAP_MS: i64 = 8_000;
@@ -117,11 +117,14 @@ impl Streams for Memory {
         Ok(self.data().user_before(user, Some(id)))
     }
 
-    async fn standings(&self, users: &[UserId]) -> Result<HashMap<UserId, (Standing, EventId)>> {
+    async fn statuses(
+        &self,
+        users: &[UserId],
+    ) -> Result<HashMap<UserId, (AccountStatus, EventId)>> {
         let data = self.data();
         let found = users.iter().filter_map(|id| {
             let user = data.user_before(*id, None)?;
-            Some((*id, (user.standing, user.last)))
+            Some((*id, (user.status, user.last)))
         });
         Ok(found.collect())
     }
