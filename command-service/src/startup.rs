@@ -238,7 +238,9 @@ fn spawn_background(core: &Core, status: &DatabaseStatus, readiness: &Readiness,
     );
     tasks.spawn("database watch", watch);
     let (app, stop) = (core.app.clone(), tasks.stop_signal());
-    tasks.spawn("farewells", async move { app.run_farewells(stop).await });
+    tasks.spawn("deactivation cleanup", async move {
+        app.run_cleanups(stop).await
+    });
     let app = core.app.clone();
     tasks.run(async move {
         if let Err(error) = app.warm_up().await {

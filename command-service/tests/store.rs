@@ -197,10 +197,10 @@ async fn a_farewell_whose_deactivation_never_came_goes_away() {
         .await
         .unwrap();
     assert!(
-        core.app.farewell_step().await.unwrap(),
+        core.app.cleanup_step().await.unwrap(),
         "the job is looked at"
     );
-    assert!(!core.app.farewell_step().await.unwrap(), "and gone");
+    assert!(!core.app.cleanup_step().await.unwrap(), "and gone");
     app.end().await;
 }
 
@@ -232,7 +232,7 @@ async fn a_farewell_that_is_planned_again_is_not_given_up() {
         .await
         .unwrap();
     assert!(
-        core.app.farewell_step().await.unwrap(),
+        core.app.cleanup_step().await.unwrap(),
         "the job is still there"
     );
     let later = Timestamp::from_millis(now.millis() + 3_600_000);

@@ -54,7 +54,7 @@ pub struct App {
     /// Where commands run: not on a web worker, which may end before they do.
     runtime: Handle,
     gate: Gate,
-    pub(super) farewells: Notify,
+    pub(super) cleanups: Notify,
 }
 
 /// What [`App`] is made of.
@@ -104,7 +104,7 @@ impl App {
             tasks: parts.tasks,
             runtime: Handle::current(),
             gate: parts.gate,
-            farewells: Notify::new(),
+            cleanups: Notify::new(),
         }
     }
 

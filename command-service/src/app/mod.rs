@@ -5,7 +5,8 @@
 //!   makes the answer's consistency token.
 //! * [`append`]: ids, lost answers, and deciding again when somebody was faster.
 //! * [`mod@error`]: why a command was not accepted.
-//! * `register`, `sign_in`, `edit_profile`, `deactivate`, `moderate`: users.
+//! * `register`, `sign_in`, `edit_profile`, `deactivate`, `moderate`: users; `cleanup`: what becomes
+//!   of those who left.
 //! * `create_post`, `delete_post`, `follow`, `react`: posts and edges.
 //! * `quotas`, `login_limits`, [`passwords`]: what keeps callers from overdoing it.
 //!
@@ -13,6 +14,7 @@
 //! in the middle.
 
 pub mod append;
+mod cleanup;
 mod context;
 mod create_post;
 mod deactivate;

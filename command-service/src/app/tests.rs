@@ -214,7 +214,7 @@ async fn whoever_leaves_takes_follows_reposts_and_replies_along() {
     world.app.like(ada, post).await.unwrap();
     world.leave(ada).await;
     // The first pass; the second is due when no command can believe an older status.
-    while world.app.farewell_step().await.unwrap() {}
+    while world.app.cleanup_step().await.unwrap() {}
     let follow = |follower, followee| LogStream::Follow { follower, followee };
     let (repost, like) = (
         LogStream::Repost { user: ada, post },

@@ -71,8 +71,8 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Looks once more who is there, now that all is in the log. Who has left meanwhile is said
-    /// farewell again, which ends what was appended on an older status.
+    /// Looks once more who is there, now that all is in the log. A cleanup is planned again for
+    /// everybody who has left meanwhile: it removes what was appended on an older status.
     pub(super) async fn reconcile_deactivated(&mut self) -> Result<(), ImportError> {
         let involved: Vec<UserId> = self.people.involved.drain().collect();
         let store = self.store();

@@ -18,7 +18,7 @@ use shared::log::LogDocument;
 use super::calls::Calls;
 use super::errors::{Fault, corrupt, is_duplicate};
 use crate::app::ports::{
-    Append, AppendOutcome, EventLog, Receipt, Receipts, Result, StoreError, Tie,
+    Append, AppendOutcome, EventLog, Receipt, Receipts, Relation, Result, StoreError,
 };
 
 type Attempt<T> = std::result::Result<T, Fault>;
@@ -81,14 +81,14 @@ impl EventLog for Log {
         self.calls.ask(|| self.try_receipts(keys)).await
     }
 
-    async fn ties(
+    async fn relations(
         &self,
         user: UserId,
-        tie: Tie,
+        relation: Relation,
         after: Option<LogStream>,
         limit: u32,
     ) -> Result<Vec<LogStream>> {
-        let attempt = || self.try_ties(user, tie, after, limit);
+        let attempt = || self.try_relations(user, relation, after, limit);
         self.calls.ask(attempt).await
     }
 }
@@ -217,10 +217,10 @@ impl Log {
             .collect())
     }
 
-    async fn try_ties(
+    async fn try_relations(
         &self,
         user: UserId,
-        tie: Tie,
+        relation: Relation,
         after: Option<LogStream>,
         limit: u32,
     ) -> Attempt<Vec<LogStream>> {
@@ -230,15 +230,15 @@ impl Log {
             let end = format!("{};", prefix.trim_end_matches(':'));
             doc! { "owner": user.get(), "stream": { "$gt": behind, "$lt": end } }
         };
-        let (filter, sort) = match tie {
-            Tie::Followees => (own(format!("follow:{user}:")), "stream"),
-            Tie::Reposts => (own(format!("repost:{user}:")), "stream"),
-            Tie::Replies => {
+        let (filter, sort) = match relation {
+            Relation::Followees => (own(format!("follow:{user}:")), "stream"),
+            Relation::Reposts => (own(format!("repost:{user}:")), "stream"),
+            Relation::Replies => {
                 let mut filter = own("post:".to_owned());
                 filter.insert("data.reply_to.post", doc! { "$exists": true });
                 (filter, "stream")
             }
-            Tie::Followers => {
+            Relation::Followers => {
                 let behind = match after {
                     Some(LogStream::Follow { follower, .. }) => follower.get(),
                     Some(_) | None => 0,

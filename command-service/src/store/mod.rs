@@ -9,15 +9,15 @@
 //! | `credentials` | Argon2id hashes |
 //! | `sessions` | one document per family of refresh tokens |
 //! | `follow_counts`, `post_quotas`, `edit_quotas` | guards of limits; the log is what they guard |
-//! | `jobs` | farewells of users who left |
+//! | `jobs` | cleanups after users who left |
 //!
 //! The driver's futures are polled to their end, never dropped: commands run in tasks of their
 //! own (`App::run`), and nothing here is wrapped in `select!` or `timeout`.
 
 mod accounts;
 mod calls;
+mod cleanups;
 mod errors;
-mod farewells;
 mod follows;
 mod indexes;
 mod log;
@@ -37,8 +37,8 @@ use shared::tasks::Tasks;
 use crate::app::ports::{Result, Store};
 use accounts::Accounts;
 use calls::Calls;
+use cleanups::CleanupJobs;
 use errors::translate;
-use farewells::Farewells;
 use follows::FollowCounts;
 use log::Log;
 use quotas::Quotas;
@@ -76,7 +76,7 @@ impl MongoStore {
                 sessions: Arc::new(Sessions::new(&database, calls.clone())),
                 quotas: Arc::new(Quotas::new(&database, calls.clone())),
                 follows: Arc::new(follows),
-                cleanups: Arc::new(Farewells::new(&database, calls.clone())),
+                cleanups: Arc::new(CleanupJobs::new(&database, calls.clone())),
                 projections: Arc::new(Views::new(views, tasks)),
             },
             database,

@@ -96,17 +96,17 @@ async fn who_leaves_is_gone_at_once_and_their_edges_end() {
     // The job outlives the process.
     app.restart().await;
     let edges = doc! { "type": "follow.unfollowed" };
-    let ties =
+    let relations =
         doc! { "type": { "$in": ["follow.unfollowed", "repost.unreposted", "post.deleted"] } };
-    eventually("every tie of ada has ended", || async {
-        app.log_where(ties.clone()).await.len() == 5
+    eventually("every relation of ada is removed", || async {
+        app.log_where(relations.clone()).await.len() == 5
     })
     .await;
     assert_eq!(app.log_where(edges).await.len(), 3);
     // Other posts stay, unseen; likes stay counted.
     assert_eq!(app.versions(&format!("post:{post}")).await, [1]);
     assert_eq!(app.versions(&format!("like:{}:{bobs}", ada.id)).await, [1]);
-    let ended = app.log_where(ties).await;
+    let ended = app.log_where(relations).await;
     assert!(
         ended
             .iter()
@@ -189,7 +189,7 @@ async fn overtaken(app: &TestApp, round: usize) -> usize {
     let path = |who: &Account| format!("/users/{}/follow", who.id);
     let (core, id) = (app.core().await, bob.id.parse::<i64>());
     let bob_id = Id::new(id.expect("a number")).expect("an id");
-    // Another replica's, which no farewell follows here.
+    // Another replica's, which no cleanup follows here.
     let now = SystemClock.now();
     let leave = Append {
         event: Event {

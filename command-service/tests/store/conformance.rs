@@ -1,7 +1,9 @@
 //! What every implementation of the ports promises, one function each, on a store that is empty.
 //! Run on MongoDB by `tests/store.rs`, and on the in-memory twin by the crate's own tests.
 
-use command_service::app::ports::{Append, AppendOutcome, Key, NewAccount, Registered, Store, Tie};
+use command_service::app::ports::{
+    Append, AppendOutcome, Key, NewAccount, Registered, Relation, Store,
+};
 use shared::consistency::Position;
 use shared::events::{
     Bare, Edge, Event, LogStream, NoAddress, Payload, PostCreated, PostRef, UserRegistered,
@@ -225,25 +227,27 @@ pub async fn ties_of_every_kind_are_found_page_by_page(world: &impl World) {
         append
     }));
     store.log.append_all(&appends).await.unwrap();
-    for (user, tie, expected) in [
-        (1, Tie::Followees, 20..30),
-        (2, Tie::Followers, 30..40),
-        (1, Tie::Replies, 40..50),
-        (1, Tie::Reposts, 60..70),
+    for (user, relation, expected) in [
+        (1, Relation::Followees, 20..30),
+        (2, Relation::Followers, 30..40),
+        (1, Relation::Replies, 40..50),
+        (1, Relation::Reposts, 60..70),
     ] {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let user = Id::new(user).unwrap();
-            let page = store.log.ties(user, tie, after, 3).await.unwrap();
+            let page = store.log.relations(user, relation, after, 3).await.unwrap();
             after = page.last().copied();
             if after.is_none() {
                 break;
             }
             found.extend(page.iter().map(|stream| match stream {
-                LogStream::Follow { followee, .. } if tie == Tie::Followees => followee.get(),
+                LogStream::Follow { followee, .. } if relation == Relation::Followees => {
+                    followee.get()
+                }
                 LogStream::Follow { follower, .. } => follower.get(),
                 LogStream::Post(post) | LogStream::Repost { post, .. } => post.get(),
-                LogStream::User(_) | LogStream::Like { .. } => panic!("{stream} is no tie"),
+                LogStream::User(_) | LogStream::Like { .. } => panic!("{stream} is no relation"),
             }));
         }
         assert_eq!(found, expected.collect::<Vec<i64>>());

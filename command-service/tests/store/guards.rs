@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use command_service::app::ports::{
-    AccountName, Limited, Quota, Registered, Renewal, Renewed, Rotation, Session, Tie,
+    AccountName, Limited, Quota, Registered, Relation, Renewal, Renewed, Rotation, Session,
 };
 use shared::events::{LogStream, Payload};
 use shared::ids::Id;
@@ -19,7 +19,7 @@ pub async fn a_farewell_is_one_worker_s_at_a_time_and_keeps_its_place(world: &im
     let lease = Duration::from_secs(30);
     let mut job = store.cleanups.claim(now, lease).await.unwrap().unwrap();
     assert_eq!(store.cleanups.claim(now, lease).await.unwrap(), None);
-    job.tie = Tie::Replies;
+    job.relation = Relation::Replies;
     job.after = Some(LogStream::Post(Id::new(77).unwrap()));
     store.cleanups.save(&job, now).await.unwrap();
     assert_eq!(store.cleanups.claim(now, lease).await.unwrap(), Some(job));

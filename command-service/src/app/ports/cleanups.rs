@@ -11,7 +11,7 @@ use super::error::Result;
 
 /// What counts elsewhere of a user, and ends when they leave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Tie {
+pub enum Relation {
     /// Whom the user follows.
     Followees,
     /// Who follows the user.
@@ -22,7 +22,7 @@ pub enum Tie {
     Replies,
 }
 
-impl Tie {
+impl Relation {
     pub const ALL: [Self; 4] = [
         Self::Followees,
         Self::Followers,
@@ -31,14 +31,14 @@ impl Tie {
     ];
 }
 
-/// The ties of a user who left, to be ended. Durable: a crash resumes it where it was.
+/// The relations of a user who left, to be removed. Durable: a crash resumes it where it was.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Farewell {
+pub struct DeactivationCleanup {
     pub user: UserId,
     pub planned_at: Timestamp,
-    /// How many times all ties have been looked at.
+    /// How many times all relations have been looked at.
     pub passes: u32,
-    pub tie: Tie,
+    pub relation: Relation,
     /// The last stream of this kind that was looked at.
     pub after: Option<LogStream>,
 }
@@ -49,9 +49,9 @@ pub trait Cleanups: Send + Sync {
     /// Makes the job, or begins one that is there again.
     async fn plan(&self, user: UserId, now: Timestamp) -> Result<()>;
     /// Takes a job that is due; nobody else gets it for `lease`.
-    async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>>;
+    async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<DeactivationCleanup>>;
     /// Keeps how far a job has come, and when to go on, unless it has been planned again.
-    async fn save(&self, job: &Farewell, due: Timestamp) -> Result<()>;
+    async fn save(&self, job: &DeactivationCleanup, due: Timestamp) -> Result<()>;
     /// Removes a job unless it has been planned again since it was claimed.
-    async fn remove(&self, job: &Farewell) -> Result<()>;
+    async fn remove(&self, job: &DeactivationCleanup) -> Result<()>;
 }

@@ -7,7 +7,7 @@ use shared::consistency::Position;
 use shared::events::{Event, LogStream};
 use shared::ids::{EventId, PostId, UserId};
 
-use super::cleanups::Tie;
+use super::cleanups::Relation;
 use super::error::Result;
 use crate::domain::user::{AccountStatus, User};
 
@@ -65,12 +65,12 @@ pub trait EventLog: Send + Sync {
     async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>>;
     /// Which of these keys are used, and the event of each.
     async fn receipts(&self, keys: &[(UserId, String)]) -> Result<Receipts>;
-    /// The streams of one kind of tie, standing or not, in an order of the store's, beginning
+    /// The streams of one kind of relation, standing or not, in an order of the store's, beginning
     /// behind `after`: of at most `limit` events.
-    async fn ties(
+    async fn relations(
         &self,
         user: UserId,
-        tie: Tie,
+        relation: Relation,
         after: Option<LogStream>,
         limit: u32,
     ) -> Result<Vec<LogStream>>;

@@ -19,7 +19,7 @@ mod sessions;
 use std::sync::Arc;
 
 pub use accounts::{AccountName, Accounts, NewAccount, Registered};
-pub use cleanups::{Cleanups, Farewell, Tie};
+pub use cleanups::{Cleanups, DeactivationCleanup, Relation};
 pub use error::{Result, StoreError};
 pub use event_log::{Append, AppendOutcome, EventLog, Key, Receipt, Receipts, Streams};
 pub use projections::{Counts, Projected, Projections, Reaction};

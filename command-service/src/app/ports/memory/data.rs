@@ -8,8 +8,8 @@ use shared::ids::{EventId, UserId};
 use shared::time::Timestamp;
 
 use super::super::{
-    Append, AppendOutcome, Farewell, Key, Limited, NewAccount, Receipt, Registered, Renewed,
-    Session, Store,
+    Append, AppendOutcome, DeactivationCleanup, Key, Limited, NewAccount, Receipt, Registered,
+    Renewed, Session, Store,
 };
 use crate::domain::user::User;
 
@@ -29,7 +29,7 @@ pub(super) struct Data {
     pub(super) edits: HashMap<UserId, Window>,
     pub(super) follows: HashMap<UserId, Follows>,
     /// With the moment from which on each is due.
-    pub(super) jobs: BTreeMap<UserId, (Farewell, Timestamp)>,
+    pub(super) jobs: BTreeMap<UserId, (DeactivationCleanup, Timestamp)>,
 }
 
 pub(super) struct Stored {
@@ -201,7 +201,10 @@ impl Data {
     }
 
     /// A job, unless it has been planned again since it was claimed.
-    pub(super) fn as_claimed(&mut self, job: &Farewell) -> Option<&mut (Farewell, Timestamp)> {
+    pub(super) fn as_claimed(
+        &mut self,
+        job: &DeactivationCleanup,
+    ) -> Option<&mut (DeactivationCleanup, Timestamp)> {
         let found = self.jobs.get_mut(&job.user);
         found.filter(|(planned, _)| planned.planned_at == job.planned_at)
     }

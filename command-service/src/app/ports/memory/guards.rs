@@ -8,8 +8,9 @@ use shared::ids::UserId;
 use shared::time::{Clock, SystemClock, Timestamp};
 
 use super::super::{
-    AccountName, Accounts, Cleanups, Farewell, FollowCounts, Limited, NewAccount, Quota,
-    QuotaState, Quotas, Registered, Renewal, Renewed, Result, Rotation, Session, Sessions, Tie,
+    AccountName, Accounts, Cleanups, DeactivationCleanup, FollowCounts, Limited, NewAccount, Quota,
+    QuotaState, Quotas, Registered, Relation, Renewal, Renewed, Result, Rotation, Session,
+    Sessions,
 };
 use super::data::{Follows, Kept, Memory, Window};
 
@@ -226,11 +227,11 @@ impl FollowCounts for Memory {
 #[async_trait]
 impl Cleanups for Memory {
     async fn plan(&self, user: UserId, now: Timestamp) -> Result<()> {
-        let job = Farewell {
+        let job = DeactivationCleanup {
             user,
             planned_at: now,
             passes: 0,
-            tie: Tie::ALL[0],
+            relation: Relation::ALL[0],
             after: None,
         };
         let mut data = self.data();
@@ -239,7 +240,7 @@ impl Cleanups for Memory {
         Ok(())
     }
 
-    async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>> {
+    async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<DeactivationCleanup>> {
         let mut data = self.data();
         let jobs = data.jobs.values_mut().filter(|(_, due)| *due <= now);
         let Some((job, due)) = jobs.min_by_key(|(_, due)| *due) else {
@@ -250,14 +251,14 @@ impl Cleanups for Memory {
         Ok(Some(job.clone()))
     }
 
-    async fn save(&self, job: &Farewell, due: Timestamp) -> Result<()> {
+    async fn save(&self, job: &DeactivationCleanup, due: Timestamp) -> Result<()> {
         if let Some(kept) = self.data().as_claimed(job) {
             *kept = (job.clone(), due);
         }
         Ok(())
     }
 
-    async fn remove(&self, job: &Farewell) -> Result<()> {
+    async fn remove(&self, job: &DeactivationCleanup) -> Result<()> {
         let mut data = self.data();
         if data.as_claimed(job).is_some() {
             data.jobs.remove(&job.user);

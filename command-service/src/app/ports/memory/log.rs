@@ -9,7 +9,7 @@ use shared::ids::{EventId, PostId, SEQUENCE_BITS, UserId};
 
 use super::super::{
     Append, AppendOutcome, Counts, EventLog, Projected, Projections, Reaction, Receipt, Receipts,
-    Result, Streams, Tie,
+    Relation, Result, Streams,
 };
 use super::data::{Memory, Stored};
 use crate::domain::user::{AccountStatus, User};
@@ -48,29 +48,40 @@ impl EventLog for Memory {
         Ok(found.collect())
     }
 
-    async fn ties(
+    async fn relations(
         &self,
         user: UserId,
-        tie: Tie,
+        relation: Relation,
         after: Option<LogStream>,
         limit: u32,
     ) -> Result<Vec<LogStream>> {
-        let is_tie = |stored: &&Stored| {
+        let is_related = |stored: &&Stored| {
             let own = stored.owner == user;
-            match (tie, stored.event.stream, &stored.event.payload) {
-                (Tie::Followees, LogStream::Follow { .. }, _)
-                | (Tie::Reposts, LogStream::Repost { .. }, _) => own,
-                (Tie::Followers, LogStream::Follow { followee, .. }, _) => followee == user,
-                (Tie::Replies, _, Payload::PostCreated(post)) => own && post.reply_to.is_some(),
-                (Tie::Replies, _, Payload::PostDeleted(post)) => own && post.reply_to.is_some(),
-                (Tie::Followees | Tie::Followers | Tie::Reposts | Tie::Replies, _, _) => false,
+            match (relation, stored.event.stream, &stored.event.payload) {
+                (Relation::Followees, LogStream::Follow { .. }, _)
+                | (Relation::Reposts, LogStream::Repost { .. }, _) => own,
+                (Relation::Followers, LogStream::Follow { followee, .. }, _) => followee == user,
+                (Relation::Replies, _, Payload::PostCreated(post)) => {
+                    own && post.reply_to.is_some()
+                }
+                (Relation::Replies, _, Payload::PostDeleted(post)) => {
+                    own && post.reply_to.is_some()
+                }
+                (
+                    Relation::Followees
+                    | Relation::Followers
+                    | Relation::Reposts
+                    | Relation::Replies,
+                    _,
+                    _,
+                ) => false,
             }
         };
         let data = self.data();
         let mut found: Vec<LogStream> = data
             .events
             .values()
-            .filter(is_tie)
+            .filter(is_related)
             .map(|stored| stored.event.stream)
             .filter(|stream| after.is_none_or(|after| *stream > after))
             .collect();

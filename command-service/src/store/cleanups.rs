@@ -1,4 +1,5 @@
-//! The jobs that end the ties of users who left.
+//! The jobs that remove the relations of users who left. What is stored of them is called by older
+//! words: `farewell`, `tie`.
 
 use std::time::Duration;
 
@@ -12,20 +13,20 @@ use shared::time::Timestamp;
 
 use super::calls::Calls;
 use super::errors::Fault;
-use crate::app::ports::{Cleanups, Farewell, Result, Tie};
+use crate::app::ports::{Cleanups, DeactivationCleanup, Relation, Result};
 
 const COLLECTION: &str = "jobs";
 const KIND: &str = "farewell";
 
 type Attempt<T> = std::result::Result<T, Fault>;
 
-pub(super) struct Farewells {
-    jobs: Collection<FarewellDocument>,
+pub(super) struct CleanupJobs {
+    jobs: Collection<CleanupDocument>,
     calls: Calls,
 }
 
 #[derive(Serialize, Deserialize)]
-struct FarewellDocument {
+struct CleanupDocument {
     #[serde(rename = "_id")]
     id: String,
     kind: String,
@@ -40,25 +41,25 @@ struct FarewellDocument {
 }
 
 #[async_trait]
-impl Cleanups for Farewells {
+impl Cleanups for CleanupJobs {
     async fn plan(&self, user: UserId, now: Timestamp) -> Result<()> {
         self.calls.ask(|| self.try_plan(user, now)).await
     }
 
-    async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<Farewell>> {
+    async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<DeactivationCleanup>> {
         self.calls.ask(|| self.try_claim(now, lease)).await
     }
 
-    async fn save(&self, job: &Farewell, due: Timestamp) -> Result<()> {
+    async fn save(&self, job: &DeactivationCleanup, due: Timestamp) -> Result<()> {
         self.calls.ask(|| self.try_save(job, due)).await
     }
 
-    async fn remove(&self, job: &Farewell) -> Result<()> {
+    async fn remove(&self, job: &DeactivationCleanup) -> Result<()> {
         self.calls.ask(|| self.try_remove(job)).await
     }
 }
 
-impl Farewells {
+impl CleanupJobs {
     pub(super) fn new(database: &Database, calls: Calls) -> Self {
         Self {
             jobs: database.collection(COLLECTION),
@@ -72,7 +73,7 @@ impl Farewells {
             "$set": {
                 "planned_at": date(now),
                 "passes": 0_i64,
-                "tie": name(Tie::ALL[0]),
+                "tie": name(Relation::ALL[0]),
                 "behind": null,
             },
             "$setOnInsert": { "kind": KIND, "user": user.get(), "due": date(now) },
@@ -82,7 +83,11 @@ impl Farewells {
         Ok(())
     }
 
-    async fn try_claim(&self, now: Timestamp, lease: Duration) -> Attempt<Option<Farewell>> {
+    async fn try_claim(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+    ) -> Attempt<Option<DeactivationCleanup>> {
         let due = doc! { "kind": KIND, "due": { "$lte": date(now) } };
         let until = now.millis() + i64::try_from(lease.as_millis()).unwrap_or(0);
         let take = doc! { "$set": { "due": DateTime::from_millis(until) } };
@@ -91,14 +96,14 @@ impl Farewells {
             .find_one_and_update(due, take)
             .sort(doc! { "due": 1 })
             .await?;
-        Ok(job.map(Farewell::from))
+        Ok(job.map(DeactivationCleanup::from))
     }
 
     /// Unless it has been planned again since it was claimed.
-    async fn try_save(&self, job: &Farewell, due: Timestamp) -> Attempt<()> {
+    async fn try_save(&self, job: &DeactivationCleanup, due: Timestamp) -> Attempt<()> {
         let progress = doc! { "$set": {
             "passes": i64::from(job.passes),
-            "tie": name(job.tie),
+            "tie": name(job.relation),
             "behind": job.after.map(|stream| stream.to_string()),
             "due": date(due),
         } };
@@ -107,37 +112,37 @@ impl Farewells {
     }
 
     /// Unless it has been planned again since it was claimed.
-    async fn try_remove(&self, job: &Farewell) -> Attempt<()> {
+    async fn try_remove(&self, job: &DeactivationCleanup) -> Attempt<()> {
         self.jobs.delete_one(as_claimed(job)).await?;
         Ok(())
     }
 }
 
-impl From<FarewellDocument> for Farewell {
-    fn from(document: FarewellDocument) -> Self {
-        let known = |tie: &Tie| document.tie.as_deref() == Some(name(*tie));
-        let tie = Tie::ALL.into_iter().find(known);
+impl From<CleanupDocument> for DeactivationCleanup {
+    fn from(document: CleanupDocument) -> Self {
+        let known = |it: &Relation| document.tie.as_deref() == Some(name(*it));
+        let relation = Relation::ALL.into_iter().find(known);
         Self {
             user: document.user,
             planned_at: document.planned_at,
             passes: u32::try_from(document.passes).unwrap_or(0),
-            tie: tie.unwrap_or(Tie::ALL[0]),
+            relation: relation.unwrap_or(Relation::ALL[0]),
             // One that this build cannot read begins with the first kind.
-            after: tie.and(document.behind),
+            after: relation.and(document.behind),
         }
     }
 }
 
-fn as_claimed(job: &Farewell) -> Document {
+fn as_claimed(job: &DeactivationCleanup) -> Document {
     doc! { "_id": id(job.user), "planned_at": date(job.planned_at) }
 }
 
-fn name(tie: Tie) -> &'static str {
-    match tie {
-        Tie::Followees => "followees",
-        Tie::Followers => "followers",
-        Tie::Reposts => "reposts",
-        Tie::Replies => "replies",
+fn name(relation: Relation) -> &'static str {
+    match relation {
+        Relation::Followees => "followees",
+        Relation::Followers => "followers",
+        Relation::Reposts => "reposts",
+        Relation::Replies => "replies",
     }
 }
 
