@@ -9,7 +9,7 @@ use shared::tasks::{Tasks, stop_on_signals};
 use shared::telemetry;
 
 use crate::app::ports::StoreError;
-use crate::app::{CommandError, Verdict};
+use crate::app::{CommandError, ModerationAction};
 use crate::import;
 use crate::keys::Signer;
 use crate::startup::{Application, Core, Role, StartupError, keep_time};
@@ -159,12 +159,14 @@ async fn tokens(settings: &Settings, usernames: &[String]) -> Result<(), CliErro
 async fn admin(settings: &Settings, command: AdminCommand) -> Result<(), CliError> {
     let core = without_key(settings).await?;
     core.store.prepare().await.map_err(CliError::Prepare)?;
-    let (username, verdict, done) = match command {
-        AdminCommand::Verify { username } => (username, Verdict::Verify, "verified"),
-        AdminCommand::Suspend { username } => (username, Verdict::Suspend, "suspended"),
-        AdminCommand::Unsuspend { username } => (username, Verdict::Unsuspend, "not suspended"),
+    let (username, action, done) = match command {
+        AdminCommand::Verify { username } => (username, ModerationAction::Verify, "verified"),
+        AdminCommand::Suspend { username } => (username, ModerationAction::Suspend, "suspended"),
+        AdminCommand::Unsuspend { username } => {
+            (username, ModerationAction::Unsuspend, "not suspended")
+        }
     };
-    let decided = core.app.moderate(&username, verdict).await;
+    let decided = core.app.moderate(&username, action).await;
     let user = decided.map_err(|source| of(&username, source))?.value;
     println!("{} ({}) is {done}", user.username, user.id);
     Ok(())

@@ -21,8 +21,8 @@ mod users;
 use std::collections::HashSet;
 
 use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
-use command_service::app::Verdict;
-use command_service::app::ports::Append;
+use command_service::app::ModerationAction;
+use command_service::app::ports::NewEvent;
 use command_service::http::{BASE, ROUTES};
 use futures_util::future::join_all;
 use serde_json::{Value, json};

@@ -22,8 +22,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use bson::doc;
-use command_service::app::Verdict;
-use command_service::app::ports::{Append, Key};
+use command_service::app::ModerationAction;
+use command_service::app::ports::{Key, NewEvent};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::events::{Event, LogStream, Payload, PostCreated};

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::context::current_trace;
 use super::error::Refusal;
-use super::ports::{Append, AppendOutcome, Key, StoreError};
+use super::ports::{AppendOutcome, Key, NewEvent, StoreError};
 use super::{App, CommandError};
 use crate::domain::edge::Edge;
 
@@ -50,9 +50,9 @@ pub struct Draft {
     pub key: Option<Key>,
 }
 
-/// How a switch stands after a command.
+/// How a toggle stands after a command.
 #[derive(Clone, Copy, Debug)]
-pub struct Switched {
+pub struct ToggleOutcome {
     pub edge: Edge,
     /// Whether this command did it.
     pub changed: bool,
@@ -60,7 +60,7 @@ pub struct Switched {
 
 impl App {
     /// The event of a draft, under an id above `refused` as well.
-    pub(crate) fn draft_event(&self, draft: &Draft, refused: i64) -> Result<Append, TooFarAhead> {
+    pub(crate) fn draft_event(&self, draft: &Draft, refused: i64) -> Result<NewEvent, TooFarAhead> {
         let above = draft.read.max(refused);
         let id: EventId = self.ids.next(self.clock.as_ref(), above)?;
         let (owner, stream, version) = match draft.target {
@@ -79,7 +79,7 @@ impl App {
             at: self.clock.now(),
             payload: draft.payload.clone(),
         };
-        Ok(Append {
+        Ok(NewEvent {
             event,
             owner,
             key: draft.key.clone(),
@@ -111,21 +111,21 @@ impl App {
         Err(no_free_id().into())
     }
 
-    /// Decides on a switch, and decides again as long as others are faster.
-    pub(crate) async fn switch(
+    /// Decides on a toggle, and decides again as long as others are faster.
+    pub(crate) async fn toggle(
         &self,
         owner: UserId,
         stream: LogStream,
         actor: UserId,
         read: i64,
         decide: impl Fn(&Edge) -> Result<Option<Payload>, CommandError> + Send,
-    ) -> Result<Switched, CommandError> {
+    ) -> Result<ToggleOutcome, CommandError> {
         for attempt in 0..TRIES {
-            wait_turn(attempt).await;
+            backoff_after_conflict(attempt).await;
             let last = self.store.streams.last(owner, stream).await?;
             let edge = last.as_ref().map_or_else(Edge::default, Edge::after);
             let Some(payload) = decide(&edge)? else {
-                return Ok(Switched {
+                return Ok(ToggleOutcome {
                     edge,
                     changed: false,
                 });
@@ -143,7 +143,7 @@ impl App {
             };
             match self.append(&draft).await? {
                 AppendOutcome::Appended(event) => {
-                    return Ok(Switched {
+                    return Ok(ToggleOutcome {
                         edge: Edge::after(&event),
                         changed: true,
                     });
@@ -158,7 +158,7 @@ impl App {
 }
 
 /// Lets others through before another try, so that rivals do not keep step.
-pub(crate) async fn wait_turn(attempt: u32) {
+pub(crate) async fn backoff_after_conflict(attempt: u32) {
     if attempt > 0 {
         let most = LOSER_WAITS * attempt.min(8);
         tokio::time::sleep(most.mul_f64(rand::random())).await;

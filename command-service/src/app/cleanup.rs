@@ -158,8 +158,8 @@ impl App {
     pub(super) async fn end_edge(&self, ends: Ends, actor: UserId) -> Result<(), StoreError> {
         let (owner, stream): (UserId, LogStream) = follow_stream(ends);
         let decide = |edge: &edge::Edge| Ok(edge::end_follow(edge, ends));
-        let switched = self.switch(owner, stream, actor, actor.get(), decide).await;
-        if switched?.changed {
+        let toggled = self.toggle(owner, stream, actor, actor.get(), decide).await;
+        if toggled?.changed {
             self.store.follows.release(ends.follower).await?;
         }
         Ok(())
@@ -171,8 +171,8 @@ impl App {
         };
         let stream = LogStream::Repost { user, post };
         let decide = |edge: &edge::Edge| Ok(edge::end_repost(edge, &reposted));
-        let switched = self.switch(user, stream, user, user.get(), decide).await;
-        switched?;
+        let toggled = self.toggle(user, stream, user, user.get(), decide).await;
+        toggled?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use shared::time::Timestamp;
 use super::append::{Draft, Target};
 use super::error::{Refusal, may_have_happened};
 use super::load::FoundPost;
-use super::ports::{Allowance, AppendOutcome, Key, Limited, Receipt};
+use super::ports::{Allowance, AppendOutcome, Key, Limited, PriorRequest};
 use super::token::Own;
 use super::{Accepted, App, CommandError};
 use crate::domain::post::{CannotPost, create_post, reply};
@@ -77,9 +77,9 @@ impl App {
         author.status.can_write()?;
         let key = new.stored_key();
         if let Some(key) = &key
-            && let Some(receipt) = self.store.log.receipt(actor, &key.text).await?
+            && let Some(prior_request) = self.store.log.prior_request(actor, &key.text).await?
         {
-            return self.replay(&author, &new, key, receipt).await;
+            return self.replay(&author, &new, key, prior_request).await;
         }
         let parent = match new.reply_to {
             Some(parent) => self.find_post(parent).await?,
@@ -108,8 +108,8 @@ impl App {
                 self.created(&event, post, author, Some(allowance), false)
                     .await
             }
-            (AppendOutcome::KeyTaken(receipt), Some(key)) => {
-                self.replay(&author, &new, &key, receipt).await
+            (AppendOutcome::KeyTaken(prior_request), Some(key)) => {
+                self.replay(&author, &new, &key, prior_request).await
             }
             (
                 AppendOutcome::KeyTaken(_) | AppendOutcome::IdTaken | AppendOutcome::VersionTaken,
@@ -125,9 +125,9 @@ impl App {
         current: &User,
         new: &NewPost,
         key: &Key,
-        receipt: Receipt,
+        prior_request: PriorRequest,
     ) -> Result<Accepted<Created>, CommandError> {
-        let Receipt { event, hash } = receipt;
+        let PriorRequest { event, hash } = prior_request;
         let Payload::PostCreated(written) = &event.payload else {
             return Err(Refusal::KeyReused.into());
         };

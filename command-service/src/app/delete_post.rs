@@ -3,7 +3,7 @@
 use shared::events::{LogStream, Payload};
 use shared::ids::{PostId, UserId};
 
-use super::append::{Draft, TRIES, Target, wait_turn};
+use super::append::{Draft, TRIES, Target, backoff_after_conflict};
 use super::error::Refusal;
 use super::load::FoundPost;
 use super::ports::AppendOutcome;
@@ -38,7 +38,7 @@ impl App {
         decide: impl Fn(&FoundPost) -> Result<Option<Payload>, CommandError> + Send,
     ) -> Result<Accepted<()>, CommandError> {
         for attempt in 0..TRIES {
-            wait_turn(attempt).await;
+            backoff_after_conflict(attempt).await;
             let found = self.find_post(id).await?.ok_or(Refusal::NoSuchPost)?;
             let Some(payload) = decide(&found)? else {
                 return self.deleted(actor, &found, found.version, false).await;

@@ -3,7 +3,7 @@
 use shared::events::{LogStream, Payload};
 use shared::ids::UserId;
 
-use super::append::{Draft, TRIES, Target, wait_turn};
+use super::append::{Draft, TRIES, Target, backoff_after_conflict};
 use super::error::{Refusal, may_have_happened};
 use super::ports::{Allowance, AppendOutcome, Counts, Limited};
 use super::{Accepted, App, CommandError};
@@ -88,7 +88,7 @@ impl App {
         decide: impl Fn(&User) -> Result<Option<Payload>, CommandError> + Send,
     ) -> Result<Changed, CommandError> {
         for attempt in 0..TRIES {
-            wait_turn(attempt).await;
+            backoff_after_conflict(attempt).await;
             let user = match known.take() {
                 Some(user) => Some(user),
                 None => self.load_user(subject).await?,

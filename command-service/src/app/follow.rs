@@ -6,7 +6,7 @@ use shared::ids::UserId;
 use shared::time::Timestamp;
 use tracing::warn;
 
-use super::append::Switched;
+use super::append::ToggleOutcome;
 use super::error::{Refusal, may_have_happened};
 use super::token::Own;
 use super::{Accepted, App, CommandError};
@@ -22,7 +22,7 @@ pub struct Followed {
 }
 
 /// What both commands load before they look at the edge.
-struct Ground {
+struct FollowContext {
     actor: AccountStatus,
     followee: Option<AccountStatus>,
     /// The greatest event id that was read.
@@ -39,10 +39,10 @@ impl App {
             follower: actor,
             followee,
         };
-        let ground = self.survey(ends).await?;
+        let context = self.load_context(ends).await?;
         let (owner, stream) = follow_stream(ends);
         let decide = |edge: &Edge, following| {
-            let decided = edge::follow(edge, ends, ground.actor, ground.followee, following);
+            let decided = edge::follow(edge, ends, context.actor, context.followee, following);
             decided.map_err(CommandError::from)
         };
         // Most of what can be refused is refused before anything is reserved.
@@ -50,38 +50,38 @@ impl App {
         let edge = last.as_ref().map_or_else(Edge::default, Edge::after);
         if decide(&edge, 0)?.is_none() {
             let changed = false;
-            return self.followed(ends, Switched { edge, changed }).await;
+            return self.followed(ends, ToggleOutcome { edge, changed }).await;
         }
         let following = self.store.follows.reserve(actor, FOLLOW_LIMIT).await?;
         let following = following.unwrap_or(FOLLOW_LIMIT);
-        let switched = self
-            .switch(owner, stream, actor, ground.read, |edge| {
+        let toggled = self
+            .toggle(owner, stream, actor, context.read, |edge| {
                 decide(edge, following)
             })
             .await;
-        if following < FOLLOW_LIMIT && !may_have_happened(&switched, |it| it.changed) {
+        if following < FOLLOW_LIMIT && !may_have_happened(&toggled, |it| it.changed) {
             self.release_follow(actor).await;
         }
-        let switched = switched?;
-        if switched.changed {
+        let toggled = toggled?;
+        if toggled.changed {
             self.end_if_deactivated(ends).await?;
         }
-        self.followed(ends, switched).await
+        self.followed(ends, toggled).await
     }
 
     async fn followed(
         &self,
         ends: Ends,
-        switched: Switched,
+        toggled: ToggleOutcome,
     ) -> Result<Accepted<Followed>, CommandError> {
-        let last = switched.edge.last;
+        let last = toggled.edge.last;
         Ok(Accepted {
             value: Followed {
                 follower: ends.follower,
                 followee: ends.followee,
                 since: last.map_or(Timestamp::from_millis(0), |(_, at)| at),
             },
-            token: self.token(own(ends, switched)).await?,
+            token: self.token(own(ends, toggled)).await?,
         })
     }
 
@@ -110,28 +110,28 @@ impl App {
             follower: actor,
             followee,
         };
-        let ground = self.survey(ends).await?;
+        let context = self.load_context(ends).await?;
         let (owner, stream) = follow_stream(ends);
-        let switched = self
-            .switch(owner, stream, actor, ground.read, |edge| {
-                let exists = ground.followee.is_some();
-                Ok(edge::unfollow(edge, ends, ground.actor, exists)?)
+        let toggled = self
+            .toggle(owner, stream, actor, context.read, |edge| {
+                let exists = context.followee.is_some();
+                Ok(edge::unfollow(edge, ends, context.actor, exists)?)
             })
             .await?;
-        if switched.changed {
+        if toggled.changed {
             self.release_follow(actor).await;
         }
         Ok(Accepted {
             value: (),
-            token: self.token(own(ends, switched)).await?,
+            token: self.token(own(ends, toggled)).await?,
         })
     }
 
-    async fn survey(&self, ends: Ends) -> Result<Ground, CommandError> {
+    async fn load_context(&self, ends: Ends) -> Result<FollowContext, CommandError> {
         let (actor, followee) =
             tokio::join!(self.actor(ends.follower), self.find_user(ends.followee));
         let (actor, followee) = (actor?, followee?);
-        Ok(Ground {
+        Ok(FollowContext {
             actor: actor.status,
             followee: followee.as_ref().map(|user| user.status),
             read: followee
@@ -148,15 +148,15 @@ impl App {
     }
 }
 
-fn own(ends: Ends, switched: Switched) -> Own {
+fn own(ends: Ends, toggled: ToggleOutcome) -> Own {
     Own {
         stream: LogStream::Follow {
             follower: ends.follower,
             followee: ends.followee,
         },
-        version: switched.edge.version,
+        version: toggled.edge.version,
         actor: ends.follower,
         owner: ends.followee,
-        changed: switched.changed,
+        changed: toggled.changed,
     }
 }

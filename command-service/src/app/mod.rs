@@ -40,7 +40,7 @@ pub use create_post::{Created, NewPost};
 pub use edit_profile::Edited;
 pub use error::CommandError;
 pub use follow::Followed;
-pub use moderate::Verdict;
+pub use moderate::ModerationAction;
 pub use react::Reacted;
 pub use sign_in::{SignIn, Tokens};
 pub use token::Accepted;

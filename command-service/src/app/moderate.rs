@@ -9,7 +9,7 @@ use super::{Accepted, App, CommandError};
 use crate::domain::user::{self, User};
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verdict {
+pub enum ModerationAction {
     Verify,
     Suspend,
     Unsuspend,
@@ -19,13 +19,13 @@ impl App {
     pub async fn moderate(
         &self,
         username: &str,
-        verdict: Verdict,
+        action: ModerationAction,
     ) -> Result<Accepted<User>, CommandError> {
         let subject = self.find_username(username).await?;
-        let decide = match verdict {
-            Verdict::Verify => user::verify,
-            Verdict::Suspend => user::suspend,
-            Verdict::Unsuspend => user::unsuspend,
+        let decide = match action {
+            ModerationAction::Verify => user::verify,
+            ModerationAction::Suspend => user::suspend,
+            ModerationAction::Unsuspend => user::unsuspend,
         };
         let decided = self.change_user(subject, |user| Ok(decide(user)?)).await;
         // The subject is no caller: for an operator, who left is not there.

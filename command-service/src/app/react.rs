@@ -71,23 +71,23 @@ impl App {
         let seen = found.as_ref().map(FoundPost::seen);
         let read = found.as_ref().map_or(0, |found| found.read);
         let stream = stream_of(reaction, actor, post);
-        let switched = self
-            .switch(actor, stream, actor, read.max(user.last.get()), |edge| {
+        let toggled = self
+            .toggle(actor, stream, actor, read.max(user.last.get()), |edge| {
                 Ok(decide(edge, user.status, seen)?)
             })
             .await?;
-        let is_repost = reaction == Reaction::Repost && switched.edge.is_on();
-        if switched.changed && is_repost && self.is_deactivated(actor).await? {
+        let is_repost = reaction == Reaction::Repost && toggled.edge.is_on();
+        if toggled.changed && is_repost && self.is_deactivated(actor).await? {
             self.end_repost(actor, post).await?;
             return Err(Refusal::NoActor.into());
         }
         let author = seen.map_or(actor, |(post, _)| post.author);
         let own = Own {
             stream,
-            version: switched.edge.version,
+            version: toggled.edge.version,
             actor,
             owner: author,
-            changed: switched.changed,
+            changed: toggled.changed,
         };
         let (projected, token) = tokio::join!(
             self.store.projections.reaction(reaction, post, actor),
@@ -95,7 +95,7 @@ impl App {
         );
         Ok(Accepted {
             value: Reacted {
-                count: adjusted(projected, switched.edge),
+                count: adjusted(projected, toggled.edge),
             },
             token: token?,
         })

@@ -12,7 +12,7 @@ use shared::time::{Clock, SystemClock};
 use super::error::{Limit, Refusal};
 use super::ports::memory::Memory;
 use super::ports::{Limited, Quota, Registered};
-use super::{Accepted, App, CommandError, Created, NewPost, Parts, Verdict};
+use super::{Accepted, App, CommandError, Created, ModerationAction, NewPost, Parts};
 use crate::domain::text::Content;
 use crate::domain::user::{self, Registration, RegistrationForm};
 use crate::keys::Signer;
@@ -189,16 +189,24 @@ async fn two_who_want_one_name_are_one_user() {
 async fn who_is_suspended_reads_and_writes_nothing() {
     let world = World::new();
     let (ada, bob) = (world.register("ada").await, world.register("bob").await);
-    world.app.moderate("ada", Verdict::Suspend).await.unwrap();
+    world
+        .app
+        .moderate("ada", ModerationAction::Suspend)
+        .await
+        .unwrap();
     let post = world.post(ada, "hello", None, None).await;
     assert_eq!(refused(post), Refusal::Suspended);
     assert_eq!(
         refused(world.app.follow(ada, bob).await),
         Refusal::Suspended
     );
-    world.app.moderate("ada", Verdict::Unsuspend).await.unwrap();
+    world
+        .app
+        .moderate("ada", ModerationAction::Unsuspend)
+        .await
+        .unwrap();
     world.app.follow(ada, bob).await.unwrap();
-    let unknown = world.app.moderate("eve", Verdict::Verify).await;
+    let unknown = world.app.moderate("eve", ModerationAction::Verify).await;
     assert_eq!(refused(unknown), Refusal::NoSuchUser);
 }
 

@@ -1,6 +1,6 @@
 //! Edges: who follows whom, who likes or reposts what.
 //!
-//! An edge is a switch. The events of its stream alternate, on and off, so that its version
+//! An edge is a toggle. The events of its stream alternate, on and off, so that its version
 //! alone says how it stands: odd is on. Asking for what already holds appends nothing.
 
 use shared::events::{self, Event, Payload, Unreposted};

@@ -7,7 +7,7 @@
 //! * `characters`: which characters a text may have, and which of them show anything.
 //! * [`user`]: registration, profile, status.
 //! * [`post`]: writing and deleting.
-//! * [`edge`]: follows, likes, reposts: switches that alternate.
+//! * [`edge`]: follows, likes, reposts: toggles that alternate.
 
 mod characters;
 pub mod edge;

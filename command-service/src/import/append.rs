@@ -8,7 +8,7 @@ use super::loader::Loader;
 use crate::app::CommandError;
 use crate::app::append::{Draft, Target};
 use crate::app::error::{Refusal, Unavailable};
-use crate::app::ports::{Append, AppendOutcome, Receipts, StoreError};
+use crate::app::ports::{AppendOutcome, NewEvent, PriorRequests, StoreError};
 use crate::domain::edge::Edge;
 
 /// An event that a line asks for, decided as if its stream were empty.
@@ -30,12 +30,12 @@ impl Loader<'_> {
     pub(super) async fn done_before(
         &mut self,
         keys: impl Iterator<Item = (UserId, String)>,
-    ) -> Result<Receipts, ImportError> {
+    ) -> Result<PriorRequests, ImportError> {
         let keys: Vec<(UserId, String)> = keys
             .filter(|(owner, _)| !self.people.is_fresh(*owner))
             .collect();
         let store = self.store();
-        self.with_retries(|| store.log.receipts(&keys)).await
+        self.with_retries(|| store.log.prior_requests(&keys)).await
     }
 
     /// Appends all of them, in any order: for each, its event if it is in the log now. The others
@@ -45,14 +45,14 @@ impl Loader<'_> {
         drafts: impl Iterator<Item = &'d Draft>,
     ) -> Result<Vec<Option<EventId>>, ImportError> {
         // What builds on something too far ahead of the clock is looked at more closely, too.
-        let drafted: Vec<Option<Append>> = drafts
+        let drafted: Vec<Option<NewEvent>> = drafts
             .map(|draft| self.app.draft_event(draft, 0).ok())
             .collect();
         let ids: Vec<Option<EventId>> = drafted
             .iter()
             .map(|append| append.as_ref().map(|append| append.event.id))
             .collect();
-        let appends: Vec<Append> = drafted.into_iter().flatten().collect();
+        let appends: Vec<NewEvent> = drafted.into_iter().flatten().collect();
         let store = self.store();
         let appended = self.with_retries(|| store.log.append_all(&appends)).await?;
         let mut appended = appended.into_iter();
@@ -70,8 +70,8 @@ impl Loader<'_> {
         let append = || async {
             match app.append(draft).await {
                 Ok(AppendOutcome::Appended(event)) => Ok(Some(LineOutcome::Appended(event.id))),
-                Ok(AppendOutcome::KeyTaken(receipt)) => {
-                    Ok(Some(LineOutcome::AlreadyThere(receipt.event.id)))
+                Ok(AppendOutcome::KeyTaken(prior_request)) => {
+                    Ok(Some(LineOutcome::AlreadyThere(prior_request.event.id)))
                 }
                 Ok(AppendOutcome::IdTaken | AppendOutcome::VersionTaken) => Ok(None),
                 // It gets nearer while an import waits.
@@ -85,7 +85,10 @@ impl Loader<'_> {
     }
 
     /// The event that an earlier run, or an earlier line, appended under the draft's key.
-    pub(super) async fn receipt(&mut self, draft: &Draft) -> Result<Option<EventId>, ImportError> {
+    pub(super) async fn prior_request(
+        &mut self,
+        draft: &Draft,
+    ) -> Result<Option<EventId>, ImportError> {
         let owner = match draft.target {
             Target::NewPost => draft.actor,
             Target::Stream { owner, .. } => owner,
@@ -94,10 +97,10 @@ impl Loader<'_> {
             return Ok(None);
         };
         let store = self.store();
-        let receipt = self
-            .with_retries(|| store.log.receipt(owner, &key.text))
+        let prior_request = self
+            .with_retries(|| store.log.prior_request(owner, &key.text))
             .await?;
-        Ok(receipt.map(|receipt| receipt.event.id))
+        Ok(prior_request.map(|prior_request| prior_request.event.id))
     }
 
     /// How an edge stands now.

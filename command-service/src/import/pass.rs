@@ -182,7 +182,7 @@ async fn retry_one<P: Events>(
 ) -> Result<LineOutcome, ImportError> {
     let mut draft = planned.draft.clone();
     for _ in 0..TRIES {
-        if let Some(done) = loader.receipt(&draft).await? {
+        if let Some(done) = loader.prior_request(&draft).await? {
             return Ok(LineOutcome::AlreadyThere(done));
         }
         if let Target::Stream { owner, stream, .. } = draft.target {

@@ -18,7 +18,7 @@ use shared::log::LogDocument;
 use super::calls::Calls;
 use super::errors::{Fault, corrupt, is_duplicate};
 use crate::app::ports::{
-    Append, AppendOutcome, EventLog, Receipt, Receipts, Relation, Result, StoreError,
+    AppendOutcome, EventLog, NewEvent, PriorRequest, PriorRequests, Relation, Result, StoreError,
 };
 
 type Attempt<T> = std::result::Result<T, Fault>;
@@ -52,7 +52,7 @@ struct StreamName {
 
 #[async_trait]
 impl EventLog for Log {
-    async fn append(&self, append: &Append) -> Result<AppendOutcome> {
+    async fn append(&self, append: &NewEvent) -> Result<AppendOutcome> {
         self.calls.require_prepared()?;
         let document = document(append)?;
         self.calls
@@ -60,7 +60,7 @@ impl EventLog for Log {
             .await
     }
 
-    async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
+    async fn append_all(&self, appends: &[NewEvent]) -> Result<Vec<bool>> {
         self.calls.require_prepared()?;
         if appends.is_empty() {
             return Ok(Vec::new());
@@ -73,12 +73,12 @@ impl EventLog for Log {
         self.calls.ask(|| self.try_post_created(post)).await
     }
 
-    async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>> {
-        self.calls.ask(|| self.try_receipt(owner, key)).await
+    async fn prior_request(&self, owner: UserId, key: &str) -> Result<Option<PriorRequest>> {
+        self.calls.ask(|| self.try_prior_request(owner, key)).await
     }
 
-    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<Receipts> {
-        self.calls.ask(|| self.try_receipts(keys)).await
+    async fn prior_requests(&self, keys: &[(UserId, String)]) -> Result<PriorRequests> {
+        self.calls.ask(|| self.try_prior_requests(keys)).await
     }
 
     async fn relations(
@@ -118,9 +118,9 @@ impl Log {
             });
         }
         if let Some(key) = &document.key
-            && let Some(receipt) = self.try_receipt(document.owner, key).await?
+            && let Some(prior_request) = self.try_prior_request(document.owner, key).await?
         {
-            return Ok(AppendOutcome::KeyTaken(receipt));
+            return Ok(AppendOutcome::KeyTaken(prior_request));
         }
         let same = doc! {
             "owner": document.owner.get(),
@@ -183,18 +183,18 @@ impl Log {
         }))
     }
 
-    async fn try_receipt(&self, owner: UserId, key: &str) -> Attempt<Option<Receipt>> {
+    async fn try_prior_request(&self, owner: UserId, key: &str) -> Attempt<Option<PriorRequest>> {
         let with_key = doc! { "owner": owner.get(), "key": key };
         let Some(found) = self.events.find_one(with_key).await? else {
             return Ok(None);
         };
-        Ok(Some(Receipt {
+        Ok(Some(PriorRequest {
             hash: found.key_hash.unwrap_or_default(),
             event: found.to_event().map_err(corrupt)?,
         }))
     }
 
-    async fn try_receipts(&self, keys: &[(UserId, String)]) -> Attempt<Receipts> {
+    async fn try_prior_requests(&self, keys: &[(UserId, String)]) -> Attempt<PriorRequests> {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
@@ -264,7 +264,7 @@ impl Log {
     }
 }
 
-fn document(append: &Append) -> Result<LogDocument> {
+fn document(append: &NewEvent) -> Result<LogDocument> {
     let document = LogDocument::new(&append.event, append.owner, append.nonce);
     let mut document = document.map_err(|error| StoreError::Unexpected(Box::new(error)))?;
     document.trace.clone_from(&append.trace);

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use bson::doc;
-use command_service::app::ports::{Append, Key};
+use command_service::app::ports::{Key, NewEvent};
 use command_service::domain::user::User;
 use futures_util::future::join_all;
 use serde_json::json;
@@ -37,7 +37,7 @@ async fn nobody_builds_on_what_is_far_ahead_of_the_clock() {
         content: "from the future".into(),
         reply_to: None,
     });
-    let ahead = Append {
+    let ahead = NewEvent {
         event: Event {
             id: id.cast(),
             stream: LogStream::Post(id),
@@ -93,7 +93,7 @@ async fn write_history(
                 bio: String::new(),
             })
         };
-        Append {
+        NewEvent {
             event: Event {
                 id: Id::new(owner.get() + version).unwrap(),
                 stream: LogStream::User(owner),
@@ -108,7 +108,7 @@ async fn write_history(
             nonce: version,
         }
     };
-    let appends: Vec<Append> = (2..=events).map(event).collect();
+    let appends: Vec<NewEvent> = (2..=events).map(event).collect();
     for batch in appends.chunks(1_000) {
         let written = core.store.ports().log.append_all(batch).await.unwrap();
         assert!(written.iter().all(|written| *written));
@@ -406,7 +406,7 @@ async fn the_key_of_a_post_that_an_earlier_build_wrote_is_answered_for_its_reque
     hash.update("a\r\nb");
     let digest: [u8; 32] = hash.finalize().into();
     let id: PostId = Id::new(user_id(&ada).get() + 1_000).unwrap();
-    let earlier = Append {
+    let earlier = NewEvent {
         event: Event {
             id: id.cast(),
             stream: LogStream::Post(id),

@@ -211,7 +211,7 @@ async fn the_quota_holds_for_many_at_once_and_is_given_back_for_nothing_written(
     app.core()
         .await
         .app
-        .moderate("ada", Verdict::Verify)
+        .moderate("ada", ModerationAction::Verify)
         .await
         .unwrap();
     eventually("the verification is known", || async {

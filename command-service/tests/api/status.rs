@@ -8,7 +8,10 @@ async fn the_suspended_sign_in_and_write_nothing() {
     let (ada, bob) = (app.account("ada").await, app.account("bob").await);
     let post = app.create_post(&ada, "before").await;
     let core = app.core().await;
-    core.app.moderate("ADA", Verdict::Suspend).await.unwrap();
+    core.app
+        .moderate("ADA", ModerationAction::Suspend)
+        .await
+        .unwrap();
     eventually("the suspension is known", || async {
         let answer = app
             .command_with(&ada, "POST", "/posts", json!({ "content": "x" }))
@@ -35,7 +38,10 @@ async fn the_suspended_sign_in_and_write_nothing() {
     app.command(&bob, "POST", &format!("/posts/{post}/like"))
         .await
         .accepted(200);
-    core.app.moderate("ada", Verdict::Unsuspend).await.unwrap();
+    core.app
+        .moderate("ada", ModerationAction::Unsuspend)
+        .await
+        .unwrap();
     eventually("the suspension is lifted", || async {
         app.command(&ada, "DELETE", &format!("/posts/{post}"))
             .await
@@ -191,7 +197,7 @@ async fn overtaken(app: &TestApp, round: usize) -> usize {
     let bob_id = Id::new(id.expect("a number")).expect("an id");
     // Another replica's, which no cleanup follows here.
     let now = SystemClock.now();
-    let leave = Append {
+    let leave = NewEvent {
         event: Event {
             id: Id::new(now.millis() << SEQUENCE_BITS).expect("an id"),
             stream: LogStream::User(bob_id),

@@ -75,7 +75,7 @@ async fn an_import_respects_what_happened_since() {
     app.core()
         .await
         .app
-        .moderate("eve", Verdict::Suspend)
+        .moderate("eve", ModerationAction::Suspend)
         .await
         .unwrap();
     let path = file(folder.path(), "data.ndjson", &text);

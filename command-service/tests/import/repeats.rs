@@ -116,7 +116,7 @@ async fn a_post_that_an_earlier_build_imported_with_its_line_ends_is_not_written
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let id = Id::new(ada.get() + 1_000).unwrap();
-    let earlier = Append {
+    let earlier = NewEvent {
         event: Event {
             id,
             stream: LogStream::Post(id.cast()),

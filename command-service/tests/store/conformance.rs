@@ -2,7 +2,7 @@
 //! Run on MongoDB by `tests/store.rs`, and on the in-memory twin by the crate's own tests.
 
 use command_service::app::ports::{
-    Append, AppendOutcome, Key, NewAccount, Registered, Relation, Store,
+    AppendOutcome, Key, NewAccount, NewEvent, Registered, Relation, Store,
 };
 use shared::consistency::Position;
 use shared::events::{
@@ -56,12 +56,12 @@ pub(crate) use promises;
 mod guards;
 pub use guards::*;
 
-pub fn post(id: i64) -> Append {
+pub fn post(id: i64) -> NewEvent {
     let payload = Payload::PostCreated(PostCreated {
         content: format!("post {id}"),
         reply_to: None,
     });
-    Append {
+    NewEvent {
         event: Event {
             id: Id::new(id).unwrap(),
             stream: LogStream::Post(Id::new(id).unwrap()),
@@ -131,7 +131,7 @@ pub async fn a_taken_version_and_a_taken_key_are_told_apart(world: &impl World) 
             hash,
         })
     };
-    let first = Append {
+    let first = NewEvent {
         key: key(7),
         ..post(10)
     };
@@ -142,15 +142,15 @@ pub async fn a_taken_version_and_a_taken_key_are_told_apart(world: &impl World) 
         store.log.append(&rival).await.unwrap(),
         AppendOutcome::VersionTaken
     ));
-    let again = Append {
+    let again = NewEvent {
         key: key(8),
         ..post(12)
     };
-    let AppendOutcome::KeyTaken(receipt) = store.log.append(&again).await.unwrap() else {
+    let AppendOutcome::KeyTaken(prior_request) = store.log.append(&again).await.unwrap() else {
         panic!("the key is taken");
     };
-    assert_eq!((receipt.event, receipt.hash), (first.event, 7));
-    let elsewhere = Append {
+    assert_eq!((prior_request.event, prior_request.hash), (first.event, 7));
+    let elsewhere = NewEvent {
         key: key(8),
         owner: Id::new(2).unwrap(),
         ..post(13)
@@ -164,7 +164,7 @@ pub async fn a_taken_version_and_a_taken_key_are_told_apart(world: &impl World) 
 pub async fn many_appends_say_of_each_whether_it_is_there(world: &impl World) {
     let store = world.store();
     store.log.append(&post(11)).await.unwrap();
-    let appends: Vec<Append> = (10..15).map(post).collect();
+    let appends: Vec<NewEvent> = (10..15).map(post).collect();
     let there = store.log.append_all(&appends).await.unwrap();
     assert_eq!(there, [true, false, true, true, true]);
     assert_eq!(
@@ -191,13 +191,13 @@ pub async fn ties_of_every_kind_are_found_page_by_page(world: &impl World) {
         append.event.payload = Payload::Followed(ends);
         append
     };
-    let mut appends: Vec<Append> = (20..30).map(|n| edge(n, 1, n)).collect();
+    let mut appends: Vec<NewEvent> = (20..30).map(|n| edge(n, 1, n)).collect();
     appends.extend((30..40).map(|n| edge(n, n, 2)));
     let parent = PostRef {
         post: Id::new(7).unwrap(),
         author: Id::new(3).unwrap(),
     };
-    let by_one = |append: &mut Append| {
+    let by_one = |append: &mut NewEvent| {
         append.owner = Id::new(1).unwrap();
         append.event.actor = append.owner;
     };
@@ -255,7 +255,7 @@ pub async fn ties_of_every_kind_are_found_page_by_page(world: &impl World) {
     assert_eq!(store.follows.count(Id::new(1).unwrap()).await.unwrap(), 10);
 }
 
-fn event(owner: i64, id: i64, stream: LogStream, version: i64, payload: Payload) -> Append {
+fn event(owner: i64, id: i64, stream: LogStream, version: i64, payload: Payload) -> NewEvent {
     let mut append = post(id);
     append.owner = Id::new(owner).unwrap();
     append.event.actor = append.owner;
@@ -277,7 +277,7 @@ fn user(id: i64) -> UserId {
 
 pub async fn what_was_done_under_a_key_is_found_by_it(world: &impl World) {
     let store = world.store();
-    let keyed = Append {
+    let keyed = NewEvent {
         key: Some(Key {
             text: "import:a".into(),
             hash: 7,
@@ -285,12 +285,12 @@ pub async fn what_was_done_under_a_key_is_found_by_it(world: &impl World) {
         ..post(10)
     };
     store.log.append(&keyed).await.unwrap();
-    let found = store.log.receipt(user(1), "import:a").await.unwrap();
+    let found = store.log.prior_request(user(1), "import:a").await.unwrap();
     let found = found.expect("the key is used");
     assert_eq!((found.event, found.hash), (keyed.event, 7));
     let keys = [(1, "import:a"), (2, "import:a"), (1, "import:b")];
     let keys = keys.map(|(owner, key)| (user(owner), key.to_owned()));
-    let found = store.log.receipts(&keys).await.unwrap();
+    let found = store.log.prior_requests(&keys).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[&keys[0]], (Id::new(10).unwrap(), 7));
 }

@@ -20,7 +20,7 @@ pub struct Key {
 
 /// One event to append.
 #[derive(Clone, Debug)]
-pub struct Append {
+pub struct NewEvent {
     pub event: Event,
     /// Whose stream it is.
     pub owner: UserId,
@@ -33,13 +33,13 @@ pub struct Append {
 
 /// What an earlier request with the same key did.
 #[derive(Clone, Debug)]
-pub struct Receipt {
+pub struct PriorRequest {
     pub event: Event,
     pub hash: i64,
 }
 
 /// By owner and key: the event that has the key, and the hash stored with it.
-pub type Receipts = HashMap<(UserId, String), (EventId, i64)>;
+pub type PriorRequests = HashMap<(UserId, String), (EventId, i64)>;
 
 /// How an append ended.
 #[derive(Debug)]
@@ -49,22 +49,22 @@ pub enum AppendOutcome {
     IdTaken,
     /// Somebody was faster: reload and decide again.
     VersionTaken,
-    KeyTaken(Receipt),
+    KeyTaken(PriorRequest),
 }
 
 /// Appending is the only way to change what others see.
 #[async_trait]
 pub trait EventLog: Send + Sync {
     /// Appends one event, or says why not. Asking again with the same event is safe.
-    async fn append(&self, append: &Append) -> Result<AppendOutcome>;
+    async fn append(&self, append: &NewEvent) -> Result<AppendOutcome>;
     /// Appends many at once, in any order: for each, whether it is in the log now.
-    async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>>;
+    async fn append_all(&self, appends: &[NewEvent]) -> Result<Vec<bool>>;
     /// The event that made the post.
     async fn post_created(&self, post: PostId) -> Result<Option<Event>>;
     /// What an earlier request with this key did.
-    async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>>;
+    async fn prior_request(&self, owner: UserId, key: &str) -> Result<Option<PriorRequest>>;
     /// Which of these keys are used, and the event of each.
-    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<Receipts>;
+    async fn prior_requests(&self, keys: &[(UserId, String)]) -> Result<PriorRequests>;
     /// The streams of one kind of relation, standing or not, in an order of the store's, beginning
     /// behind `after`: of at most `limit` events.
     async fn relations(

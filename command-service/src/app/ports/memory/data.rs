@@ -8,8 +8,8 @@ use shared::ids::{EventId, UserId};
 use shared::time::Timestamp;
 
 use super::super::{
-    Append, AppendOutcome, DeactivationCleanup, Key, Limited, NewAccount, Receipt, Registered,
-    Renewed, Session, Store,
+    AppendOutcome, DeactivationCleanup, Key, Limited, NewAccount, NewEvent, PriorRequest,
+    Registered, Renewed, Session, Store,
 };
 use crate::domain::user::User;
 
@@ -86,7 +86,7 @@ impl Memory {
 
 impl Data {
     /// Which of the log's three unique indexes refuses the event, if one does.
-    pub(super) fn insert(&mut self, append: &Append) -> AppendOutcome {
+    pub(super) fn insert(&mut self, append: &NewEvent) -> AppendOutcome {
         if let Some(stored) = self.events.get(&append.event.id) {
             return if stored.nonce == append.nonce {
                 AppendOutcome::Appended(stored.event.clone())
@@ -95,9 +95,9 @@ impl Data {
             };
         }
         if let Some(key) = &append.key
-            && let Some(receipt) = self.receipt(append.owner, &key.text)
+            && let Some(prior_request) = self.prior_request(append.owner, &key.text)
         {
-            return AppendOutcome::KeyTaken(receipt);
+            return AppendOutcome::KeyTaken(prior_request);
         }
         let same = |event: &Event| event.version == append.event.version;
         if self.stream(append.owner, append.event.stream).any(same) {
@@ -113,13 +113,13 @@ impl Data {
         AppendOutcome::Appended(append.event.clone())
     }
 
-    pub(super) fn receipt(&self, owner: UserId, key: &str) -> Option<Receipt> {
+    pub(super) fn prior_request(&self, owner: UserId, key: &str) -> Option<PriorRequest> {
         let has_key = |stored: &&Stored| {
             let text = stored.key.as_ref().map(|key| key.text.as_str());
             stored.owner == owner && text == Some(key)
         };
         let found = self.events.values().find(has_key)?;
-        Some(Receipt {
+        Some(PriorRequest {
             event: found.event.clone(),
             hash: found.key.as_ref().map_or(0, |key| key.hash),
         })
@@ -169,7 +169,7 @@ impl Data {
             if let Some(hash) = &account.password_hash {
                 self.passwords.insert(user, hash.expose().to_owned());
             }
-            self.insert(&Append {
+            self.insert(&NewEvent {
                 event: account.event.clone(),
                 owner: user,
                 key: None,

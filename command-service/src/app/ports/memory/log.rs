@@ -8,8 +8,8 @@ use shared::events::{Event, LogStream, Payload};
 use shared::ids::{EventId, PostId, SEQUENCE_BITS, UserId};
 
 use super::super::{
-    Append, AppendOutcome, Counts, EventLog, Projected, Projections, Reaction, Receipt, Receipts,
-    Relation, Result, Streams,
+    AppendOutcome, Counts, EventLog, NewEvent, PriorRequest, PriorRequests, Projected, Projections,
+    Reaction, Relation, Result, Streams,
 };
 use super::data::{Memory, Stored};
 use crate::domain::user::{AccountStatus, User};
@@ -19,11 +19,11 @@ const OVERLAP_MS: i64 = 8_000;
 
 #[async_trait]
 impl EventLog for Memory {
-    async fn append(&self, append: &Append) -> Result<AppendOutcome> {
+    async fn append(&self, append: &NewEvent) -> Result<AppendOutcome> {
         Ok(self.data().insert(append))
     }
 
-    async fn append_all(&self, appends: &[Append]) -> Result<Vec<bool>> {
+    async fn append_all(&self, appends: &[NewEvent]) -> Result<Vec<bool>> {
         let mut data = self.data();
         let is_there = |append| matches!(data.insert(append), AppendOutcome::Appended(_));
         Ok(appends.iter().map(is_there).collect())
@@ -35,15 +35,18 @@ impl EventLog for Memory {
         Ok(found.filter(|event| matches!(event.payload, Payload::PostCreated(_))))
     }
 
-    async fn receipt(&self, owner: UserId, key: &str) -> Result<Option<Receipt>> {
-        Ok(self.data().receipt(owner, key))
+    async fn prior_request(&self, owner: UserId, key: &str) -> Result<Option<PriorRequest>> {
+        Ok(self.data().prior_request(owner, key))
     }
 
-    async fn receipts(&self, keys: &[(UserId, String)]) -> Result<Receipts> {
+    async fn prior_requests(&self, keys: &[(UserId, String)]) -> Result<PriorRequests> {
         let data = self.data();
         let found = keys.iter().filter_map(|(owner, key)| {
-            let receipt = data.receipt(*owner, key)?;
-            Some(((*owner, key.clone()), (receipt.event.id, receipt.hash)))
+            let prior_request = data.prior_request(*owner, key)?;
+            Some((
+                (*owner, key.clone()),
+                (prior_request.event.id, prior_request.hash),
+            ))
         });
         Ok(found.collect())
     }
