@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use shared::consistency;
 
 use crate::events::Events;
-use crate::eventually;
 use crate::world::Service;
+use crate::{eventually, http_client};
 
 /// Clients of one deployment.
 #[derive(Clone, Debug)]
@@ -101,13 +101,9 @@ fn base(address: &str) -> String {
 
 impl Api {
     pub fn new(command: &str, query: &str) -> Self {
-        // Longer than the service's own deadline (5 s), so that mostly the service gives up first.
-        let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(8))
-            .no_proxy()
-            .build();
         Self {
-            http: http.expect("a client"),
+            // Longer than the service's own deadline (5 s): mostly the service gives up first.
+            http: http_client(Some(Duration::from_secs(8))),
             command: base(command),
             query: base(query),
         }
@@ -325,8 +321,7 @@ impl Session {
     /// A request for the live stream, with this query string.
     pub fn live_request(&self, query: &str) -> RequestBuilder {
         // Without the deadline that other requests have.
-        let http = reqwest::Client::builder().no_proxy().build();
-        http.expect("a client")
+        http_client(None)
             .get(format!("{}/timeline/stream{query}", self.api.query))
             .bearer_auth(&self.token)
     }

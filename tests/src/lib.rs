@@ -33,6 +33,15 @@ pub mod world;
 
 use std::time::{Duration, Instant};
 
+/// An HTTP client that uses no proxy of the environment. A live stream needs one without a timeout.
+pub fn http_client(timeout: Option<Duration>) -> reqwest::Client {
+    let mut client = reqwest::Client::builder().no_proxy();
+    if let Some(timeout) = timeout {
+        client = client.timeout(timeout);
+    }
+    client.build().expect("a client")
+}
+
 /// Asks again and again until there is an answer, and gives up with `what` after `patience`.
 ///
 /// The only way in which tests wait: for something that can be seen, never for time to pass.

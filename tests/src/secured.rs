@@ -246,50 +246,18 @@ impl SecuredMongo {
         let temporary = temporary.expect("a folder for temporary files");
         let folder = temporary.path().to_owned();
         let [port] = free_ports();
-        let mut arguments: Vec<String> = [
-            "--config",
-            &write(&folder, "secantus.toml", ""),
-            "--port",
-            &port.to_string(),
-            "--storage-path",
-            &folder.join("data").display().to_string(),
-            "--cache-size",
-            "256M",
-            "--log-level",
-            "WARNING",
-        ]
-        .map(str::to_owned)
-        .into();
         let program = needed("MICROBLOG_MONGODB_BIN");
         let process = |arguments: &[String]| {
             Process::new("mongodb", Path::new(&program), &folder).arguments(arguments)
         };
+        let mut arguments = arguments(&folder, port);
         if let Some((name, password)) = security.user {
-            // Somebody has to be there before it asks who.
-            let open = process(&arguments);
-            open.start();
-            let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
-            let client = mongodb::Client::with_uri_str(uri).await.expect("a client");
-            eventually("a user is made", Duration::from_secs(60), async || {
-                let user = doc! { "createUser": name, "pwd": password, "roles": ["root"] };
-                client.database("admin").run_command(user).await.ok()
-            })
-            .await;
-            open.terminate();
-            let ended = open.wait(Duration::from_secs(30)).await;
-            ended.expect("it ends when it is asked to");
+            // A database that asks for users must have one before it asks.
+            create_user(&process(&arguments), port, name, password).await;
             arguments.push("--auth".to_owned());
         }
         if let Some((server, clients)) = security.tls {
-            let certificate = write(&folder, "server.pem", &server.certificate);
-            let key = write(&folder, "server.key", &server.key);
-            let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key];
-            arguments.extend(files.map(str::to_owned));
-            if let Some(authority) = clients {
-                let ca = write(&folder, "clients.pem", &authority.certificate());
-                let asks = ["--tls-ca-file", &ca, "--tls-require-client-cert"];
-                arguments.extend(asks.map(str::to_owned));
-            }
+            arguments.extend(tls_arguments(&folder, server, clients));
         }
         let process = process(&arguments);
         process.start();
@@ -308,4 +276,51 @@ impl SecuredMongo {
     pub fn check(&self) {
         assert!(self.process.is_running(), "{}", self.process.tail(20));
     }
+}
+
+/// What every embedded MongoDB of these tests is started with.
+fn arguments(folder: &Path, port: u16) -> Vec<String> {
+    [
+        "--config",
+        &write(folder, "secantus.toml", ""),
+        "--port",
+        &port.to_string(),
+        "--storage-path",
+        &folder.join("data").display().to_string(),
+        "--cache-size",
+        "256M",
+        "--log-level",
+        "WARNING",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// Starts the database, creates its first user, and stops it again.
+async fn create_user(database: &Process, port: u16, name: &str, password: &str) {
+    database.start();
+    let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
+    let client = mongodb::Client::with_uri_str(uri).await.expect("a client");
+    eventually("a user is made", Duration::from_secs(60), async || {
+        let user = doc! { "createUser": name, "pwd": password, "roles": ["root"] };
+        client.database("admin").run_command(user).await.ok()
+    })
+    .await;
+    database.terminate();
+    let ended = database.wait(Duration::from_secs(30)).await;
+    ended.expect("it ends when it is asked to");
+}
+
+/// The server's certificate and, if there is one, the authority whose clients it accepts.
+fn tls_arguments(folder: &Path, server: &Certified, clients: Option<&Authority>) -> Vec<String> {
+    let certificate = write(folder, "server.pem", &server.certificate);
+    let key = write(folder, "server.key", &server.key);
+    let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key];
+    let mut arguments = Vec::from(files.map(str::to_owned));
+    if let Some(authority) = clients {
+        let ca = write(folder, "clients.pem", &authority.certificate());
+        let asks = ["--tls-ca-file", &ca, "--tls-require-client-cert"];
+        arguments.extend(asks.map(str::to_owned));
+    }
+    arguments
 }

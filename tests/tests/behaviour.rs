@@ -607,18 +607,22 @@ async fn a_second_deployment_with_the_same_prefix_is_refused_and_disturbs_nobody
     let query = world.of_another_deployment(&world.query);
     // The projector first: a log that has no identity yet must not take the stream's.
     query.process.start();
-    eventually("the second fold waits for its log", PATIENCE, async || {
-        let (ready, says) = query.says_ready().await?;
-        (!ready && says.contains("has no identity yet")).then_some(())
-    })
-    .await;
-    command.process.start();
-    for service in [&command, &query] {
-        eventually("the second deployment is refused", PATIENCE, async || {
-            let (ready, says) = service.says_ready().await?;
-            (!ready && says.contains(SENTENCE) && says.contains("NATS_PREFIX")).then_some(())
+    let what = "the second fold waits for its log";
+    query
+        .readiness_becomes(what, |readiness| {
+            !readiness.is_ready() && readiness.mentions("has no identity yet")
         })
         .await;
+    command.process.start();
+    for service in [&command, &query] {
+        let what = "the second deployment is refused";
+        service
+            .readiness_becomes(what, |readiness| {
+                !readiness.is_ready()
+                    && readiness.mentions(SENTENCE)
+                    && readiness.mentions("NATS_PREFIX")
+            })
+            .await;
     }
     // Its log takes commands all the same, and nothing of them reaches the stream.
     let api = Api::new(&command.api, &query.api);

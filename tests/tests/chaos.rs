@@ -306,10 +306,10 @@ async fn a_relay_that_wakes_up_past_its_lease_changes_nothing() {
         load.acknowledged(20).await;
         holder.process.pause();
         let paused = Instant::now();
-        eventually("the other relay is active", PATIENCE, async || {
-            (standby.metric("relay_active").await? == 1.0).then_some(())
-        })
-        .await;
+        let what = "the other relay is active";
+        standby
+            .metric_becomes(what, "relay_active", |active| active == 1.0)
+            .await;
         // It has published what came since, while the first still believes in its lease.
         load.acknowledged(40).await;
         tokio::time::sleep(PAST_THE_LEASE.saturating_sub(paused.elapsed())).await;
@@ -336,25 +336,22 @@ async fn a_relay_that_cannot_reach_the_broker_takes_no_lease_and_raises_the_alar
     let [closed] = free_ports();
     let other = world.another_to_broker(&world.command, closed);
     other.process.start();
-    eventually(
-        "it serves, and says what does not work",
-        PATIENCE,
-        async || {
-            let (ready, says) = other.says_ready().await?;
-            (ready && says.contains("degraded") && says.contains("NATS")).then_some(())
-        },
-    )
-    .await;
+    let what = "it serves, and says what does not work";
+    other
+        .readiness_becomes(what, |readiness| {
+            readiness.is_ready() && readiness.mentions("degraded") && readiness.mentions("NATS")
+        })
+        .await;
     let api = Api::new(&other.api, &world.query.api);
     let author = world.sessions(&api, "author", 1).await.remove(0);
     author.post("one", "one").await.accepted();
     world.command.process.pause();
     let paused = Instant::now();
     let post = author.post("two", "two").await.accepted();
-    eventually("the alarm is raised", PATIENCE, async || {
-        (other.metric("relay_lag_seconds").await? > 2.0).then_some(())
-    })
-    .await;
+    let (what, lag) = ("the alarm is raised", "relay_lag_seconds");
+    other
+        .metric_becomes(what, lag, |seconds| seconds > 2.0)
+        .await;
     tokio::time::sleep((PAST_THE_LEASE + Duration::from_secs(1)).saturating_sub(paused.elapsed()))
         .await;
     assert_eq!(other.metric("relay_active").await, Some(0.0));
@@ -372,10 +369,9 @@ async fn a_relay_that_cannot_reach_the_broker_takes_no_lease_and_raises_the_alar
     })
     .await;
     println!("visible {:?} after the relay was back", resumed.elapsed());
-    eventually("the alarm ends", PATIENCE, async || {
-        (other.metric("relay_lag_seconds").await? == 0.0).then_some(())
-    })
-    .await;
+    other
+        .metric_becomes("the alarm ends", lag, |seconds| seconds == 0.0)
+        .await;
     let audit = world.audit().await;
     assert!(audit.is_clean(), "{audit:?}");
 }

@@ -14,7 +14,7 @@ use shared::settings::{Secret, Settings};
 use system_tests::eventually;
 use system_tests::process::Process;
 use system_tests::secured::{Authority, Broker, Operator, SecuredMongo, Security, write};
-use system_tests::world::{PATIENCE, World, binary_named};
+use system_tests::world::{PATIENCE, Readiness, World, binary_named};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -444,7 +444,7 @@ async fn mongodb_says_which_of_password_authority_and_replica_set_is_wrong() {
         service.process.start();
         let name = service.process.name().to_owned();
         eventually(&format!("{name} says why"), SOON, async || {
-            let (status, body) = service.readiness().await?;
+            let Readiness { status, body } = service.readiness().await?;
             let why = body["missing"]["MongoDB answers"].as_str()?;
             (status == 503 && Some(why) == wrong_password).then_some(())
         })
@@ -564,11 +564,11 @@ async fn a_refusal_is_told_once_and_credentials_are_exchanged_under_load_without
     // Commands are accepted meanwhile, and what is wrong can be read.
     world.command.ready().await;
     eventually("both services say why", SOON, async || {
-        let (command, command_body) = world.command.readiness().await?;
-        let (query, query_body) = world.query.readiness().await?;
+        let command = world.command.readiness().await?;
+        let query = world.query.readiness().await?;
         let told =
-            says(&command_body["degraded"], SENTENCE) && says(&query_body["missing"], SENTENCE);
-        (command == 200 && query == 503 && told).then_some(())
+            says(&command.body["degraded"], SENTENCE) && says(&query.body["missing"], SENTENCE);
+        (command.status == 200 && query.status == 503 && told).then_some(())
     })
     .await;
     for service in [&world.command, &world.query] {
@@ -585,11 +585,9 @@ async fn a_refusal_is_told_once_and_credentials_are_exchanged_under_load_without
 
     put_key(&file, &first);
     world.query.ready().await;
-    eventually("the command service is whole", PATIENCE, async || {
-        let (_, body) = world.command.readiness().await?;
-        (body["status"] == "ready").then_some(())
-    })
-    .await;
+    let what = "the command service is whole";
+    let is_whole = |readiness: &Readiness| readiness.body["status"] == "ready";
+    world.command.readiness_becomes(what, is_whole).await;
     for service in [&world.command, &world.query] {
         // The line may be on its way to us when the service is ready already.
         eventually("the end is told", SOON, async || {

@@ -13,7 +13,7 @@ use reqwest::{Client, RequestBuilder};
 use serde_json::json;
 use system_tests::process::OnlyLast;
 use system_tests::world::{PATIENCE, Service, World};
-use system_tests::{eventually, is_long};
+use system_tests::{eventually, http_client, is_long};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
 const CLIENTS: usize = 8;
@@ -31,10 +31,7 @@ async fn alone() -> Option<MutexGuard<'static, ()>> {
 }
 
 fn http() -> Client {
-    let client = Client::builder()
-        .timeout(Duration::from_secs(20))
-        .no_proxy();
-    client.build().expect("a client")
+    http_client(Some(Duration::from_secs(20)))
 }
 
 /// One answer.

@@ -23,7 +23,7 @@ use shared::settings::VARIABLES;
 use shared::token::{AUDIENCE, ISSUER, KeySet};
 use system_tests::process::Process;
 use system_tests::world::{PATIENCE, World, binary_named};
-use system_tests::{eventually, is_long, routes};
+use system_tests::{eventually, http_client, is_long, routes};
 
 const PASSWORD: &str = "correct horse battery";
 const BASE: &str = "/api/v1";
@@ -99,11 +99,7 @@ impl Answer {
 impl Clients {
     fn of(world: &World) -> Self {
         Self {
-            http: reqwest::Client::builder()
-                .timeout(Duration::from_secs(20))
-                .no_proxy()
-                .build()
-                .expect("a client"),
+            http: http_client(Some(Duration::from_secs(20))),
             command: world.command.api.clone(),
             query: world.query.api.clone(),
             addresses: AtomicU32::new(0),

@@ -14,7 +14,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::consistency::{self, ConsistencyToken};
 use system_tests::world::{PATIENCE, World};
-use system_tests::{eventually, is_long, seed};
+use system_tests::{eventually, http_client, is_long, seed};
 
 use super::{alone, text};
 
@@ -104,10 +104,7 @@ async fn a_token_shows_what_its_user_had_accepted_before_whatever_the_two_comman
     tokio::join!(command.start(), query.start());
     let base = |address: &str| format!("{address}/api/v1");
     let places = Arc::new(Places {
-        http: reqwest::Client::builder()
-            .no_proxy()
-            .build()
-            .expect("a client"),
+        http: http_client(None),
         commands: [base(&world.command.api), base(&command.api)],
         queries: [base(&world.query.api), base(&query.api)],
     });

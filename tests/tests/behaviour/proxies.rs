@@ -9,9 +9,9 @@ use futures_util::future::join_all;
 use reqwest::StatusCode;
 use system_tests::api::Session;
 use system_tests::events::{End, Event, Events};
-use system_tests::eventually;
 use system_tests::process::{Process, describe};
 use system_tests::world::{PATIENCE, World, free_ports};
+use system_tests::{eventually, http_client};
 
 use super::{alone, text};
 
@@ -62,8 +62,7 @@ async fn live_streams_and_entity_tags_pass_through_proxies() {
 /// Waits until a proxy answers.
 async fn answers(front: &Front, proxies: &[Arc<Process>]) {
     let what = format!("{} answers", front.name);
-    let http = reqwest::Client::builder().no_proxy().build();
-    let http = http.expect("a client");
+    let http = http_client(None);
     eventually(&what, PATIENCE, async || {
         for process in proxies {
             if let Some(status) = process.ended() {

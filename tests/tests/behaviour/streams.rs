@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use shared::token::{AUDIENCE, ISSUER, KeySet};
 use system_tests::api::{Outcome, Session};
 use system_tests::events::{End, Events, Item};
-use system_tests::eventually;
 use system_tests::world::{PATIENCE, World};
+use system_tests::{eventually, http_client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -39,11 +39,9 @@ async fn a_live_stream_is_what_libraries_read_from_its_first_byte_to_its_end() {
         one_stream_too_many(&readers[4]),
     );
     // Whoever closes a connection gives its place back at once, not with the second heartbeat.
-    eventually("no live stream is left", PATIENCE, async || {
-        let open = world.query.metric("query_service_live_streams").await;
-        (open == Some(0.0)).then_some(())
-    })
-    .await;
+    let what = "no live stream is left";
+    let open = "query_service_live_streams";
+    world.query.metric_becomes(what, open, |n| n == 0.0).await;
 }
 
 /// An idempotency key: posts are sent again until they are accepted.
@@ -57,8 +55,7 @@ async fn post(session: &Session, content: &str) -> String {
 
 /// Without a token, and directly.
 async fn get(url: &str) -> reqwest::Result<reqwest::Response> {
-    let http = reqwest::Client::builder().no_proxy().build()?;
-    http.get(url).send().await
+    http_client(None).get(url).send().await
 }
 
 /// A stream as it comes over the wire, chunked coding undone where there is any.

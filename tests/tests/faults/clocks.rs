@@ -219,8 +219,9 @@ async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
 async fn agree(service: &Service, right: bool) {
     let what = format!("{}: is the clock right? {right}", service.process.name());
     eventually(&what, PATIENCE, async || {
-        let missing = service.not_ready().await.unwrap_or_default();
-        (missing.contains(shared::database_clock::AGREES) != right).then_some(())
+        let readiness = service.readiness().await?;
+        let disagrees = !readiness.is_ready() && readiness.mentions(shared::database_clock::AGREES);
+        (disagrees != right).then_some(())
     })
     .await;
 }
