@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use query_service::read_model::cursor::{CursorKey, CursorKind};
+use query_service::reads::cursor::{CursorKey, CursorKind};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     let key = CursorKey::new([7; 32]);

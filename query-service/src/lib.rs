@@ -1,24 +1,29 @@
 //! Query side: folds the stream into views, and serves them.
 //!
-//! Rooms, in reading order:
-//! * [`projection`]: partition leases, the ordered reader, one file per family of events, jobs.
-//! * [`read_model`]: the only reader and writer of the views, and what is remembered of them.
-//! * [`reads`]: which reads begin, in which order cache and database are asked; never mentions HTTP.
-//! * [`http`]: extracts, makes one call into [`reads`], maps.
-//! * [`live`]: follows the notices of the fold, hands them to the caches, wakes live streams.
-//! * [`accounts`]: users' own e-mail addresses, which no view holds.
-//! * [`verify`]: recomputes from the log what readers should see, and compares.
-//! * [`rebuild`]: a second generation of views beside the live one.
-//! * [`dead_letters`]: messages that could not be understood.
+//! Rooms, in reading order; each names only those before it:
+//! * [`views`]: schema and storage of the views: rows, keys, generations, the one transaction that
+//!   writes them. Never mentions actix or async_nats.
+//! * [`cache`]: what this replica remembers of the views, until it is told that it changed. Knows
+//!   no database, and [`reads`] alone uses it.
+//! * [`reads`]: reads of timelines, posts and users: which begin, where they look first, what is
+//!   shown. Writes nothing but when a reader was last seen; never mentions HTTP.
+//! * [`projection`]: partition leases, the ordered reader, the fold, its jobs. The only writer of
+//!   the views; never answers a request.
+//! * [`live`]: who is connected, and when to wake them. Reads and writes nothing.
+//! * [`invalidation`]: follows what the fold of every replica says: feeds the cache, then wakes
+//!   [`live`]. Changes nothing that is stored.
+//! * [`accounts`]: users' own e-mail addresses, which no view holds. Keeps none of them.
+//! * [`http`]: extracts, makes one call into [`reads`], maps. Cannot reach a write.
+//! * [`operator`]: the commands verify, rebuild and dead-letters. Serves nothing.
 //! * [`startup`]: the only file that sees every room.
 
 pub mod accounts;
-pub mod dead_letters;
+mod cache;
 pub mod http;
+pub mod invalidation;
 pub mod live;
+pub mod operator;
 pub mod projection;
-pub mod read_model;
 pub mod reads;
-pub mod rebuild;
 pub mod startup;
-pub mod verify;
+pub mod views;

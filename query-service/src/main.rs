@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use query_service::operator::{dead_letters, rebuild, verify};
 use query_service::startup::{Application, Role};
-use query_service::{dead_letters, rebuild, verify};
 use shared::error_chain::Chain;
 use shared::settings::Settings;
 use shared::telemetry;

@@ -24,15 +24,17 @@ use tracing::{info, warn};
 
 use crate::accounts::OwnAddresses;
 use crate::http;
+use crate::invalidation::Subscriber;
 use crate::live::Live;
 use crate::projection::generations::Generations;
 use crate::projection::monitor;
 use crate::projection::settings::FoldSettings;
 use crate::projection::stream_check::{self, StreamCheck};
-use crate::read_model::addresses;
-use crate::read_model::generation::Catalog;
-use crate::read_model::{CurrentViews, ViewError, Views};
 use crate::reads::admission::Admission;
+use crate::reads::model::{CurrentViews, ReadModel};
+use crate::views::addresses;
+use crate::views::error::ViewError;
+use crate::views::generation::Catalog;
 
 /// Which half of the service a process runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -244,9 +246,8 @@ async fn serve(
     let handle = if role.serves() {
         let live =
             Live::new(current.clone(), stop.clone()).with_heartbeat(settings.stream_heartbeat);
-        let follow = live
-            .clone()
-            .follow(nats, settings.names.clone(), tasks.stop_signal());
+        let subscriber = Subscriber::new(current.clone(), live.clone());
+        let follow = subscriber.run(nats, settings.names.clone(), tasks.stop_signal());
         tasks.spawn("live", follow);
         let admission = Admission::new(&breaker, settings.ip_rate_per_second > 0);
         let addresses = OwnAddresses::new(&accounts);
@@ -268,10 +269,10 @@ async fn open_views(
     settings: &Settings,
     readiness: &Readiness,
     stop: &CancellationToken,
-) -> Result<Option<Views>, StartupError> {
+) -> Result<Option<ReadModel>, StartupError> {
     let (mut backoff, mut told) = (resilience::background(), None);
     loop {
-        match Views::open(database, settings.partitions).await {
+        match ReadModel::open(database, settings.partitions).await {
             Ok(views) => return Ok(Some(views)),
             Err(ViewError::Database(error)) => {
                 let why = engines::reason(&error);

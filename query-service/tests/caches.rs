@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use common::World;
 use futures_util::FutureExt;
+use query_service::invalidation::Subscriber;
 use query_service::live::{Live, Refused};
-use query_service::read_model::{ViewError, Views};
-use query_service::verify::{Cuts, List, Visible, read_log};
+use query_service::operator::verify::{Cuts, List, Visible, read_log};
+use query_service::reads::{ReadFrom, ReadModel, Unanswered};
 use shared::events::PostRef;
 use shared::ids::{Id, UserId};
 use shared::telemetry;
@@ -22,10 +23,14 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Reads what clients read, all the time, so that loads begin before and end after notices.
-async fn read_on(views: Views, users: Vec<UserId>, done: Arc<AtomicBool>) -> Result<(), ViewError> {
+async fn read_on(
+    views: ReadModel,
+    users: Vec<UserId>,
+    done: Arc<AtomicBool>,
+) -> Result<(), Unanswered> {
     while !done.load(Ordering::Relaxed) {
         for user in &users {
-            let views = views.cached();
+            let views = views.with(ReadFrom::CacheThenDatabase);
             views.home(*user, 20, None).await?;
             views.user(*user).await?;
             views.posts_of(*user, Some(*user), 20, None).await?;
@@ -54,8 +59,8 @@ async fn what_is_remembered_equals_the_model_while_people_act_and_folds_restart(
     let views = world.views().await;
     let (_switch, current) = tokio::sync::watch::channel(views.clone());
     let stop = CancellationToken::new();
-    let live = Live::new(current, stop.clone());
-    let follow = live.follow(
+    let live = Live::new(current.clone(), stop.clone());
+    let follow = Subscriber::new(current, live).run(
         world.nats.clone(),
         world.settings.names.clone(),
         stop.clone(),
@@ -121,12 +126,13 @@ async fn a_merge_that_is_remembered_equals_the_model_while_people_act() {
     let (_switch, current) = tokio::sync::watch::channel(views.clone());
     let stop = CancellationToken::new();
     let names = world.settings.names.clone();
-    let follow = Live::new(current, stop.clone()).follow(world.nats.clone(), names, stop.clone());
+    let live = Live::new(current.clone(), stop.clone());
+    let follow = Subscriber::new(current, live).run(world.nats.clone(), names, stop.clone());
     let follow = tokio::spawn(follow);
     world.caught_up(&views).await;
     common::eventually("everybody is parked", async || {
         let users = world.history.users();
-        views.parked_among(users).await.unwrap().len() == users.len()
+        views.generation().parked_among(users).await.unwrap().len() == users.len()
     })
     .await;
     for round in 0..6 {
@@ -152,14 +158,16 @@ async fn a_merge_that_is_remembered_equals_the_model_while_people_act() {
 }
 
 /// How many first pages were all in memory; they equal the model as well.
-async fn equals_the_model(world: &World, views: &Views, round: usize) -> usize {
+async fn equals_the_model(world: &World, views: &ReadModel, round: usize) -> usize {
     let mut from_memory = 0;
     let model = read_log(&world.log).await.expect("the log");
     let give_up = tokio::time::Instant::now() + PATIENCE;
     for user in model.users() {
         let expected = model.visible(user, &Cuts::default());
         loop {
-            let shown = Visible::of(&views.cached(), user).await.expect("a read");
+            let shown = Visible::of(&views.with(ReadFrom::CacheThenDatabase), user)
+                .await
+                .expect("a read");
             let differences = expected.differences(user, &shown);
             if differences.is_empty() {
                 break;
@@ -176,7 +184,7 @@ async fn equals_the_model(world: &World, views: &Views, round: usize) -> usize {
         let Some(expected) = expected.lists.get(&List::Home) else {
             continue;
         };
-        let Some(memory) = views.cached().from_memory() else {
+        let Some(memory) = views.with(ReadFrom::CacheThenDatabase).cache_only() else {
             continue;
         };
         match List::Home.page(&memory, user, 100, None).await {
@@ -185,7 +193,7 @@ async fn equals_the_model(world: &World, views: &Views, round: usize) -> usize {
                 assert_eq!(page.items, expected, "round {round}, user {user}");
                 from_memory += 1;
             }
-            Err(error) => assert!(matches!(error, ViewError::NotRemembered), "{error}"),
+            Err(error) => assert!(matches!(error, Unanswered::CacheMiss), "{error}"),
         }
     }
     from_memory
@@ -215,15 +223,19 @@ async fn a_post_that_two_repost_does_not_send_the_next_reader_to_the_database() 
     let (fold, views) = (world.fold().await, world.views().await);
     let stop = CancellationToken::new();
     let (_switch, current) = tokio::sync::watch::channel(views.clone());
-    let live = Live::new(current, stop.clone());
+    let live = Live::new(current.clone(), stop.clone());
     let names = world.settings.names.clone();
-    let follow = tokio::spawn(live.follow(world.nats.clone(), names, stop.clone()));
+    let follow =
+        tokio::spawn(Subscriber::new(current, live).run(world.nats.clone(), names, stop.clone()));
     world.caught_up(&views).await;
     common::eventually("the page is remembered", async || {
-        let read = views.cached().home(reader, 20, None).await;
+        let read = views
+            .with(ReadFrom::CacheThenDatabase)
+            .home(reader, 20, None)
+            .await;
         let loaded = read.expect("a timeline");
         assert_eq!(loaded.items.len(), 20);
-        let Some(memory) = views.cached().from_memory() else {
+        let Some(memory) = views.with(ReadFrom::CacheThenDatabase).cache_only() else {
             return false;
         };
         memory
@@ -255,23 +267,35 @@ async fn a_page_by_a_cursor_is_never_remembered_as_the_newest() {
     let other = world.views().await;
     let stop = CancellationToken::new();
     let (_switch, current) = tokio::sync::watch::channel(other.clone());
-    let live = Live::new(current, stop.clone());
+    let live = Live::new(current.clone(), stop.clone());
     let names = world.settings.names.clone();
-    let follow = tokio::spawn(live.follow(world.nats.clone(), names, stop.clone()));
+    let follow =
+        tokio::spawn(Subscriber::new(current, live).run(world.nats.clone(), names, stop.clone()));
     common::eventually("the other replica is told of changes", async || {
-        other.cached().from_memory().is_some()
+        other
+            .with(ReadFrom::CacheThenDatabase)
+            .cache_only()
+            .is_some()
     })
     .await;
     let first = views.home(reader, 3, None).await.unwrap();
     assert_eq!(first.items.len(), 3);
     let cursor = first.next_cursor.as_deref();
-    let second = other.cached().home(reader, 3, cursor).await.unwrap();
+    let second = other
+        .with(ReadFrom::CacheThenDatabase)
+        .home(reader, 3, cursor)
+        .await
+        .unwrap();
     assert_eq!(second.items.len(), 3);
     for _ in 0..3 {
-        let shown = other.cached().home(reader, 3, None).await.unwrap();
+        let shown = other
+            .with(ReadFrom::CacheThenDatabase)
+            .home(reader, 3, None)
+            .await
+            .unwrap();
         assert_eq!(shown.items, first.items);
         let of = other
-            .cached()
+            .with(ReadFrom::CacheThenDatabase)
             .posts_of(author, None, 3, None)
             .await
             .unwrap();
@@ -302,13 +326,14 @@ async fn a_resumption_misses_nothing_that_is_trimmed_meanwhile() {
     })
     .await;
     fold.stop().await;
+    let writer = common::writer(&views).await;
     let (_, all) = views.newer_than(reader, 0).await.unwrap();
     for round in 0..POSTS / 2 - 1 {
         // The oldest that is stored was sent before; the next is trimmed with it, at some moment.
         let oldest = 2 * round;
         let trim = async {
             tokio::time::sleep(Duration::from_micros(round as u64 % 16 * 600)).await;
-            views.trim(&[reader], POSTS - oldest - 2).await.unwrap()
+            writer.trim(&[reader], POSTS - oldest - 2).await.unwrap()
         };
         let resumed = views.newer_than(reader, all[oldest].0);
         let (resumed, _) = tokio::join!(resumed, trim);
@@ -325,27 +350,43 @@ async fn without_notices_nothing_is_believed_and_in_bad_times_it_is_served() {
     let fold = world.fold().await;
     world.assert_equal_to_the_model("caught up").await;
     let (reader, views) = (world.history.users()[0], world.views().await);
-    let before = views.cached().home(reader, 20, None).await.unwrap();
+    let before = views
+        .with(ReadFrom::CacheThenDatabase)
+        .home(reader, 20, None)
+        .await
+        .unwrap();
     let post = world.history.post(reader, None);
     world.publish(vec![post]).await;
     world.assert_equal_to_the_model("a post").await;
     // Nobody told this replica, and it knows that.
-    let now = views.cached().home(reader, 20, None).await.unwrap();
+    let now = views
+        .with(ReadFrom::CacheThenDatabase)
+        .home(reader, 20, None)
+        .await
+        .unwrap();
     // The second look knows how far back to look at once, and so does what it remembers.
-    views.cached().home(reader, 20, None).await.unwrap();
+    views
+        .with(ReadFrom::CacheThenDatabase)
+        .home(reader, 20, None)
+        .await
+        .unwrap();
     assert_eq!((before.items.len(), now.items.len()), (0, 1));
     // With the database away what was read last is served; what was never read is not made up.
-    let stale = views.stale().home(reader, 20, None).await.unwrap();
+    let stale = views
+        .with(ReadFrom::StaleCache)
+        .home(reader, 20, None)
+        .await
+        .unwrap();
     assert_eq!(stale, now);
     let other = world.history.users()[1];
-    let unknown = views.stale().home(other, 20, None).await;
-    assert!(matches!(unknown, Err(ViewError::NotRemembered)));
+    let unknown = views.with(ReadFrom::StaleCache).home(other, 20, None).await;
+    assert!(matches!(unknown, Err(Unanswered::CacheMiss)));
     fold.stop().await;
     world.clean_up().await;
 }
 
 /// 10,000 streams are served, 1,000 more wait for a place, and no more; 20 are of one reader.
-async fn streams_are_bounded(views: &Views) {
+async fn streams_are_bounded(views: &ReadModel) {
     let (_switch, current) = tokio::sync::watch::channel(views.clone());
     let live = Live::new(current, CancellationToken::new());
     let subscribe = async |number: i64| live.subscribe(Id::new(number + 1).expect("an id")).await;
@@ -387,7 +428,12 @@ async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
     let (fold, views) = (world.fold().await, world.views().await);
     let own = views.partitions().of(reader);
     common::eventually("whoever stays away is parked", async || {
-        views.some_parked(own, 100).await.unwrap().contains(&reader)
+        views
+            .generation()
+            .some_parked(own, 100)
+            .await
+            .unwrap()
+            .contains(&reader)
     })
     .await;
     let (mut at, mut expected, mut sent) = (views.position_now().await.unwrap(), vec![], vec![]);
@@ -397,12 +443,19 @@ async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
         let post = world.history.post(author, None);
         expected.push(post.id.get());
         world.publish(vec![post]).await;
-        views.note_seen(reader).await.unwrap();
+        views.last_seen().note(reader).await.unwrap();
         let (all_up_to, posts) = views.newer_than(reader, at).await.unwrap();
         sent.extend(posts.iter().map(|(_, post)| post.post_id.get()));
         assert!(sent.len() < 2_000, "they do not come back");
         at = at.max(all_up_to);
-        back += usize::from(!views.some_parked(own, 100).await.unwrap().contains(&reader));
+        back += usize::from(
+            !views
+                .generation()
+                .some_parked(own, 100)
+                .await
+                .unwrap()
+                .contains(&reader),
+        );
     }
     common::eventually("everything is applied", async || {
         views.position_now().await.unwrap() as usize >= expected.len() + 3

@@ -12,12 +12,12 @@ mod turns;
 
 use bson::doc;
 use common::World;
+use query_service::operator::verify::List;
 use query_service::projection::memory::Memory;
-use query_service::read_model::Views;
-use query_service::read_model::generation::{Catalog, FOLD_REVISION, View};
-use query_service::read_model::posts::MOST_EXAMINED;
-use query_service::read_model::sabotage::Sabotage;
-use query_service::verify::List;
+use query_service::reads::ReadModel;
+use query_service::reads::posts::MOST_EXAMINED;
+use query_service::views::fail_point::Sabotage;
+use query_service::views::generation::{Catalog, FOLD_REVISION, View};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use shared::events::PostRef;
@@ -326,7 +326,7 @@ async fn readers_who_are_parked_and_return_see_everything() {
         world.publish(events).await;
         // Some come back, and soon are away again; comparing alone brings nobody back.
         for reader in world.history.users().iter().skip(round).step_by(3) {
-            world.views().await.note_seen(*reader).await.unwrap();
+            world.views().await.last_seen().note(*reader).await.unwrap();
         }
         world
             .assert_equal_to_the_model(&format!("round {round}"))
@@ -341,7 +341,7 @@ async fn readers_who_are_parked_and_return_see_everything() {
     world.publish(events).await;
     world.assert_equal_to_the_model("after being parked").await;
     let reader = world.history.users()[0];
-    world.views().await.note_seen(reader).await.unwrap();
+    world.views().await.last_seen().note(reader).await.unwrap();
     common::eventually("whoever reads is fanned out to again", async || {
         !world.parked(&views).await.contains(&reader)
     })
@@ -355,7 +355,7 @@ async fn readers_who_are_parked_and_return_see_everything() {
 
 /// A site that is older than `IDLE_DAYS`, where one of many still reads: they, the others, and how
 /// they stand before anything is rebuilt. Everything is folded, and nobody folds any more.
-async fn an_old_site(name: &str) -> (World, Views, UserId, (u64, i64)) {
+async fn an_old_site(name: &str) -> (World, ReadModel, UserId, (u64, i64)) {
     const POSTS: usize = 300;
     let mut world = World::new(name, 2, 100_000, 13).await;
     world.history.earlier(40 * DAY);
@@ -371,7 +371,7 @@ async fn an_old_site(name: &str) -> (World, Views, UserId, (u64, i64)) {
     world.publish(events).await;
     let (fold, views) = (world.fold().await, world.views().await);
     world.caught_up(&views).await;
-    views.note_seen(reader).await.expect("a reader");
+    views.last_seen().note(reader).await.expect("a reader");
     fold.stop().await;
     let before = world.stored(&views, reader).await;
     assert_eq!(before, (POSTS as u64, 0));
@@ -383,7 +383,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Everybody but one is parked, and theirs is as before.
 async fn assert_others_are_parked(
     world: &World,
-    views: &Views,
+    views: &ReadModel,
     reader: UserId,
     before: (u64, i64),
 ) {
@@ -417,7 +417,7 @@ async fn nobody_is_parked_before_readers_are_shown_it_and_marks_are_taken_over()
     world.idle_after = Some(30 * DAY);
     let catalog = Catalog::new(&world.views_database());
     let made = catalog.create(world.settings.partitions).await.unwrap();
-    let new = Views::of(made.clone()).await.unwrap();
+    let new = ReadModel::of(made.clone()).await.unwrap();
     let fold = world.fold().await;
     let (beside, switch) = world.fold_beside(made).await;
     world.caught_up(&new).await;

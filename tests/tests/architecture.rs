@@ -30,7 +30,6 @@ struct Rule {
 }
 
 const ACTIX: &str = "actix*";
-const MONGODB: &[&str] = &["mongodb", "MongoDb", "engines"];
 const DRIVERS_AND_WEB: &[&str] = &["actix*", "mongodb", "async_nats", "engines"];
 
 const RULES: &[Rule] = &[
@@ -98,31 +97,100 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule {
+        room: "query-service/src/views",
+        sentence: "views/: schema and storage of the views; never mentions actix, async_nats, or who uses it",
+        words: &[ACTIX, "async_nats"],
+        rooms: &[
+            "cache",
+            "reads",
+            "projection",
+            "invalidation",
+            "live",
+            "http",
+            "operator",
+            "startup",
+        ],
+    },
+    Rule {
+        room: "query-service/src/cache",
+        sentence: "cache/: what a replica remembers; never mentions a database, a broker, or the web",
+        words: DRIVERS_AND_WEB,
+        rooms: &[
+            "reads",
+            "projection",
+            "invalidation",
+            "live",
+            "http",
+            "operator",
+            "startup",
+        ],
+    },
+    Rule {
+        room: "query-service/src/reads",
+        sentence: "reads/: what is read and how; never mentions actix, async_nats, and has no handle that writes",
+        words: &[ACTIX, "async_nats", "ViewWriter", "Changes"],
+        rooms: &[
+            "projection",
+            "invalidation",
+            "live",
+            "http",
+            "operator",
+            "startup",
+        ],
+    },
+    Rule {
         room: "query-service/src/projection",
         sentence: "projection/: leases, the ordered reader, the fold, jobs; never mentions actix",
         words: &[ACTIX],
-        rooms: &["http", "verify", "startup"],
+        rooms: &[
+            "cache",
+            "invalidation",
+            "live",
+            "http",
+            "operator",
+            "startup",
+        ],
     },
     Rule {
-        room: "query-service/src/read_model",
-        sentence: "read_model/: the only reader and writer of the views; never mentions actix, async_nats",
-        words: &[ACTIX, "async_nats"],
-        rooms: &["http", "projection", "verify", "startup"],
+        room: "query-service/src/live",
+        sentence: "live/: who is connected and when to wake them; never mentions a database, a broker, or the web",
+        words: DRIVERS_AND_WEB,
+        rooms: &[
+            "cache",
+            "projection",
+            "invalidation",
+            "http",
+            "operator",
+            "startup",
+        ],
+    },
+    Rule {
+        room: "query-service/src/invalidation",
+        sentence: "invalidation/: follows what the fold says, feeds the cache, wakes live streams; never mentions a database",
+        words: &[ACTIX, "mongodb"],
+        rooms: &["cache", "projection", "http", "operator", "startup"],
     },
     Rule {
         room: "query-service/src/http",
-        sentence: "http/: extract, one call into read_model, map; never mentions mongodb, async_nats",
-        words: MONGODB,
-        rooms: &["projection", "verify", "startup"],
+        sentence: "http/: extract, one call into reads, map; never mentions mongodb, async_nats, and cannot reach a write",
+        words: &["mongodb", "async_nats", "engines", "generation"],
+        rooms: &[
+            "views",
+            "cache",
+            "projection",
+            "invalidation",
+            "operator",
+            "startup",
+        ],
     },
     Rule {
-        room: "query-service/src/http",
-        sentence: "http/: extract, one call into read_model, map; never mentions mongodb, async_nats",
-        words: &["async_nats"],
-        rooms: &[],
+        room: "query-service/src/operator",
+        sentence: "operator/: commands; never mentions actix, and imports no startup",
+        words: &[ACTIX],
+        rooms: &["cache", "invalidation", "live", "http", "startup"],
     },
     Rule {
-        room: "query-service/src/verify",
+        room: "query-service/src/operator/verify",
         sentence: "verify: a plain recomputation from the log that shares nothing with the projector",
         words: &[ACTIX],
         rooms: &["projection", "http"],
@@ -269,7 +337,7 @@ fn the_checker_reports_a_violation_with_its_sentence_and_line() {
 
     let guilty = Source::new(
         "query-service/src/http/mod.rs",
-        "use crate::{\n    read_model::Views,\n    projection::{Projector, monitor},\n};\nfn f() { super::projection::go() }\n",
+        "use crate::{\n    reads::ReadModel,\n    projection::{Projector, monitor},\n};\nfn f() { super::projection::go() }\n",
     );
     let found = violations(rule("query-service/src/http"), &[guilty]);
     assert_eq!(found.len(), 2, "{found:?}");

@@ -4,47 +4,30 @@ use shared::problem::{Code, Problem};
 use shared::resilience::Refused;
 use shared::token::TokenError;
 
-use crate::read_model::ViewError;
 use crate::reads::error::ReadError;
+use crate::reads::unanswered::Unanswered;
 
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Rejected(why) => rejected(why),
-            ReadError::Views(fault) => failed(&fault),
+        match &error {
+            ReadError::Rejected(Refused::Full) | ReadError::Unanswered(Unanswered::Busy) => {
+                Self::new(Code::Overloaded, "too many reads at once")
+            }
+            // Whoever has gone reads none of this.
+            ReadError::Rejected(Refused::Late) | ReadError::Unanswered(Unanswered::Abandoned) => {
+                Self::new(Code::Unavailable, "the read took too long")
+            }
+            ReadError::Unanswered(why @ Unanswered::BadCursor) => {
+                Self::new(Code::BadCursor, why.to_string())
+            }
+            ReadError::NotYetVisible => Self::new(Code::NotYetVisible, "ask again in a second"),
             ReadError::Deactivated => invalid_token(),
+            ReadError::Rejected(_) | ReadError::Unanswered(_) if error.is_unavailable() => {
+                Self::new(Code::Unavailable, "the views cannot be read now")
+            }
+            ReadError::Rejected(_) | ReadError::Unanswered(_) => internal(),
         }
     }
-}
-
-fn rejected(why: Refused) -> Problem {
-    match why {
-        Refused::Away => failed(&ViewError::Away),
-        Refused::Full => overloaded(),
-        Refused::Late => Problem::new(Code::Unavailable, "the read took too long"),
-        Refused::Panicked => internal(),
-    }
-}
-
-fn failed(fault: &ViewError) -> Problem {
-    match fault {
-        ViewError::BadCursor => Problem::new(Code::BadCursor, fault.to_string()),
-        ViewError::NotYetVisible => Problem::new(Code::NotYetVisible, "ask again in a second"),
-        ViewError::Away | ViewError::Database(_) | ViewError::NotRemembered => {
-            Problem::new(Code::Unavailable, "the views cannot be read now")
-        }
-        ViewError::Busy => overloaded(),
-        // Nobody reads this: the client is gone.
-        ViewError::Abandoned => Problem::new(Code::Unavailable, "the read took too long"),
-        ViewError::Corrupt(_)
-        | ViewError::Refused(_)
-        | ViewError::Expensive { .. }
-        | ViewError::OtherPartitions { .. } => internal(),
-    }
-}
-
-fn overloaded() -> Problem {
-    Problem::new(Code::Overloaded, "too many reads at once")
 }
 
 pub fn internal() -> Problem {

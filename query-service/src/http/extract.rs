@@ -16,9 +16,9 @@ use shared::problem::{Code, Problem};
 use shared::token::{TokenError, TokenVerifier};
 
 use super::errors::{internal, invalid_token};
-use crate::read_model::CurrentViews;
 use crate::reads::admission::{Admission, Asker};
 use crate::reads::executor::ReadExecutor;
+use crate::reads::model::CurrentViews;
 
 /// A request to read: who asks, and how it is read.
 ///

@@ -25,9 +25,9 @@ use super::extract::write_to_reflect;
 use super::live_stream::{Caller, LiveStream, Piece, pieces, wait_until};
 use super::responses::Response;
 use crate::live::{Live, MOST_WAITING, Refused};
-use crate::read_model::CurrentViews;
 use crate::reads::admission::{Admission, Asker};
 use crate::reads::executor::ReadExecutor;
+use crate::reads::model::CurrentViews;
 
 /// Whoever has too many streams may ask again after this many seconds.
 const TOO_MANY_RETRY_SECS: u64 = 60;

@@ -25,12 +25,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::live::{Live, Refused, Subscription};
-use crate::read_model::budget::{ReadBudget, ReadLimits};
-use crate::read_model::newer::NewPosts;
-use crate::read_model::view::PostView;
-use crate::read_model::walks::WalkTurn;
-use crate::read_model::{CurrentViews, ViewError, Views};
+use crate::reads::ReadFrom;
+use crate::reads::bodies::PostView;
+use crate::reads::budget::{ReadBudget, ReadLimits};
 use crate::reads::executor::ABANDONED;
+use crate::reads::model::{CurrentViews, ReadModel};
+use crate::reads::newer::NewPosts;
+use crate::reads::unanswered::Unanswered;
+use crate::reads::walks::WalkTurn;
 
 /// The views are looked at this often although nothing woke the stream: a notice may be lost.
 const HEAL: Duration = Duration::from_secs(15);
@@ -206,7 +208,11 @@ impl LiveStream {
                         None => return Ok(Beginning::NotYet),
                     }
                 }
-                if views.cached().is_deactivated(reader).await? {
+                if views
+                    .with(ReadFrom::CacheThenDatabase)
+                    .is_deactivated(reader)
+                    .await?
+                {
                     return Ok(Beginning::HasLeft);
                 }
                 Ok(Beginning::At(views.position_now().await?))
@@ -241,17 +247,23 @@ impl LiveStream {
                 waits_to_walk,
                 HEARTBEAT,
                 move |views, turn| async move {
-                    views.note_seen(reader).await?;
                     let found = views.newer_for_a_stream(reader, at, left, turn).await?;
+                    if let Err(error) = views.last_seen().note(reader).await {
+                        debug!(error = %Chain(&error), "that a stream's reader reads is not noted");
+                    }
                     Ok(Newer {
                         found,
                         applied: views.position_now().await?,
-                        has_left: asks_standing && views.cached().is_deactivated(reader).await?,
+                        has_left: asks_standing
+                            && views
+                                .with(ReadFrom::CacheThenDatabase)
+                                .is_deactivated(reader)
+                                .await?,
                     })
                 },
             );
             let newer = newer.await?;
-            waits_to_walk = matches!(newer, Err(ViewError::Busy));
+            waits_to_walk = matches!(newer, Err(Unanswered::Busy));
             match newer {
                 Ok(newer) => {
                     if newer.has_left {
@@ -270,7 +282,7 @@ impl LiveStream {
                     }
                 }
                 // It waits for its turn, and looks again then.
-                Err(ViewError::Busy) => continue,
+                Err(Unanswered::Busy) => continue,
                 Err(error) => {
                     debug!(error = %Chain(&error), "a live stream cannot read the views");
                     let pause = sleep(backoff.next_delay());
@@ -298,14 +310,14 @@ impl LiveStream {
         reader: UserId,
         waits_to_walk: bool,
         comment: &'static str,
-        read: impl FnOnce(Views, Option<WalkTurn>) -> F,
-    ) -> Result<Result<T, ViewError>, Ended>
+        read: impl FnOnce(ReadModel, Option<WalkTurn>) -> F,
+    ) -> Result<Result<T, Unanswered>, Ended>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, ViewError>> + Send + 'static,
+        F: Future<Output = Result<T, Unanswered>> + Send + 'static,
     {
         if self.gate.breaker().is_open() {
-            return Ok(Err(ViewError::Away));
+            return Ok(Err(Unanswered::Away));
         }
         let turn = self.line.during(self.live.turn(reader), comment).await?;
         let mut walk = None;
@@ -323,13 +335,13 @@ impl LiveStream {
         let work = tokio::spawn(async move {
             let _look = look;
             let found = read.await;
-            if matches!(found, Err(ViewError::Abandoned)) {
+            if matches!(found, Err(Unanswered::Abandoned)) {
                 metrics::counter!(ABANDONED).increment(1);
             }
             found
         });
         let done = self.line.during(work, comment).await?;
-        Ok(done.unwrap_or(Err(ViewError::Corrupt("what made a look panic"))))
+        Ok(done.unwrap_or(Err(Unanswered::Panicked)))
     }
 
     async fn send_all(&mut self, posts: Vec<(u64, PostView)>) -> Result<(), Ended> {

@@ -17,9 +17,10 @@ use shared::ids::{PostId, UserId};
 use shared::problem::{Code, Problem};
 
 use crate::accounts::OwnAddresses;
-use crate::read_model::view::UserView;
-use crate::read_model::{ViewError, Views};
+use crate::reads::bodies::UserView;
 use crate::reads::executor::CachePolicy;
+use crate::reads::model::ReadModel;
+use crate::reads::unanswered::Unanswered;
 use extract::{Limit, Params, ReadRequest};
 pub use live::WaitingRoom;
 use responses::Response;
@@ -124,26 +125,27 @@ async fn timeline(request: ReadRequest<UserId>, query: Params<TimelineQuery>) ->
             "a home timeline is shown to its reader alone",
         ));
     }
-    let read = move |views: Views| async move {
-        views.note_seen(caller).await?;
-        views
-            .home(caller, limit.get(), cursor.as_deref())
-            .await
-            .map(Some)
+    let read = move |views: ReadModel| async move {
+        let page = views.home(caller, limit.get(), cursor.as_deref());
+        page.await.map(Some)
     };
-    request.page("posts", CachePolicy::TryFirst, read).await
+    let found = request.executor.run(CachePolicy::TryFirst, read).await?;
+    if !found.stale {
+        request.executor.note_seen(caller).await;
+    }
+    request.shown_page("posts", found)
 }
 
 async fn post(request: ReadRequest, id: Path<PostId>) -> Response {
     let (id, caller) = (id.into_inner(), request.caller);
-    let read = move |views: Views| async move { views.post(id, caller).await };
+    let read = move |views: ReadModel| async move { views.post(id, caller).await };
     request.one(CachePolicy::TryFirst, read).await
 }
 
 async fn replies(request: ReadRequest, id: Path<PostId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
     let (id, caller) = (id.into_inner(), request.caller);
-    let read = move |views: Views| async move {
+    let read = move |views: ReadModel| async move {
         views
             .replies_to(id, caller, limit.get(), cursor.as_deref())
             .await
@@ -156,7 +158,7 @@ async fn replies(request: ReadRequest, id: Path<PostId>, query: Params<PageQuery
 
 async fn user(request: ReadRequest, addresses: Data<OwnAddresses>, id: Path<UserId>) -> Response {
     let id = id.into_inner();
-    let read = move |views: Views| async move { views.user(id).await };
+    let read = move |views: ReadModel| async move { views.user(id).await };
     profile(&request, &addresses, read).await
 }
 
@@ -166,7 +168,7 @@ async fn user_by_name(
     name: Path<String>,
 ) -> Response {
     let name = name.into_inner();
-    let read = move |views: Views| async move { views.user_by_name(&name).await };
+    let read = move |views: ReadModel| async move { views.user_by_name(&name).await };
     profile(&request, &addresses, read).await
 }
 
@@ -175,10 +177,10 @@ async fn user_by_name(
 async fn profile<F>(
     request: &ReadRequest,
     addresses: &OwnAddresses,
-    read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+    read: impl FnOnce(ReadModel) -> F + Clone + Send + 'static,
 ) -> Response
 where
-    F: Future<Output = Result<Option<UserView>, ViewError>> + Send + 'static,
+    F: Future<Output = Result<Option<UserView>, Unanswered>> + Send + 'static,
 {
     let mut found = request.executor.run(CachePolicy::TryFirst, read).await?;
     if let Some(user) = &mut found.item
@@ -193,7 +195,7 @@ where
 async fn posts_of(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
     let (id, caller) = (id.into_inner(), request.caller);
-    let read = move |views: Views| async move {
+    let read = move |views: ReadModel| async move {
         views
             .posts_of(id, caller, limit.get(), cursor.as_deref())
             .await
@@ -207,7 +209,7 @@ async fn posts_of(request: ReadRequest, id: Path<UserId>, query: Params<PageQuer
 async fn followers(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
     let id = id.into_inner();
-    let read = move |views: Views| async move {
+    let read = move |views: ReadModel| async move {
         views.followers(id, limit.get(), cursor.as_deref()).await
     };
     request
@@ -219,7 +221,7 @@ async fn followers(request: ReadRequest, id: Path<UserId>, query: Params<PageQue
 async fn following(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
     let id = id.into_inner();
-    let read = move |views: Views| async move {
+    let read = move |views: ReadModel| async move {
         views.following(id, limit.get(), cursor.as_deref()).await
     };
     request
@@ -231,8 +233,9 @@ async fn following(request: ReadRequest, id: Path<UserId>, query: Params<PageQue
 async fn mutuals(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
     let id = id.into_inner();
-    let read =
-        move |views: Views| async move { views.mutuals(id, limit.get(), cursor.as_deref()).await };
+    let read = move |views: ReadModel| async move {
+        views.mutuals(id, limit.get(), cursor.as_deref()).await
+    };
     request
         .expensive()
         .page("users", CachePolicy::Bypass, read)
@@ -241,6 +244,6 @@ async fn mutuals(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery
 
 async fn relationship(request: ReadRequest<UserId>, id: Path<UserId>) -> Response {
     let (id, caller) = (id.into_inner(), request.caller);
-    let read = move |views: Views| async move { views.relationship(caller, id).await };
+    let read = move |views: ReadModel| async move { views.relationship(caller, id).await };
     request.one(CachePolicy::Bypass, read).await
 }

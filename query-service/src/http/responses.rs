@@ -11,9 +11,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::errors::{internal, not_found};
 use super::extract::{Caller, ReadRequest};
 use super::{etag, link};
-use crate::read_model::view::Page;
-use crate::read_model::{ViewError, Views};
+use crate::reads::bodies::Page;
 use crate::reads::executor::{CachePolicy, Read};
+use crate::reads::model::ReadModel;
+use crate::reads::unanswered::Unanswered;
 
 pub type Response = Result<HttpResponse, Problem>;
 
@@ -25,11 +26,11 @@ impl<C: Caller> ReadRequest<C> {
     pub async fn one<T, F>(
         self,
         policy: CachePolicy,
-        read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+        read: impl FnOnce(ReadModel) -> F + Clone + Send + 'static,
     ) -> Response
     where
         T: Serialize + Send + 'static,
-        F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
+        F: Future<Output = Result<Option<T>, Unanswered>> + Send + 'static,
     {
         let found = self.executor.run(policy, read).await?;
         self.shown(found)
@@ -46,13 +47,18 @@ impl<C: Caller> ReadRequest<C> {
         self,
         items: &str,
         policy: CachePolicy,
-        read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+        read: impl FnOnce(ReadModel) -> F + Clone + Send + 'static,
     ) -> Response
     where
         T: Serialize + Send + 'static,
-        F: Future<Output = Result<Option<Page<T>>, ViewError>> + Send + 'static,
+        F: Future<Output = Result<Option<Page<T>>, Unanswered>> + Send + 'static,
     {
         let found = self.executor.run(policy, read).await?;
+        self.shown_page(items, found)
+    }
+
+    /// The response that shows a page of `items`.
+    pub fn shown_page<T: Serialize>(&self, items: &str, found: Read<Page<T>>) -> Response {
         let page = &found.item.ok_or_else(not_found)?;
         let body = PageBody { items, page };
         let answer = tagged(&self.request, &body, page.next_cursor.as_deref())?;

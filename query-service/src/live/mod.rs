@@ -1,28 +1,21 @@
-//! Follows the notices of all partitions, hands them to the caches of the views, and wakes the live
-//! streams they concern.
+//! Who is connected to a live stream, and when to wake them.
 //!
 //! A stream is woken once every partition has applied what concerns it: then all rows that make
 //! an entry true are there, and sequences rise from event to event.
 
-mod backlog;
 mod looks;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use shared::engines::Nats;
-use shared::event_stream::Names;
 use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
-use crate::read_model::CurrentViews;
-use crate::read_model::notice::{Notice, Touched};
-use backlog::{Backlog, MOST_BYTES};
+use crate::reads::model::CurrentViews;
+use crate::views::invalidation::{Notice, Touched};
 use looks::{Look, Looks, Turn};
 
 /// Live streams that one process serves at the most.
@@ -211,43 +204,9 @@ impl Live {
         self.stop.clone()
     }
 
-    /// Takes notices until `stop`, which comes after that of the streams.
-    pub async fn follow(self, nats: Nats, names: Names, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let subscribed = nats.client.subscribe(names.notices()).await;
-            let mut notices = match subscribed {
-                Ok(notices) => Backlog::of(notices.map(|notice| notice.payload), MOST_BYTES),
-                Err(error) => {
-                    warn!(error = %error, "notices cannot be followed");
-                    tokio::time::sleep(Duration::from_millis(250)).await;
-                    continue;
-                }
-            };
-            loop {
-                tokio::select! {
-                    message = notices.next() => match message {
-                        Some(body) => {
-                            if let Some(notice) = Notice::decode(&body) {
-                                self.take(&notice);
-                            }
-                        }
-                        None => break,
-                    },
-                    () = stop.cancelled() => return,
-                }
-            }
-        }
-    }
-
-    fn take(&self, notice: &Notice) {
-        let views = self.views.borrow().clone();
-        let generation = views.generation().number;
-        let ours = notice.v.is_none_or(|views_id| views_id == views.id());
-        if ours && notice.g == generation {
-            // What is remembered first: who is woken reads it.
-            views.take(notice);
-            self.state().take(generation, views.partitions(), notice);
-        }
+    /// Wakes the streams that a notice of this generation concerns.
+    pub fn wake(&self, generation: i64, partitions: Partitions, notice: &Notice) {
+        self.state().take(generation, partitions, notice);
     }
 }
 
@@ -357,7 +316,7 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::read_model::notice::Delivered;
+    use crate::views::invalidation::Delivered;
     use futures_util::FutureExt;
     use shared::ids::Id;
 

@@ -17,12 +17,12 @@ use shared::partition::Partition;
 use super::idle::Idle;
 use super::memory::Memory;
 use super::pending::Pending;
-use crate::read_model::changes::Changes;
-use crate::read_model::dead_letters::DeadLetter;
-use crate::read_model::entry::Entry;
-use crate::read_model::generation::View;
-use crate::read_model::rows::{FanOutRow, FollowersRow};
-use crate::read_model::{ViewError, Views};
+use crate::views::changes::Changes;
+use crate::views::dead_letters::DeadLetter;
+use crate::views::documents::{FanOutRow, FollowersRow};
+use crate::views::entry::Entry;
+use crate::views::error::ViewError;
+use crate::views::generation::{Generation, View};
 
 /// Followers in one batch of a fan-out: past this it becomes a durable job.
 pub const FAN_OUT_BATCH: usize = 1_000;
@@ -32,7 +32,7 @@ const ID: usize = size_of::<UserId>();
 
 /// What a partition's fold knows beside the views; all of it can be loaded again.
 pub struct Fold {
-    views: Views,
+    views: Generation,
     partition: Partition,
     /// Followers in this partition past which an author is hot here.
     hot_above: i64,
@@ -83,14 +83,14 @@ pub struct Batch {
 impl Fold {
     /// Loads what is unfinished.
     pub async fn load(
-        views: Views,
+        views: Generation,
         partition: Partition,
         celebrity_threshold: u64,
         idle_after: Option<Duration>,
         memory: Memory,
     ) -> Result<Self, ViewError> {
-        let memory = memory.share(views.partitions());
-        let share = celebrity_threshold / u64::from(views.partitions().count());
+        let memory = memory.share(views.partitions);
+        let share = celebrity_threshold / u64::from(views.partitions.count());
         let mut fold = Self {
             partition,
             hot_above: i64::try_from(share).unwrap_or(i64::MAX),
@@ -215,7 +215,7 @@ impl Fold {
     }
 
     fn is_ours(&self, user: UserId) -> bool {
-        self.views.partitions().of(user) == self.partition
+        self.views.partitions.of(user) == self.partition
     }
 
     /// How many followers an author has here, with this batch.

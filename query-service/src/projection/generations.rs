@@ -14,8 +14,10 @@ use tracing::{info, warn};
 
 use super::projector::Projector;
 use super::settings::FoldSettings;
-use crate::read_model::generation::Catalog;
-use crate::read_model::{ViewError, Views};
+use crate::reads::model::ReadModel;
+use crate::views::error::ViewError;
+use crate::views::generation::Catalog;
+use crate::views::writer::ViewWriter;
 
 /// How soon a new, a switched or a dropped generation is noticed.
 pub const EVERY: Duration = Duration::from_secs(1);
@@ -26,7 +28,7 @@ pub struct Generations {
     /// The same database over the connections of those who read: the fold waits for none of them.
     pub readers: mongodb::Database,
     /// Tells what readers are shown.
-    pub switch: watch::Sender<Views>,
+    pub switch: watch::Sender<ReadModel>,
     /// `None` for a process that only serves.
     pub folds: Option<FoldSettings>,
     pub tasks: Tasks,
@@ -55,7 +57,7 @@ impl Generations {
                     continue;
                 }
                 let stop = self.tasks.stop_signal().child_token();
-                let views = Views::of(generation.clone()).await?;
+                let views = ViewWriter::of(generation.clone()).await?;
                 info!(
                     generation = generation.number,
                     "folding generation {}", generation.number
@@ -89,7 +91,7 @@ impl Generations {
                 "readers are shown generation {}", current.number
             );
             let shown = current.over(&self.readers);
-            self.switch.send_replace(Views::of(shown).await?);
+            self.switch.send_replace(ReadModel::of(shown).await?);
         }
         Ok(())
     }

@@ -14,18 +14,20 @@ use shared::partition::Partition;
 use shared::time::{Clock, SystemClock};
 use tokio::time::{Duration, Instant};
 
-use crate::read_model::changes::Changes;
-use crate::read_model::entry::Entry;
-use crate::read_model::notice::Notice;
-use crate::read_model::write::{Checkpoint, CommitError};
-use crate::read_model::{CurrentViews, Views};
+use crate::reads::model::CurrentViews;
+use crate::views::changes::Changes;
+use crate::views::checkpoints::Checkpoint;
+use crate::views::entry::Entry;
+use crate::views::invalidation::Notice;
+use crate::views::transaction::CommitError;
+use crate::views::writer::ViewWriter;
 use shared::ids::UserId;
 
 /// A partition with nothing to say says so this often.
 pub const HEARTBEAT: Duration = Duration::from_millis(500);
 
 pub struct Hold {
-    pub views: Views,
+    pub views: ViewWriter,
     pub partition: Partition,
     pub at: Checkpoint,
     nats: Nats,
@@ -43,7 +45,7 @@ pub struct Hold {
 impl Hold {
     /// Begins at a checkpoint that was just taken over.
     pub async fn begin(
-        views: Views,
+        views: ViewWriter,
         partition: Partition,
         at: Checkpoint,
         session: ClientSession,

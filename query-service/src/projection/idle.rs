@@ -18,9 +18,11 @@ use shared::time::{Clock, SystemClock};
 use tokio::time::Instant;
 
 use super::hold::Hold;
-use crate::read_model::changes::Changes;
-use crate::read_model::write::CommitError;
-use crate::read_model::{ViewError, Views};
+use crate::views::changes::Changes;
+use crate::views::error::ViewError;
+use crate::views::generation::Generation;
+use crate::views::transaction::CommitError;
+use crate::views::writer::ViewWriter;
 
 /// Readers re-activated in one slice.
 const BACK_PER_SLICE: usize = 500;
@@ -33,7 +35,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Who is parked in one partition.
 pub struct Idle {
-    views: Views,
+    views: Generation,
     /// `None`: nobody is ever parked.
     after: Option<Duration>,
     /// Of how many readers it may be remembered whether they are parked.
@@ -47,7 +49,7 @@ pub struct Idle {
 
 impl Idle {
     pub async fn load(
-        views: &Views,
+        views: &Generation,
         partition: Partition,
         after: Option<Duration>,
         most: usize,
@@ -114,7 +116,7 @@ impl Idle {
         let since = away.map_or(i64::MIN, |away| SystemClock.now().millis() - away);
         let back = self.back(hold.partition, since).await?;
         let gone = if away.is_some() && hold.is_shown() {
-            self.gone(hold.partition, since).await?
+            self.gone(hold, since).await?
         } else {
             Vec::new()
         };
@@ -123,10 +125,10 @@ impl Idle {
         }
         let mut changes = Changes::default();
         for reader in &back {
-            Views::reactivate(&mut changes, *reader, &hold.at);
+            ViewWriter::reactivate(&mut changes, *reader, &hold.at);
         }
         for reader in &gone {
-            Views::park(&mut changes, *reader);
+            ViewWriter::park(&mut changes, *reader);
         }
         hold.commit_job(&[], &changes).await?;
         self.parked = (self.parked + gone.len()).saturating_sub(back.len());
@@ -137,7 +139,7 @@ impl Idle {
             self.note(*reader, true);
         }
         for some in gone.chunks(TOGETHER) {
-            self.views.delete_entries(some, hold.at.top).await?;
+            hold.views.delete_entries(some, hold.at.top).await?;
             hold.heartbeat().await;
         }
         metrics::gauge!("query_service_parked_readers", "partition" => hold.partition.0.to_string())
@@ -155,13 +157,13 @@ impl Idle {
     }
 
     /// Some of those who have not read since `since`, whatever they were shown.
-    async fn gone(&self, partition: Partition, since: i64) -> Result<Vec<UserId>, ViewError> {
+    async fn gone(&self, hold: &Hold, since: i64) -> Result<Vec<UserId>, ViewError> {
         let mut gone = self
             .views
-            .unparked_and_unseen(partition, since, GONE_PER_SLICE)
+            .unparked_and_unseen(hold.partition, since, GONE_PER_SLICE)
             .await?;
         if !gone.is_empty() {
-            let seen = self.views.take_marks_of_others(&gone, since).await?;
+            let seen = hold.views.take_marks_of_others(&gone, since).await?;
             gone.retain(|reader| !seen.contains(reader));
         }
         Ok(gone)

@@ -11,14 +11,15 @@ use shared::ids::UserId;
 use super::fold::{FAN_OUT_BATCH, Fold};
 use super::hold::Hold;
 use super::sizes::{KEPT, Sizes};
-use crate::read_model::changes::Changes;
-use crate::read_model::entry::{Entry, TimelineItem};
-use crate::read_model::generation::View;
-use crate::read_model::keys::Key;
-use crate::read_model::rows::{FanOutRow, PulledRow};
-use crate::read_model::sabotage::Sabotage;
-use crate::read_model::write::CommitError;
-use crate::read_model::{ViewError, Views};
+use crate::views::changes::Changes;
+use crate::views::documents::{FanOutRow, PulledRow};
+use crate::views::entry::{Entry, TimelineItem};
+use crate::views::error::ViewError;
+use crate::views::fail_point::Sabotage;
+use crate::views::generation::View;
+use crate::views::keys::Key;
+use crate::views::transaction::CommitError;
+use crate::views::writer::ViewWriter;
 
 /// Edges whose older entries are inserted in one slice.
 const EDGES_PER_SLICE: usize = 1_000;
@@ -45,6 +46,7 @@ pub async fn fan_out(
         ..
     } = *job;
     let followers = views
+        .generation()
         .followers_in(author, partition, next, FAN_OUT_BATCH)
         .await?;
     fold.idle.learn(&followers).await?;
@@ -73,7 +75,7 @@ pub async fn fan_out(
         None => {
             changes.delete(View::FanOuts, row);
             let pulled = Key::in_partition(partition, author);
-            let PulledRow { jobs, hot } = views.pulled_row(partition, author).await?;
+            let PulledRow { jobs, hot } = views.generation().pulled_row(partition, author).await?;
             if jobs > 1 || hot {
                 changes.add(View::Pulled, pulled, "jobs", -1);
             } else {
@@ -129,7 +131,7 @@ pub async fn backfill(
 /// where there are more, the horizon rises first. Comes with the edges that are done by these
 /// entries: about [`ENTRIES_PER_SLICE`] are enough for one slice.
 async fn older_entries(
-    views: &Views,
+    views: &ViewWriter,
     edges: &[(UserId, UserId)],
 ) -> Result<(Vec<Entry>, Vec<(UserId, UserId)>), ViewError> {
     let mut by_followee: BTreeMap<UserId, Vec<UserId>> = BTreeMap::new();
@@ -137,12 +139,17 @@ async fn older_entries(
         by_followee.entry(*followee).or_default().push(*follower);
     }
     let followees: Vec<UserId> = by_followee.keys().copied().collect();
-    let with_outbox: HashSet<UserId> = views.with_outbox(&followees).await?.into_iter().collect();
+    let with_outbox: HashSet<UserId> = views
+        .generation()
+        .with_outbox(&followees)
+        .await?
+        .into_iter()
+        .collect();
     let followers: Vec<UserId> = edges.iter().map(|(follower, _)| *follower).collect();
     let horizons = if with_outbox.is_empty() {
         HashMap::new()
     } else {
-        views.horizons(&followers).await?
+        views.generation().horizons(&followers).await?
     };
     let horizon_of = |reader: &UserId| horizons.get(reader).copied().unwrap_or(0);
     let (mut entries, mut done) = (Vec::new(), Vec::new());
@@ -152,7 +159,10 @@ async fn older_entries(
         }
         let lowest = readers.iter().map(horizon_of).min().unwrap_or(0);
         let outbox = if with_outbox.contains(&followee) {
-            views.outbox_above(followee, lowest, KEPT + 1).await?
+            views
+                .generation()
+                .outbox_above(followee, lowest, KEPT + 1)
+                .await?
         } else {
             Vec::new()
         };

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream_check::{StreamCheck, Teller};
 use super::stream_ends::StreamEnds;
-use crate::read_model::CurrentViews;
+use crate::reads::model::CurrentViews;
 
 const EVERY: Duration = Duration::from_millis(250);
 /// How often to look whether the stream holds this log.
@@ -34,7 +34,7 @@ pub async fn run(
     let (mut teller, mut judged) = (Teller::default(), None::<Instant>);
     let (mut ends, mut caught_up) = (StreamEnds::default(), false);
     loop {
-        let views = views.borrow().clone();
+        let views = views.borrow().generation().clone();
         let stream = stream(&nats, &names).await;
         if let (Some(stream), Some(check)) = (&stream, &check)
             && judged.is_none_or(|at| at.elapsed() >= JUDGE)
@@ -51,7 +51,7 @@ pub async fn run(
             let near = ends.end_before(now, NEAR);
             let mut folded_by_all = end;
             let mut all_near = true;
-            for partition in views.partitions().all() {
+            for partition in views.partitions.all() {
                 let seq = checkpoints
                     .iter()
                     .find(|(at, _)| *at == partition)

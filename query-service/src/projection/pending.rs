@@ -11,7 +11,8 @@ use shared::ids::UserId;
 use shared::partition::Partition;
 use tokio::time::Instant;
 
-use crate::read_model::{ViewError, Views};
+use crate::views::error::ViewError;
+use crate::views::generation::Generation;
 
 /// Follower and followee.
 pub type FollowEdge = (UserId, UserId);
@@ -22,7 +23,7 @@ const PAGE: usize = 1_000;
 const PAUSE: Duration = Duration::from_secs(5);
 
 pub struct Pending {
-    views: Views,
+    views: Generation,
     partition: Partition,
     most: usize,
     seqs: HashMap<FollowEdge, u64>,
@@ -38,7 +39,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    pub fn new(views: Views, partition: Partition, most: usize) -> Self {
+    pub fn new(views: Generation, partition: Partition, most: usize) -> Self {
         Self {
             views,
             partition,
@@ -65,7 +66,7 @@ impl Pending {
             return;
         }
         self.seqs.insert(edge, seq);
-        let of = self.views.partitions().of(edge.1);
+        let of = self.views.partitions.of(edge.1);
         self.waiting.entry(of).or_default().insert(seq, edge);
     }
 
@@ -74,7 +75,7 @@ impl Pending {
         let Some(seq) = self.seqs.remove(&edge) else {
             return self.more;
         };
-        let of = self.views.partitions().of(edge.1);
+        let of = self.views.partitions.of(edge.1);
         if let Some(waiting) = self.waiting.get_mut(&of) {
             waiting.remove(&seq);
             if waiting.is_empty() {
@@ -127,7 +128,7 @@ impl Pending {
             if self.seqs.contains_key(&edge) {
                 continue;
             }
-            let of = self.views.partitions().of(*followee);
+            let of = self.views.partitions.of(*followee);
             if self.seqs.len() >= self.most && passed.get(&of).is_some_and(|at| at >= seq) {
                 homeless.push(edge);
             }

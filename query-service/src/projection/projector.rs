@@ -21,10 +21,13 @@ use super::settings::FoldSettings;
 use super::sizes::Sizes;
 use super::stream_fault::{self, StreamFault};
 use super::stream_reader::{Content, Message, StreamReader};
-use crate::read_model::dead_letters::DeadLetter;
-use crate::read_model::sabotage::Sabotage;
-use crate::read_model::write::{Checkpoint, CommitError};
-use crate::read_model::{CurrentViews, ViewError, Views};
+use crate::reads::model::CurrentViews;
+use crate::views::checkpoints::Checkpoint;
+use crate::views::dead_letters::DeadLetter;
+use crate::views::error::ViewError;
+use crate::views::fail_point::Sabotage;
+use crate::views::transaction::CommitError;
+use crate::views::writer::ViewWriter;
 
 /// How long a partition is held without being renewed.
 const LEASE: Duration = Duration::from_secs(3);
@@ -42,7 +45,7 @@ const WHILE_PENDING: Duration = Duration::from_millis(20);
 /// What every partition needs.
 #[derive(Clone)]
 pub struct Projector {
-    pub views: Views,
+    pub views: ViewWriter,
     /// What readers are shown: only its fold sends notices.
     pub current: CurrentViews,
     pub settings: FoldSettings,
@@ -162,7 +165,7 @@ impl Projector {
             return Ok(Ended::LeaseLost);
         };
         let mut fold = Fold::load(
-            self.views.clone(),
+            self.views.generation().clone(),
             partition,
             self.settings.celebrity_threshold,
             self.settings.idle_after,
@@ -172,7 +175,7 @@ impl Projector {
         let mut reader = StreamReader::new(
             nats.clone(),
             &self.settings,
-            self.views.clone(),
+            self.views.generation().clone(),
             at.seq,
             at.chain,
         );

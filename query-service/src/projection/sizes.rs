@@ -12,8 +12,9 @@ use std::collections::{HashMap, VecDeque};
 
 use shared::ids::UserId;
 
-use crate::read_model::entry::Entry;
-use crate::read_model::{ViewError, Views};
+use crate::views::entry::Entry;
+use crate::views::error::ViewError;
+use crate::views::writer::ViewWriter;
 
 /// Entries a timeline is trimmed to.
 pub const KEPT: usize = 800;
@@ -84,7 +85,7 @@ impl Sizes {
 
     /// Looks at those who are due, and trims those who have too many: as many as keep pace with
     /// what was inserted. Says whether there were any.
-    pub async fn trim(&mut self, views: &Views) -> Result<bool, ViewError> {
+    pub async fn trim(&mut self, views: &ViewWriter) -> Result<bool, ViewError> {
         let mut budget = self.inserted / LOOK as usize + TOGETHER;
         self.inserted = 0;
         let any = self.is_behind();
@@ -121,7 +122,7 @@ mod tests {
     fn entries(reader: i64, count: usize) -> Vec<Entry> {
         let entry = Entry {
             reader: UserId::new(reader).unwrap(),
-            item: crate::read_model::entry::TimelineItem {
+            item: crate::views::entry::TimelineItem {
                 entry: shared::ids::EntryId::new(7).unwrap(),
                 post: shared::ids::PostId::new(7).unwrap(),
                 by: UserId::new(9).unwrap(),

@@ -3,7 +3,7 @@
 //! A generation of views remembers the log it was folded from, from the first time that a stream
 //! named one. From then on only a stream of that log is folded into it.
 //!
-//! Views that are new know no log. Where the log's own database can be read, its identity is what
+//! ViewWriter that are new know no log. Where the log's own database can be read, its identity is what
 //! counts, and a stream that has events which the log lacks is refused as the relay refuses it.
 //! Where it cannot (with `VIEWS_MONGODB_URI` alone, without the right to read it, or on a server
 //! out of reach) new views take the stream's word.
@@ -24,7 +24,7 @@ use shared::stream_end::{self, StreamEnd};
 use tracing::{error, info, warn};
 
 use super::stream_fault::StreamFault;
-use crate::read_model::Views;
+use crate::views::generation::Generation;
 
 /// The condition of readiness.
 pub const SAME_LOG: &str = "the stream holds this log";
@@ -81,7 +81,7 @@ impl StreamCheck {
     pub async fn judge(
         &self,
         names: &Names,
-        views: &Views,
+        views: &Generation,
         stream: &Stream,
         end: &StreamEnd,
     ) -> Result<Option<LogId>, StreamFault> {
@@ -92,7 +92,7 @@ impl StreamCheck {
                 compared => compared?,
             }
         }
-        let bound = views.generation().log().await.map_err(StreamFault::Views)?;
+        let bound = views.log().await.map_err(StreamFault::Views)?;
         if let Some(bound) = bound
             && let Some(theirs) = label.other_than(bound)
         {
@@ -106,8 +106,13 @@ impl StreamCheck {
     }
 
     /// Has `views` remember the log they are folded from.
-    pub async fn bind(&self, names: &Names, views: &Views, log: LogId) -> Result<(), StreamFault> {
-        let bound = views.generation().bind_log(log).await;
+    pub async fn bind(
+        &self,
+        names: &Names,
+        views: &Generation,
+        log: LogId,
+    ) -> Result<(), StreamFault> {
+        let bound = views.bind_log(log).await;
         match bound.map_err(StreamFault::Views)? {
             bound if bound == log => Ok(()),
             bound => Err(StreamFault::OtherViews {
@@ -169,7 +174,7 @@ impl Teller {
         &mut self,
         check: &StreamCheck,
         names: &Names,
-        views: &Views,
+        views: &Generation,
         stream: &Stream,
         readiness: &Readiness,
     ) {

@@ -5,7 +5,7 @@ use shared::event_stream;
 use shared::log_identity::LogId;
 use tracing::{debug, info, warn};
 
-use crate::read_model::ViewError;
+use crate::views::error::ViewError;
 
 /// Why nothing can be read.
 #[derive(Debug, thiserror::Error)]

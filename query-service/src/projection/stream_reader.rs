@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::settings::FoldSettings;
 use super::stream_check::{self, StreamCheck};
 use super::stream_fault::StreamFault;
-use crate::read_model::Views;
+use crate::views::generation::Generation;
 
 /// Messages in one batch of the fold.
 pub const BATCH: usize = 500;
@@ -68,7 +68,7 @@ pub struct StreamReader {
     nats: Nats,
     names: Names,
     replicas: usize,
-    views: Views,
+    views: Generation,
     check: StreamCheck,
     last: u64,
     chain: ChainHash,
@@ -82,7 +82,7 @@ impl StreamReader {
     pub fn new(
         nats: Nats,
         settings: &FoldSettings,
-        views: Views,
+        views: Generation,
         last: u64,
         chain: ChainHash,
     ) -> Self {

@@ -4,13 +4,16 @@ use shared::error_chain::Chain;
 use shared::resilience::Refused;
 use tracing::{error, warn};
 
-use crate::read_model::ViewError;
+use super::unanswered::Unanswered;
+use crate::views::error::ViewError;
 
 #[derive(Debug)]
 pub enum ReadError {
     /// It did not begin, or was not waited for.
     Rejected(Refused),
-    Views(ViewError),
+    Unanswered(Unanswered),
+    /// The views do not reflect the write that they should.
+    NotYetVisible,
     /// The caller's account is deactivated.
     Deactivated,
 }
@@ -20,19 +23,22 @@ impl ReadError {
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Rejected(Refused::Away | Refused::Late) => true,
-            Self::Rejected(Refused::Full | Refused::Panicked) | Self::Deactivated => false,
-            Self::Views(error) => match error {
-                ViewError::Away
-                | ViewError::Abandoned
-                | ViewError::Database(_)
-                | ViewError::NotRemembered => true,
-                ViewError::BadCursor
-                | ViewError::NotYetVisible
-                | ViewError::Busy
-                | ViewError::Corrupt(_)
-                | ViewError::Refused(_)
-                | ViewError::Expensive { .. }
-                | ViewError::OtherPartitions { .. } => false,
+            Self::Rejected(Refused::Full | Refused::Panicked) => false,
+            Self::NotYetVisible | Self::Deactivated => false,
+            Self::Unanswered(why) => match why {
+                Unanswered::Away
+                | Unanswered::Abandoned
+                | Unanswered::CacheMiss
+                | Unanswered::Failed(ViewError::Database(_)) => true,
+                Unanswered::Failed(
+                    ViewError::Corrupt(_)
+                    | ViewError::Refused(_)
+                    | ViewError::OtherPartitions { .. },
+                )
+                | Unanswered::BadCursor
+                | Unanswered::Busy
+                | Unanswered::Expensive { .. }
+                | Unanswered::Panicked => false,
             },
         }
     }
@@ -40,32 +46,29 @@ impl ReadError {
     /// Whether the same read may have an answer a little later.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Rejected(Refused::Full) => true,
-            Self::Views(ViewError::NotYetVisible | ViewError::Busy) => true,
-            Self::Rejected(_) | Self::Views(_) | Self::Deactivated => self.is_unavailable(),
+            Self::Rejected(Refused::Full)
+            | Self::Unanswered(Unanswered::Busy)
+            | Self::NotYetVisible => true,
+            Self::Rejected(_) | Self::Unanswered(_) | Self::Deactivated => self.is_unavailable(),
         }
     }
 
     /// Logs what an operator should know of. Callers are never told internals.
     #[must_use]
     pub(super) fn logged(self) -> Self {
-        if let Self::Views(fault) = &self {
-            match fault {
-                ViewError::Database(_) | ViewError::NotRemembered => {
-                    warn!(error = %Chain(fault), "a read failed");
+        if let Self::Unanswered(why) = &self {
+            match why {
+                Unanswered::Failed(ViewError::Database(_)) | Unanswered::CacheMiss => {
+                    warn!(error = %Chain(why), "a read failed");
                 }
-                ViewError::Corrupt(_)
-                | ViewError::Refused(_)
-                | ViewError::Expensive { .. }
-                | ViewError::OtherPartitions { .. } => {
-                    error!(error = %Chain(fault), "a read failed");
+                Unanswered::Failed(_) | Unanswered::Expensive { .. } | Unanswered::Panicked => {
+                    error!(error = %Chain(why), "a read failed");
                 }
                 // Logged once, by the probes, or nothing to log: the caller's own.
-                ViewError::Away
-                | ViewError::Abandoned
-                | ViewError::Busy
-                | ViewError::BadCursor
-                | ViewError::NotYetVisible => (),
+                Unanswered::Away
+                | Unanswered::Abandoned
+                | Unanswered::Busy
+                | Unanswered::BadCursor => (),
             }
         }
         self

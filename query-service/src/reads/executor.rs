@@ -12,9 +12,11 @@ use shared::consistency::ConsistencyToken;
 use shared::ids::UserId;
 
 use super::admission::{Admission, Asker, Cost};
+use super::budget::{ReadBudget, ReadLimits};
 use super::error::ReadError;
-use crate::read_model::budget::{ReadBudget, ReadLimits};
-use crate::read_model::{CurrentViews, ViewError, Views};
+use super::model::{CurrentViews, ReadModel};
+use super::unanswered::Unanswered;
+use crate::cache::ReadFrom;
 
 /// Reads that ended early since nobody waited for them any more.
 pub const ABANDONED: &str = "query_service_reads_abandoned_total";
@@ -43,7 +45,7 @@ pub struct ReadExecutor {
     cost: Cost,
     /// The views that reflect the write whose token came with the request, if one did. Then what
     /// is remembered from before is no answer.
-    reflecting: Option<Views>,
+    reflecting: Option<ReadModel>,
 }
 
 impl ReadExecutor {
@@ -59,7 +61,7 @@ impl ReadExecutor {
         user: Option<UserId>,
         after: Option<ConsistencyToken>,
     ) -> Result<Self, ReadError> {
-        let now = views.borrow().cached();
+        let now = views.borrow().with(ReadFrom::CacheThenDatabase);
         // Deactivation is for good: who is remembered as deactivated need not wait.
         let known = user.and_then(|user| now.remembered_as_deactivated(user));
         if known == Some(true) {
@@ -101,26 +103,29 @@ impl ReadExecutor {
     pub async fn run<T, F>(
         &self,
         policy: CachePolicy,
-        read: impl FnOnce(Views) -> F + Clone + Send + 'static,
+        read: impl FnOnce(ReadModel) -> F + Clone + Send + 'static,
     ) -> Result<Read<T>, ReadError>
     where
         T: Send + 'static,
-        F: Future<Output = Result<Option<T>, ViewError>> + Send + 'static,
+        F: Future<Output = Result<Option<T>, Unanswered>> + Send + 'static,
     {
-        let now = || self.views.borrow().cached();
-        let current = self.reflecting.as_ref().map_or_else(now, Views::still);
+        let now = || self.views.borrow().with(ReadFrom::CacheThenDatabase);
+        let current = self
+            .reflecting
+            .as_ref()
+            .map_or_else(now, ReadModel::refreshed);
         // Needs no permit: nothing of it waits for anything. Where the database is away it may be
         // old, and is said to be, below.
         let try_first =
             policy == CachePolicy::TryFirst && !self.admission.gate().breaker().is_open();
-        if let Some(remembered) = current.from_memory().filter(|_| try_first) {
+        if let Some(remembered) = current.cache_only().filter(|_| try_first) {
             match Box::pin(read.clone()(remembered)).await {
-                Err(ViewError::NotRemembered) => (),
+                Err(Unanswered::CacheMiss) => (),
                 Ok(item) => return Ok(Read { item, stale: false }),
-                Err(error) => return Err(ReadError::Views(error).logged()),
+                Err(error) => return Err(ReadError::Unanswered(error).logged()),
             }
         }
-        let (reading, stale) = (read.clone(), current.stale());
+        let (reading, stale) = (read.clone(), current.with(ReadFrom::StaleCache));
         match self.ask_database(current, reading).await {
             Ok(item) => Ok(Read { item, stale: false }),
             Err(error) if error.is_unavailable() && self.reflecting.is_none() => {
@@ -133,25 +138,38 @@ impl ReadExecutor {
         }
     }
 
+    /// Notes that a reader has read their timeline: after the answer is known, which does not
+    /// depend on it. Where that fails, the next read notes it.
+    pub async fn note_seen(&self, reader: UserId) {
+        let views = self.views.borrow().clone();
+        if views.last_seen().is_noted(reader) {
+            return;
+        }
+        let note = async move |views: ReadModel| Ok(views.last_seen().note(reader).await?);
+        // With a permit, as every use of the database; the failure is logged.
+        let _ = load(&self.admission, self.asker, &views, note).await;
+    }
+
     /// A read that finds out that it is an expensive one is begun again, without the permit it
     /// had.
     async fn ask_database<T, F>(
         &self,
-        views: Views,
-        read: impl FnOnce(Views) -> F + Clone,
+        views: ReadModel,
+        read: impl FnOnce(ReadModel) -> F + Clone,
     ) -> Result<T, ReadError>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, ViewError>> + Send + 'static,
+        F: Future<Output = Result<T, Unanswered>> + Send + 'static,
     {
         let (admission, asker) = (&self.admission, self.asker);
         let is_cheap = self.cost == Cost::Cheap;
         let again = is_cheap.then(|| (read.clone(), views.clone()));
         let found = attempt(admission, self.cost, asker, views, read).await;
         let found = match (found, again) {
-            (Err(ReadError::Views(ViewError::Expensive { permits })), Some((read, views))) => {
-                attempt(admission, Cost::Expensive(permits), asker, views, read).await
-            }
+            (
+                Err(ReadError::Unanswered(Unanswered::Expensive { permits })),
+                Some((read, views)),
+            ) => attempt(admission, Cost::Expensive(permits), asker, views, read).await,
             (found, _) => found,
         };
         found.map_err(ReadError::logged)
@@ -163,16 +181,18 @@ impl ReadExecutor {
 async fn is_deactivated(
     admission: &Admission,
     asker: Asker,
-    views: &Views,
+    views: &ReadModel,
     user: UserId,
 ) -> Result<bool, ReadError> {
     if let Some(known) = views.remembered_as_deactivated(user) {
         return Ok(known);
     }
-    let ask = async move |views: Views| views.is_deactivated(user).await;
+    let ask = async move |views: ReadModel| views.is_deactivated(user).await;
     match load(admission, asker, views, ask).await {
         Err(error) if error.is_unavailable() => {
-            let known = views.stale().remembered_as_deactivated(user);
+            let known = views
+                .with(ReadFrom::StaleCache)
+                .remembered_as_deactivated(user);
             known.ok_or(error)
         }
         answer => answer,
@@ -184,22 +204,22 @@ async fn is_deactivated(
 async fn until_visible(
     admission: &Admission,
     asker: Asker,
-    views: &Views,
+    views: &ReadModel,
     token: ConsistencyToken,
-) -> Result<Views, ReadError> {
+) -> Result<ReadModel, ReadError> {
     const PATIENCE: Duration = Duration::from_secs(1);
     const LONGEST_PAUSE: Duration = Duration::from_millis(100);
     let (began, mut pause) = (Instant::now(), Duration::from_millis(2));
     let token = Arc::new(token);
     loop {
         let token = token.clone();
-        let look = async move |looking: Views| looking.reflecting(&token).await;
+        let look = async move |looking: ReadModel| looking.reflecting(&token).await;
         if let Some(reflecting) = load(admission, asker, views, look).await? {
             // Its budget was the look's.
             return Ok(reflecting);
         }
         if began.elapsed() >= PATIENCE {
-            return Err(ReadError::Views(ViewError::NotYetVisible));
+            return Err(ReadError::NotYetVisible);
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -210,12 +230,12 @@ async fn until_visible(
 async fn load<T, F>(
     admission: &Admission,
     asker: Asker,
-    views: &Views,
-    read: impl FnOnce(Views) -> F,
+    views: &ReadModel,
+    read: impl FnOnce(ReadModel) -> F,
 ) -> Result<T, ReadError>
 where
     T: Send + 'static,
-    F: Future<Output = Result<T, ViewError>> + Send + 'static,
+    F: Future<Output = Result<T, Unanswered>> + Send + 'static,
 {
     let read = attempt(admission, Cost::Cheap, asker, views.clone(), read);
     read.await.map_err(ReadError::logged)
@@ -229,12 +249,12 @@ async fn attempt<T, F>(
     admission: &Admission,
     cost: Cost,
     asker: Asker,
-    views: Views,
-    read: impl FnOnce(Views) -> F,
+    views: ReadModel,
+    read: impl FnOnce(ReadModel) -> F,
 ) -> Result<T, ReadError>
 where
     T: Send + 'static,
-    F: Future<Output = Result<T, ViewError>> + Send + 'static,
+    F: Future<Output = Result<T, Unanswered>> + Send + 'static,
 {
     let permit = admission.enter(cost, asker).await;
     let permit = permit.map_err(ReadError::Rejected)?;
@@ -244,17 +264,17 @@ where
     let work = tokio::spawn(async move {
         let _permit = permit;
         let found = read.await;
-        if matches!(found, Err(ViewError::Abandoned)) {
+        if matches!(found, Err(Unanswered::Abandoned)) {
             metrics::counter!(ABANDONED).increment(1);
         }
         found
     });
     let gate = admission.gate();
-    let outcome: Result<_, ViewError> = gate.attend(work).await.map_err(ReadError::Rejected)?;
+    let outcome: Result<_, Unanswered> = gate.attend(work).await.map_err(ReadError::Rejected)?;
     outcome.map_err(|error| {
         if error.is_away() {
             gate.breaker().failed();
         }
-        ReadError::Views(error)
+        ReadError::Unanswered(error)
     })
 }

@@ -9,18 +9,19 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bson::{Document, doc};
+use query_service::operator::verify::model::{Model, pages};
+use query_service::operator::verify::{self, Line, List, Report, Visible};
 use query_service::projection::Projector;
 use query_service::projection::memory::Memory;
 use query_service::projection::settings::FoldSettings;
 use query_service::projection::stream_check::StreamCheck;
-use query_service::read_model::Views;
-use query_service::read_model::budget::{ReadBudget, ReadLimits};
-use query_service::read_model::generation::{Catalog, Generation, View};
-use query_service::read_model::keys::binary;
-use query_service::read_model::sabotage::Sabotage;
-use query_service::read_model::view::PostView;
-use query_service::verify::model::{Model, pages};
-use query_service::verify::{self, Line, List, Report, Visible};
+use query_service::reads::ReadModel;
+use query_service::reads::bodies::PostView;
+use query_service::reads::budget::{ReadBudget, ReadLimits};
+use query_service::views::ViewWriter;
+use query_service::views::fail_point::Sabotage;
+use query_service::views::generation::{Catalog, Generation, View};
+use query_service::views::keys::binary;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -95,7 +96,7 @@ impl World {
         }
     }
 
-    pub async fn views(&self) -> Views {
+    pub async fn views(&self) -> ReadModel {
         open(&self.log, &self.settings, self.sabotage).await
     }
 
@@ -108,14 +109,14 @@ impl World {
     pub async fn fold_beside(
         &self,
         generation: Generation,
-    ) -> (Fold, tokio::sync::watch::Sender<Views>) {
+    ) -> (Fold, tokio::sync::watch::Sender<ReadModel>) {
         self.fold_of(Some(generation)).await
     }
 
     async fn fold_of(
         &self,
         other: Option<Generation>,
-    ) -> (Fold, tokio::sync::watch::Sender<Views>) {
+    ) -> (Fold, tokio::sync::watch::Sender<ReadModel>) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -132,8 +133,8 @@ impl World {
             let check = StreamCheck::of(&settings).await.expect("a check");
             let (switch, current) = tokio::sync::watch::channel(views.clone());
             let folded = match other {
-                Some(other) => Views::of(other).await.expect("views"),
-                None => views,
+                Some(other) => ViewWriter::of(other).await.expect("views"),
+                None => writer(&views).await.sabotaged(sabotage),
             };
             let projector = Projector {
                 views: folded,
@@ -267,21 +268,31 @@ impl World {
     }
 
     /// How many entries of a reader are stored, and down to where they are complete.
-    pub async fn stored(&self, views: &Views, reader: UserId) -> (u64, i64) {
+    pub async fn stored(&self, views: &ReadModel, reader: UserId) -> (u64, i64) {
         let entries = views.generation().collection::<Document>(View::Timeline);
         let first = [reader.to_key(), [0; 8]].concat();
         let last = [reader.to_key(), [0xff; 8]].concat();
         let range = doc! { "_id": { "$gte": binary(first), "$lte": binary(last) } };
         let count = entries.count_documents(range).await.expect("entries");
-        let horizons = views.horizons(&[reader]).await.expect("readers");
+        let horizons = views
+            .generation()
+            .horizons(&[reader])
+            .await
+            .expect("readers");
         (count, horizons.get(&reader).copied().unwrap_or(0))
     }
 
     /// Who is parked, in all partitions.
-    pub async fn parked(&self, views: &Views) -> BTreeSet<UserId> {
+    pub async fn parked(&self, views: &ReadModel) -> BTreeSet<UserId> {
         let mut parked = BTreeSet::new();
         for partition in views.partitions().all() {
-            parked.extend(views.some_parked(partition, 1_000).await.expect("readers"));
+            parked.extend(
+                views
+                    .generation()
+                    .some_parked(partition, 1_000)
+                    .await
+                    .expect("readers"),
+            );
         }
         parked
     }
@@ -298,7 +309,7 @@ impl World {
     }
 
     /// Waits until everything that was published is folded.
-    pub async fn caught_up(&self, views: &Views) {
+    pub async fn caught_up(&self, views: &ReadModel) {
         eventually("everything is folded", async || {
             views.position_now().await.is_ok_and(|at| at >= self.end)
         })
@@ -312,7 +323,7 @@ impl World {
 
     /// Reads as clients do while the fold goes on, and checks what is true at any moment: newest
     /// first, and no page shows a post twice.
-    pub async fn read_meanwhile(&mut self, views: &Views) {
+    pub async fn read_meanwhile(&mut self, views: &ReadModel) {
         let reader = self.history.any_user();
         let limit = self.history.rng.random_range(1..30);
         let scroll = List::Home.scroll(views, reader, limit).await;
@@ -333,7 +344,7 @@ impl World {
 
     /// Everything that anybody can see, in pages of random sizes, against the model: a line for
     /// each difference.
-    pub async fn differences(&mut self, views: &Views) -> Vec<String> {
+    pub async fn differences(&mut self, views: &ReadModel) -> Vec<String> {
         self.caught_up(views).await;
         let model = self.model();
         let mut differences = Vec::new();
@@ -366,7 +377,12 @@ impl World {
     }
 
     /// The same for one reader's timeline and posts.
-    async fn random_pages(&mut self, model: &Model, views: &Views, user: UserId) -> Vec<String> {
+    async fn random_pages(
+        &mut self,
+        model: &Model,
+        views: &ReadModel,
+        user: UserId,
+    ) -> Vec<String> {
         if model.user(user).is_none() {
             return Vec::new();
         }
@@ -434,7 +450,7 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 /// As little as a budget can be: every page ends after its first step.
-pub fn hasty(views: &Views) -> Views {
+pub fn hasty(views: &ReadModel) -> ReadModel {
     let limits = ReadLimits {
         rows: 1,
         queries: 1,
@@ -443,10 +459,20 @@ pub fn hasty(views: &Views) -> Views {
     views.within(ReadBudget::new(limits, true))
 }
 
-async fn open(log: &mongodb::Database, settings: &Settings, sabotage: Option<Sabotage>) -> Views {
+async fn open(
+    log: &mongodb::Database,
+    settings: &Settings,
+    sabotage: Option<Sabotage>,
+) -> ReadModel {
     let database = log.client().database(&engines::views_database(settings));
-    let views = Views::open(&database, settings.partitions).await;
+    let views = ReadModel::open(&database, settings.partitions).await;
     views.expect("views").sabotaged(sabotage)
+}
+
+/// What writes these views.
+pub async fn writer(views: &ReadModel) -> ViewWriter {
+    let writer = ViewWriter::of(views.generation().clone()).await;
+    writer.expect("views")
 }
 
 fn paged(entries: &[PostView], limit: usize, cuts: &BTreeSet<i64>) -> Vec<Vec<Line>> {
@@ -510,6 +536,12 @@ impl History {
             farewells: VecDeque::new(),
             versions: HashMap::new(),
         }
+    }
+
+    /// Everything from here on happens after this moment, in milliseconds since 1970: the same seed
+    /// makes the same history again.
+    pub fn begin_at(&mut self, millis: i64) {
+        self.next = millis << 16;
     }
 
     /// From here on ids are ahead of the clock by this: as of a replica whose clock is slow.

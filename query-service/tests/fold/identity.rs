@@ -23,7 +23,9 @@ impl World {
         let stream = jetstream.get_stream(names.stream()).await.unwrap();
         let last = stream.cached_info().state.last_sequence;
         let end = stream_end::read(&stream, last).await.unwrap();
-        check.judge(names, &self.views().await, &stream, &end).await
+        check
+            .judge(names, self.views().await.generation(), &stream, &end)
+            .await
     }
 
     async fn set_identity(&self, log: LogId) {

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
-use query_service::read_model::Views;
-use query_service::read_model::budget::{ReadBudget, ReadLimits};
-use query_service::read_model::generation::View;
-use query_service::read_model::keys::Key;
-use query_service::read_model::posts::MOST_EXAMINED;
+use query_service::reads::ReadModel;
+use query_service::reads::budget::{ReadBudget, ReadLimits};
+use query_service::reads::posts::MOST_EXAMINED;
+use query_service::views::generation::View;
+use query_service::views::keys::Key;
 use shared::ids::{EntryId, Id, UserId};
 
 use super::common::{World, hasty};
@@ -20,7 +20,7 @@ const DAY: i64 = 86_400_000;
 
 /// Writes rows past the fold.
 struct Seed<'a> {
-    views: &'a Views,
+    views: &'a ReadModel,
     next: i64,
 }
 
@@ -111,7 +111,7 @@ impl Seed<'_> {
     }
 }
 
-fn of_a_request(views: &Views) -> Views {
+fn of_a_request(views: &ReadModel) -> ReadModel {
     views.within(ReadBudget::new(ReadLimits::OF_A_REQUEST, true))
 }
 
@@ -127,7 +127,7 @@ struct Costs {
 }
 
 impl Costs {
-    async fn measure(&mut self, views: &Views) {
+    async fn measure(&mut self, views: &ReadModel) {
         let famous = self.famous;
         let page = async |limit: usize, cursor: Option<&str>, quickest: &mut Duration| {
             let began = Instant::now();
@@ -250,11 +250,10 @@ async fn a_scroll_within_any_budget_shows_everybody_once() {
     let all = newest_first(crowd.iter().map(|user| user.get()).collect());
     let back = newest_first(crowd.iter().step_by(100).map(|user| user.get()).collect());
     let written = newest_first(posts.iter().map(|post| post.get()).collect());
-    let who =
-        |page: query_service::read_model::view::Page<query_service::read_model::view::UserView>| {
-            let ids = page.items.iter().map(|user| user.user_id.get()).collect();
-            (ids, page.next_cursor)
-        };
+    let who = |page: query_service::reads::bodies::Page<query_service::reads::bodies::UserView>| {
+        let ids = page.items.iter().map(|user| user.user_id.get()).collect();
+        (ids, page.next_cursor)
+    };
     for limit in [1, 20, 100] {
         for budgeted in [hasty, of_a_request] {
             let expected = [&all, &back, &back, &written];
@@ -423,7 +422,7 @@ async fn whoever_follows_thousands_reads_below_the_stored_entries_exactly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_needs_more_permits_says_so_and_one_that_was_left_ends() {
-    use query_service::read_model::ViewError;
+    use query_service::reads::Unanswered;
     let world = World::new("dear", 1, 100_000, 5).await;
     let views = world.views().await;
     let mut seed = Seed {
@@ -438,9 +437,9 @@ async fn a_read_that_needs_more_permits_says_so_and_one_that_was_left_ends() {
     seed.rows(View::Readers, vec![row]).await;
     let budget = ReadBudget::new(ReadLimits::OF_A_REQUEST, false);
     let page = views.within(budget.clone()).home(reader, 20, None).await;
-    assert!(matches!(page, Err(ViewError::Expensive { permits: 1 })));
+    assert!(matches!(page, Err(Unanswered::Expensive { permits: 1 })));
     drop(budget.abandon_on_drop());
     let page = views.within(budget).followers(reader, 20, None).await;
-    assert!(matches!(page, Err(ViewError::Abandoned)));
+    assert!(matches!(page, Err(Unanswered::Abandoned)));
     world.clean_up().await;
 }

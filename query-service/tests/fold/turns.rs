@@ -1,7 +1,7 @@
 //! Whoever makes, shows and drops generations: one at a time, and what is shown is never dropped.
 
 use bson::{DateTime, Document, doc};
-use query_service::read_model::generation::Catalog;
+use query_service::views::generation::Catalog;
 
 use super::common::{World, eventually};
 

@@ -4,9 +4,9 @@ use bson::doc;
 use shared::events::{Edge, Event};
 
 use super::{Batch, Fold, stored};
-use crate::read_model::ViewError;
-use crate::read_model::generation::View;
-use crate::read_model::keys::Key;
+use crate::views::error::ViewError;
+use crate::views::generation::View;
+use crate::views::keys::Key;
 
 impl Fold {
     pub(super) async fn followed(

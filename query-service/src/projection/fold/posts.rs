@@ -6,11 +6,11 @@ use shared::events::{Event, PostCreated, PostDeleted, PostRef, Unreposted};
 use shared::ids::{EntryId, PostId, UserId};
 
 use super::{Batch, FAN_OUT_BATCH, Fold, REPOSTS, Reaction, stored};
-use crate::read_model::ViewError;
-use crate::read_model::entry::{Entry, TimelineItem};
-use crate::read_model::generation::View;
-use crate::read_model::keys::Key;
-use crate::read_model::rows::FanOutRow;
+use crate::views::documents::FanOutRow;
+use crate::views::entry::{Entry, TimelineItem};
+use crate::views::error::ViewError;
+use crate::views::generation::View;
+use crate::views::keys::Key;
 
 impl Fold {
     pub(super) async fn post_created(

@@ -4,8 +4,8 @@ use bson::doc;
 use shared::events::{Event, ProfileEdited, UserRegistered};
 
 use super::{Batch, Fold, stored};
-use crate::read_model::generation::View;
-use crate::read_model::keys::Key;
+use crate::views::generation::View;
+use crate::views::keys::Key;
 
 impl Fold {
     pub(super) fn registered(

@@ -1,0 +1,70 @@
+//! Follows the notices of all partitions: hands each to the cache of the views that readers are
+//! shown, then wakes the live streams that it concerns.
+
+mod backlog;
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use shared::engines::Nats;
+use shared::event_stream::Names;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::live::Live;
+use crate::reads::CurrentViews;
+use crate::views::invalidation::Notice;
+use backlog::{Backlog, MOST_BYTES};
+
+/// How soon a subscription that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+pub struct Subscriber {
+    views: CurrentViews,
+    live: Live,
+}
+
+impl Subscriber {
+    pub fn new(views: CurrentViews, live: Live) -> Self {
+        Self { views, live }
+    }
+
+    /// Takes notices until `stop`, which comes after that of the streams.
+    pub async fn run(self, nats: Nats, names: Names, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let subscribed = nats.client.subscribe(names.notices()).await;
+            let mut notices = match subscribed {
+                Ok(notices) => Backlog::of(notices.map(|notice| notice.payload), MOST_BYTES),
+                Err(error) => {
+                    warn!(error = %error, "notices cannot be followed");
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            loop {
+                tokio::select! {
+                    message = notices.next() => match message {
+                        Some(body) => {
+                            if let Some(notice) = Notice::decode(&body) {
+                                self.take(&notice);
+                            }
+                        }
+                        None => break,
+                    },
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+    }
+
+    fn take(&self, notice: &Notice) {
+        let views = self.views.borrow().clone();
+        let generation = views.generation().number;
+        let ours = notice.v.is_none_or(|views_id| views_id == views.id());
+        if ours && notice.g == generation {
+            // The cache first: who is woken reads it.
+            views.take(notice);
+            self.live.wake(generation, views.partitions(), notice);
+        }
+    }
+}
