@@ -3,6 +3,8 @@
 //! fault built in they do not.
 
 mod common;
+#[path = "fold/documents.rs"]
+mod documents;
 #[path = "fold/identity.rs"]
 mod identity;
 #[path = "fold/lists.rs"]
