@@ -18,7 +18,7 @@ use crate::startup::{Application, Core, Role, StartupError, keep_time};
 pub const USAGE: u8 = 64;
 
 /// Accepts commands over HTTP, appends them to the event log in MongoDB, and publishes the log on
-/// NATS. Settings come from the environment: see docs/api.md.
+/// NATS. Settings come from the environment: see docs/settings.md.
 #[derive(Parser)]
 #[command(version)]
 pub struct Arguments {

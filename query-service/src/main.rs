@@ -11,7 +11,7 @@ use shared::telemetry;
 use tokio_util::sync::CancellationToken;
 
 /// Folds the event stream into timelines and serves them. Settings come from the environment:
-/// see docs/api.md.
+/// see docs/settings.md.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
