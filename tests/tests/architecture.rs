@@ -152,6 +152,18 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule {
+        room: "query-service/src/projection/fold",
+        sentence: "the fold says what happened; views/ knows how it is stored: it mentions no BSON",
+        words: &["bson", "Document", "mongodb", "Key"],
+        rooms: &[],
+    },
+    Rule {
+        room: "query-service/src/projection/jobs",
+        sentence: "the fold says what happened; views/ knows how it is stored: it mentions no BSON",
+        words: &["bson", "Document", "mongodb", "Key"],
+        rooms: &[],
+    },
+    Rule {
         room: "query-service/src/live",
         sentence: "live/: who is connected and when to wake them; never mentions a database, a broker, or the web",
         words: DRIVERS_AND_WEB,

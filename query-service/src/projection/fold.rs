@@ -17,12 +17,12 @@ use shared::partition::Partition;
 use super::idle::Idle;
 use super::memory::Memory;
 use super::pending::Pending;
-use crate::views::changes::Changes;
+use crate::views::changes::{Changes, Reaction, Stamp};
 use crate::views::dead_letters::DeadLetter;
-use crate::views::documents::{FanOutRow, FollowersRow};
+use crate::views::documents::{FanOutRow, FollowersRow, Standing};
 use crate::views::entry::Entry;
 use crate::views::error::ViewError;
-use crate::views::generation::{Generation, View};
+use crate::views::generation::Generation;
 
 /// Followers in one batch of a fan-out: past this it becomes a durable job.
 pub const FAN_OUT_BATCH: usize = 1_000;
@@ -48,22 +48,6 @@ pub struct Fold {
     /// More of them wait in the views.
     more_fan_outs: bool,
 }
-
-/// A kind of reaction: where its rows are, and which counter of the post it moves.
-#[derive(Clone, Copy)]
-struct Reaction {
-    rows: View,
-    counter: &'static str,
-}
-
-const LIKES: Reaction = Reaction {
-    rows: View::Likes,
-    counter: "likes",
-};
-const REPOSTS: Reaction = Reaction {
-    rows: View::Reposts,
-    counter: "reposts",
-};
 
 /// What one batch of events amounts to.
 #[derive(Default)]
@@ -195,21 +179,39 @@ impl Fold {
         seq: u64,
         event: &Event,
     ) -> Result<(), ViewError> {
+        let stamp = Stamp {
+            version: event.version,
+            seq,
+        };
         match &event.payload {
-            Payload::UserRegistered(user) => self.registered(batch, seq, event, user),
-            Payload::ProfileEdited(profile) => self.profile_edited(batch, seq, event, profile),
-            Payload::UserDeactivated(_) => self.standing_changed(batch, seq, event, "deactivated"),
-            Payload::UserSuspended(_) => self.standing_changed(batch, seq, event, "suspended"),
-            Payload::UserUnsuspended(_) => self.standing_changed(batch, seq, event, "active"),
-            Payload::UserVerified(_) => self.verified(batch, seq, event),
-            Payload::Followed(edge) => self.followed(batch, seq, event, edge).await?,
-            Payload::Unfollowed(edge) => self.unfollowed(batch, seq, event, edge).await?,
-            Payload::PostCreated(post) => self.post_created(batch, seq, event, post).await?,
-            Payload::PostDeleted(post) => self.post_deleted(batch, seq, event, post),
-            Payload::Liked(post) => self.reacted(batch, seq, event, LIKES, post, 1),
-            Payload::Unliked(post) => self.reacted(batch, seq, event, LIKES, post, -1),
-            Payload::Reposted(post) => self.reposted(batch, seq, event, post).await?,
-            Payload::Unreposted(repost) => self.unreposted(batch, seq, event, repost),
+            Payload::UserRegistered(user) => self.registered(batch, stamp, event, user),
+            Payload::ProfileEdited(profile) => {
+                if self.is_ours(event.actor) {
+                    batch.changes.profile_edited(event.actor, profile, stamp);
+                }
+            }
+            Payload::UserDeactivated(_) => {
+                self.standing_changed(batch, stamp, event, Standing::Deactivated);
+            }
+            Payload::UserSuspended(_) => {
+                self.standing_changed(batch, stamp, event, Standing::Suspended);
+            }
+            Payload::UserUnsuspended(_) => {
+                self.standing_changed(batch, stamp, event, Standing::Active);
+            }
+            Payload::UserVerified(_) => {
+                if self.is_ours(event.actor) {
+                    batch.changes.user_verified(event.actor, stamp);
+                }
+            }
+            Payload::Followed(edge) => self.followed(batch, stamp, edge).await?,
+            Payload::Unfollowed(edge) => self.unfollowed(batch, stamp, edge).await?,
+            Payload::PostCreated(post) => self.post_created(batch, stamp, event, post).await?,
+            Payload::PostDeleted(post) => self.post_deleted(batch, stamp, event, post),
+            Payload::Liked(post) => self.reacted(batch, stamp, event, Reaction::Like, post),
+            Payload::Unliked(post) => self.withdrawn(batch, stamp, event, Reaction::Like, post),
+            Payload::Reposted(post) => self.reposted(batch, stamp, event, post).await?,
+            Payload::Unreposted(repost) => self.unreposted(batch, stamp, event, repost),
         }
         Ok(())
     }
@@ -271,9 +273,4 @@ fn set(ids: &mut Vec<UserId>, id: UserId, on: bool) {
         }
         (Ok(_), true) | (Err(_), false) => (),
     }
-}
-
-/// A stream sequence as the views store it.
-fn stored(seq: u64) -> i64 {
-    i64::try_from(seq).unwrap_or(i64::MAX)
 }

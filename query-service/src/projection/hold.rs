@@ -81,17 +81,18 @@ impl Hold {
     pub async fn commit(
         &mut self,
         entries: &[Entry],
-        changes: &Changes,
+        changes: Changes,
         pulled: &[(UserId, u64)],
         to: Checkpoint,
     ) -> Result<(), CommitError> {
         // Entries first: once the checkpoint has passed, they must be there.
         self.views.insert_entries(entries).await?;
         self.views
-            .commit(&mut self.session, self.partition, changes, &self.at, &to)
+            .commit(&mut self.session, self.partition, &changes, &self.at, &to)
             .await?;
         self.at = to;
-        self.tell(Notice::of(changes, entries, pulled)).await;
+        self.tell(Notice::of(changes.into_touched(), entries, pulled))
+            .await;
         Ok(())
     }
 
@@ -99,7 +100,7 @@ impl Hold {
     pub async fn commit_job(
         &mut self,
         entries: &[Entry],
-        changes: &Changes,
+        changes: Changes,
     ) -> Result<(), CommitError> {
         self.commit(entries, changes, &[], self.at).await
     }

@@ -22,7 +22,6 @@ use crate::views::changes::Changes;
 use crate::views::error::ViewError;
 use crate::views::generation::Generation;
 use crate::views::transaction::CommitError;
-use crate::views::writer::ViewWriter;
 
 /// Readers re-activated in one slice.
 const BACK_PER_SLICE: usize = 500;
@@ -125,12 +124,12 @@ impl Idle {
         }
         let mut changes = Changes::default();
         for reader in &back {
-            ViewWriter::reactivate(&mut changes, *reader, &hold.at);
+            changes.reader_reactivated(*reader, &hold.at);
         }
         for reader in &gone {
-            ViewWriter::park(&mut changes, *reader);
+            changes.reader_parked(*reader);
         }
-        hold.commit_job(&[], &changes).await?;
+        hold.commit_job(&[], changes).await?;
         self.parked = (self.parked + gone.len()).saturating_sub(back.len());
         for reader in back {
             self.note(reader, false);

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use bson::doc;
 use shared::ids::UserId;
 
 use super::fold::{FAN_OUT_BATCH, Fold};
@@ -16,8 +15,6 @@ use crate::views::documents::{FanOutRow, PulledRow};
 use crate::views::entry::{Entry, TimelineItem};
 use crate::views::error::ViewError;
 use crate::views::fail_point::Sabotage;
-use crate::views::generation::View;
-use crate::views::keys::Key;
 use crate::views::transaction::CommitError;
 use crate::views::writer::ViewWriter;
 
@@ -65,25 +62,18 @@ pub async fn fan_out(
             seq,
         })
         .collect();
-    let row = Key::in_partition(partition, entry);
     let mut changes = Changes::default();
     let reached = followers
         .last()
         .filter(|_| followers.len() == FAN_OUT_BATCH);
     match reached {
-        Some(last) => changes.set(View::FanOuts, row, doc! { "next": last.get() }),
+        Some(last) => changes.fan_out_reached(partition, entry, *last),
         None => {
-            changes.delete(View::FanOuts, row);
-            let pulled = Key::in_partition(partition, author);
             let PulledRow { jobs, hot } = views.generation().pulled_row(partition, author).await?;
-            if jobs > 1 || hot {
-                changes.add(View::Pulled, pulled, "jobs", -1);
-            } else {
-                changes.delete(View::Pulled, pulled);
-            }
+            changes.fan_out_done(partition, entry, author, jobs > 1 || hot);
         }
     }
-    hold.commit_job(&entries, &changes).await?;
+    hold.commit_job(&entries, changes).await?;
     match (reached, fold.fan_outs.get_mut(&key)) {
         (Some(last), Some(job)) => job.next = last.get(),
         _ => {
@@ -117,9 +107,9 @@ pub async fn backfill(
     };
     let mut changes = Changes::default();
     for (follower, followee) in &edges {
-        changes.delete(View::Pending, Key::pair(*follower, *followee));
+        changes.edge_not_pending(*follower, *followee);
     }
-    hold.commit_job(&entries, &changes).await?;
+    hold.commit_job(&entries, changes).await?;
     for edge in &edges {
         fold.pending.remove(*edge);
     }

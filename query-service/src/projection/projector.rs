@@ -265,7 +265,8 @@ impl Projector {
             folded += 1;
             let is_last = number + 1 == messages.len();
             if is_last || batch.entries.len() >= ENTRIES_PER_COMMIT {
-                hold.commit(&batch.entries, &batch.changes, &batch.pulled, to)
+                let changes = std::mem::take(&mut batch.changes);
+                hold.commit(&batch.entries, changes, &batch.pulled, to)
                     .await?;
                 sizes.begin(&batch.new_readers);
                 sizes.grow(&batch.entries);

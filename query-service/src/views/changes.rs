@@ -4,166 +4,348 @@
 //! checkpoint's sequence and the lease's epoch (`docs/decisions/01-transactional-fold.md`): they
 //! happen exactly once, whoever crashed or woke up late. Timeline entries are hints and go first,
 //! outside of it.
+//!
+//! Every operation says in one place which rows change and what replicas must forget of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use bson::{Bson, Document, doc};
+use bson::{Document, doc};
+use shared::events::{Edge, PostCreated, PostRef, ProfileEdited, UserRegistered};
+use shared::ids::{EntryId, PostId, UserId};
+use shared::partition::Partition;
+use shared::time::Timestamp;
 
+use super::checkpoints::Checkpoint;
+use super::documents::{FanOutRow, PARKED, Standing};
+use super::entry::TimelineItem;
 use super::generation::View;
-use super::keys::Key;
+use super::invalidation::Touched;
+use super::keys::{Key, signed};
+use super::row_changes::RowChanges;
 
-/// The row changes of one batch. A row's changes are merged as they come.
+/// What one batch changes. The changes of a row are merged as they come.
 #[derive(Debug, Default)]
 pub struct Changes {
-    pub(super) deletes: BTreeMap<View, BTreeSet<Key>>,
-    pub(super) inserts: BTreeMap<View, BTreeMap<Key, Document>>,
-    pub(super) updates: BTreeMap<View, BTreeMap<Key, Update>>,
+    pub(super) rows: RowChanges,
+    touched: BTreeSet<Touched>,
 }
 
-/// Changes of a row that was there before the batch.
-#[derive(Debug, Default)]
-pub(super) struct Update {
-    pub set: Document,
-    pub inc: BTreeMap<&'static str, i64>,
+/// The event that changed a row last.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// Counts the events of the row's own stream in the log.
+    pub version: i64,
+    /// Its sequence in the stream of all events.
+    pub seq: u64,
+}
+
+impl Stamp {
+    fn on(self, mut fields: Document) -> Document {
+        fields.insert("v", self.version);
+        fields.insert("s", signed(self.seq));
+        fields
+    }
+}
+
+/// What a user may do to a post.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reaction {
+    Like,
+    Repost,
+}
+
+impl Reaction {
+    /// Where its rows are, and which counter of the post it moves.
+    fn stored(self) -> (View, &'static str) {
+        match self {
+            Self::Like => (View::Likes, "likes"),
+            Self::Repost => (View::Reposts, "reposts"),
+        }
+    }
 }
 
 impl Changes {
-    pub fn is_empty(&self) -> bool {
-        self.deletes.is_empty() && self.inserts.is_empty() && self.updates.is_empty()
+    /// What replicas must forget of what they have cached.
+    pub fn into_touched(self) -> BTreeSet<Touched> {
+        self.touched
     }
 
-    /// Every row that changes, with the fields that are set; `None` where it is deleted.
-    pub(super) fn rows(&self) -> impl Iterator<Item = (View, &Key, Option<&Document>)> {
-        fn each<T>(
-            rows: &BTreeMap<View, BTreeMap<Key, T>>,
-        ) -> impl Iterator<Item = (View, &Key, &T)> {
-            rows.iter()
-                .flat_map(|(view, rows)| rows.iter().map(|(key, row)| (*view, key, row)))
-        }
-        let deleted = self
-            .deletes
-            .iter()
-            .flat_map(|(view, keys)| keys.iter().map(|key| (*view, key, None)));
-        let inserted = each(&self.inserts).map(|(view, key, row)| (view, key, Some(row)));
-        let updated = each(&self.updates).map(|(view, key, it)| (view, key, Some(&it.set)));
-        deleted.chain(inserted).chain(updated)
-    }
-
-    /// A row that is not there, or is deleted by this batch.
-    pub fn insert(&mut self, view: View, key: Key, mut row: Document) {
-        row.insert("_id", key.bson());
-        self.inserts.entry(view).or_default().insert(key, row);
-    }
-
-    /// Fields of a row, made if it is missing.
-    pub fn set(&mut self, view: View, key: Key, fields: Document) {
-        if let Some(row) = self.inserted(view, &key) {
-            row.extend(fields);
-        } else {
-            self.updates
-                .entry(view)
-                .or_default()
-                .entry(key)
-                .or_default()
-                .set
-                .extend(fields);
-        }
-    }
-
-    /// Adds to a counter of a row, made if it is missing.
-    pub fn add(&mut self, view: View, key: Key, field: &'static str, delta: i64) {
-        if let Some(row) = self.inserted(view, &key) {
-            let before = row.get_i64(field).unwrap_or(0);
-            row.insert(field, before + delta);
-        } else {
-            let update = self
-                .updates
-                .entry(view)
-                .or_default()
-                .entry(key)
-                .or_default();
-            *update.inc.entry(field).or_default() += delta;
-        }
-    }
-
-    pub fn delete(&mut self, view: View, key: Key) {
-        if let Some(rows) = self.inserts.get_mut(&view) {
-            rows.remove(&key);
-        }
-        if let Some(rows) = self.updates.get_mut(&view) {
-            rows.remove(&key);
-        }
-        self.deletes.entry(view).or_default().insert(key);
-    }
-
-    fn inserted(&mut self, view: View, key: &Key) -> Option<&mut Document> {
-        self.inserts.get_mut(&view)?.get_mut(key)
+    fn touch(&mut self, touched: Touched) {
+        self.touched.insert(touched);
     }
 }
 
-impl Update {
-    /// The statement for the `update` command. Posts and users are made by their own event alone.
-    pub(super) fn statement(&self, view: View, key: &Key) -> Option<Document> {
-        let upsert = !matches!(view, View::Posts | View::Users);
-        let mut change = Document::new();
-        if !self.set.is_empty() {
-            change.insert("$set", self.set.clone());
+/// Users and readers.
+impl Changes {
+    /// A new user, who is taken to read from here on: time away is counted from here.
+    pub fn user_registered(
+        &mut self,
+        user: UserId,
+        partition: Partition,
+        at: Timestamp,
+        profile: &UserRegistered,
+        stamp: Stamp,
+    ) {
+        let row = doc! {
+            // Builds that showed it from here want the field; it has held nothing since.
+            "username": &profile.username, "email": "",
+            "display_name": &profile.display_name, "bio": &profile.bio,
+            "at": bson::DateTime::from_millis(at.millis()),
+            "verified": false, "standing": Standing::Active.name(),
+            "following": 0_i64, "posts": 0_i64, "outbox": 0_i64,
+        };
+        self.rows.insert(View::Users, Key::id(user), stamp.on(row));
+        self.touch(Touched::Standing(user));
+        let reader = doc! { "p": i32::from(partition.0), "horizon": 0_i64, "seen": at.millis() };
+        self.rows.insert(View::Readers, Key::id(user), reader);
+        self.touch(Touched::Timeline(user));
+    }
+
+    pub fn profile_edited(&mut self, user: UserId, profile: &ProfileEdited, stamp: Stamp) {
+        let fields = doc! { "display_name": &profile.display_name, "bio": &profile.bio };
+        self.set_user(user, fields, stamp);
+        self.touch(Touched::User(user));
+    }
+
+    pub fn user_verified(&mut self, user: UserId, stamp: Stamp) {
+        self.set_user(user, doc! { "verified": true }, stamp);
+        self.touch(Touched::User(user));
+    }
+
+    pub fn standing_changed(&mut self, user: UserId, standing: Standing, stamp: Stamp) {
+        self.set_user(user, doc! { "standing": standing.name() }, stamp);
+        self.touch(Touched::Standing(user));
+    }
+
+    /// Fans out to a reader again: everything above the greatest entry id applied will be there,
+    /// and everything after the checkpoint's sequence.
+    pub fn reader_reactivated(&mut self, reader: UserId, at: &Checkpoint) {
+        let fields = doc! { "horizon": at.top, "active_since": signed(at.seq) };
+        self.set_reader(reader, fields);
+    }
+
+    /// Promises a reader nothing: their timeline is merged.
+    pub fn reader_parked(&mut self, reader: UserId) {
+        self.set_reader(reader, doc! { "horizon": PARKED });
+    }
+
+    fn set_user(&mut self, user: UserId, fields: Document, stamp: Stamp) {
+        self.rows.set(View::Users, Key::id(user), stamp.on(fields));
+    }
+
+    fn set_reader(&mut self, reader: UserId, fields: Document) {
+        self.rows.set(View::Readers, Key::id(reader), fields);
+        self.touch(Touched::Timeline(reader));
+    }
+
+    fn count_for_user(&mut self, user: UserId, field: &'static str, delta: i64) {
+        self.rows.add(View::Users, Key::id(user), field, delta);
+        self.touch(Touched::User(user));
+    }
+}
+
+/// Edges. `partition` is the follower's.
+impl Changes {
+    pub fn followed(&mut self, edge: &Edge, partition: Partition, stamp: Stamp) {
+        self.edge_changed(edge, partition, stamp, true);
+        self.touch(Touched::Edges(edge.follower));
+    }
+
+    pub fn unfollowed(&mut self, edge: &Edge, partition: Partition, stamp: Stamp) {
+        self.edge_changed(edge, partition, stamp, false);
+        self.touch(Touched::Unfollowed(edge.follower));
+    }
+
+    fn edge_changed(&mut self, edge: &Edge, partition: Partition, stamp: Stamp, on: bool) {
+        let Edge { follower, followee } = *edge;
+        let row = stamp.on(doc! { "on": on });
+        self.insert_or_set(View::Following, Key::pair(follower, followee), row, stamp);
+        let by_followee = Key::follower(followee, partition, follower);
+        if on {
+            self.rows.insert(View::Followers, by_followee, doc! {});
+        } else {
+            self.rows.delete(View::Followers, by_followee);
         }
-        let inc: Document = self
-            .inc
-            .iter()
-            .filter(|(_, delta)| **delta != 0)
-            .map(|(field, delta)| ((*field).to_owned(), Bson::Int64(*delta)))
-            .collect();
-        if !inc.is_empty() {
-            change.insert("$inc", inc);
+        let delta = if on { 1 } else { -1 };
+        let counted = Key::user_in(followee, partition);
+        self.rows.add(View::FollowerCounts, counted, "n", delta);
+        self.touch(Touched::User(followee));
+        self.count_for_user(follower, "following", delta);
+    }
+
+    /// From this position on, for good: no fan-out of this author's posts in this partition,
+    /// readers merge them.
+    pub fn became_hot(&mut self, author: UserId, partition: Partition) {
+        let counted = Key::user_in(author, partition);
+        self.rows
+            .set(View::FollowerCounts, counted, doc! { "hot": true });
+        self.touch(Touched::User(author));
+        let key = Key::in_partition(partition, author);
+        self.rows.set(View::Pulled, key, doc! { "hot": true });
+        self.touch(Touched::Pulled);
+    }
+
+    /// An edge whose older entries are still to be inserted.
+    pub fn edge_pending(&mut self, edge: &Edge, partition: Partition, seq: u64) {
+        let row = doc! { "p": i32::from(partition.0), "s": signed(seq) };
+        let key = Key::pair(edge.follower, edge.followee);
+        self.rows.insert(View::Pending, key, row);
+        self.touch(Touched::Edges(edge.follower));
+    }
+
+    pub fn edge_not_pending(&mut self, follower: UserId, followee: UserId) {
+        self.rows
+            .delete(View::Pending, Key::pair(follower, followee));
+        self.touch(Touched::Edges(follower));
+    }
+
+    /// The first event of a stream makes its row; the others find it.
+    fn insert_or_set(&mut self, view: View, key: Key, row: Document, stamp: Stamp) {
+        if stamp.version == 1 {
+            self.rows.insert(view, key, row);
+        } else {
+            self.rows.set(view, key, row);
         }
-        (!change.is_empty())
-            .then(|| doc! { "q": { "_id": key.bson() }, "u": change, "upsert": upsert })
+    }
+}
+
+/// Posts, reactions, and what authors have posted.
+impl Changes {
+    /// A post, as its author's partition keeps it.
+    pub fn post_created(
+        &mut self,
+        post: PostId,
+        author: UserId,
+        at: Timestamp,
+        created: &PostCreated,
+        stamp: Stamp,
+    ) {
+        let mut row = stamp.on(doc! {
+            "author": author.get(), "content": &created.content,
+            "at": bson::DateTime::from_millis(at.millis()),
+            "likes": 0_i64, "reposts": 0_i64, "replies": 0_i64, "deleted": false,
+        });
+        if let Some(PostRef { post, author }) = created.reply_to {
+            let parent = doc! { "post": post.get(), "author": author.get() };
+            row.insert("reply_to", parent);
+        }
+        self.rows.insert(View::Posts, Key::id(post), row);
+        self.touch(Touched::Post(post));
+        self.count_for_user(author, "posts", 1);
+    }
+
+    /// The content is gone; the row stays.
+    pub fn post_deleted(&mut self, post: PostId, author: UserId, stamp: Stamp) {
+        let tombstone = stamp.on(doc! { "deleted": true, "content": "" });
+        self.rows.set(View::Posts, Key::id(post), tombstone);
+        self.touch(Touched::Deleted(post));
+        self.author_withdrew(author, post.cast());
+        self.count_for_user(author, "posts", -1);
+    }
+
+    /// A reply, as the partition of the answered post's author keeps it.
+    pub fn reply_added(&mut self, parent: PostId, reply: PostId, seq: u64) {
+        let row = doc! { "post": reply.get(), "s": signed(seq) };
+        self.rows
+            .insert(View::Replies, Key::pair(parent, reply), row);
+        self.count_for_post(parent, "replies", 1);
+    }
+
+    pub fn reply_removed(&mut self, parent: PostId, reply: PostId) {
+        self.rows.delete(View::Replies, Key::pair(parent, reply));
+        self.count_for_post(parent, "replies", -1);
+    }
+
+    pub fn reacted(&mut self, reaction: Reaction, post: PostId, user: UserId, stamp: Stamp) {
+        self.reaction_changed(reaction, post, user, stamp, 1);
+    }
+
+    pub fn reaction_withdrawn(
+        &mut self,
+        reaction: Reaction,
+        post: PostId,
+        user: UserId,
+        stamp: Stamp,
+    ) {
+        self.reaction_changed(reaction, post, user, stamp, -1);
+    }
+
+    fn reaction_changed(
+        &mut self,
+        reaction: Reaction,
+        post: PostId,
+        user: UserId,
+        stamp: Stamp,
+        delta: i64,
+    ) {
+        let (view, counter) = reaction.stored();
+        self.insert_or_set(view, Key::pair(post, user), stamp.on(doc! {}), stamp);
+        self.touch(Touched::Reaction(post, user));
+        self.count_for_post(post, counter, delta);
+    }
+
+    /// A post or repost among what its author has posted.
+    pub fn author_posted(&mut self, item: &TimelineItem, seq: u64) {
+        let row = doc! { "post": item.post.get(), "s": signed(seq) };
+        self.rows
+            .insert(View::Outbox, Key::pair(item.by, item.entry), row);
+        self.touch(Touched::Outbox(item.by));
+        self.count_for_user(item.by, "outbox", 1);
+    }
+
+    pub fn author_withdrew(&mut self, author: UserId, entry: EntryId) {
+        self.rows.delete(View::Outbox, Key::pair(author, entry));
+        self.touch(Touched::Withdrawn(author, entry));
+    }
+
+    fn count_for_post(&mut self, post: PostId, field: &'static str, delta: i64) {
+        self.rows.add(View::Posts, Key::id(post), field, delta);
+        self.touch(Touched::Post(post));
+    }
+}
+
+/// Fan-outs that are too large for one batch.
+impl Changes {
+    /// Until the job is done, readers in the partition merge what the author has posted.
+    pub fn fan_out_begun(&mut self, partition: Partition, job: &FanOutRow) {
+        let row = doc! {
+            "author": job.author.get(), "entry": job.entry.get(), "post": job.post.get(),
+            "s": job.s, "next": job.next,
+        };
+        let key = Key::in_partition(partition, job.entry);
+        self.rows.insert(View::FanOuts, key, row);
+        let pulled = Key::in_partition(partition, job.author);
+        self.rows.add(View::Pulled, pulled, "jobs", 1);
+        self.touch(Touched::Pulled);
+    }
+
+    /// The job has served the followers up to this one.
+    pub fn fan_out_reached(&mut self, partition: Partition, entry: EntryId, follower: UserId) {
+        let key = Key::in_partition(partition, entry);
+        self.rows
+            .set(View::FanOuts, key, doc! { "next": follower.get() });
+    }
+
+    /// The job is done. `still_pulled`: there is another reason to merge what the author has
+    /// posted.
+    pub fn fan_out_done(
+        &mut self,
+        partition: Partition,
+        entry: EntryId,
+        author: UserId,
+        still_pulled: bool,
+    ) {
+        self.rows
+            .delete(View::FanOuts, Key::in_partition(partition, entry));
+        let pulled = Key::in_partition(partition, author);
+        if still_pulled {
+            self.rows.add(View::Pulled, pulled, "jobs", -1);
+        } else {
+            self.rows.delete(View::Pulled, pulled);
+        }
+        self.touch(Touched::Pulled);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key() -> Key {
-        Key::Number(7)
-    }
-
-    #[test]
-    fn changes_of_a_new_row_merge_into_it() {
-        let mut changes = Changes::default();
-        changes.insert(View::Posts, key(), doc! { "likes": 1_i64 });
-        changes.add(View::Posts, key(), "likes", 2);
-        changes.set(View::Posts, key(), doc! { "v": 2_i64 });
-        assert_eq!(
-            changes.inserts[&View::Posts][&key()],
-            doc! { "likes": 3_i64, "_id": 7_i64, "v": 2_i64 }
-        );
-        assert!(changes.updates.is_empty());
-    }
-
-    #[test]
-    fn a_row_inserted_and_deleted_in_one_batch_is_gone() {
-        let mut changes = Changes::default();
-        changes.insert(View::Followers, key(), doc! {});
-        changes.delete(View::Followers, key());
-        assert!(changes.inserts[&View::Followers].is_empty());
-        changes.insert(View::Followers, key(), doc! {});
-        // Deletes are written first: the row stands in the end.
-        assert!(changes.deletes[&View::Followers].contains(&key()));
-        assert_eq!(changes.inserts[&View::Followers].len(), 1);
-    }
-
-    #[test]
-    fn counters_that_cancel_out_write_nothing() {
-        let mut changes = Changes::default();
-        changes.add(View::Posts, key(), "likes", 1);
-        changes.add(View::Posts, key(), "likes", -1);
-        assert_eq!(
-            changes.updates[&View::Posts][&key()].statement(View::Posts, &key()),
-            None
-        );
-    }
-}
+mod tests;

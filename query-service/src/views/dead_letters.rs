@@ -80,7 +80,7 @@ impl DeadLetter {
                 "at": bson::DateTime::from_millis(self.at.millis()),
             };
             let key = Key::Bytes(key(self.seq, *partition));
-            changes.insert(View::DeadLetters, key, row);
+            changes.rows.insert(View::DeadLetters, key, row);
         }
     }
 }

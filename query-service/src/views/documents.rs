@@ -4,10 +4,11 @@ use bson::{Binary, Document};
 use serde::{Deserialize, Serialize};
 use shared::events::PostRef;
 use shared::ids::{EntryId, PostId, UserId};
+use shared::partition::Partition;
 use shared::time::Timestamp;
 
 use super::entry::{Entry, TimelineItem};
-use super::keys::{last_id, pair, signed};
+use super::keys::{in_partition, last_id, pair, signed};
 
 /// One item of a reader's timeline: a hint, shown only while the rows that justify it stand.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -161,6 +162,17 @@ pub enum Standing {
     Deactivated,
 }
 
+impl Standing {
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Deactivated => "deactivated",
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UserRow {
     #[serde(rename = "_id")]
@@ -195,6 +207,20 @@ pub struct FanOutRow {
     pub s: i64,
     /// The last follower served; 0 before the first.
     pub next: i64,
+}
+
+impl FanOutRow {
+    /// The fan-out of an item in a partition, before its first follower.
+    pub fn new(partition: Partition, item: &TimelineItem, seq: u64) -> Self {
+        Self {
+            id: in_partition(partition, item.entry),
+            author: item.by,
+            entry: item.entry,
+            post: item.post,
+            s: signed(seq),
+            next: 0,
+        }
+    }
 }
 
 /// How far a partition has folded, and by whose lease.

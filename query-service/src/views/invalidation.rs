@@ -9,10 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use shared::ids::{EntryId, PostId, UserId};
 
-use super::changes::Changes;
 use super::entry::Entry;
-use super::generation::View;
-use super::keys::Key;
 
 /// Names in one notice at the most; past this it says `all`. About 250 KB, a quarter of what a
 /// broker takes by default.
@@ -110,7 +107,7 @@ impl Touched {
 
 impl Notice {
     /// What a commit changed. Who sends it fills in the rest.
-    pub fn of(changes: &Changes, entries: &[Entry], pulled: &[(UserId, u64)]) -> Self {
+    pub fn of(touched: BTreeSet<Touched>, entries: &[Entry], pulled: &[(UserId, u64)]) -> Self {
         let mut delivered: BTreeMap<EntryId, Delivered> = BTreeMap::new();
         for entry in entries {
             let item = entry.item;
@@ -126,7 +123,7 @@ impl Notice {
         Self {
             delivered: delivered.into_values().collect(),
             pulled: pulled.to_vec(),
-            touched: touched(changes),
+            touched,
             ..Self::default()
         }
     }
@@ -147,71 +144,10 @@ impl Notice {
     }
 }
 
-fn touched(changes: &Changes) -> BTreeSet<Touched> {
-    let mut touched = BTreeSet::new();
-    for (view, key, fields) in changes.rows() {
-        let first = key.first();
-        let says = |field: &str, value: bool| {
-            fields.is_some_and(|fields| fields.get_bool(field).is_ok_and(|said| said == value))
-        };
-        let pair = || first.zip(key.last());
-        let it = match view {
-            View::Posts if says("deleted", true) => first.map(|post| Touched::Deleted(post.cast())),
-            View::Posts => first.map(|post| Touched::Post(post.cast())),
-            View::Users if fields.is_some_and(|fields| fields.contains_key("standing")) => {
-                first.map(|user| Touched::Standing(user.cast()))
-            }
-            View::Users | View::FollowerCounts => first.map(|user| Touched::User(user.cast())),
-            View::Likes | View::Reposts => {
-                pair().map(|(post, user)| Touched::Reaction(post.cast(), user.cast()))
-            }
-            View::Outbox => {
-                let withdrawn = pair().filter(|_| fields.is_none());
-                match withdrawn {
-                    Some((author, entry)) => Some(Touched::Withdrawn(author.cast(), entry)),
-                    None => first.map(|author| Touched::Outbox(author.cast())),
-                }
-            }
-            View::Readers => first.map(|reader| Touched::Timeline(reader.cast())),
-            View::Following if says("on", false) => {
-                first.map(|reader| Touched::Unfollowed(reader.cast()))
-            }
-            View::Following | View::Pending => first.map(|reader| Touched::Edges(reader.cast())),
-            View::Pulled => Some(Touched::Pulled),
-            // Nothing of these is cached.
-            View::Checkpoints
-            | View::DeadLetters
-            | View::FanOuts
-            | View::Followers
-            | View::Replies
-            | View::Timeline => None,
-        };
-        touched.extend(it);
-    }
-    touched
-}
-
-impl Key {
-    fn first(&self) -> Option<EntryId> {
-        match self {
-            Self::Number(number) => EntryId::new(*number),
-            Self::Bytes(bytes) => super::keys::first_of(bytes),
-        }
-    }
-
-    fn last(&self) -> Option<EntryId> {
-        match self {
-            Self::Number(number) => EntryId::new(*number),
-            Self::Bytes(bytes) => super::keys::last_of(bytes),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::views::entry::TimelineItem;
-    use bson::doc;
     use shared::ids::Id;
 
     #[test]
@@ -228,44 +164,14 @@ mod tests {
         let many: Vec<Entry> = (1..=MOST as i64)
             .map(|id| entry(Id::new(id).unwrap()))
             .collect();
-        let few = Notice::of(&Changes::default(), &many[..MOST / 2], &[]).encode();
+        let few = Notice::of(BTreeSet::new(), &many[..MOST / 2], &[]).encode();
         let few = Notice::decode(&few).unwrap();
         assert!(!few.all && few.delivered.len() == 1);
         // A build of before does not say when it was sent, and does not mind that others do.
         let old = br#"{"g":1,"p":0,"hold":2,"n":3,"to":4}"#;
         assert_eq!(Notice::decode(old).unwrap().sent, None);
-        let body = Notice::of(&Changes::default(), &many, &[]).encode();
+        let body = Notice::of(BTreeSet::new(), &many, &[]).encode();
         let back = Notice::decode(&body).unwrap();
         assert!(back.all && back.delivered.is_empty() && body.len() < 200);
-    }
-
-    #[test]
-    fn what_a_commit_changed_is_named_in_the_order_that_caches_need() {
-        let (one, two): (UserId, UserId) = (Id::new(1).unwrap(), Id::new(2).unwrap());
-        let mut changes = Changes::default();
-        changes.delete(View::Pending, Key::pair(one, two));
-        changes.set(View::Readers, Key::id(two), doc! { "horizon": 1_i64 });
-        changes.delete(View::Outbox, Key::pair(one, two));
-        changes.insert(View::Likes, Key::pair(two, one), doc! {});
-        changes.set(
-            View::Users,
-            Key::id(one),
-            doc! { "standing": "deactivated" },
-        );
-        changes.add(View::Users, Key::id(two), "posts", 1);
-        changes.set(View::Posts, Key::id(one), doc! { "deleted": true });
-        changes.set(View::Following, Key::pair(two, one), doc! { "on": false });
-        let named: Vec<Touched> = Notice::of(&changes, &[], &[]).touched.into_iter().collect();
-        let expected = [
-            Touched::Deleted(one.cast()),
-            Touched::User(two),
-            Touched::Standing(one),
-            Touched::Reaction(two.cast(), one),
-            Touched::Withdrawn(one, two.cast()),
-            Touched::Timeline(two),
-            Touched::Edges(one),
-            Touched::Unfollowed(two),
-        ];
-        assert_eq!(named, expected);
     }
 }

@@ -20,7 +20,7 @@ impl Key {
 
     /// `first ‖ second`, 16 bytes.
     pub fn pair<A, B>(first: Id<A>, second: Id<B>) -> Self {
-        Self::Bytes([first.to_key(), second.to_key()].concat())
+        Self::Bytes(pair(first, second).bytes)
     }
 
     /// `user ‖ partition`, 10 bytes.
@@ -37,9 +37,7 @@ impl Key {
 
     /// `partition ‖ user`, 10 bytes: all users of a partition in one range.
     pub fn in_partition<K>(partition: Partition, user: Id<K>) -> Self {
-        let mut bytes = partition.0.to_be_bytes().to_vec();
-        bytes.extend(user.to_key());
-        Self::Bytes(bytes)
+        Self::Bytes(in_partition(partition, user).bytes)
     }
 
     pub fn bson(&self) -> Bson {
@@ -56,18 +54,24 @@ pub fn list_in<K>(user: Id<K>, partition: Partition) -> Vec<u8> {
 }
 
 pub fn binary(bytes: Vec<u8>) -> Bson {
-    Bson::Binary(Binary {
+    Bson::Binary(generic(bytes))
+}
+
+fn generic(bytes: Vec<u8>) -> Binary {
+    Binary {
         subtype: BinarySubtype::Generic,
         bytes,
-    })
+    }
 }
 
 /// The key `first ‖ second` as a row has it.
 pub fn pair<A, B>(first: Id<A>, second: Id<B>) -> Binary {
-    Binary {
-        subtype: BinarySubtype::Generic,
-        bytes: [first.to_key(), second.to_key()].concat(),
-    }
+    generic([first.to_key(), second.to_key()].concat())
+}
+
+/// The key `partition ‖ id` as a row has it.
+pub fn in_partition<K>(partition: Partition, id: Id<K>) -> Binary {
+    generic([&partition.0.to_be_bytes()[..], &id.to_key()].concat())
 }
 
 /// The keys `prefix ‖ low` to `prefix ‖ high`, as a filter on `_id`: above `low`, below `high`.

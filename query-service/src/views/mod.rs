@@ -3,7 +3,7 @@
 //! * [`generation`], [`switch`]: which generations of views there are, and which one readers are
 //!   shown.
 //! * [`documents`], [`keys`], [`entry`]: the rows, their keys, and what timelines are made of.
-//! * [`changes`]: what one batch of events changes; [`invalidation`]: what replicas are told of it.
+//! * [`changes`], `row_changes`: what one batch of events changes; [`invalidation`]: what replicas are told of it.
 //! * [`writer`], [`transaction`]: the handle of the fold, and its one way to commit.
 //! * [`queries`], [`lookups`], [`checkpoints`]: what is looked up by those who write.
 //! * [`readers`], [`last_seen`]: horizons, who is parked, and when readers have read.
@@ -29,6 +29,7 @@ pub mod last_seen;
 pub mod lookups;
 pub mod queries;
 pub mod readers;
+mod row_changes;
 pub mod switch;
 pub mod transaction;
 pub mod writer;

@@ -8,12 +8,10 @@ use serde::Deserialize;
 use shared::ids::UserId;
 use shared::partition::Partition;
 
-use super::changes::Changes;
-use super::checkpoints::Checkpoint;
 use super::documents::{KeyRow, PARKED, ReaderRow};
 use super::error::ViewError;
 use super::generation::{Catalog, Generation, View};
-use super::keys::{Key, between, binary, last_id, signed};
+use super::keys::{Key, between, binary, last_id};
 use super::last_seen::mark_seen;
 use super::transaction::{UPDATES_PER_COMMAND, taken};
 use super::writer::ViewWriter;
@@ -120,18 +118,6 @@ impl ViewWriter {
             .upsert(true)
             .await?;
         Ok(())
-    }
-
-    /// Fans out to a reader again: everything above the greatest entry id applied will be there,
-    /// and everything after the checkpoint's sequence.
-    pub fn reactivate(changes: &mut Changes, reader: UserId, at: &Checkpoint) {
-        let fields = doc! { "horizon": at.top, "active_since": signed(at.seq) };
-        changes.set(View::Readers, Key::id(reader), fields);
-    }
-
-    /// Promises a reader nothing: their timeline is merged.
-    pub fn park(changes: &mut Changes, reader: UserId) {
-        changes.set(View::Readers, Key::id(reader), doc! { "horizon": PARKED });
     }
 
     /// Deletes parked readers' entries up to `top`, the greatest id applied when they were

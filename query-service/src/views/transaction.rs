@@ -85,7 +85,7 @@ impl ViewWriter {
             "$set": { "seq": signed(to.seq), "chain": to.chain.to_hex(), "top": to.top },
             "$inc": { "commits": 1_i64 },
         };
-        if changes.is_empty() {
+        if changes.rows.is_empty() {
             let checkpoints = self.rows::<Document>(View::Checkpoints);
             let outcome = checkpoints
                 .update_one(guard, moved)
@@ -151,7 +151,7 @@ impl ViewWriter {
         if outcome.matched_count != 1 {
             return Err(CommitError::Fenced);
         }
-        for (view, keys) in &changes.deletes {
+        for (view, keys) in &changes.rows.deletes {
             let ids: Vec<_> = keys.iter().map(Key::bson).collect();
             for chunk in ids.chunks(ENTRIES_PER_INSERT) {
                 let filter = doc! { "_id": { "$in": chunk.to_vec() } };
@@ -162,7 +162,7 @@ impl ViewWriter {
                     .map_err(ViewError::from)?;
             }
         }
-        for (view, rows) in &changes.inserts {
+        for (view, rows) in &changes.rows.inserts {
             if careful {
                 for (key, row) in rows {
                     let filter = doc! { "_id": key.bson() };
@@ -184,7 +184,7 @@ impl ViewWriter {
                     .map_err(ViewError::from)?;
             }
         }
-        for (view, updates) in &changes.updates {
+        for (view, updates) in &changes.rows.updates {
             let statements: Vec<_> = updates
                 .iter()
                 .filter_map(|(key, update)| update.statement(*view, key))
