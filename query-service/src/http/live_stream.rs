@@ -30,7 +30,7 @@ use crate::reads::bodies::PostView;
 use crate::reads::budget::{ReadBudget, ReadLimits};
 use crate::reads::executor::ABANDONED;
 use crate::reads::model::{CurrentViews, ReadModel};
-use crate::reads::newer::NewPosts;
+use crate::reads::newer::{NewPosts, Rest};
 use crate::reads::unanswered::Unanswered;
 use crate::reads::walks::WalkTurn;
 
@@ -242,27 +242,9 @@ impl LiveStream {
         loop {
             let asks_standing = Instant::now() >= heal;
             let left = rest.take();
-            let newer = self.look(
-                reader,
-                waits_to_walk,
-                HEARTBEAT,
-                move |views, turn| async move {
-                    let found = views.newer_for_a_stream(reader, at, left, turn).await?;
-                    if let Err(error) = views.last_seen().note(reader).await {
-                        debug!(error = %Chain(&error), "that a stream's reader reads is not noted");
-                    }
-                    Ok(Newer {
-                        found,
-                        applied: views.position_now().await?,
-                        has_left: asks_standing
-                            && views
-                                .with(ReadFrom::CacheThenDatabase)
-                                .is_deactivated(reader)
-                                .await?,
-                    })
-                },
-            );
-            let newer = newer.await?;
+            let newer = self
+                .look_for_newer(reader, at, left, waits_to_walk, asks_standing)
+                .await?;
             waits_to_walk = matches!(newer, Err(Unanswered::Busy));
             match newer {
                 Ok(newer) => {
@@ -299,6 +281,30 @@ impl LiveStream {
             };
             self.line.during(something, HEARTBEAT).await?;
         }
+    }
+
+    /// Looks for what has become visible after `at`, with what the last look left.
+    async fn look_for_newer(
+        &mut self,
+        reader: UserId,
+        at: u64,
+        left: Option<Rest>,
+        waits_to_walk: bool,
+        asks_standing: bool,
+    ) -> Result<Result<Newer, Unanswered>, Ended> {
+        let look = move |views: ReadModel, turn| async move {
+            let found = views.newer_for_a_stream(reader, at, left, turn).await?;
+            if let Err(error) = views.last_seen().note(reader).await {
+                debug!(error = %Chain(&error), "that a stream's reader reads is not noted");
+            }
+            let now = views.with(ReadFrom::CacheThenDatabase);
+            Ok(Newer {
+                found,
+                applied: views.position_now().await?,
+                has_left: asks_standing && now.is_deactivated(reader).await?,
+            })
+        };
+        self.look(reader, waits_to_walk, HEARTBEAT, look).await
     }
 
     /// Reads the views in a task of its own, in turn with other streams: comments go on meanwhile,

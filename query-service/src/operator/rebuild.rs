@@ -194,6 +194,12 @@ impl Rebuild {
         Ok(())
     }
 
+    async fn forget_all_but(&self, kept: &[i64]) -> Result<(), RebuildError> {
+        let mut others = self.catalog.all().await?;
+        others.retain(|generation| !kept.contains(&generation.number));
+        self.forget(&others).await
+    }
+
     async fn switch(&self, to: &Generation) -> Result<String, RebuildError> {
         self.has_turn()?;
         if !self.catalog.switch(self.current.number, to.number).await? {
@@ -231,13 +237,11 @@ impl Rebuild {
             self.look_at_stream(settings, &jetstream, &new).await?;
             self.follow_progress(&jetstream, &stream, &new).await?;
             let differing = compare(&old, &new, &jetstream, &stream).await?;
-            if !differing.is_empty() {
-                for line in differing.values().flatten().take(20) {
-                    println!("{line}");
-                }
-                if !arguments.accept {
-                    return Err(RebuildError::Differs(differing.len()));
-                }
+            for line in differing.values().flatten().take(20) {
+                println!("{line}");
+            }
+            if !differing.is_empty() && !arguments.accept {
+                return Err(RebuildError::Differs(differing.len()));
             }
             let missed = count_readable(&jetstream, &stream, new.generation()).await?;
             if missed.readable > 0 {
@@ -259,9 +263,7 @@ impl Rebuild {
             tasks.stop_and_join(STOPPED).await;
             // What was before the one before cannot be shown again: nobody has to fold it.
             let kept = [self.current.number, new.generation().number];
-            let mut others = self.catalog.all().await?;
-            others.retain(|generation| !kept.contains(&generation.number));
-            self.forget(&others).await?;
+            self.forget_all_but(&kept).await?;
             Ok(said)
         };
         // Reads of the views are dropped half way on an interruption: the process ends with them.

@@ -5,7 +5,8 @@
 //! long a step takes. A holder that was paused past its lease finds its commits refused by the
 //! checkpoint's epoch.
 //!
-//! * [`projector`]: one partition, from its lease to its commits; [`settings`]: what all need.
+//! * [`projector`]: takes partitions; [`partition_worker`]: folds one while its lease lasts;
+//!   [`settings`]: what all need.
 //! * [`stream_reader`]: messages in order, from a position of its own; [`stream_fault`]: why it
 //!   has none.
 //! * [`stream_check`]: whether the stream holds the log that the views are of.
@@ -24,6 +25,7 @@ pub mod idle;
 pub mod jobs;
 pub mod memory;
 pub mod monitor;
+pub mod partition_worker;
 pub mod pending;
 pub mod projector;
 pub mod settings;

@@ -76,6 +76,10 @@ impl ReadModel {
         let remembered = self.hints().windows.get(&reader).unwrap_or(FIRST_WINDOW);
         let mut window = remembered;
         let top = before.min(now_id());
+        let ends = |window, filled| {
+            self.hints().windows.insert(reader, window);
+            self.filled_page(CursorKind::Home, reader.get(), filled)
+        };
         let is_stale = self.is_stale();
         let mut take = Take {
             remembered: if is_stale { MOST_ENTRIES } else { limit + 1 },
@@ -84,12 +88,7 @@ impl ReadModel {
         loop {
             let span = self.span(&state, before, window, take).await?;
             let is_empty = span.candidates.is_empty();
-            let candidates: Vec<Candidate> = span
-                .candidates
-                .into_values()
-                .rev()
-                .filter(|candidate| state.may_see(candidate.item.by))
-                .collect();
+            let candidates = state.visible(span.candidates);
             let (mut known, mut whole) = (&candidates[..], true);
             if is_stale {
                 known = self.remembered_run(&candidates, limit + 1);
@@ -99,8 +98,7 @@ impl ReadModel {
                 let reached = (top - last.get()) >> 16;
                 // Short pages do not make the next long one look twice.
                 let window = (reached.max(SHORTEST_WINDOW) * 2).max(remembered / 2);
-                self.hints().windows.insert(reader, window);
-                return self.filled_page(CursorKind::Home, reader.get(), filling.finish());
+                return ends(window, filling.finish());
             }
             if !whole {
                 // What comes next is not remembered.
@@ -108,15 +106,12 @@ impl ReadModel {
             }
             if span.complete_above <= 0 || self.is_sabotaged(Sabotage::NoRefill) {
                 // All there is fits on a page: the next look takes it at once.
-                self.hints().windows.insert(reader, EVERYTHING);
-                return self.filled_page(CursorKind::Home, reader.get(), filling.end());
+                return ends(EVERYTHING, filling.end());
             }
             before = span.complete_above + 1;
             if self.is_used_up() {
                 let reached = (top - before) >> 16;
-                self.hints().windows.insert(reader, reached.max(remembered));
-                let cut = filling.cut_at(before);
-                return self.filled_page(CursorKind::Home, reader.get(), cut);
+                return ends(reached.max(remembered), filling.cut_at(before));
             }
             // Short: look further back at once; where nothing was, everywhere. Below the horizon a
             // look asks for every followee's outbox, so that looks are what costs.
@@ -396,6 +391,12 @@ impl ReadModel {
 impl Reader {
     pub fn may_see(&self, by: UserId) -> bool {
         by == self.id || self.edges.following.binary_search(&by).is_ok()
+    }
+
+    /// Those that the reader may see, newest first.
+    fn visible(&self, candidates: BTreeMap<EntryId, Candidate>) -> Vec<Candidate> {
+        let newest_first = candidates.into_values().rev();
+        newest_first.filter(|it| self.may_see(it.item.by)).collect()
     }
 
     /// Themselves, and all whom they follow.

@@ -34,6 +34,65 @@ impl Candidate {
     }
 }
 
+/// The rows by which candidates are judged.
+struct Rows {
+    posts: HashMap<PostId, Arc<Post>>,
+    users: HashMap<UserId, Arc<UserRow>>,
+    /// Of the reposts that were not proven, the entries whose outbox row stands.
+    standing_reposts: HashSet<EntryId>,
+    /// What the viewer did to each post.
+    reactions: HashMap<PostId, Reactions>,
+}
+
+impl Rows {
+    fn active(&self, user: UserId) -> Option<&UserRow> {
+        let row = self.users.get(&user)?.as_ref();
+        (row.standing != Standing::Deactivated).then_some(row)
+    }
+
+    /// What a candidate looks like; `None` if it is not shown.
+    fn view_of(&self, candidate: &Candidate) -> Option<PostView> {
+        let item = &candidate.item;
+        let Post {
+            row: post,
+            rendered,
+        } = self.posts.get(&item.post)?.as_ref();
+        if post.deleted {
+            return None;
+        }
+        let author = self.active(post.author)?;
+        let reposted_by = if item.is_repost() {
+            let stands = candidate.proven || self.standing_reposts.contains(&item.entry);
+            let reposter = self.active(item.by).filter(|_| stands)?;
+            Some(Reposter {
+                user_id: reposter.id,
+                username: reposter.username.clone(),
+                reposted_at: item.entry.timestamp(),
+            })
+        } else {
+            None
+        };
+        let reactions = self.reactions.get(&post.id);
+        Some(PostView {
+            entry_id: item.entry,
+            post_id: post.id,
+            user_id: author.id,
+            username: author.username.clone(),
+            display_name: author.display_name.clone(),
+            content: post.content.clone(),
+            created_at: post.at,
+            reply_to_post_id: post.reply_to.map(|parent| parent.post),
+            likes_count: post.likes,
+            reposts_count: post.reposts,
+            replies_count: post.replies,
+            liked: reactions.map(|it| it.liked),
+            reposted: reactions.map(|it| it.reposted),
+            reposted_by,
+            rendered: Rendered(rendered.clone()),
+        })
+    }
+}
+
 impl ReadModel {
     /// What each candidate looks like to `viewer`; `None` for one that is not shown.
     pub(super) async fn show(
@@ -60,52 +119,13 @@ impl ReadModel {
             .chain(reposters)
             .collect();
         let users = self.users_by_id(&people).await?;
-        let active = |user: UserId| {
-            users
-                .get(&user)
-                .filter(|row| row.standing != Standing::Deactivated)
+        let rows = Rows {
+            posts,
+            users,
+            standing_reposts,
+            reactions,
         };
-        let shown = candidates.iter().map(|candidate| {
-            let item = &candidate.item;
-            let Post {
-                row: post,
-                rendered,
-            } = posts
-                .get(&item.post)
-                .filter(|post| !post.row.deleted)?
-                .as_ref();
-            let author = active(post.author)?;
-            let reposted_by = if item.is_repost() {
-                let stands = candidate.proven || standing_reposts.contains(&item.entry);
-                let reposter = active(item.by).filter(|_| stands)?;
-                Some(Reposter {
-                    user_id: reposter.id,
-                    username: reposter.username.clone(),
-                    reposted_at: item.entry.timestamp(),
-                })
-            } else {
-                None
-            };
-            let reactions = reactions.get(&post.id);
-            Some(PostView {
-                entry_id: item.entry,
-                post_id: post.id,
-                user_id: author.id,
-                username: author.username.clone(),
-                display_name: author.display_name.clone(),
-                content: post.content.clone(),
-                created_at: post.at,
-                reply_to_post_id: post.reply_to.map(|parent| parent.post),
-                likes_count: post.likes,
-                reposts_count: post.reposts,
-                replies_count: post.replies,
-                liked: reactions.map(|it| it.liked),
-                reposted: reactions.map(|it| it.reposted),
-                reposted_by,
-                rendered: Rendered(rendered.clone()),
-            })
-        });
-        Ok(shown.collect())
+        Ok(candidates.iter().map(|it| rows.view_of(it)).collect())
     }
 
     /// Of these candidates, newest first, `most` in a row that can be shown from memory, or the

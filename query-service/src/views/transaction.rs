@@ -18,6 +18,7 @@ use super::error::ViewError;
 use super::fail_point::Sabotage;
 use super::generation::View;
 use super::keys::{Key, signed};
+use super::row_changes::RowChanges;
 use super::writer::ViewWriter;
 
 /// Entries in one `insert_many`: more is no faster, and holds other writers up.
@@ -87,15 +88,8 @@ impl ViewWriter {
         };
         if changes.rows.is_empty() {
             let checkpoints = self.rows::<Document>(View::Checkpoints);
-            let outcome = checkpoints
-                .update_one(guard, moved)
-                .await
-                .map_err(ViewError::from)?;
-            return if outcome.matched_count == 1 {
-                Ok(())
-            } else {
-                Err(CommitError::Fenced)
-            };
+            let outcome = checkpoints.update_one(guard, moved).await;
+            return fenced(outcome.map_err(ViewError::from)?.matched_count);
         }
         let mut careful = false;
         let (mut backoff, give_up) = (resilience::interactive(), Instant::now() + CONFLICTS);
@@ -148,43 +142,60 @@ impl ViewWriter {
             .session(&mut *session)
             .await
             .map_err(ViewError::from)?;
-        if outcome.matched_count != 1 {
-            return Err(CommitError::Fenced);
-        }
-        for (view, keys) in &changes.rows.deletes {
+        fenced(outcome.matched_count)?;
+        self.delete_rows(session, &changes.rows).await?;
+        self.insert_rows(session, &changes.rows, careful).await?;
+        self.update_rows(session, &changes.rows).await?;
+        Ok(())
+    }
+
+    async fn delete_rows(
+        &self,
+        session: &mut ClientSession,
+        rows: &RowChanges,
+    ) -> Result<(), ViewError> {
+        for (view, keys) in &rows.deletes {
             let ids: Vec<_> = keys.iter().map(Key::bson).collect();
             for chunk in ids.chunks(ENTRIES_PER_INSERT) {
                 let filter = doc! { "_id": { "$in": chunk.to_vec() } };
-                self.rows::<Document>(*view)
-                    .delete_many(filter)
-                    .session(&mut *session)
-                    .await
-                    .map_err(ViewError::from)?;
+                let rows = self.rows::<Document>(*view);
+                rows.delete_many(filter).session(&mut *session).await?;
             }
         }
-        for (view, rows) in &changes.rows.inserts {
+        Ok(())
+    }
+
+    /// `careful`: rows that are there already are written over, one by one.
+    async fn insert_rows(
+        &self,
+        session: &mut ClientSession,
+        rows: &RowChanges,
+        careful: bool,
+    ) -> Result<(), ViewError> {
+        for (view, rows) in &rows.inserts {
+            let collection = self.rows::<Document>(*view);
             if careful {
                 for (key, row) in rows {
-                    let filter = doc! { "_id": key.bson() };
-                    self.rows::<Document>(*view)
-                        .replace_one(filter, row)
-                        .upsert(true)
-                        .session(&mut *session)
-                        .await
-                        .map_err(ViewError::from)?;
+                    let replace = collection.replace_one(doc! { "_id": key.bson() }, row);
+                    replace.upsert(true).session(&mut *session).await?;
                 }
                 continue;
             }
             let rows: Vec<_> = rows.values().collect();
             for chunk in rows.chunks(ENTRIES_PER_INSERT) {
-                self.rows::<Document>(*view)
-                    .insert_many(chunk.iter().copied())
-                    .session(&mut *session)
-                    .await
-                    .map_err(ViewError::from)?;
+                let insert = collection.insert_many(chunk.iter().copied());
+                insert.session(&mut *session).await?;
             }
         }
-        for (view, updates) in &changes.rows.updates {
+        Ok(())
+    }
+
+    async fn update_rows(
+        &self,
+        session: &mut ClientSession,
+        rows: &RowChanges,
+    ) -> Result<(), ViewError> {
+        for (view, updates) in &rows.updates {
             let statements: Vec<_> = updates
                 .iter()
                 .filter_map(|(key, update)| update.statement(*view, key))
@@ -192,13 +203,8 @@ impl ViewWriter {
             for chunk in statements.chunks(UPDATES_PER_COMMAND) {
                 let command =
                     doc! { "update": self.name(*view), "updates": chunk.to_vec(), "ordered": true };
-                let answer = self
-                    .database()
-                    .run_command(command)
-                    .session(&mut *session)
-                    .await
-                    .map_err(ViewError::from)?;
-                taken(&answer)?;
+                let update = self.database().run_command(command);
+                taken(&update.session(&mut *session).await?)?;
             }
         }
         Ok(())
@@ -248,6 +254,15 @@ impl ViewWriter {
             .return_document(mongodb::options::ReturnDocument::After)
             .await?;
         row.map(|row| Checkpoint::of(&row)).transpose()
+    }
+}
+
+/// Whether the guard found the checkpoint as it should be.
+fn fenced(matched: u64) -> Result<(), CommitError> {
+    if matched == 1 {
+        Ok(())
+    } else {
+        Err(CommitError::Fenced)
     }
 }
 

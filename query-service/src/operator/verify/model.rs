@@ -4,8 +4,11 @@
 //! log stream says what holds, and a timeline is sorted anew for each reader.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 
-use shared::events::{Event, LogStream, Payload, PostRef};
+use shared::events::{
+    Event, LogStream, Payload, PostCreated, PostDeleted, PostRef, UserRegistered,
+};
 use shared::ids::{EntryId, PostId, UserId};
 use shared::time::Timestamp;
 
@@ -44,6 +47,11 @@ pub struct Model {
     outboxes: HashMap<UserId, BTreeMap<EntryId, PostId>>,
 }
 
+/// What belongs to a key, empty at first.
+fn set<K: Eq + Hash, S: Default>(sets: &mut HashMap<K, S>, key: K) -> &mut S {
+    sets.entry(key).or_default()
+}
+
 impl Model {
     /// Recomputes from the events of the log, in any order.
     pub fn of(mut events: Vec<Event>) -> Self {
@@ -59,17 +67,7 @@ impl Model {
     fn apply(&mut self, event: Event) {
         let actor = event.actor;
         match event.payload {
-            Payload::UserRegistered(user) => {
-                let user = User {
-                    username: user.username,
-                    display_name: user.display_name,
-                    bio: user.bio,
-                    verified: false,
-                    active: true,
-                    at: event.at,
-                };
-                self.users.insert(actor, user);
-            }
+            Payload::UserRegistered(user) => self.registered(actor, event.at, user),
             Payload::ProfileEdited(profile) => self.change(actor, |user| {
                 user.display_name = profile.display_name;
                 user.bio = profile.bio;
@@ -79,76 +77,66 @@ impl Model {
             // A suspended user keeps what they have: nothing that readers see changes.
             Payload::UserSuspended(_) | Payload::UserUnsuspended(_) => (),
             Payload::PostCreated(created) => {
-                let id: PostId = event.id.cast();
-                if let Some(parent) = created.reply_to {
-                    self.replies.entry(parent.post).or_default().insert(id);
-                }
-                let post = Post {
-                    author: actor,
-                    content: created.content,
-                    at: event.at,
-                    reply_to: created.reply_to,
-                };
-                self.posts.insert(id, post);
-                self.outboxes
-                    .entry(actor)
-                    .or_default()
-                    .insert(id.cast(), id);
+                self.post_created(event.id.cast(), actor, event.at, created);
             }
-            Payload::PostDeleted(deleted) => {
-                self.posts.remove(&deleted.post);
-                if let Some(parent) = deleted.reply_to {
-                    self.replies
-                        .entry(parent.post)
-                        .or_default()
-                        .remove(&deleted.post);
-                }
-                self.outboxes
-                    .entry(actor)
-                    .or_default()
-                    .remove(&deleted.post.cast());
-            }
+            Payload::PostDeleted(deleted) => self.post_deleted(actor, &deleted),
             Payload::Followed(edge) => {
-                self.following
-                    .entry(edge.follower)
-                    .or_default()
-                    .insert(edge.followee);
-                self.followers
-                    .entry(edge.followee)
-                    .or_default()
-                    .insert(edge.follower);
+                set(&mut self.following, edge.follower).insert(edge.followee);
+                set(&mut self.followers, edge.followee).insert(edge.follower);
             }
             Payload::Unfollowed(edge) => {
-                self.following
-                    .entry(edge.follower)
-                    .or_default()
-                    .remove(&edge.followee);
-                self.followers
-                    .entry(edge.followee)
-                    .or_default()
-                    .remove(&edge.follower);
+                set(&mut self.following, edge.follower).remove(&edge.followee);
+                set(&mut self.followers, edge.followee).remove(&edge.follower);
             }
             Payload::Liked(post) => {
-                self.likes.entry(post.post).or_default().insert(actor);
+                set(&mut self.likes, post.post).insert(actor);
             }
             Payload::Unliked(post) => {
-                self.likes.entry(post.post).or_default().remove(&actor);
+                set(&mut self.likes, post.post).remove(&actor);
             }
             Payload::Reposted(post) => {
-                self.reposts.entry(post.post).or_default().insert(actor);
-                self.outboxes
-                    .entry(actor)
-                    .or_default()
-                    .insert(event.id.cast(), post.post);
+                set(&mut self.reposts, post.post).insert(actor);
+                set(&mut self.outboxes, actor).insert(event.id.cast(), post.post);
             }
             Payload::Unreposted(repost) => {
-                self.reposts.entry(repost.post).or_default().remove(&actor);
-                self.outboxes
-                    .entry(actor)
-                    .or_default()
-                    .remove(&repost.entry);
+                set(&mut self.reposts, repost.post).remove(&actor);
+                set(&mut self.outboxes, actor).remove(&repost.entry);
             }
         }
+    }
+
+    fn registered(&mut self, user: UserId, at: Timestamp, profile: UserRegistered) {
+        let profile = User {
+            username: profile.username,
+            display_name: profile.display_name,
+            bio: profile.bio,
+            verified: false,
+            active: true,
+            at,
+        };
+        self.users.insert(user, profile);
+    }
+
+    fn post_created(&mut self, id: PostId, author: UserId, at: Timestamp, post: PostCreated) {
+        if let Some(parent) = post.reply_to {
+            set(&mut self.replies, parent.post).insert(id);
+        }
+        let post = Post {
+            author,
+            content: post.content,
+            at,
+            reply_to: post.reply_to,
+        };
+        self.posts.insert(id, post);
+        set(&mut self.outboxes, author).insert(id.cast(), id);
+    }
+
+    fn post_deleted(&mut self, author: UserId, deleted: &PostDeleted) {
+        self.posts.remove(&deleted.post);
+        if let Some(parent) = deleted.reply_to {
+            set(&mut self.replies, parent.post).remove(&deleted.post);
+        }
+        set(&mut self.outboxes, author).remove(&deleted.post.cast());
     }
 
     fn change(&mut self, user: UserId, change: impl FnOnce(&mut User)) {

@@ -1,0 +1,328 @@
+//! The fold of one partition, while this process holds its lease.
+
+use std::time::Duration;
+
+use shared::engines::Nats;
+use shared::error_chain::Chain;
+use shared::events::{DecodeError, Event, Payload};
+use shared::lease::{Held, Lease};
+use shared::partition::Partition;
+use shared::resilience::{self, Backoff};
+use shared::time::{Clock, SystemClock};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{error, warn};
+
+use super::fold::{Batch, Fold};
+use super::hold::{HEARTBEAT, Hold};
+use super::jobs;
+use super::settings::FoldSettings;
+use super::sizes::Sizes;
+use super::stream_fault::{self, StreamFault};
+use super::stream_reader::{Content, Message, StreamReader};
+use crate::reads::model::CurrentViews;
+use crate::views::checkpoints::Checkpoint;
+use crate::views::dead_letters::DeadLetter;
+use crate::views::error::ViewError;
+use crate::views::fail_point::Sabotage;
+use crate::views::transaction::CommitError;
+use crate::views::writer::ViewWriter;
+
+const RENEW: Duration = Duration::from_secs(1);
+/// Entries after which a batch is committed before its end: what one notice can name, and less
+/// than a tenth of a second's worth.
+const ENTRIES_PER_COMMIT: usize = 5_000;
+/// A holder that cannot read the stream for so long lets its partition go.
+const STUCK: Duration = Duration::from_secs(15);
+/// How long jobs are done between two batches, at most.
+const MOST_JOBS: Duration = Duration::from_millis(500);
+/// How long to wait for messages while jobs wait for other partitions.
+const WHILE_PENDING: Duration = Duration::from_millis(20);
+
+/// Why a partition was let go.
+pub enum Ended {
+    Stopped,
+    LeaseLost,
+    /// The stream could not be read for long: somebody else may be able to.
+    Stuck,
+}
+
+/// One holding of a partition.
+pub struct PartitionWorker {
+    reader: StreamReader,
+    fold: Fold,
+    writer: Hold,
+    sizes: Sizes,
+    backoff: Backoff,
+    /// The last step did a job: there may be more.
+    job_done: bool,
+    stuck_since: Option<Instant>,
+    /// The lease is lost.
+    lost: CancellationToken,
+    /// The lease is renewed until this is dropped.
+    _renewal: DropGuard,
+}
+
+impl PartitionWorker {
+    /// Takes the checkpoint over and loads what is unfinished. `None` if somebody else has taken
+    /// the lease meanwhile.
+    pub async fn acquire(
+        views: &ViewWriter,
+        current: &CurrentViews,
+        settings: &FoldSettings,
+        partition: Partition,
+        lease: &Lease,
+        held: Held,
+        nats: &Nats,
+    ) -> Result<Option<Self>, ViewError> {
+        // A step may take longer than the lease: it is renewed beside them, until this ends.
+        let (lost, done) = (CancellationToken::new(), CancellationToken::new());
+        let renewal = done.clone().drop_guard();
+        tokio::spawn(keep_lease(lease.clone(), held, lost.clone(), done));
+        let session = views.session().await?;
+        let taken = views.take_over(partition, held.epoch, &session);
+        let Some(at) = taken.await? else {
+            return Ok(None);
+        };
+        let generation = views.generation();
+        let fold = Fold::load(
+            generation.clone(),
+            partition,
+            settings.celebrity_threshold,
+            settings.idle_after,
+            settings.memory,
+        )
+        .await?;
+        let nats = nats.clone();
+        let reader =
+            StreamReader::new(nats.clone(), settings, generation.clone(), at.seq, at.chain);
+        let (names, current) = (settings.names.clone(), current.clone());
+        let writer = Hold::begin(views.clone(), partition, at, session, nats, names, current).await;
+        Ok(Some(Self {
+            reader,
+            fold,
+            writer,
+            sizes: Sizes::new(settings.memory.share(views.partitions()).sizes),
+            backoff: resilience::background(),
+            job_done: true,
+            stuck_since: None,
+            lost,
+            _renewal: renewal,
+        }))
+    }
+
+    /// Folds from the checkpoint on while the lease is held.
+    pub async fn run(mut self, stop: &CancellationToken) -> Result<Ended, ViewError> {
+        let lost = self.lost.clone();
+        while !stop.is_cancelled() {
+            if lost.is_cancelled() {
+                return Ok(Ended::LeaseLost);
+            }
+            let until = Instant::now() + self.patience();
+            let read = tokio::select! {
+                read = self.reader.next_batch(until) => read,
+                () = stop.cancelled() => break,
+                () = lost.cancelled() => return Ok(Ended::LeaseLost),
+            };
+            match read {
+                Ok(messages) => {
+                    self.backoff.reset();
+                    self.stuck_since = None;
+                    match self.step(messages).await {
+                        Ok(done) => self.job_done = done,
+                        Err(CommitError::Fenced) => return Ok(Ended::LeaseLost),
+                        Err(CommitError::View(error)) => return Err(error),
+                    }
+                }
+                Err(fault) => {
+                    if let Some(ended) = self.wait_out(&fault, stop).await {
+                        return Ok(ended);
+                    }
+                }
+            }
+        }
+        Ok(Ended::Stopped)
+    }
+
+    /// How long to wait for messages: not at all while there are jobs to do.
+    fn patience(&self) -> Duration {
+        let waiting = self.fold.pending.is_waiting()
+            || !self.fold.fan_outs.is_empty()
+            || self.sizes.is_behind();
+        match (self.job_done, waiting) {
+            (true, true) => Duration::ZERO,
+            (false, true) => WHILE_PENDING,
+            (_, false) => HEARTBEAT,
+        }
+    }
+
+    /// Waits after a fault of the stream. Says whether the holding ends by it.
+    async fn wait_out(&mut self, fault: &StreamFault, stop: &CancellationToken) -> Option<Ended> {
+        stream_fault::report(self.writer.partition.0, fault);
+        // The views stay as they are, and what is remembered of them stays right.
+        self.writer.heartbeat().await;
+        let since = *self.stuck_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > STUCK {
+            return Some(Ended::Stuck);
+        }
+        let at_once = matches!(fault, StreamFault::Disconnected | StreamFault::Named);
+        if !at_once && stopped_while(stop, self.backoff.wait()).await {
+            return Some(Ended::Stopped);
+        }
+        None
+    }
+
+    /// Folds a batch, then does some of each kind of job. Says whether any job was done.
+    async fn step(&mut self, messages: Vec<Message>) -> Result<bool, CommitError> {
+        let began = Instant::now();
+        self.fold_all(&messages).await?;
+        // Jobs have as much time as messages had, or either would starve the other.
+        let (until, mut any) = (Instant::now() + began.elapsed().min(MOST_JOBS), false);
+        let (fold, writer, sizes) = (&mut self.fold, &mut self.writer, &mut self.sizes);
+        loop {
+            let fanned = jobs::fan_out(fold, writer, sizes).await?;
+            let filled = jobs::backfill(fold, writer, sizes).await?;
+            writer.heartbeat().await;
+            any |= fanned || filled;
+            if !(fanned || filled) || Instant::now() >= until {
+                break;
+            }
+        }
+        let trimmed = sizes.trim(&writer.views).await?;
+        let idle = fold.idle.look(writer).await?;
+        writer.heartbeat().await;
+        Ok(any || trimmed || idle)
+    }
+
+    /// Folds messages in order, and commits them: all at once unless they make many entries.
+    async fn fold_all(&mut self, messages: &[Message]) -> Result<(), CommitError> {
+        self.fold.forget();
+        let events = messages.iter().filter_map(Message::event);
+        self.fold.prepare(events).await?;
+        let (mut batch, mut to, mut folded) = (Batch::default(), self.writer.at, 0);
+        for (number, message) in messages.iter().enumerate() {
+            self.fold_message(&mut batch, message).await?;
+            to = Checkpoint {
+                seq: message.seq,
+                chain: message.chain,
+                top: message.event_id().max(to.top),
+                ..to
+            };
+            folded += 1;
+            let is_last = number + 1 == messages.len();
+            if is_last || batch.entries.len() >= ENTRIES_PER_COMMIT {
+                self.commit(std::mem::take(&mut batch), to, folded).await?;
+                folded = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits what `folded` messages have made, up to the checkpoint `to`.
+    async fn commit(
+        &mut self,
+        batch: Batch,
+        to: Checkpoint,
+        folded: u64,
+    ) -> Result<(), CommitError> {
+        self.writer
+            .commit(&batch.entries, batch.changes, &batch.pulled, to)
+            .await?;
+        self.sizes.begin(&batch.new_readers);
+        self.sizes.grow(&batch.entries);
+        report_letters(self.writer.partition, &batch.letters);
+        let label = self.writer.partition.0.to_string();
+        metrics::gauge!("query_service_checkpoint_sequence", "partition" => label.clone())
+            .set(to.seq as f64);
+        metrics::counter!("query_service_messages_total", "partition" => label).increment(folded);
+        Ok(())
+    }
+
+    async fn fold_message(
+        &mut self,
+        batch: &mut Batch,
+        message: &Message,
+    ) -> Result<(), ViewError> {
+        let (reason, says_every_build) = match &message.content {
+            Content::Event(event) if self.is_unknown_here(event) => {
+                (Chain(&DecodeError::Kind).to_string(), false)
+            }
+            Content::Event(event) => return self.fold.apply(batch, message.seq, event).await,
+            Content::Tick => return Ok(()),
+            Content::Foreign => ("not written by the relay".to_owned(), true),
+            Content::Unreadable(error) => (Chain(error).to_string(), false),
+        };
+        // What one build does not understand another may, and each may hold some partitions: every
+        // one keeps its own. What the relay did not write is nothing to any build.
+        let partition = self.writer.partition;
+        if says_every_build && partition != Partition(0) {
+            return Ok(());
+        }
+        let letter = DeadLetter {
+            seq: message.seq,
+            partitions: vec![partition],
+            subject: message.subject.clone(),
+            reason,
+            at: SystemClock.now(),
+        };
+        letter.keep(&mut batch.changes);
+        batch.letters.push(letter);
+        Ok(())
+    }
+
+    /// Whether a test has this partition folded as an older build would.
+    fn is_unknown_here(&self, event: &Event) -> bool {
+        let is_like = matches!(event.payload, Payload::Liked(_) | Payload::Unliked(_));
+        let is_old = self.writer.views.is_sabotaged(Sabotage::Older);
+        is_like && self.writer.partition != Partition(0) && is_old
+    }
+}
+
+/// Says what was kept, once it is.
+fn report_letters(partition: Partition, letters: &[DeadLetter]) {
+    for letter in letters {
+        error!(
+            partition = partition.0,
+            seq = letter.seq,
+            reason = letter.reason,
+            "message {} is kept as a dead letter of partition {}",
+            letter.seq,
+            partition.0
+        );
+    }
+    if !letters.is_empty() {
+        let label = partition.0.to_string();
+        metrics::counter!("query_service_dead_letters_total", "partition" => label)
+            .increment(letters.len() as u64);
+    }
+}
+
+/// Renews a lease until `done`; says so when it is lost.
+async fn keep_lease(lease: Lease, held: Held, lost: CancellationToken, done: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RENEW) => (),
+            () = done.cancelled() => return,
+        }
+        match lease.renew(held).await {
+            Ok(Some(_)) => (),
+            Ok(None) => {
+                lost.cancel();
+                return;
+            }
+            // Whatever cannot be reached cannot be written to either; others may take it soon.
+            Err(error) => warn!(error = %Chain(&error), "a partition's lease is not renewed"),
+        }
+    }
+}
+
+/// Waits, unless it is time to stop.
+pub(super) async fn stopped_while(
+    stop: &CancellationToken,
+    wait: impl Future<Output = ()>,
+) -> bool {
+    tokio::select! {
+        () = wait => false,
+        () = stop.cancelled() => true,
+    }
+}
