@@ -14,11 +14,9 @@ use shared::log::LogDocument;
 
 use super::calls::Calls;
 use super::errors::{Fault, is_duplicate, translate};
-use crate::app::ports::{self, Result};
+use crate::app::ports::{self, FOLLOW_COUNT_RESTS, Result};
 
 const COLLECTION: &str = "follow_counts";
-/// Longer than a command can take: whoever holds a place has appended, or never will.
-const QUIET_MS: i64 = 10_000;
 /// Tries to make or mend the row before its state is told as it is.
 const TRIES: u32 = 4;
 
@@ -163,7 +161,7 @@ impl FollowCounts {
 
 fn is_quiet(row: &CountDocument) -> bool {
     let age = DateTime::now().timestamp_millis() - row.touched.timestamp_millis();
-    age >= QUIET_MS
+    u128::try_from(age).is_ok_and(|age| age >= FOLLOW_COUNT_RESTS.as_millis())
 }
 
 fn narrow(count: i64) -> u32 {

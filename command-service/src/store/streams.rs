@@ -28,7 +28,7 @@ use shared::time::{Clock, Timestamp};
 
 use super::calls::Calls;
 use super::errors::{Fault, corrupt};
-use crate::app::ports::{self, Result};
+use crate::app::ports::{self, OVERLAP_MS, Result};
 use crate::domain::user::{AccountStatus, User};
 
 type Attempt<T> = std::result::Result<T, Fault>;
@@ -48,9 +48,6 @@ const END_TTL: Duration = Duration::from_secs(600);
 const NEWEST_REMEMBERED: u64 = 100_000;
 const NEWEST_IDLE: Duration = Duration::from_secs(600);
 
-/// How long after its id was drawn an event may be accepted, in milliseconds: the time a command
-/// may take ([`crate::app::DEADLINE`]), the lead an id may have, and what replicas may differ by.
-const OVERLAP_MS: i64 = 8_000;
 /// By how much more is looked at where nothing was found.
 const WIDER: i64 = 16;
 

@@ -76,6 +76,10 @@ pub trait EventLog: Send + Sync {
     ) -> Result<Vec<LogStream>>;
 }
 
+/// How long after its id was drawn an event may be accepted, in milliseconds: the time a command
+/// may take ([`crate::app::DEADLINE`]), the lead an id may have, and what replicas may differ by.
+pub const OVERLAP_MS: i64 = 8_000;
+
 /// The log, stream by stream, read from the ends.
 #[async_trait]
 pub trait Streams: Send + Sync {

@@ -21,9 +21,11 @@ use std::sync::Arc;
 pub use accounts::{AccountName, Accounts, NewAccount, Registered};
 pub use cleanups::{Cleanups, DeactivationCleanup, Relation};
 pub use error::{Result, StoreError};
-pub use event_log::{AppendOutcome, EventLog, Key, NewEvent, PriorRequest, PriorRequests, Streams};
+pub use event_log::{
+    AppendOutcome, EventLog, Key, NewEvent, OVERLAP_MS, PriorRequest, PriorRequests, Streams,
+};
 pub use projections::{Counts, Projected, Projections, Reaction};
-pub use quotas::{Allowance, FollowCounts, Limited, Quota, QuotaState, Quotas};
+pub use quotas::{Allowance, FOLLOW_COUNT_RESTS, FollowCounts, Limited, Quota, QuotaState, Quotas};
 pub use sessions::{Renewal, Renewed, Rotation, Session, Sessions};
 
 /// All doors to one database.

@@ -62,6 +62,10 @@ pub trait Quotas: Send + Sync {
     async fn release(&self, of: Limited, user: UserId, window_start: Timestamp) -> Result<()>;
 }
 
+/// A follow count that has not moved for so long, and stands in somebody's way, is counted anew:
+/// longer than a command can take, so that whoever holds a place has appended, or never will.
+pub const FOLLOW_COUNT_RESTS: Duration = Duration::from_secs(10);
+
 /// How many each user follows. The log is what counts; this guards the limit.
 #[async_trait]
 pub trait FollowCounts: Send + Sync {

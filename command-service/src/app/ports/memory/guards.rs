@@ -8,14 +8,11 @@ use shared::ids::UserId;
 use shared::time::{Clock, SystemClock, Timestamp};
 
 use super::super::{
-    AccountName, Accounts, Cleanups, DeactivationCleanup, FollowCounts, Limited, NewAccount, Quota,
-    QuotaState, Quotas, Registered, Relation, Renewal, Renewed, Result, Rotation, Session,
-    Sessions,
+    AccountName, Accounts, Cleanups, DeactivationCleanup, FOLLOW_COUNT_RESTS, FollowCounts,
+    Limited, NewAccount, Quota, QuotaState, Quotas, Registered, Relation, Renewal, Renewed, Result,
+    Rotation, Session, Sessions,
 };
 use super::data::{Follows, Kept, Memory, Window};
-
-/// As in MongoDB's store: a count that has not moved for so long may be mended.
-const QUIET: Duration = Duration::from_secs(10);
 
 #[async_trait]
 impl Accounts for Memory {
@@ -191,7 +188,7 @@ impl FollowCounts for Memory {
             touched: now,
             stale: false,
         });
-        if row.stale || (row.count >= limit && passed(row.touched, now) >= QUIET) {
+        if row.stale || (row.count >= limit && passed(row.touched, now) >= FOLLOW_COUNT_RESTS) {
             (row.count, row.touched, row.stale) = (counted.min(limit), now, false);
         }
         if row.count >= limit {

@@ -8,14 +8,11 @@ use shared::events::{Event, LogStream, Payload};
 use shared::ids::{EventId, PostId, SEQUENCE_BITS, UserId};
 
 use super::super::{
-    AppendOutcome, Counts, EventLog, NewEvent, PriorRequest, PriorRequests, Projected, Projections,
-    Reaction, Relation, Result, Streams,
+    AppendOutcome, Counts, EventLog, NewEvent, OVERLAP_MS, PriorRequest, PriorRequests, Projected,
+    Projections, Reaction, Relation, Result, Streams,
 };
 use super::data::{Memory, Stored};
 use crate::domain::user::{AccountStatus, User};
-
-/// As in MongoDB's store: events whose ids are further below the newest one's are before it.
-const OVERLAP_MS: i64 = 8_000;
 
 #[async_trait]
 impl EventLog for Memory {
