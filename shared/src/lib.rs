@@ -9,6 +9,7 @@
 //! * [`log_id`], [`log_identity`]: which log a stream holds.
 //! * [`partition`]: which partition owns a user.
 //! * [`names`]: when two names are the same.
+//! * [`views_schema`]: names in the database of views that both services use.
 //! * [`consistency`]: the token that lets a reader see an earlier write.
 //! * [`request_id`], [`problem`], [`http`]: the id of a request, error bodies (RFC 9457), and what
 //!   every request passes through.
@@ -50,3 +51,4 @@ pub mod tasks;
 pub mod telemetry;
 pub mod time;
 pub mod token;
+pub mod views_schema;

@@ -11,11 +11,11 @@ use mongodb::{Collection, Database};
 use shared::error_chain::Chain;
 use shared::ids::{PostId, UserId};
 use shared::tasks::Tasks;
+use shared::views_schema::{self as schema, FOLLOWING_COUNT, POSTS_COUNT};
 use tracing::debug;
 
 use crate::app::ports::{Counts, Projected, Projections, Reaction};
 
-const GENERATIONS: &str = "generations";
 /// A count is not worth more waiting.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Looks at a row and its post before they are told as they are: the fold has to pass between
@@ -89,10 +89,10 @@ impl Reader {
             return Ok(Projected::default());
         };
         let (rows, field) = match reaction {
-            Reaction::Like => ("likes", "likes"),
-            Reaction::Repost => ("reposts", "reposts"),
+            Reaction::Like => (schema::LIKES, schema::LIKES_COUNT),
+            Reaction::Repost => (schema::REPOSTS, schema::REPOSTS_COUNT),
         };
-        let posts: Collection<Document> = self.collection(generation, "posts");
+        let posts: Collection<Document> = self.collection(generation, schema::POSTS);
         let rows: Collection<Document> = self.collection(generation, rows);
         let (row, post) = (
             doc! { "_id": row_key(post, user) },
@@ -100,7 +100,7 @@ impl Reader {
         );
         let version = || async {
             let row = rows.find_one(row.clone()).await?;
-            Ok(number(row.as_ref(), "v"))
+            Ok(number(row.as_ref(), schema::VERSION))
         };
         let count = || async {
             let found = posts.find_one(post.clone()).projection(doc! { field: 1 });
@@ -113,29 +113,30 @@ impl Reader {
         let Some(generation) = self.generation().await? else {
             return Ok(Counts::default());
         };
-        let users = self.collection(generation, "users");
+        let users = self.collection(generation, schema::USERS);
         let user_row = users
             .find_one(doc! { "_id": user.get() })
-            .projection(doc! { "following": 1, "posts": 1 })
+            .projection(doc! { FOLLOWING_COUNT: 1, POSTS_COUNT: 1 })
             .await?;
         // A row for each partition that a follower is in: `user ‖ partition`.
         let of = |partition: u16| [&user.to_key()[..], &partition.to_be_bytes()].concat();
         let all = doc! { "$gte": binary(of(0)), "$lte": binary(of(u16::MAX)) };
-        let rows = self.collection(generation, "follower_counts");
+        let rows = self.collection(generation, schema::FOLLOWER_COUNTS);
         let mut rows = rows.find(doc! { "_id": all }).await?;
         let mut followers = 0;
         while let Some(row) = rows.try_next().await? {
-            followers += number(Some(&row), "n");
+            followers += number(Some(&row), schema::FOLLOWERS_COUNT);
         }
         Ok(Counts {
             followers,
-            following: number(user_row.as_ref(), "following"),
-            posts: number(user_row.as_ref(), "posts"),
+            following: number(user_row.as_ref(), FOLLOWING_COUNT),
+            posts: number(user_row.as_ref(), POSTS_COUNT),
         })
     }
 
     fn collection(&self, generation: i64, name: &str) -> Collection<Document> {
-        self.database.collection(&format!("g{generation}_{name}"))
+        self.database
+            .collection(&schema::collection_of(generation, name))
     }
 
     async fn generation(&self) -> mongodb::error::Result<Option<i64>> {
@@ -148,9 +149,9 @@ impl Reader {
         {
             return Ok(Some(generation));
         }
-        let pointers: Collection<Document> = self.database.collection(GENERATIONS);
-        let pointer = pointers.find_one(doc! { "_id": "current" }).await?;
-        let generation = pointer.and_then(|pointer| pointer.get_i64("generation").ok());
+        let pointers: Collection<Document> = self.database.collection(schema::GENERATIONS);
+        let pointer = pointers.find_one(doc! { "_id": schema::POINTER }).await?;
+        let generation = pointer.and_then(|pointer| pointer.get_i64(schema::SHOWN).ok());
         *self
             .generation
             .lock()

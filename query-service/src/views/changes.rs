@@ -14,6 +14,7 @@ use shared::events::{Edge, PostCreated, PostRef, ProfileEdited, UserRegistered};
 use shared::ids::{EntryId, PostId, UserId};
 use shared::partition::Partition;
 use shared::time::Timestamp;
+use shared::views_schema as schema;
 
 use super::checkpoints::Checkpoint;
 use super::documents::{FanOutRow, PARKED, Standing};
@@ -41,7 +42,7 @@ pub struct Stamp {
 
 impl Stamp {
     fn on(self, mut fields: Document) -> Document {
-        fields.insert("v", self.version);
+        fields.insert(schema::VERSION, self.version);
         fields.insert("s", signed(self.seq));
         fields
     }
@@ -58,8 +59,8 @@ impl Reaction {
     /// Where its rows are, and which counter of the post it moves.
     fn stored(self) -> (View, &'static str) {
         match self {
-            Self::Like => (View::Likes, "likes"),
-            Self::Repost => (View::Reposts, "reposts"),
+            Self::Like => (View::Likes, schema::LIKES_COUNT),
+            Self::Repost => (View::Reposts, schema::REPOSTS_COUNT),
         }
     }
 }
@@ -168,9 +169,14 @@ impl Changes {
         }
         let delta = if on { 1 } else { -1 };
         let counted = Key::user_in(followee, partition);
-        self.rows.add(View::FollowerCounts, counted, "n", delta);
+        self.rows.add(
+            View::FollowerCounts,
+            counted,
+            schema::FOLLOWERS_COUNT,
+            delta,
+        );
         self.touch(Touched::User(followee));
-        self.count_for_user(follower, "following", delta);
+        self.count_for_user(follower, schema::FOLLOWING_COUNT, delta);
     }
 
     /// From this position on, for good: no fan-out of this author's posts in this partition,
@@ -231,7 +237,7 @@ impl Changes {
         }
         self.rows.insert(View::Posts, Key::id(post), row);
         self.touch(Touched::Post(post));
-        self.count_for_user(author, "posts", 1);
+        self.count_for_user(author, schema::POSTS_COUNT, 1);
     }
 
     /// The content is gone; the row stays.
@@ -240,7 +246,7 @@ impl Changes {
         self.rows.set(View::Posts, Key::id(post), tombstone);
         self.touch(Touched::Deleted(post));
         self.author_withdrew(author, post.cast());
-        self.count_for_user(author, "posts", -1);
+        self.count_for_user(author, schema::POSTS_COUNT, -1);
     }
 
     /// A reply, as the partition of the answered post's author keeps it.

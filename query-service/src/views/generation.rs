@@ -5,6 +5,7 @@ use mongodb::options::{ClusteredIndex, IndexOptions, ReturnDocument};
 use mongodb::{Collection, Database, IndexModel};
 use shared::log_identity::LogId;
 use shared::partition::Partitions;
+use shared::views_schema::{self as schema, POINTER, SHOWN};
 
 use super::error::ViewError;
 
@@ -54,19 +55,19 @@ impl View {
             Self::Checkpoints => "checkpoints",
             Self::DeadLetters => "dead_letters",
             Self::FanOuts => "fan_outs",
-            Self::FollowerCounts => "follower_counts",
+            Self::FollowerCounts => schema::FOLLOWER_COUNTS,
             Self::Followers => "followers",
             Self::Following => "following",
-            Self::Likes => "likes",
+            Self::Likes => schema::LIKES,
             Self::Outbox => "outbox",
             Self::Pending => "pending",
-            Self::Posts => "posts",
+            Self::Posts => schema::POSTS,
             Self::Pulled => "pulled",
             Self::Readers => "readers",
             Self::Replies => "replies",
-            Self::Reposts => "reposts",
+            Self::Reposts => schema::REPOSTS,
             Self::Timeline => "timeline",
-            Self::Users => "users",
+            Self::Users => schema::USERS,
         }
     }
 }
@@ -123,18 +124,13 @@ pub struct Catalog {
     db: Database,
 }
 
-/// The collection of all generations.
-const CATALOG: &str = "generations";
-/// The document that points at the generation readers are shown.
-pub(super) const CURRENT: &str = "current";
-
 impl Catalog {
     pub fn new(db: &Database) -> Self {
         Self { db: db.clone() }
     }
 
     pub(super) fn rows(&self) -> Collection<Document> {
-        self.db.collection(CATALOG)
+        self.db.collection(schema::GENERATIONS)
     }
 
     /// The generation that readers are shown; `None` if there is none yet.
@@ -153,7 +149,7 @@ impl Catalog {
         if self.pointer().await?.is_none() {
             // Readers are shown it from its first message on: nobody has to complete it.
             self.record(1, partitions, COMPLETE).await?;
-            let first = doc! { "_id": CURRENT, "generation": 1_i64 };
+            let first = doc! { "_id": POINTER, SHOWN: 1_i64 };
             insert_if_missing(&self.rows(), first).await?;
         }
         let current = self
@@ -171,21 +167,21 @@ impl Catalog {
 
     /// What names this database of views in notices: made once, kept beside the pointer.
     pub async fn views_id(&self) -> Result<i64, ViewError> {
-        let unnamed = doc! { "_id": CURRENT, "views": { "$exists": false } };
+        let unnamed = doc! { "_id": POINTER, "views": { "$exists": false } };
         let named = doc! { "$set": { "views": rand::random::<i64>() } };
         self.rows().update_one(unnamed, named).await?;
-        let pointer = self.rows().find_one(doc! { "_id": CURRENT }).await?;
+        let pointer = self.rows().find_one(doc! { "_id": POINTER }).await?;
         let id = pointer.and_then(|pointer| pointer.get_i64("views").ok());
         id.ok_or(ViewError::Corrupt("the pointer to the current generation"))
     }
 
     /// The current generation's number, and the one that was current before it.
     pub async fn pointer(&self) -> Result<Option<(i64, Option<i64>)>, ViewError> {
-        let Some(pointer) = self.rows().find_one(doc! { "_id": CURRENT }).await? else {
+        let Some(pointer) = self.rows().find_one(doc! { "_id": POINTER }).await? else {
             return Ok(None);
         };
         let current = pointer
-            .get_i64("generation")
+            .get_i64(SHOWN)
             .map_err(|_| ViewError::Corrupt("the pointer to the current generation"))?;
         Ok(Some((current, pointer.get_i64("previous").ok())))
     }
@@ -208,7 +204,7 @@ impl Catalog {
         // A number is never used again: a process that was paused may still fold the one it had.
         let all = self.all().await?;
         let known = all.iter().map(|generation| generation.number).max();
-        let pointer = doc! { "_id": CURRENT };
+        let pointer = doc! { "_id": POINTER };
         let at_least = doc! { "$max": { "last": known.unwrap_or(0) } };
         self.rows().update_one(pointer.clone(), at_least).await?;
         let counted = self
@@ -351,11 +347,15 @@ impl Generation {
 
     /// Leases of this generation's partitions.
     pub fn leases(&self) -> Collection<Document> {
-        self.db.collection(&format!("g{}_leases", self.number))
+        self.db
+            .collection(&schema::collection_of(self.number, "leases"))
     }
 
     fn row(&self) -> (Collection<Document>, Document) {
-        (self.db.collection(CATALOG), doc! { "_id": self.number })
+        (
+            self.db.collection(schema::GENERATIONS),
+            doc! { "_id": self.number },
+        )
     }
 
     /// The log that these views are folded from; `None` if no stream has named one yet.
@@ -382,7 +382,7 @@ impl Generation {
     }
 
     pub fn name(&self, view: View) -> String {
-        format!("g{}_{}", self.number, view.name())
+        schema::collection_of(self.number, view.name())
     }
 
     pub fn collection<T: Send + Sync>(&self, view: View) -> Collection<T> {

@@ -5,10 +5,11 @@ use bson::doc;
 use mongodb::ClientSession;
 use mongodb::error::TRANSIENT_TRANSACTION_ERROR;
 use shared::resilience;
+use shared::views_schema::{POINTER, SHOWN};
 use tokio::time::{Duration, Instant};
 
 use super::error::ViewError;
-use super::generation::{CURRENT, Catalog};
+use super::generation::Catalog;
 use super::transaction::commit_transaction;
 
 /// How long a transaction that meets another's is begun again.
@@ -67,19 +68,19 @@ impl Catalog {
                 if row.session(&mut *session).await?.is_none() {
                     return Ok(false);
                 }
-                let pointer = doc! { "_id": CURRENT, "generation": from };
-                let show = doc! { "$set": { "generation": to, "previous": from } };
+                let pointer = doc! { "_id": POINTER, SHOWN: from };
+                let show = doc! { "$set": { SHOWN: to, "previous": from } };
                 let shown = rows.update_one(pointer, show).session(session).await?;
                 Ok(shown.matched_count == 1)
             }
             Change::Retire(number) => {
-                let not_shown = doc! { "_id": CURRENT, "generation": { "$ne": number } };
+                let not_shown = doc! { "_id": POINTER, SHOWN: { "$ne": number } };
                 let count = doc! { "$inc": { "retired": 1_i64 } };
                 let counted = rows.update_one(not_shown, count);
                 if counted.session(&mut *session).await?.matched_count == 0 {
                     return Ok(false);
                 }
-                let before = doc! { "_id": CURRENT, "previous": number };
+                let before = doc! { "_id": POINTER, "previous": number };
                 let nothing = doc! { "$unset": { "previous": "" } };
                 let unset = rows.update_one(before, nothing);
                 unset.session(&mut *session).await?;
