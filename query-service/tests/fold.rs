@@ -18,7 +18,7 @@ use query_service::operator::verify::List;
 use query_service::projection::memory::Memory;
 use query_service::reads::ReadModel;
 use query_service::reads::posts::MOST_EXAMINED;
-use query_service::views::fail_point::Sabotage;
+use query_service::views::fail_point::FailPoint;
 use query_service::views::generation::{Catalog, FOLD_REVISION, View};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -42,12 +42,12 @@ async fn random_history(
     partitions: u16,
     threshold: u64,
     seed: u64,
-    sabotage: Option<Sabotage>,
+    fail_point: Option<FailPoint>,
 ) -> Vec<String> {
     const PEOPLE: usize = 12;
     const STEPS: usize = 10;
     let mut world = World::new("fold", partitions, threshold, seed).await;
-    world.sabotage = sabotage;
+    world.fail_point = fail_point;
     if seed.is_multiple_of(4) {
         // Whatever there is no room for is looked up.
         world.memory = Memory::NONE;
@@ -91,7 +91,7 @@ async fn random_history(
     }
     differences.extend(world.differences(&views).await);
     println!(
-        "{partitions} partitions, threshold {threshold}, seed {seed}, {sabotage:?}: {} commands, {restarts} restarts, {kills} kills, {} differences",
+        "{partitions} partitions, threshold {threshold}, seed {seed}, {fail_point:?}: {} commands, {restarts} restarts, {kills} kills, {} differences",
         world.history.len(),
         differences.len()
     );
@@ -102,8 +102,8 @@ async fn random_history(
 
 async fn assert_equal(partitions: u16, threshold: u64, seed: u64) {
     // Every other time commits fail as well: nobody may notice.
-    let sabotage = (seed % 2 == 1).then_some(Sabotage::Crashes);
-    let differences = random_history(partitions, threshold, seed, sabotage).await;
+    let fail_point = (seed % 2 == 1).then_some(FailPoint::Crashes);
+    let differences = random_history(partitions, threshold, seed, fail_point).await;
     let some: Vec<&String> = differences.iter().take(5).collect();
     assert!(
         some.is_empty(),
@@ -131,9 +131,13 @@ async fn random_histories_equal_the_model_where_authors_become_hot() {
 async fn a_fold_without_backfill_guard_or_refill_does_not_equal_the_model() {
     let control = random_history(2, 100_000, 200, None).await;
     assert_eq!(control, Vec::<String>::new());
-    for sabotage in [Sabotage::NoBackfill, Sabotage::NoGuard, Sabotage::NoRefill] {
-        let differences = random_history(2, 100_000, 200, Some(sabotage)).await;
-        assert!(!differences.is_empty(), "{sabotage:?} was not noticed");
+    for fail_point in [
+        FailPoint::NoBackfill,
+        FailPoint::NoGuard,
+        FailPoint::NoRefill,
+    ] {
+        let differences = random_history(2, 100_000, 200, Some(fail_point)).await;
+        assert!(!differences.is_empty(), "{fail_point:?} was not noticed");
     }
 }
 
@@ -262,7 +266,7 @@ async fn what_only_some_partitions_understand_is_kept_and_can_be_replayed() {
     let mut world = World::new("letters", 3, 100_000, 12).await;
     let people = (0..9).map(|_| world.history.register()).collect();
     world.publish(people).await;
-    world.sabotage = Some(Sabotage::Older);
+    world.fail_point = Some(FailPoint::Older);
     let (fold, views) = (world.fold().await, world.views().await);
     let author = world.history.users()[1..]
         .iter()
@@ -304,7 +308,7 @@ async fn what_only_some_partitions_understand_is_kept_and_can_be_replayed() {
         .await;
     assert!(dropped.status.success(), "{dropped:?}");
     // The author's partition does not know of the like.
-    world.sabotage = None;
+    world.fail_point = None;
     assert!(!world.verify().await.differences.is_empty());
     let replayed = world.query_service("3", &["dead-letters", "replay"]).await;
     assert!(replayed.status.success(), "{replayed:?}");

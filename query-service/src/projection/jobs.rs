@@ -14,7 +14,7 @@ use crate::views::changes::Changes;
 use crate::views::documents::{FanOutRow, PulledRow};
 use crate::views::entry::{Entry, TimelineItem};
 use crate::views::error::ViewError;
-use crate::views::fail_point::Sabotage;
+use crate::views::fail_point::FailPoint;
 use crate::views::transaction::CommitError;
 use crate::views::writer::ViewWriter;
 
@@ -100,7 +100,7 @@ pub async fn backfill(
     if edges.is_empty() {
         return Ok(false);
     }
-    let (entries, edges) = if views.is_sabotaged(Sabotage::NoBackfill) {
+    let (entries, edges) = if views.fails_at(FailPoint::NoBackfill) {
         (Vec::new(), edges)
     } else {
         older_entries(&views, &edges).await?

@@ -24,7 +24,7 @@ use crate::reads::model::CurrentViews;
 use crate::views::checkpoints::Checkpoint;
 use crate::views::dead_letters::DeadLetter;
 use crate::views::error::ViewError;
-use crate::views::fail_point::Sabotage;
+use crate::views::fail_point::FailPoint;
 use crate::views::transaction::CommitError;
 use crate::views::writer::ViewWriter;
 
@@ -273,7 +273,7 @@ impl PartitionWorker {
     /// Whether a test has this partition folded as an older build would.
     fn is_unknown_here(&self, event: &Event) -> bool {
         let is_like = matches!(event.payload, Payload::Liked(_) | Payload::Unliked(_));
-        let is_old = self.writer.views.is_sabotaged(Sabotage::Older);
+        let is_old = self.writer.views.fails_at(FailPoint::Older);
         is_like && self.writer.partition != Partition(0) && is_old
     }
 }

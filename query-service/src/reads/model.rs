@@ -15,7 +15,7 @@ use super::walks::Walks;
 use crate::cache::{Caches, Look, ReadFrom, Remembered, Slots};
 use crate::views::checkpoints::{Checkpoint, lowest};
 use crate::views::error::ViewError;
-use crate::views::fail_point::Sabotage;
+use crate::views::fail_point::FailPoint;
 use crate::views::generation::{Catalog, Generation, View};
 use crate::views::invalidation::Notice;
 use crate::views::last_seen::LastSeen;
@@ -31,7 +31,7 @@ pub struct ReadModel {
     inner: Arc<Inner>,
     from: ReadFrom,
     budget: Option<ReadBudget>,
-    sabotage: Option<Sabotage>,
+    fail_point: Option<FailPoint>,
 }
 
 struct Inner {
@@ -72,7 +72,7 @@ impl ReadModel {
             inner: Arc::new(inner),
             from: ReadFrom::Database,
             budget: None,
-            sabotage: None,
+            fail_point: None,
         })
     }
 
@@ -294,13 +294,13 @@ impl ReadModel {
 
 impl ReadModel {
     #[must_use]
-    pub fn sabotaged(mut self, sabotage: Option<Sabotage>) -> Self {
-        self.sabotage = sabotage;
+    pub fn with_fail_point(mut self, fail_point: Option<FailPoint>) -> Self {
+        self.fail_point = fail_point;
         self
     }
 
-    pub(super) fn is_sabotaged(&self, by: Sabotage) -> bool {
-        self.sabotage == Some(by)
+    pub(super) fn fails_at(&self, by: FailPoint) -> bool {
+        self.fail_point == Some(by)
     }
 }
 

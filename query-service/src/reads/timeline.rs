@@ -18,7 +18,7 @@ use super::visibility::Candidate;
 use crate::cache::{Edges, Head, Lately, Look, MOST_ENTRIES, Pulled};
 use crate::views::documents::{EntryRow, KeyRow, OutboxRow, ReaderRow};
 use crate::views::entry::TimelineItem;
-use crate::views::fail_point::Sabotage;
+use crate::views::fail_point::FailPoint;
 use crate::views::generation::View;
 use crate::views::keys::{between, last_id, now_id};
 
@@ -104,7 +104,7 @@ impl ReadModel {
                 // What comes next is not remembered.
                 self.may_load()?;
             }
-            if span.complete_above <= 0 || self.is_sabotaged(Sabotage::NoRefill) {
+            if span.complete_above <= 0 || self.fails_at(FailPoint::NoRefill) {
                 // All there is fits on a page: the next look takes it at once.
                 return ends(EVERYTHING, filling.end());
             }

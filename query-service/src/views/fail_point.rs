@@ -3,7 +3,7 @@
 //! For tests alone: there is no setting, variable or argument that leads here.
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Sabotage {
+pub enum FailPoint {
     /// A follow brings no older entries.
     NoBackfill,
     /// Every batch is written again, as after a lost answer, and no checkpoint refuses it.

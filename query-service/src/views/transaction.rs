@@ -15,7 +15,7 @@ use super::checkpoints::Checkpoint;
 use super::documents::{CheckpointRow, EntryRow};
 use super::entry::Entry;
 use super::error::ViewError;
-use super::fail_point::Sabotage;
+use super::fail_point::FailPoint;
 use super::generation::View;
 use super::keys::{Key, signed};
 use super::row_changes::RowChanges;
@@ -64,7 +64,7 @@ impl ViewWriter {
         self.crash_sometimes()?;
         self.commit_guarded(session, partition, changes, guard, to)
             .await?;
-        if self.is_sabotaged(Sabotage::NoGuard) && from != to {
+        if self.fails_at(FailPoint::NoGuard) && from != to {
             let any = doc! { "_id": i32::from(partition.0) };
             self.commit_guarded(session, partition, changes, any, to)
                 .await?;

@@ -10,14 +10,14 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::error::ViewError;
-use super::fail_point::Sabotage;
+use super::fail_point::FailPoint;
 use super::generation::{Catalog, Generation, View};
 
 /// Writes one generation of views. Cloning gives another handle.
 #[derive(Clone)]
 pub struct ViewWriter {
     inner: Arc<Inner>,
-    sabotage: Option<Sabotage>,
+    fail_point: Option<FailPoint>,
 }
 
 struct Inner {
@@ -45,7 +45,7 @@ impl ViewWriter {
         };
         Ok(Self {
             inner: Arc::new(inner),
-            sabotage: None,
+            fail_point: None,
         })
     }
 
@@ -93,19 +93,19 @@ impl ViewWriter {
     }
 
     #[must_use]
-    pub fn sabotaged(mut self, sabotage: Option<Sabotage>) -> Self {
-        self.sabotage = sabotage;
+    pub fn with_fail_point(mut self, fail_point: Option<FailPoint>) -> Self {
+        self.fail_point = fail_point;
         self
     }
 
-    pub(crate) fn is_sabotaged(&self, by: Sabotage) -> bool {
-        self.sabotage == Some(by)
+    pub(crate) fn fails_at(&self, by: FailPoint) -> bool {
+        self.fail_point == Some(by)
     }
 
     pub(super) fn crash_sometimes(&self) -> Result<(), ViewError> {
         const ONE_IN: u8 = 8;
-        if self.is_sabotaged(Sabotage::Crashes) && rand::random_range(0..ONE_IN) == 0 {
-            return Err(ViewError::Refused("sabotage".to_owned()));
+        if self.fails_at(FailPoint::Crashes) && rand::random_range(0..ONE_IN) == 0 {
+            return Err(ViewError::Refused("fail point".to_owned()));
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ use query_service::reads::ReadModel;
 use query_service::reads::bodies::PostView;
 use query_service::reads::budget::{ReadBudget, ReadLimits};
 use query_service::views::ViewWriter;
-use query_service::views::fail_point::Sabotage;
+use query_service::views::fail_point::FailPoint;
 use query_service::views::generation::{Catalog, Generation, View};
 use query_service::views::keys::binary;
 use rand::RngExt;
@@ -44,7 +44,7 @@ pub struct World {
     pub idle_after: Option<Duration>,
     pub memory: Memory,
     /// Built into views and folds from here on.
-    pub sabotage: Option<Sabotage>,
+    pub fail_point: Option<FailPoint>,
     chain: ChainHash,
     published: Vec<Event>,
     /// The stream's end.
@@ -88,7 +88,7 @@ impl World {
             history: History::new(seed),
             idle_after: None,
             memory: Memory::default(),
-            sabotage: None,
+            fail_point: None,
             chain: ChainHash::START,
             published: Vec::new(),
             end: 0,
@@ -96,7 +96,7 @@ impl World {
     }
 
     pub async fn views(&self) -> ReadModel {
-        open(&self.log, &self.settings, self.sabotage).await
+        open(&self.log, &self.settings, self.fail_point).await
     }
 
     /// Starts a fold of all partitions.
@@ -122,18 +122,18 @@ impl World {
             .build()
             .expect("a runtime");
         let tasks = Tasks::default();
-        let (settings, sabotage) = (self.settings.clone(), self.sabotage);
+        let (settings, fail_point) = (self.settings.clone(), self.fail_point);
         let (idle_after, memory, owned) = (self.idle_after, self.memory, tasks.clone());
         // Connections of its own, too: they go with it.
         let started = runtime.spawn(async move {
             let log = engines::mongo(&settings.mongodb_uri, "fold", 8).await;
             let log = log.expect("a database");
-            let views = open(&log, &settings, sabotage).await;
+            let views = open(&log, &settings, fail_point).await;
             let check = StreamCheck::of(&settings).await.expect("a check");
             let (switch, current) = tokio::sync::watch::channel(views.clone());
             let folded = match other {
                 Some(other) => ViewWriter::of(other).await.expect("views"),
-                None => writer(&views).await.sabotaged(sabotage),
+                None => writer(&views).await.with_fail_point(fail_point),
             };
             let projector = Projector {
                 views: folded,
@@ -461,11 +461,11 @@ pub fn hasty(views: &ReadModel) -> ReadModel {
 async fn open(
     log: &mongodb::Database,
     settings: &Settings,
-    sabotage: Option<Sabotage>,
+    fail_point: Option<FailPoint>,
 ) -> ReadModel {
     let database = log.client().database(&engines::views_database(settings));
     let views = ReadModel::open(&database, settings.partitions).await;
-    views.expect("views").sabotaged(sabotage)
+    views.expect("views").with_fail_point(fail_point)
 }
 
 /// What writes these views.
