@@ -2,7 +2,7 @@
 
 use mongodb::change_stream::event::ResumeToken;
 
-use super::changes::Change;
+use super::change_stream::Change;
 use super::error::RelayError;
 use super::message::{self, Message};
 use super::settings::Settings;

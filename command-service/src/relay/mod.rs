@@ -1,13 +1,13 @@
 //! Copies the log to the stream: in commit order, each event once.
 //!
 //! * `worker` is the relay at work: one attempt after another, each from the stream's tail onwards.
-//! * `changes` reads the log's change stream in a task of its own.
+//! * `change_stream` reads the log's change stream in a task of its own.
 //! * A batch is published right behind the stream's tail *as observed*; the stream refuses it if
 //!   anything came between (the fence). The next batch waits for its acknowledgement.
 //! * **The stream is the checkpoint.** Each message carries the token to resume the change stream
 //!   after it. After any error, refusal or doubt the relay forgets what it was about to do, reads
 //!   the tail, and goes on from there: there is one way to start and to recover.
-//! * Where no token helps, `scan` finds out what the stream lacks.
+//! * Where no token helps, `recovery_scan` finds out what the stream lacks.
 //!
 //! A lease makes one relay active, so that two do not waste each other's time. What makes it
 //! correct is the fence: a relay that was paused past its lease is refused. Only who is connected
@@ -27,7 +27,7 @@
 //! Nothing here knows what events mean, nor who asks for them over HTTP.
 
 mod batch;
-mod changes;
+mod change_stream;
 mod error;
 mod fail_point;
 pub mod health;
@@ -35,7 +35,7 @@ mod lead;
 mod log;
 mod message;
 mod metric_names;
-mod scan;
+mod recovery_scan;
 mod settings;
 mod state;
 mod stream;

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::batch::Batch;
-use super::changes::{self, Change};
+use super::change_stream::{self, Change};
 use super::error::RelayError;
 use super::fail_point::{FailPoint, FailPoints};
 use super::health::Health;
@@ -228,7 +228,7 @@ impl Relay {
                 token
             }
         };
-        let changes = changes::follow(&self.log, &self.tasks, token);
+        let changes = change_stream::follow(&self.log, &self.tasks, token);
         self.state.pumping.store(true, Ordering::Relaxed);
         self.pump(&mut publisher, changes, stop).await
     }

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::batch::Batch;
-use super::changes::{self, Late};
+use super::change_stream::{self, Late};
 use super::error::RelayError;
 use super::fail_point::FailPoint;
 use super::log::Log;
@@ -109,7 +109,7 @@ impl Relay {
     async fn begin_scan(&self) -> Result<(ResumeToken, i64), RelayError> {
         let events = self.log.events.clone();
         let token = self
-            .finish(async move { changes::now(&events).await })
+            .finish(async move { change_stream::now(&events).await })
             .await?;
         let mark = self.set_mark().await?;
         self.clear_mark(mark).await?;
@@ -187,7 +187,7 @@ struct LateEvents {
 impl LateEvents {
     fn follow(log: &Log, relay: &Relay, token: ResumeToken, upper: i64) -> Self {
         Self {
-            changes: changes::follow_late(log, &relay.tasks, token, upper),
+            changes: change_stream::follow_late(log, &relay.tasks, token, upper),
             ids: BTreeSet::new(),
         }
     }
@@ -290,7 +290,7 @@ async fn read_page(
         let message = match Message::read(&log.names, &document) {
             Ok(message) => message,
             Err(error) => {
-                changes::tell_corrupt(&document, &error);
+                change_stream::tell_corrupt(&document, &error);
                 continue;
             }
         };
