@@ -7,7 +7,8 @@ use system_tests::world::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Answer, BASE, Clients, People};
+use super::BASE;
+use super::clients::{Answer, Clients, People};
 
 /// Where clients find the services of this world, or so they are told.
 pub const PUBLIC_URL: &str = "https://example.org/social";
