@@ -234,10 +234,8 @@ async fn ends_with_its_token(world: &World, reader: &Session, key: &str) {
     let mut stream = old.live(None).await;
     post(reader, "before it expires").await;
     let last = stream.next().await.expect("an event").id;
-    stream.comment("token expired").await;
+    ends_with("token expired", &mut stream).await;
     assert!(began.elapsed() < Duration::from_secs(10));
-    assert!(stream.item().await.is_none());
-    assert_eq!(stream.end(), Some(End::BrokenOff));
     let missed = post(reader, "after it expired").await;
     let refused = old.live_request("").send().await.expect("an answer");
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
@@ -280,48 +278,67 @@ async fn a_live_stream_waits_for_what_it_needs_and_is_broken_off_so_that_clients
     post(&reader, "first").await;
     let first = early.next().await.expect("an event").id;
 
-    // The database is silent, then gone: comments go on, and new streams wait.
+    let (mut streams, second) = while_the_database_is_away(&world, &reader, early, first).await;
+    while_the_service_restarts(&world, &reader, &mut streams, first, &second).await;
+    while_the_keys_are_away(&world, &reader, first, &second).await;
+}
+
+/// The database is silent, then gone: comments go on, and new streams wait. Says which streams are
+/// open in the end, and the id of the post that all of them got.
+async fn while_the_database_is_away(
+    world: &World,
+    reader: &Session,
+    mut early: Events,
+    first: u64,
+) -> ([Events; 3], String) {
     world.mongodb.pause();
     early.comment("heartbeat").await;
-    let mut late = waiting(&reader, Some(first)).await;
+    let mut late = waiting(reader, Some(first)).await;
     world.mongodb.resume();
     late.comment("connected").await;
     world.mongodb.kill();
-    let unknown = waiting(&reader, None).await;
+    let unknown = waiting(reader, None).await;
     world.mongodb.start();
     let mut streams = [early, late, unknown];
     streams[2].comment("connected").await;
-    let second = post_when_possible(&reader, "second").await;
+    let second = post_when_possible(reader, "second").await;
     for stream in &mut streams {
         let event = stream.next().await.expect("the stream goes on");
         assert_eq!(text(&event.post, "post_id"), second);
     }
+    (streams, second)
+}
 
-    // The service stops, and starts again while its database is away.
+/// The service stops, and starts again while its database is away.
+async fn while_the_service_restarts(
+    world: &World,
+    reader: &Session,
+    streams: &mut [Events; 3],
+    first: u64,
+    second: &str,
+) {
     let query = &world.query.process;
     query.terminate();
-    for stream in &mut streams {
-        stream.comment("goodbye").await;
-        assert!(stream.item().await.is_none());
-        assert_eq!(stream.end(), Some(End::BrokenOff));
+    for stream in streams {
+        ends_with("goodbye", stream).await;
     }
     query.wait(PATIENCE).await.expect("it ends in order");
     world.mongodb.kill();
     query.start();
     world.query.listens().await;
-    let mut starting = waiting(&reader, Some(first)).await;
+    let mut starting = waiting(reader, Some(first)).await;
     let other = reader.get("/timeline", None).await.expect("an answer");
     assert_eq!(other.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(text(&other.body, "code"), "unavailable");
     world.mongodb.start();
-    starting.comment("goodbye").await;
-    assert!(starting.item().await.is_none());
-    assert_eq!(starting.end(), Some(End::BrokenOff));
-    let mut stream = waiting_or_not(&reader, Some(first)).await;
+    ends_with("goodbye", &mut starting).await;
+    let mut stream = waiting_or_not(reader, Some(first)).await;
     let event = stream.next().await.expect("it is resumed");
     assert_eq!(text(&event.post, "post_id"), second);
+}
 
-    // The keys of tokens are away: a good token waits, and so does what may be one.
+/// The keys of tokens are away: a good token waits, and so does what may be one.
+async fn while_the_keys_are_away(world: &World, reader: &Session, first: u64, second: &str) {
     world.query.ready().await;
     world.command.process.kill();
     let other = world.another(&world.query);
@@ -341,13 +358,18 @@ async fn a_live_stream_waits_for_what_it_needs_and_is_broken_off_so_that_clients
     // Again and again, and not only once.
     good.comment("waiting").await;
     world.command.start().await;
-    bad.comment("unauthorized").await;
-    assert!(bad.item().await.is_none());
-    assert_eq!(bad.end(), Some(End::BrokenOff));
+    ends_with("unauthorized", &mut bad).await;
     let refused = forged.live_request("").send().await.expect("an answer");
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     let event = good.next().await.expect("it has begun");
     assert_eq!(text(&event.post, "post_id"), second);
+}
+
+/// Waits for the last comment of a stream, which is then broken off: clients come back.
+async fn ends_with(comment: &str, stream: &mut Events) {
+    stream.comment(comment).await;
+    assert!(stream.item().await.is_none());
+    assert_eq!(stream.end(), Some(End::BrokenOff));
 }
 
 /// Posts as soon as commands are accepted again.
