@@ -126,6 +126,19 @@ async fn a_crowd_on_a_replica_whose_clock_is_off_is_accepted_whole() {
     command.start().await;
     crowd(&there, &before, &author.user_id, "set back").await;
     // An import under such a clock, on what is there.
+    import_under_that_clock(&world).await;
+
+    assert_near_the_database_s_time(&world, since).await;
+    for service in [&world.command, &command] {
+        assert_no_500(service).await;
+    }
+    let audit = world.audit().await;
+    println!("{} rounds of {} people: {audit}", offsets.len(), 2 * people);
+    assert!(audit.is_clean(), "{audit}");
+}
+
+/// Imports some follows, by a process whose clock is off.
+async fn import_under_that_clock(world: &World) {
     let lines = ["here_0", "here_1", "author_0"]
         .map(|name| format!(r#"{{"type":"follow","follower":"there_0","followee":"{name}"}}"#));
     let file = world.file("late.ndjson", &(lines.join("\n") + "\n"));
@@ -139,14 +152,6 @@ async fn a_crowd_on_a_replica_whose_clock_is_off_is_accepted_whole() {
     let import = world.operator_with("import-late", "command-service", &arguments, &environment);
     let (status, printed) = world.run_to_end(&import).await;
     assert!(status.success(), "{printed}");
-
-    assert_near_the_database_s_time(&world, since).await;
-    for service in [&world.command, &command] {
-        assert_no_500(service).await;
-    }
-    let audit = world.audit().await;
-    println!("{} rounds of {} people: {audit}", offsets.len(), 2 * people);
-    assert!(audit.is_clean(), "{audit}");
 }
 
 /// Leases go by the database's clock, and what comes later has the greater id whatever a replica's
@@ -182,21 +187,7 @@ async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
             }
         }
         if round == 0 {
-            // Whoever relayed is gone, and in the dark the others have to.
-            let first = [&world.command, &world.query];
-            for service in first {
-                assert!(service.process.kill().is_none());
-            }
-            world.set_clock(-TEN_MINUTES);
-            let end = world.stream().await.cached_info().state.last_sequence;
-            eventually("the others relay", PATIENCE, async || {
-                let now = world.stream().await.cached_info().state.last_sequence;
-                (now > end + 20).then_some(())
-            })
-            .await;
-            for service in first {
-                service.start().await;
-            }
+            others_relay_alone(&world).await;
         }
     }
     here.stop().await;
@@ -213,6 +204,24 @@ async fn replicas_whose_clocks_jump_lose_nothing_and_keep_the_order() {
         assert!(verdict.is_clean(), "{verdict}");
     }
     assert!(audit.is_clean(), "{audit}");
+}
+
+/// Kills the first of each service, so that those whose clock is off have to relay.
+async fn others_relay_alone(world: &World) {
+    let first = [&world.command, &world.query];
+    for service in first {
+        assert!(service.process.kill().is_none());
+    }
+    world.set_clock(-TEN_MINUTES);
+    let end = world.stream().await.cached_info().state.last_sequence;
+    eventually("the others relay", PATIENCE, async || {
+        let now = world.stream().await.cached_info().state.last_sequence;
+        (now > end + 20).then_some(())
+    })
+    .await;
+    for service in first {
+        service.start().await;
+    }
 }
 
 /// Waits until a service says that its machine's clock is right, or that it is not.
