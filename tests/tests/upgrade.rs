@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use system_tests::api::{Api, Session};
 use system_tests::load::Load;
 use system_tests::process::describe;
@@ -118,6 +119,25 @@ async fn measure(folder: &Path) -> Measured {
     let names: Vec<String> = (0..CLIENTS).map(|n| format!("client_{n}")).collect();
     let tokens = world.users(&names).await;
     let sessions = world.known(&api, &names, &tokens).await;
+    import_followers(&world, followers).await;
+    let seen = fan_out(&sessions[0], &sessions[1], fanned_out).await;
+    let entries = (fanned_out * (followers + CLIENTS - 1)) as f64 / seen.as_secs_f64();
+    let reads = per_second(&sessions, length, async |session, _| {
+        session.timeline(20, None, None).await;
+    })
+    .await;
+    let posts = per_second(&sessions[1..], length, async |session, n| {
+        session
+            .post("one of many", &format!("many-{n}"))
+            .await
+            .accepted();
+    })
+    .await;
+    [posts, entries, reads]
+}
+
+/// Makes users who follow the first client, as all other clients do from now on.
+async fn import_followers(world: &World, followers: usize) {
     let mut lines: Vec<String> = (0..followers)
         .map(|n| format!(r#"{{"type":"user","username":"follower_{n}"}}"#))
         .collect();
@@ -133,18 +153,16 @@ async fn measure(folder: &Path) -> Measured {
     }
     world.import("followers", &lines).await;
     world.verify().await;
+}
 
-    let (author, reader) = (&sessions[0], &sessions[1]);
+/// Posts as an author. Says how long it took, from the first post until a reader has seen the last.
+async fn fan_out(author: &Session, reader: &Session, fanned_out: usize) -> Duration {
     let began = Instant::now();
     let posts = (0..fanned_out).map(|n| async move {
         let key = format!("fan-out-{n}");
         author.post("to all followers", &key).await.accepted().value
     });
-    let all: Vec<String> = futures_util::StreamExt::collect(futures_util::StreamExt::buffered(
-        futures_util::stream::iter(posts),
-        4,
-    ))
-    .await;
+    let all: Vec<String> = stream::iter(posts).buffered(4).collect().await;
     let last = all.last().expect("some were made").clone();
     eventually("the last entry is seen", PATIENCE, async || {
         let page = reader.timeline(1, None, None).await;
@@ -154,20 +172,7 @@ async fn measure(folder: &Path) -> Measured {
             .then_some(())
     })
     .await;
-    let entries = (fanned_out * (followers + CLIENTS - 1)) as f64 / began.elapsed().as_secs_f64();
-
-    let reads = per_second(&sessions, length, async |session, _| {
-        session.timeline(20, None, None).await;
-    })
-    .await;
-    let posts = per_second(&sessions[1..], length, async |session, n| {
-        session
-            .post("one of many", &format!("many-{n}"))
-            .await
-            .accepted();
-    })
-    .await;
-    [posts, entries, reads]
+    began.elapsed()
 }
 
 /// How often all sessions together can do something, each again as soon as it has been done.
