@@ -27,7 +27,7 @@ pub enum Outcome<T> {
     Accepted(Accepted<T>),
     /// Answered: it will never happen.
     Refused(String),
-    /// Nobody listened: it did not happen, and asking again may help.
+    /// No connection could be made: it did not happen, and a retry may help.
     NotSent(String),
     /// It happened, happens later, or never does.
     Unknown(String),
@@ -90,7 +90,7 @@ pub struct Relationship {
     pub followed_by: bool,
 }
 
-/// Of everybody who registers.
+/// The password of every user who registers.
 const PASSWORD: &str = "correct horse battery";
 /// How long a read is tried again while the system recovers or a write is not visible yet.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,7 +120,7 @@ impl Api {
         self.login(username, PASSWORD).await
     }
 
-    /// What a registration with this address is answered with.
+    /// The status of the answer to a registration with this email address.
     pub async fn register_at(&self, username: &str, email: &str) -> StatusCode {
         let user = json!({ "username": username, "email": email, "password": PASSWORD });
         let request = self.http.post(format!("{}/users", self.command));
@@ -215,7 +215,7 @@ impl Session {
         send::<Value>(request).await.map(post_id)
     }
 
-    /// Sends a post, and resets the connection `after` a while: nobody reads the answer.
+    /// Sends a post, and resets the connection `after` a while without reading the answer.
     pub async fn post_and_reset(&self, content: &str, key: &str, after: Duration) {
         let address = self.api.command.trim_start_matches("http://");
         let host = address
@@ -233,7 +233,7 @@ impl Session {
         let Ok(mut stream) = tokio::net::TcpStream::connect(host).await else {
             return;
         };
-        // With no time to linger, closing is a reset.
+        // With a linger time of zero, closing the socket resets the connection.
         stream.set_zero_linger().expect("an option");
         let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await;
         tokio::time::sleep(after).await;
@@ -286,7 +286,7 @@ impl Session {
         send::<Value>(request).await.map(|_| ())
     }
 
-    /// Leaves for good; for who registered.
+    /// Deactivates the account; only for users who registered with a password.
     pub async fn leave(&self) -> Outcome<()> {
         let request = self.command(Method::DELETE, "/users/me");
         let request = request.json(&json!({ "password": PASSWORD }));
@@ -326,7 +326,7 @@ impl Session {
             .bearer_auth(&self.token)
     }
 
-    /// The same user, with queries through whatever stands at this address.
+    /// The same user, with queries through a proxy at this address.
     #[must_use]
     pub fn at(&self, address: &str) -> Self {
         let mut session = self.clone();
@@ -393,7 +393,7 @@ impl Session {
             .expect("both users are there")
     }
 
-    /// Reads until the service can answer: 503 is "again, later".
+    /// Reads until the service can answer: 503 means "retry later".
     async fn patiently<T: DeserializeOwned>(&self, path: &str, after: Option<&str>) -> Option<T> {
         eventually(&format!("GET {path} is answered"), PATIENCE, async || {
             let mut request = self.query(path);
@@ -436,11 +436,11 @@ async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Outcome<T> {
         return Outcome::Refused(format!("{status}: {problem}"));
     }
     if !status.is_success() {
-        // It may have been carried out, or still be.
+        // The command may have been carried out, or may be carried out later.
         let problem = answer.text().await.unwrap_or_default();
         return Outcome::Unknown(format!("{status}: {problem}"));
     }
-    // The status alone acknowledges; but a test must know the post's id.
+    // The status alone acknowledges the command, but a test must know the post's id.
     let token = answer
         .headers()
         .get(consistency::HEADER)

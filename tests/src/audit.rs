@@ -58,7 +58,7 @@ impl Audit {
             chain = chain.then(id);
             if message.chain != Some(chain) {
                 audit.broken_chain.push(message.sequence);
-                // One break is told once.
+                // One break is reported once.
                 chain = message.chain.unwrap_or(chain);
             }
             if id == 0 {

@@ -19,7 +19,7 @@ pub struct Events {
 /// What a live stream is made of.
 #[derive(Clone, Debug)]
 pub enum Item {
-    /// Milliseconds after which to come back.
+    /// Milliseconds after which to reconnect.
     Retry(u64),
     /// Without its colon.
     Comment(String),
@@ -39,9 +39,9 @@ pub struct Event {
 /// How a stream has ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum End {
-    /// As bodies do.
+    /// With the last chunk of its body.
     InOrder,
-    /// Without its last chunk: clients come back.
+    /// Without the last chunk: clients reconnect.
     BrokenOff,
 }
 
@@ -54,12 +54,12 @@ impl Events {
             request = request.header("last-event-id", id.to_string());
         }
         let mut events = Self::begin(request).await;
-        // Everything from here on is sent.
+        // From here on no event is missed.
         events.comment("connected").await;
         events
     }
 
-    /// A stream that is accepted; it need not have begun.
+    /// Opens a stream. The service may not have begun to send events yet.
     pub async fn begin(request: RequestBuilder) -> Self {
         let response = request.send().await.expect("a live stream");
         assert_eq!(response.status(), StatusCode::OK, "a live stream");

@@ -1,4 +1,4 @@
-//! What clients were told, judged against what there is afterwards.
+//! The outcomes that clients recorded, compared with what is stored afterwards.
 //!
 //! A command is *acknowledged*, *refused* (it never happens), or *unknown*: the connection broke,
 //! or the service could not say. What is acknowledged must be there once; what was refused must
@@ -21,7 +21,7 @@ pub enum Action {
 pub enum Told {
     Accepted(Option<String>),
     Refused,
-    /// Also every command that nobody answered yet.
+    /// Also every command that was not answered yet.
     Unknown,
 }
 
@@ -79,14 +79,14 @@ impl History {
 /// Follower and followee.
 pub type Edge = (String, String);
 
-/// What there is once everything has caught up.
+/// What is stored once everything has caught up.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// How many posts of the log have this content.
     pub contents: BTreeMap<String, usize>,
     /// What readers get: content by the post's id.
     pub readable: BTreeMap<String, String>,
-    /// The edges that stand, of those that the history names.
+    /// The follows that exist, of those that the history names.
     pub edges: BTreeSet<Edge>,
 }
 
@@ -101,14 +101,14 @@ pub struct Verdict {
     pub unknown_not_done: usize,
     pub lost: Vec<String>,
     pub doubled: Vec<String>,
-    /// Refused, and there all the same.
+    /// Refused, but found in the log.
     pub phantoms: Vec<String>,
 }
 
 impl Verdict {
     pub fn of(history: &[Record], observed: &Observed) -> Self {
         let mut verdict = Self::default();
-        // The states that what was told allows, for each edge.
+        // For each edge: the states that its recorded outcomes allow.
         let mut possible: BTreeMap<Edge, BTreeSet<bool>> = BTreeMap::new();
         let mut unknown_edges: Vec<(Edge, bool)> = Vec::new();
         for record in history {

@@ -1,21 +1,21 @@
 //! The whole system as its users and operators meet it: processes, signals, HTTP.
 //!
-//! The tests: `behaviour` while nothing is broken; `chaos` and `faults` while things are;
-//! `overload` when there is too much to do, or nobody to ask; `connections`, to engines that ask
-//! who is there; `security`; and `architecture`, which reads the sources.
+//! The tests: `behaviour` while nothing fails; `chaos` and `faults` while something does;
+//! `overload` with too many requests, or without an engine; `connections` to engines that require
+//! credentials; `security`; `upgrade` from the version before; `architecture` reads the sources.
 //!
-//! Rooms, in reading order:
+//! Modules, in reading order:
 //! * [`world`]: engines and services of one test, on free ports, in a folder of its own.
-//! * [`proxy`]: the network between services and engines, with weather.
-//! * [`secured`]: engines that ask who is there: credentials, certificates, authorities.
+//! * [`proxy`]: the network between services and engines, and its faults.
+//! * [`secured`]: engines that require credentials or certificates.
 //! * [`process`]: one program that can be killed, paused, stopped, and started again.
 //! * [`api`]: the HTTP API's verbs, and what an answer (or none) says about the command.
 //! * [`events`]: live streams, read as a client does.
-//! * [`history`]: what clients were told, judged against what there is afterwards.
+//! * [`history`]: the recorded outcomes, compared with what is stored afterwards.
 //! * [`audit`]: the log against the stream: each event once, each log stream in order.
 //! * [`graph`]: who follows whom, for imports.
 //! * [`routes`]: what each service serves, for tests that are generated from it.
-//! * [`load`]: clients that act, retry, give up, and remember.
+//! * [`load`]: clients that send commands, retry or give up, and record the outcomes.
 //!
 //! Tests run what `cargo build --bins` built; `make test` and `make chaos` do that first.
 
@@ -44,7 +44,7 @@ pub fn http_client(timeout: Option<Duration>) -> reqwest::Client {
 
 /// Asks again and again until there is an answer, and gives up with `what` after `patience`.
 ///
-/// The only way in which tests wait: for something that can be seen, never for time to pass.
+/// This is how tests wait: for something that can be seen, never for time to pass.
 pub async fn eventually<T>(
     what: &str,
     patience: Duration,
@@ -66,8 +66,8 @@ pub fn is_long() -> bool {
     std::env::var("MICROBLOG_CHAOS").is_ok_and(|form| form == "long")
 }
 
-/// A seed for a test's random choices: `MICROBLOG_SEED`, or a new one. It is printed, so that a
-/// failure can be looked at again; the interleaving of processes is still its own.
+/// A seed for a test's random choices: `MICROBLOG_SEED`, or a new one. It is printed, so that the
+/// choices of a failed run can be repeated; the timing of processes cannot.
 pub fn seed(test: &str) -> u64 {
     let seed = std::env::var("MICROBLOG_SEED").ok();
     let seed = seed.and_then(|text| text.parse().ok());
@@ -76,7 +76,7 @@ pub fn seed(test: &str) -> u64 {
     seed
 }
 
-/// The time that this share of the measured ones stay below: 0.5 for the median.
+/// The quantile of the measured times: 0.5 for the median.
 pub fn quantile(times: &[Duration], share: f64) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();

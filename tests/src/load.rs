@@ -1,5 +1,5 @@
-//! Clients that act, ask again when they were not told, or give up, and remember what they were
-//! told.
+//! Clients that send commands, retry or give up when the outcome is unknown, and record every
+//! outcome.
 //!
 //! A command whose outcome is unknown may take effect later than the next one. So a client either
 //! sends *the same* again until it is told (a post under its key, an edge's switch as it was), or
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::api::{Api, Outcome, Session};
 use crate::history::{Action, History, Observed, Told, Verdict};
 
-/// Clients at work, and what they remember.
+/// Clients at work, and what they recorded.
 pub struct Load {
     pub history: Arc<History>,
     sessions: Vec<Session>,

@@ -12,26 +12,26 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A program with everything that makes two starts of it the same.
+/// A program, its arguments and its environment: every start of it is the same.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     program: Mutex<PathBuf>,
     arguments: Vec<OsString>,
-    /// Nothing else is inherited but `PATH` and `HOME`.
+    /// Besides these it has only `PATH` and `HOME` of the test.
     environment: Vec<(String, String)>,
     folder: PathBuf,
     child: Mutex<Option<Child>>,
 }
 
-/// Until it is dropped, this process, a test, has only the last of the machine's processors.
+/// Until this is dropped, the test itself runs only on the last of the machine's processors.
 pub struct OnlyLast {
-    /// Processors before it.
+    /// How many processors there are before the last.
     pub others: usize,
 }
 
 impl OnlyLast {
-    /// Nothing where that cannot be done.
+    /// `None` where a process cannot be bound to processors.
     pub fn take() -> Option<Self> {
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         let others = all.checked_sub(1).filter(|others| *others > 0)?;
@@ -45,7 +45,7 @@ impl Drop for OnlyLast {
     }
 }
 
-/// All threads of a process, and those that they start.
+/// Binds all threads of a process, and those that they start, to these processors.
 #[cfg(target_os = "linux")]
 fn bind(process: &str, processors: impl IntoIterator<Item = usize>) -> bool {
     let mut set = rustix::thread::CpuSet::new();
@@ -95,7 +95,7 @@ impl Process {
         &self.name
     }
 
-    /// From its next start on it is another program, with the same arguments and environment.
+    /// Replaces the program from its next start on; arguments and environment stay.
     pub fn becomes(&self, program: &Path) {
         *self.program.lock().unwrap_or_else(PoisonError::into_inner) = program.to_owned();
     }
@@ -124,18 +124,18 @@ impl Process {
             }));
     }
 
-    /// SIGKILL: no chance to do anything more. Says how it had ended before, if it had.
+    /// SIGKILL. Returns the exit status if the process had ended by itself before.
     pub fn kill(&self) -> Option<ExitStatus> {
         let ended = self.ended();
         if let Some(mut child) = self.child().take() {
-            // It may end by itself just now, and is waited for all the same.
+            // An error means that it has just ended by itself; `wait` is still needed.
             let _ = child.kill();
             let _ = child.wait();
         }
         ended
     }
 
-    /// SIGTERM: asks it to come to an end.
+    /// SIGTERM: asks the process to stop.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
@@ -150,12 +150,12 @@ impl Process {
         self.signal(Signal::HUP);
     }
 
-    /// SIGSTOP: it stands still and does not know.
+    /// SIGSTOP: the process stands still and cannot notice it.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// SIGCONT: it goes on as if no time had passed.
+    /// SIGCONT: the process goes on.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
@@ -171,7 +171,7 @@ impl Process {
         pid.expect("a process id")
     }
 
-    /// From now on none of its files grows past so many bytes: its disk is full.
+    /// From now on no file of the process can grow past so many bytes, as if its disk were full.
     #[cfg(target_os = "linux")]
     pub fn no_file_past(&self, bytes: u64) {
         let limit = rustix::process::Rlimit {
@@ -187,12 +187,12 @@ impl Process {
         panic!("only Linux limits the files of a process that runs");
     }
 
-    /// Leaves it the first of this machine's processors, so many.
+    /// Binds the process to the first `processors` of this machine.
     pub fn only_first(&self, processors: usize) {
         bind(&self.pid().as_raw_nonzero().to_string(), 0..processors);
     }
 
-    /// What it holds in memory, in bytes; 0 where that cannot be told.
+    /// The resident memory of the process in bytes; 0 where it cannot be read.
     pub fn resident(&self) -> u64 {
         let child = self.child();
         let id = child.as_ref().map(Child::id).unwrap_or_default();
@@ -210,7 +210,7 @@ impl Process {
             .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// How it ended, if it was started and has ended; told once.
+    /// The exit status, if it was started and has ended. Only the first call returns it.
     pub fn ended(&self) -> Option<ExitStatus> {
         let mut child = self.child();
         let status = child
@@ -247,9 +247,9 @@ impl Process {
         read(&self.log())
     }
 
-    /// Forgets what it printed, where that is secret.
+    /// Deletes what it printed, where that is secret.
     pub fn forget_output(&self) {
-        // There is nothing to forget where nothing was printed.
+        // The file is not there if nothing was printed.
         let _ = std::fs::remove_file(self.out());
     }
 
@@ -279,9 +279,9 @@ impl Process {
         file.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// Leaves a line in the log, so that faults can be found in it.
+    /// Writes a line into the log, to mark the moment of a fault.
     pub fn note(&self, line: &str) {
-        // A note that is lost harms nobody.
+        // The mark only helps people who read the log.
         let _ = writeln!(self.open(&self.log()), "=== {line}");
     }
 
@@ -296,7 +296,7 @@ impl Drop for Process {
     }
 }
 
-/// Exit code and signal, as people say it.
+/// The exit code or the signal, in words.
 pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
@@ -310,8 +310,8 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// A command that the kernel kills when the test goes away, however it goes: `Drop` does not run
-/// when the test is killed itself.
+/// A command that the kernel kills when the test process ends for any reason. `Drop` is not enough:
+/// it does not run when the test is killed.
 fn dying_with_us(program: &Path) -> Command {
     static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
         let tried = Command::new("setpriv")
@@ -322,7 +322,7 @@ fn dying_with_us(program: &Path) -> Command {
     if !*SETPRIV {
         return Command::new(program);
     }
-    // It becomes the program: same process, same id.
+    // `setpriv` replaces itself by the program: same process, same id.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
     command
@@ -330,14 +330,14 @@ fn dying_with_us(program: &Path) -> Command {
 
 type Order = (Command, SyncSender<io::Result<Child>>);
 
-/// Starts processes from a thread that lives as long as the tests: the death of a parent, for the
-/// kernel, is the death of the *thread* that started the child.
+/// Starts processes from a thread that lives as long as the tests: the kernel kills the child when
+/// the *thread* that started it ends, not when the process does.
 fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: LazyLock<Mutex<Sender<Order>>> = LazyLock::new(|| {
         let (orders, inbox) = mpsc::channel::<Order>();
         std::thread::spawn(move || {
             for (mut command, answer) in inbox {
-                // Nobody waits for the answer of an order that was given up.
+                // An error means that the caller no longer waits.
                 let _ = answer.send(command.spawn());
             }
         });

@@ -1,4 +1,4 @@
-//! A TCP proxy with weather: what passes between a service and an engine, and how badly.
+//! A TCP proxy between a service and an engine, with faults that a test can set: its weather.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub enum Weather {
     Flaky(f64),
 }
 
-/// Stands before one port of this machine. Ends with its owner.
+/// A proxy in front of one port of this machine. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
@@ -81,7 +81,7 @@ async fn accept(
     cuts: Arc<AtomicUsize>,
 ) {
     loop {
-        // The sender is the owner: without one this is over.
+        // The sender belongs to the [`Proxy`]: when it is dropped, this task ends.
         let mut ends = weather.clone();
         let client = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -110,7 +110,7 @@ async fn connect(
     let ((from_client, to_client), (from_server, to_server)) =
         (client.into_split(), server.into_split());
     let lost = Arc::<AtomicBool>::default();
-    // Whichever ends first takes the other along: both halves are dropped, and so closed.
+    // When one direction ends, both are dropped, and so both connections are closed.
     let cut = tokio::select! {
         cut = pump(from_client, to_server, Way::Question, weather.clone(), lost.clone()) => cut,
         cut = pump(from_server, to_client, Way::Answer, weather, lost) => cut,
@@ -118,7 +118,7 @@ async fn connect(
     cuts.fetch_add(usize::from(cut), Ordering::Relaxed);
 }
 
-/// Says whether the weather ended it.
+/// Copies one direction. Returns whether the weather ended it.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -161,7 +161,7 @@ async fn pump(
             }
             Weather::LoseAnswers => (),
             Weather::Flaky(probability) if rand::random::<f64>() < probability => {
-                // Sometimes it has arrived, and only the answer never comes.
+                // In half of the cases it arrives, and only the answer is lost.
                 if rand::random() {
                     let _ = to.write_all(&piece[..len]).await;
                 }

@@ -1,4 +1,4 @@
-//! Engines that ask who is there, and what is shown to them: made for one test, real all the same.
+//! Engines that require credentials or certificates, and both of these, made for one test.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,12 +25,12 @@ pub struct Broker {
     /// For a listener that the configuration may add.
     pub other_port: u16,
     pub process: Process,
-    /// Removed when the process is dead: the last field.
+    /// The last field: it is removed after the process has been killed.
     folder: TempDir,
 }
 
 impl Broker {
-    /// One that is not started yet.
+    /// A broker that is not started yet.
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("microblog-nats-").tempdir();
         let folder = folder.expect("a folder for temporary files");
@@ -47,13 +47,13 @@ impl Broker {
         }
     }
 
-    /// Starts it with `config` behind what every broker of tests has.
+    /// Starts it with the configuration of every test broker, and `config` after it.
     pub fn start(&self, config: &str) {
         write_nats_config(self.folder.path(), self.port, config);
         self.process.start();
     }
 
-    /// Has it read another configuration while it runs.
+    /// Makes it read another configuration while it runs.
     pub fn reload(&self, config: &str) {
         write_nats_config(self.folder.path(), self.port, config);
         self.process.reload();
@@ -81,7 +81,7 @@ pub fn write(folder: &Path, name: &str, text: &str) -> String {
     path.display().to_string()
 }
 
-/// An authority of one test, and what it has signed.
+/// A certificate authority of one test.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, CertificateKey>,
 }
@@ -215,7 +215,7 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, claims: &Value) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// A MongoDB that asks who is there.
+/// A MongoDB that requires a user, or TLS.
 pub struct SecuredMongo {
     pub port: u16,
     pub replica_set: &'static str,
@@ -224,7 +224,7 @@ pub struct SecuredMongo {
     _folder: TempDir,
 }
 
-/// What a secured MongoDB asks for.
+/// What a secured MongoDB requires.
 #[derive(Clone, Copy, Default)]
 pub struct Security<'a> {
     /// Name and password.
@@ -234,7 +234,7 @@ pub struct Security<'a> {
 }
 
 impl SecuredMongo {
-    /// `None` where no embedded MongoDB is run: `mongod` makes users in another way.
+    /// `None` where tests run `mongod` and not the embedded MongoDB: it makes users in another way.
     pub async fn start(security: Security<'_>) -> Option<Self> {
         if needed("MICROBLOG_MONGODB_KIND") == "mongod" {
             println!("left out: needs the embedded MongoDB");
@@ -272,7 +272,7 @@ impl SecuredMongo {
         })
     }
 
-    /// Fails with what it said, if it has ended.
+    /// Fails with the last lines of its log if it has ended.
     pub fn check(&self) {
         assert!(self.process.is_running(), "{}", self.process.tail(20));
     }

@@ -54,7 +54,7 @@ pub struct World {
     others: Mutex<Vec<Arc<Process>>>,
     mongodb_client: OnceCell<mongodb::Client>,
     proxies: Option<Proxies>,
-    /// Removed when everything that writes into it is dead: the last field.
+    /// The last field: it is removed after all processes have been killed.
     folder: TempDir,
 }
 
@@ -82,8 +82,7 @@ impl World {
         Self::prepare(extra, free_ports(), None)
     }
 
-    /// The engines alone, with more in the broker's configuration; whoever starts the services
-    /// knows when they can be ready.
+    /// The engines alone, with more in the broker's configuration. The test starts the services.
     pub async fn start_engines(extra: &[(&str, &str)], nats_config: &str) -> Self {
         let world = Self::idle(extra);
         world.configure_nats(nats_config);
@@ -92,7 +91,7 @@ impl World {
         world
     }
 
-    /// The same, with the engines behind proxies.
+    /// Like [`World::start`], with the engines behind proxies.
     pub async fn start_behind_proxies(extra: &[(&str, &str)]) -> Self {
         let ports: [u16; 6] = free_ports();
         let [mongodb_port, nats_port, ..] = ports;
@@ -100,7 +99,7 @@ impl World {
             mongodb: Proxy::start(mongodb_port).await,
             nats: Proxy::start(nats_port).await,
         };
-        // Directly: a replica set would tell its own address, behind the proxy.
+        // Direct: a client of the replica set would learn the address behind the proxy, and use it.
         let mongodb_uri = format!(
             "mongodb://127.0.0.1:{}/?directConnection=true",
             proxies.mongodb.port()

@@ -36,7 +36,7 @@ impl World {
             if self.is_mongod && hello.get_bool("isreplicaset").unwrap_or(false) {
                 let host = format!("127.0.0.1:{}", self.mongodb_port);
                 let set = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": host }] };
-                // A second try while the first is under way is refused; the next look tells.
+                // Refused if an earlier attempt is under way; `hello` shows when it has succeeded.
                 let _ = admin.run_command(doc! { "replSetInitiate": set }).await;
             }
             hello
@@ -112,7 +112,7 @@ impl World {
     /// Publishes something that is no event, past the relay.
     pub async fn publish_foreign(&self, body: &str) {
         let client = async_nats::connect(self.nats_url()).await.expect("NATS");
-        // Kept until there is an answer: with it goes the connection.
+        // Kept until the answer has come: dropping the client closes the connection.
         let jetstream = jetstream::new(client);
         let published = jetstream
             .publish(Self::names().tick(), body.to_owned().into())
@@ -146,7 +146,7 @@ pub(super) fn mongodb(folder: &Path, is_mongod: bool, port: u16) -> Process {
             "0.5",
         ]);
     }
-    // Empty, so that no configuration from elsewhere is picked up.
+    // An empty file, so that no other configuration is read.
     let config = folder.join("secantus.toml");
     std::fs::write(&config, "").expect("a configuration");
     process.arguments([
@@ -177,7 +177,7 @@ pub(super) fn nats(folder: &Path, port: u16) -> Process {
     Process::new("nats", Path::new(&program), folder).arguments(["--config".into(), config])
 }
 
-/// Where the configuration of a broker is: one that keeps what it acknowledges.
+/// Writes the configuration of a broker that syncs what it acknowledges. Returns its path.
 pub(crate) fn write_nats_config(folder: &Path, port: u16, more: &str) -> PathBuf {
     let config = folder.join("nats.conf");
     let store = folder.join("nats").display().to_string();

@@ -121,7 +121,7 @@ impl World {
         tokens
     }
 
-    /// How many messages were not understood, as an operator is told.
+    /// How many dead letters `query-service dead-letters list` shows.
     pub async fn dead_letters(&self) -> usize {
         let (status, printed) = self
             .run("dead-letters", "query-service", &["dead-letters", "list"])
@@ -140,7 +140,7 @@ impl World {
             let log = read_log(&events).await.ok()?;
             let messages = read_stream(&stream).await.ok()?;
             let audit = Audit::of(&log, &messages);
-            // Only what is missing gets better with time.
+            // Only missing messages can still come; everything else stays as it is.
             audit.missing.is_empty().then_some(audit)
         })
         .await

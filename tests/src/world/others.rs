@@ -17,8 +17,8 @@ impl World {
         self.another_in(of, arguments, &[])
     }
 
-    /// Another process of a service, with a clock of its own; nothing where no process can be told
-    /// another time. The clock is what [`World::set_clock`] says.
+    /// Another process of a service, with the clock of [`World::set_clock`]; `None` where
+    /// libfaketime is not installed.
     pub fn another_with_clock(&self, of: &Service) -> Option<Service> {
         let environment = self.clock_environment()?;
         let environment: Vec<(&str, &str)> = environment
@@ -29,7 +29,7 @@ impl World {
         Some(self.another_in(of, &[], &environment))
     }
 
-    /// What gives a process such a clock; nothing where no process can be told another time.
+    /// The environment of a process with such a clock; `None` where libfaketime is not installed.
     pub fn clock_environment(&self) -> Option<Vec<(String, String)>> {
         let library = std::env::var("MICROBLOG_FAKETIME").ok()?;
         let offset = self.clock_file().display().to_string();

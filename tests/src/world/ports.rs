@@ -6,11 +6,11 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use rand::RngExt;
 
-/// Ports that nobody listens on, and that this process has not given out before.
+/// Ports that no process listens on, and that this process has not given out before.
 ///
-/// Below the range from which the kernel takes ports for outgoing connections: a port that is
-/// free for a moment, because its process was killed, must not be taken by a client. Least of all
-/// by the client that knocks there: a connection from a port to itself succeeds.
+/// They are below the range from which the kernel takes ports for outgoing connections. Otherwise a
+/// client could get the port of a process that was just killed; and a client that connects from the
+/// port to itself succeeds.
 pub fn free_ports<const N: usize>() -> [u16; N] {
     static GIVEN: LazyLock<Mutex<BTreeSet<u16>>> = LazyLock::new(Mutex::default);
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
