@@ -27,7 +27,7 @@ use command_service::http::{BASE, ROUTES};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use shared::consistency::ConsistencyToken;
-use shared::events::{Bare, Event, LogStream, Payload};
+use shared::events::{Event, LogStream, NoData, Payload};
 use shared::ids::{Id, SEQUENCE_BITS};
 use shared::time::{Clock, SystemClock};
 use shared::token::{KEY_SET, KeySet, TokenVerifier};

@@ -140,7 +140,7 @@ pub struct ProfileEdited {
 
 /// For facts whose stream and actor say it all.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Bare {}
+pub struct NoData {}
 
 /// The post's id is the event's, its author the actor.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -216,10 +216,10 @@ macro_rules! payloads {
 payloads! {
     "user.registered" => UserRegistered(UserRegistered),
     "user.profile_edited" => ProfileEdited(ProfileEdited),
-    "user.deactivated" => UserDeactivated(Bare),
-    "user.verified" => UserVerified(Bare),
-    "user.suspended" => UserSuspended(Bare),
-    "user.unsuspended" => UserUnsuspended(Bare),
+    "user.deactivated" => UserDeactivated(NoData),
+    "user.verified" => UserVerified(NoData),
+    "user.suspended" => UserSuspended(NoData),
+    "user.unsuspended" => UserUnsuspended(NoData),
     "post.created" => PostCreated(PostCreated),
     "post.deleted" => PostDeleted(PostDeleted),
     "follow.followed" => Followed(Edge),
@@ -353,10 +353,10 @@ mod tests {
                 display_name: "Ada L.".into(),
                 bio: "engines".into(),
             }),
-            Payload::UserDeactivated(Bare {}),
-            Payload::UserVerified(Bare {}),
-            Payload::UserSuspended(Bare {}),
-            Payload::UserUnsuspended(Bare {}),
+            Payload::UserDeactivated(NoData {}),
+            Payload::UserVerified(NoData {}),
+            Payload::UserSuspended(NoData {}),
+            Payload::UserUnsuspended(NoData {}),
             Payload::PostCreated(PostCreated {
                 content: "hello \"world\" \u{1F980}".into(),
                 reply_to: Some(post),

@@ -1,6 +1,6 @@
 //! Users: registration, profile, status.
 
-use shared::events::{Bare, Event, NoAddress, Payload, ProfileEdited, UserRegistered};
+use shared::events::{Event, NoAddress, NoData, Payload, ProfileEdited, UserRegistered};
 use shared::ids::{EventId, UserId};
 use shared::settings::Secret;
 use shared::time::Timestamp;
@@ -231,7 +231,9 @@ pub fn edit_profile(user: &User, change: &ProfileChange) -> Result<Option<Payloa
 /// Leaving is allowed to the suspended too. Doing it twice is no error.
 pub fn deactivate(user: &User) -> Option<Payload> {
     match user.status {
-        AccountStatus::Active | AccountStatus::Suspended => Some(Payload::UserDeactivated(Bare {})),
+        AccountStatus::Active | AccountStatus::Suspended => {
+            Some(Payload::UserDeactivated(NoData {}))
+        }
         AccountStatus::Deactivated => None,
     }
 }
@@ -240,14 +242,14 @@ pub fn verify(user: &User) -> Result<Option<Payload>, NotAllowed> {
     match user.status {
         AccountStatus::Deactivated => Err(NotAllowed::Deactivated),
         AccountStatus::Active | AccountStatus::Suspended => {
-            Ok((!user.verified).then_some(Payload::UserVerified(Bare {})))
+            Ok((!user.verified).then_some(Payload::UserVerified(NoData {})))
         }
     }
 }
 
 pub fn suspend(user: &User) -> Result<Option<Payload>, NotAllowed> {
     match user.status {
-        AccountStatus::Active => Ok(Some(Payload::UserSuspended(Bare {}))),
+        AccountStatus::Active => Ok(Some(Payload::UserSuspended(NoData {}))),
         AccountStatus::Suspended => Ok(None),
         AccountStatus::Deactivated => Err(NotAllowed::Deactivated),
     }
@@ -256,7 +258,7 @@ pub fn suspend(user: &User) -> Result<Option<Payload>, NotAllowed> {
 pub fn unsuspend(user: &User) -> Result<Option<Payload>, NotAllowed> {
     match user.status {
         AccountStatus::Active => Ok(None),
-        AccountStatus::Suspended => Ok(Some(Payload::UserUnsuspended(Bare {}))),
+        AccountStatus::Suspended => Ok(Some(Payload::UserUnsuspended(NoData {}))),
         AccountStatus::Deactivated => Err(NotAllowed::Deactivated),
     }
 }
@@ -352,15 +354,15 @@ mod tests {
 
     #[test]
     fn a_suspended_user_cannot_edit_but_can_leave() {
-        let user = given([Payload::UserSuspended(Bare {})]);
+        let user = given([Payload::UserSuspended(NoData {})]);
         let change = ProfileChange::parse(Some("Eve"), None).unwrap();
         assert_eq!(edit_profile(&user, &change), Err(NotAllowed::Suspended));
-        assert_eq!(deactivate(&user), Some(Payload::UserDeactivated(Bare {})));
+        assert_eq!(deactivate(&user), Some(Payload::UserDeactivated(NoData {})));
     }
 
     #[test]
     fn leaving_twice_is_no_error() {
-        let user = given([Payload::UserDeactivated(Bare {})]);
+        let user = given([Payload::UserDeactivated(NoData {})]);
         assert_eq!(deactivate(&user), None);
         assert_eq!(user.version, 2);
     }
@@ -368,8 +370,8 @@ mod tests {
     #[test]
     fn a_user_who_left_is_neither_verified_nor_suspended_nor_brought_back() {
         let user = given([
-            Payload::UserSuspended(Bare {}),
-            Payload::UserDeactivated(Bare {}),
+            Payload::UserSuspended(NoData {}),
+            Payload::UserDeactivated(NoData {}),
         ]);
         for decided in [verify(&user), suspend(&user), unsuspend(&user)] {
             assert_eq!(decided, Err(NotAllowed::Deactivated));
@@ -380,23 +382,29 @@ mod tests {
     fn suspending_and_lifting_alternate_and_repeat_without_effect() {
         let active = given([]);
         assert_eq!(unsuspend(&active), Ok(None));
-        assert_eq!(suspend(&active), Ok(Some(Payload::UserSuspended(Bare {}))));
-        let suspended = given([Payload::UserSuspended(Bare {})]);
+        assert_eq!(
+            suspend(&active),
+            Ok(Some(Payload::UserSuspended(NoData {})))
+        );
+        let suspended = given([Payload::UserSuspended(NoData {})]);
         assert_eq!(suspend(&suspended), Ok(None));
         assert_eq!(
             unsuspend(&suspended),
-            Ok(Some(Payload::UserUnsuspended(Bare {})))
+            Ok(Some(Payload::UserUnsuspended(NoData {})))
         );
         let lifted = given([
-            Payload::UserSuspended(Bare {}),
-            Payload::UserUnsuspended(Bare {}),
+            Payload::UserSuspended(NoData {}),
+            Payload::UserUnsuspended(NoData {}),
         ]);
         assert_eq!(lifted.status, AccountStatus::Active);
     }
 
     #[test]
     fn verifying_twice_appends_once() {
-        assert_eq!(verify(&given([])), Ok(Some(Payload::UserVerified(Bare {}))));
-        assert_eq!(verify(&given([Payload::UserVerified(Bare {})])), Ok(None));
+        assert_eq!(
+            verify(&given([])),
+            Ok(Some(Payload::UserVerified(NoData {})))
+        );
+        assert_eq!(verify(&given([Payload::UserVerified(NoData {})])), Ok(None));
     }
 }

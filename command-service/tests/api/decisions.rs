@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::consistency::ConsistencyToken;
-use shared::events::{Bare, Event, LogStream, Payload, PostCreated, ProfileEdited};
+use shared::events::{Event, LogStream, NoData, Payload, PostCreated, ProfileEdited};
 use shared::ids::{Id, PostId, SEQUENCE_BITS, UserId};
 use shared::settings::Secret;
 use shared::time::{Clock, SystemClock};
@@ -124,9 +124,9 @@ async fn decisions_on_a_user_with_a_long_history_cost_what_they_cost_on_a_new_on
     let (ada, new) = (app.account("ada").await, app.account("new").await);
     // Verified and suspended for a while long ago.
     write_history(&app, &ada, events, |version| match version {
-        70 => Some(Payload::UserVerified(Bare {})),
-        200 => Some(Payload::UserSuspended(Bare {})),
-        201 => Some(Payload::UserUnsuspended(Bare {})),
+        70 => Some(Payload::UserVerified(NoData {})),
+        200 => Some(Payload::UserSuspended(NoData {})),
+        201 => Some(Payload::UserUnsuspended(NoData {})),
         _ => None,
     })
     .await;
@@ -187,11 +187,11 @@ async fn a_user_read_from_the_end_is_the_user_read_whole() {
         let user = app.account(&name).await;
         let odd = number % 2 == 1;
         write_history(&app, &user, events, |version| match version {
-            66 if odd => Some(Payload::UserVerified(Bare {})),
+            66 if odd => Some(Payload::UserVerified(NoData {})),
             // No edit for longer than is read at once.
-            90..=189 if odd && version % 2 == 0 => Some(Payload::UserSuspended(Bare {})),
-            90..=189 if odd => Some(Payload::UserUnsuspended(Bare {})),
-            200 if events == 200 => Some(Payload::UserDeactivated(Bare {})),
+            90..=189 if odd && version % 2 == 0 => Some(Payload::UserSuspended(NoData {})),
+            90..=189 if odd => Some(Payload::UserUnsuspended(NoData {})),
+            200 if events == 200 => Some(Payload::UserDeactivated(NoData {})),
             _ => None,
         })
         .await;

@@ -204,7 +204,7 @@ async fn overtaken(app: &TestApp, round: usize) -> usize {
             version: 2,
             actor: bob_id,
             at: now,
-            payload: Payload::UserDeactivated(Bare {}),
+            payload: Payload::UserDeactivated(NoData {}),
         },
         owner: bob_id,
         key: None,

@@ -6,7 +6,7 @@ use command_service::app::ports::{
 };
 use shared::consistency::Position;
 use shared::events::{
-    Bare, Edge, Event, LogStream, NoAddress, Payload, PostCreated, PostRef, UserRegistered,
+    Edge, Event, LogStream, NoAddress, NoData, Payload, PostCreated, PostRef, UserRegistered,
 };
 use shared::ids::{Id, SEQUENCE_BITS, UserId};
 use shared::settings::Secret;
@@ -316,8 +316,8 @@ pub async fn a_user_is_what_their_stream_says(world: &impl World) {
     );
     let own = LogStream::User(user(10));
     for (id, version, payload) in [
-        (20, 2, Payload::UserVerified(Bare {})),
-        (30, 3, Payload::UserSuspended(Bare {})),
+        (20, 2, Payload::UserVerified(NoData {})),
+        (30, 3, Payload::UserSuspended(NoData {})),
     ] {
         let decided = event(10, id, own, version, payload);
         store.log.append(&decided).await.unwrap();

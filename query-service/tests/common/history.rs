@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use shared::events::{
-    Bare, Edge, Event, LogStream, NoAddress, Payload, PostCreated, PostDeleted, PostRef,
+    Edge, Event, LogStream, NoAddress, NoData, Payload, PostCreated, PostDeleted, PostRef,
     ProfileEdited, Unreposted, UserRegistered,
 };
 use shared::ids::{EntryId, EventId, Id, PostId, UserId};
@@ -219,7 +219,7 @@ impl History {
         ties.sort_by_key(LogStream::to_string);
         let ties = ties.into_iter().map(|tie| (user, tie));
         self.farewells.extend(ties);
-        let left = Payload::UserDeactivated(Bare {});
+        let left = Payload::UserDeactivated(NoData {});
         self.event(Some(user), |_| LogStream::User(user), left)
     }
 
@@ -324,7 +324,7 @@ impl History {
             (77, _) => self.event(
                 Some(actor),
                 |_| LogStream::User(actor),
-                Payload::UserVerified(Bare {}),
+                Payload::UserVerified(NoData {}),
             ),
             (79..81, _) if self.users.len() < 16 => self.register(),
             (78, _) if self.users.len() > 6 => self.leave(actor),
