@@ -11,8 +11,8 @@ use actix_web::{App as WebApp, HttpServer};
 use mongodb::Database;
 use shared::address::{Addresses, limit_address};
 use shared::cors::cors;
+use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
 use shared::database_clock::{self, DatabaseClock};
-use shared::engines::{self, DatabaseStatus};
 use shared::error_chain::Chain;
 use shared::http::{MAX_BODY, bound_headers, observe};
 use shared::ops::{self, Readiness};
@@ -59,7 +59,7 @@ pub enum StartupError {
     #[error("listen on {0}: is the port taken?")]
     Bind(SocketAddr, #[source] std::io::Error),
     #[error(transparent)]
-    Connect(#[from] engines::ConnectError),
+    Connect(#[from] connections::ConnectError),
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error("sign an access token with the key")]
@@ -78,6 +78,10 @@ const CLOCK: &str = database_clock::AGREES;
 const LEASES: &str = "leases";
 /// The driver's default of 10 is for a process that does not live off its database.
 const POOL: u32 = 32;
+const POOLS: PoolSizes = PoolSizes {
+    log: POOL,
+    views: POOL,
+};
 /// A command asks one question after the other, so that twice the pool keeps it busy; as many
 /// again may be at work on passwords ([`crate::app::passwords`]).
 const BOUNDS: Bounds = Bounds {
@@ -100,7 +104,7 @@ pub struct Core {
     pub store: Arc<MongoStore>,
     pub signer: Arc<Signer>,
     breaker: Arc<Breaker>,
-    database: Database,
+    log: Database,
 }
 
 impl Core {
@@ -110,19 +114,12 @@ impl Core {
         tasks: &Tasks,
     ) -> Result<Self, StartupError> {
         let signer = Arc::new(signer);
-        let database = engines::open_log(settings, "command-service", POOL).await?;
-        let views = match &settings.views_mongodb_uri {
-            Some(_) => engines::open_views(settings, "command-service", POOL).await?,
-            // One client for both.
-            None => {
-                let name = engines::views_database(settings);
-                database.client().database(&name)
-            }
-        };
-        let breaker = Arc::new(Breaker::new(engines::MONGODB));
+        let Databases { log, views } =
+            connections::open_both(settings, "command-service", POOLS).await?;
+        let breaker = Arc::new(Breaker::new(connections::MONGODB));
         let clock = Arc::new(DatabaseClock::default());
         let (time, answers) = (clock.clone(), breaker.clone());
-        let store = MongoStore::new(database.clone(), views, time, tasks.clone(), answers);
+        let store = MongoStore::new(log.clone(), views, time, tasks.clone(), answers);
         let store = Arc::new(store);
         let window = u64::from(settings.post_quota_window_secs);
         let app = App::new(Parts {
@@ -142,7 +139,7 @@ impl Core {
             store,
             signer,
             breaker,
-            database,
+            log,
         })
     }
 }
@@ -190,8 +187,8 @@ impl Application {
         let core = Core::open(&self.settings, signer, &tasks).await?;
         check_key(&core.signer).await?;
         let status = DatabaseStatus::default();
-        let pulse = engines::mongo_pulse(
-            &self.settings.mongodb_uri,
+        let pulse = connections::probe_log(
+            &self.settings,
             "command-service",
             core.breaker.clone(),
             status.clone(),
@@ -254,10 +251,10 @@ async fn relay(
     readiness: &Readiness,
     settings: &Settings,
 ) -> Result<Relay, StartupError> {
-    let nats = engines::nats(&settings.nats, "command-service").await?;
-    let leases = core.database.collection(LEASES);
+    let nats = connections::nats(&settings.nats, "command-service").await?;
+    let leases = core.log.collection(LEASES);
     let settings = relay::Settings::new(settings.names.clone(), settings.stream_replicas);
-    let relay = Relay::new(&core.database, leases, nats, readiness.clone(), settings);
+    let relay = Relay::new(&core.log, leases, nats, readiness.clone(), settings);
     Ok(relay)
 }
 

@@ -10,8 +10,8 @@ use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use shared::address::{Addresses, limit_address};
 use shared::cors::cors;
+use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
 use shared::database_clock::{self, Look};
-use shared::engines::{self, DatabaseStatus};
 use shared::error_chain::Chain;
 use shared::http::{bound_headers, observe};
 use shared::ops::{self, Readiness};
@@ -59,7 +59,7 @@ pub enum StartupError {
     #[error("listen on {0}: is the port taken?")]
     Bind(SocketAddr, #[source] std::io::Error),
     #[error(transparent)]
-    Connect(#[from] engines::ConnectError),
+    Connect(#[from] connections::ConnectError),
     #[error("prepare a client for the key set")]
     Keys(#[source] reqwest::Error),
     #[error("open the views")]
@@ -83,12 +83,11 @@ const DATABASE: &str = "MongoDB answers";
 const BROKER: &str = "NATS is connected";
 const KEYS: &str = "the key set is known";
 const CLOCK: &str = database_clock::AGREES;
-/// The driver's default of 10 is for a process that does not live off its database.
-const POOL: u32 = 32;
+/// The driver's default of 10 is for a process that does not live off its database. Of the log's
+/// database only users' own addresses are read.
+const POOLS: PoolSizes = PoolSizes { log: 8, views: 32 };
 /// The fold's own: whatever reads do, it has its connections.
 const FOLD_POOL: u32 = 16;
-/// Connections to the log's database, where the views are in another: for users' own addresses.
-const ADDRESS_POOL: u32 = 8;
 /// How long a look at the database's clock may take before it is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Requests in flight, streams and the fold have this long to end.
@@ -177,24 +176,22 @@ async fn serve(
         start_server(api, settings, verifier.clone(), until_started.clone())
             .map_err(StartupError::Serve)?;
     }
-    let database = engines::open_views(settings, "query-service", POOL).await?;
-    let accounts = match settings.views_mongodb_uri {
-        Some(_) => engines::open_log(settings, "query-service", ADDRESS_POOL).await?,
-        None => database.client().database(&engines::log_database(settings)),
-    };
+    let Databases {
+        log: accounts,
+        views: database,
+    } = connections::open_both(settings, "query-service", POOLS).await?;
     let check = StreamCheck::of(settings).await?;
-    let breaker = Arc::new(Breaker::new(engines::MONGODB));
+    let breaker = Arc::new(Breaker::new(connections::MONGODB));
     let status = DatabaseStatus::default();
-    let uri = settings.views_mongodb_uri.as_ref();
-    let pulse = engines::mongo_pulse(
-        uri.unwrap_or(&settings.mongodb_uri),
+    let pulse = connections::probe_views(
+        settings,
         "query-service",
         breaker.clone(),
         status.clone(),
         tasks.stop_signal(),
     );
     tasks.spawn("database pulse", pulse.await?);
-    let nats = engines::nats(&settings.nats, "query-service").await?;
+    let nats = connections::nats(&settings.nats, "query-service").await?;
     // Before the views are open: what they wait for can be read.
     tasks.spawn(
         "probe",
@@ -211,7 +208,7 @@ async fn serve(
     };
     readiness.set(API_READY, Ok(()));
     let (switch, current) = tokio::sync::watch::channel(views);
-    let folding = engines::open_views(settings, "query-service fold", FOLD_POOL).await?;
+    let folding = connections::open_views(settings, "query-service fold", FOLD_POOL).await?;
     let generations = Generations {
         catalog: Catalog::new(&folding),
         readers: database.clone(),
@@ -275,7 +272,7 @@ async fn open_views(
         match ReadModel::open(database, settings.partitions).await {
             Ok(views) => return Ok(Some(views)),
             Err(ViewError::Database(error)) => {
-                let why = engines::reason(&error);
+                let why = connections::reason(&error);
                 // The same at each attempt would be noise.
                 if told.as_ref() != Some(&why) {
                     warn!(error = %Chain(&error), "the views cannot be opened yet: {why}");
@@ -407,7 +404,7 @@ fn start_server(
 /// Looks each second whether the dependencies answer.
 async fn probe(
     (database, status): (Arc<Breaker>, DatabaseStatus),
-    nats: engines::Nats,
+    nats: connections::Nats,
     verifier: Data<TokenVerifier>,
     readiness: Readiness,
     stop: CancellationToken,

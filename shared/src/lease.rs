@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use mongodb::Collection;
-use mongodb::error::{ErrorKind, WriteFailure};
 use mongodb::options::ReturnDocument;
+
+use crate::connections::is_duplicate;
 
 /// One name to be held by at most one holder at a time.
 #[derive(Clone, Debug)]
@@ -124,22 +125,8 @@ impl Lease {
         }
         let free = doc! { "_id": &self.name, "holder": "", "epoch": 0_i64, "expires_at": bson::DateTime::MIN };
         match self.leases.insert_one(free).await {
-            Err(error) if !is_duplicate_key(&error) => Err(error),
+            Err(error) if !is_duplicate(&error) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
-    }
-}
-
-/// Whether a single write was refused by a unique index.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the driver's enum is non-exhaustive"
-)]
-pub fn is_duplicate_key(error: &mongodb::error::Error) -> bool {
-    const DUPLICATE_KEY: i32 = 11_000;
-    match error.kind.as_ref() {
-        ErrorKind::Write(WriteFailure::WriteError(write)) => write.code == DUPLICATE_KEY,
-        ErrorKind::Command(command) => command.code == DUPLICATE_KEY,
-        _ => false,
     }
 }

@@ -17,18 +17,18 @@
 //! * [`token`]: verification of access tokens.
 //! * [`settings`], [`telemetry`], [`ops`], [`tasks`], [`resilience`], [`error_chain`]: the
 //!   ground every process stands on.
-//! * [`engines`], [`lease`]: connections to MongoDB and NATS, and leases with epochs.
+//! * [`connections`], [`lease`]: connections to MongoDB and NATS, and leases with epochs.
 //! * [`crypto`]: the one provider of cryptography, installed before anything else.
 //!
 //! Nothing here knows a service crate.
 
 pub mod accounts;
 pub mod address;
+pub mod connections;
 pub mod consistency;
 pub mod cors;
 pub mod crypto;
 pub mod database_clock;
-pub mod engines;
 pub mod error_chain;
 pub mod event_stream;
 pub mod events;
@@ -52,3 +52,6 @@ pub mod telemetry;
 pub mod time;
 pub mod token;
 pub mod views_schema;
+
+// Until every user has moved to the new path.
+pub use connections as engines;

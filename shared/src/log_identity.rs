@@ -13,8 +13,8 @@ use async_nats::jetstream::{self};
 use bson::{Document, doc};
 use mongodb::{Collection, Database};
 
+use crate::connections::is_duplicate;
 use crate::event_stream::{self, METADATA_LOG, Names, StreamError};
-use crate::lease::is_duplicate_key;
 pub use crate::log_id::LogId;
 use crate::stream_end::{self, StreamEnd};
 
@@ -68,7 +68,7 @@ impl OwnLog {
                 "at": bson::DateTime::now(),
             };
             match self.identity.insert_one(made).await {
-                Err(error) if !is_duplicate_key(&error) => return Err(error),
+                Err(error) if !is_duplicate(&error) => return Err(error),
                 Ok(_) | Err(_) => (),
             }
         }

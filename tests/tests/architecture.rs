@@ -37,7 +37,10 @@ struct Rule {
 }
 
 const ACTIX: &str = "actix*";
-const DRIVERS_AND_WEB: &[&str] = &["actix*", "mongodb", "async_nats", "engines"];
+const DRIVERS_AND_WEB: &[&str] = &["actix*", "mongodb", "async_nats", "connections", "engines"];
+const CLIENTS: &[&str] = &["ClientOptions", "ConnectOptions", "with_uri_str", "with_options", "connect"];
+const CLIENTS_SENTENCE: &str =
+    "shared/connections is the only place that opens a client and names the databases";
 
 const RULES: &[Rule] = &[
     Rule {
@@ -49,6 +52,7 @@ const RULES: &[Rule] = &[
             "actix*",
             "mongodb",
             "async_nats",
+            "connections",
             "engines",
             "async",
             "await",
@@ -86,7 +90,7 @@ const RULES: &[Rule] = &[
     Rule {
         room: "command-service/src/http",
         sentence: "http/: extract, convert, one call into app, map; never mentions mongodb, async_nats",
-        words: &["mongodb", "async_nats", "engines"],
+        words: &["mongodb", "async_nats", "connections", "engines"],
         rooms: &["store", "relay", "import", "cli", "startup"],
     },
     Rule {
@@ -213,6 +217,18 @@ const RULES: &[Rule] = &[
         sentence: "verify: a plain recomputation from the log that shares nothing with the projector",
         words: &[ACTIX],
         rooms: &["projection", "http"],
+    },
+    Rule {
+        room: "command-service/src",
+        sentence: CLIENTS_SENTENCE,
+        words: CLIENTS,
+        rooms: &[],
+    },
+    Rule {
+        room: "query-service/src",
+        sentence: CLIENTS_SENTENCE,
+        words: CLIENTS,
+        rooms: &[],
     },
     Rule {
         room: "shared/src",

@@ -3,35 +3,14 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use mongodb::error::{
-    Error, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, WriteFailure,
-};
+use mongodb::error::Error;
+pub(super) use shared::connections::{is_duplicate, is_transient};
 use shared::resilience;
 
 use crate::app::ports::{Result, StoreError};
 
-const DUPLICATE_KEY: i32 = 11_000;
 /// A person waits: no new attempt after this long.
 pub(super) const INTERACTIVE: Duration = Duration::from_secs(1);
-
-/// Codes of a server that is going, coming, or electing: the next attempt may find another.
-const TRANSIENT_CODES: [i32; 15] = [
-    6,      // HostUnreachable
-    7,      // HostNotFound
-    50,     // MaxTimeMSExpired
-    89,     // NetworkTimeout
-    91,     // ShutdownInProgress
-    112,    // WriteConflict
-    134,    // ReadConcernMajorityNotAvailableYet
-    189,    // PrimarySteppedDown
-    262,    // ExceededTimeLimit
-    9_001,  // SocketException
-    10_107, // NotWritablePrimary
-    11_600, // InterruptedAtShutdown
-    11_602, // InterruptedDueToReplStateChange
-    13_435, // NotPrimaryNoSecondaryOk
-    13_436, // NotPrimaryOrSecondary
-];
 
 /// An attempt's error: the driver's, or a document that cannot be read.
 pub(super) enum Fault {
@@ -113,53 +92,6 @@ fn in_doubt(error: StoreError) -> StoreError {
         error
     } else {
         StoreError::Unavailable(Box::new(error))
-    }
-}
-
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the driver's enum is non-exhaustive"
-)]
-pub(super) fn is_transient(error: &Error) -> bool {
-    if error.contains_label(RETRYABLE_WRITE_ERROR)
-        || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
-    {
-        return true;
-    }
-    match error.kind.as_ref() {
-        ErrorKind::Io(_)
-        | ErrorKind::ConnectionPoolCleared { .. }
-        | ErrorKind::ServerSelection { .. }
-        | ErrorKind::DnsResolve { .. } => true,
-        ErrorKind::Command(command) => TRANSIENT_CODES.contains(&command.code),
-        // The write is there, its durability is not known: the same write again finds out.
-        ErrorKind::Write(WriteFailure::WriteConcernError(_)) => true,
-        ErrorKind::Write(WriteFailure::WriteError(write)) => TRANSIENT_CODES.contains(&write.code),
-        ErrorKind::InsertMany(many) => {
-            let transient = |code: i32| TRANSIENT_CODES.contains(&code);
-            let errors = many.write_errors.iter().flatten();
-            many.write_concern_error.is_some() || errors.into_iter().any(|e| transient(e.code))
-        }
-        _ => false,
-    }
-}
-
-/// Whether a unique index refused a write, and nothing else went wrong.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the driver's enum is non-exhaustive"
-)]
-pub(super) fn is_duplicate(error: &Error) -> bool {
-    match error.kind.as_ref() {
-        ErrorKind::Write(WriteFailure::WriteError(write)) => write.code == DUPLICATE_KEY,
-        ErrorKind::Command(command) => command.code == DUPLICATE_KEY,
-        ErrorKind::InsertMany(many) => {
-            let mut errors = many.write_errors.iter().flatten().peekable();
-            many.write_concern_error.is_none()
-                && errors.peek().is_some()
-                && errors.all(|error| error.code == DUPLICATE_KEY)
-        }
-        _ => false,
     }
 }
 

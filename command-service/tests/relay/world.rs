@@ -116,7 +116,7 @@ impl World {
         let mut document = LogDocument::new(event, event.actor, rand::random()).unwrap();
         document.trace = Some(TRACE.to_owned());
         match self.log().insert_one(document).await {
-            Err(error) if shared::lease::is_duplicate_key(&error) => false,
+            Err(error) if shared::connections::is_duplicate(&error) => false,
             result => result.is_ok(),
         }
     }

@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Stream;
-use mongodb::error::ErrorKind;
-use shared::engines;
+use shared::connections::{self, is_unauthorized};
 use shared::error_chain::Chain;
 use shared::event_stream::{self, Names, StreamError};
 use shared::log_identity::{Label, LogId, OwnLog, other_log};
@@ -41,11 +40,11 @@ pub struct StreamCheck {
 
 impl StreamCheck {
     /// Compares with the log that `settings` name, if they do. It connects when it first asks.
-    pub async fn of(settings: &Settings) -> Result<Self, engines::ConnectError> {
+    pub async fn of(settings: &Settings) -> Result<Self, connections::ConnectError> {
         const CONNECTIONS: u32 = 4;
         let beside_views = settings.views_mongodb_uri.is_none();
         let log = if beside_views || settings.mongodb_uri_is_set {
-            let log = engines::open_log(settings, "query-service log", CONNECTIONS);
+            let log = connections::open_log(settings, "query-service log", CONNECTIONS);
             Some(OwnLog::new(&log.await?))
         } else {
             None
@@ -64,10 +63,7 @@ impl StreamCheck {
 
     /// Whether a failure to read the log says that this process is not meant to.
     fn is_out_of_reach(&self, error: &mongodb::error::Error) -> bool {
-        const UNAUTHORIZED: i32 = 13;
-        let refused = matches!(error.kind.as_ref(),
-            ErrorKind::Command(command) if command.code == UNAUTHORIZED);
-        let out = refused || !self.beside_views;
+        let out = is_unauthorized(error) || !self.beside_views;
         if out && !self.told.swap(true, Ordering::Relaxed) {
             warn!(
                 error = %Chain(error),

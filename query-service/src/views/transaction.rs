@@ -1,8 +1,9 @@
 //! Entries first, then all rows and the checkpoint in one transaction.
 
 use bson::{Document, doc};
-use mongodb::error::{ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
+use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::{ClientSession, Collection};
+use shared::connections::{is_duplicate, is_unavailable};
 use shared::error_chain::Chain;
 use shared::event_stream::ChainHash;
 use shared::partition::Partition;
@@ -115,7 +116,7 @@ impl ViewWriter {
                         );
                         careful = true;
                     } else if !fault.contains_label(TRANSIENT_TRANSACTION_ERROR)
-                        || is_network(fault)
+                        || is_unavailable(fault)
                         || Instant::now() > give_up
                     {
                         return Err(error);
@@ -301,31 +302,4 @@ async fn insert_new<T: serde::Serialize + Send + Sync>(
         Err(error) if !is_duplicate(&error) => Err(error.into()),
         Ok(_) | Err(_) => Ok(()),
     }
-}
-
-/// Whether an error is nothing but rows that are there already.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the driver's enum is non-exhaustive"
-)]
-fn is_duplicate(error: &mongodb::error::Error) -> bool {
-    const DUPLICATE_KEY: i32 = 11_000;
-    match error.kind.as_ref() {
-        ErrorKind::InsertMany(faults) => {
-            faults.write_concern_error.is_none()
-                && faults.write_errors.as_ref().is_some_and(|errors| {
-                    !errors.is_empty() && errors.iter().all(|error| error.code == DUPLICATE_KEY)
-                })
-        }
-        _ => shared::lease::is_duplicate_key(error),
-    }
-}
-
-fn is_network(error: &mongodb::error::Error) -> bool {
-    matches!(
-        error.kind.as_ref(),
-        ErrorKind::Io(_)
-            | ErrorKind::ConnectionPoolCleared { .. }
-            | ErrorKind::ServerSelection { .. }
-    )
 }

@@ -415,7 +415,7 @@ impl Settings {
 }
 
 /// The client of NATS logs every attempt to connect as an error. We say what matters, once: see
-/// [`crate::engines`]. Who wants to hear it all the same names it in the filter.
+/// [`crate::connections`]. Who wants to hear it all the same names it in the filter.
 fn without_client_noise(filter: &str) -> String {
     match filter {
         "" => "async_nats=off".to_owned(),

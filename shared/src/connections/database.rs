@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::error::ConnectError;
+use super::mongo_errors::reason;
 use crate::resilience::{Backoff, Breaker};
 use crate::settings::{Secret, Settings, database_name};
 
@@ -26,6 +27,20 @@ pub const DEFAULT_DATABASE: &str = "microblog";
 
 /// Behind the name of the log's database; or of the one that `VIEWS_MONGODB_URI` names.
 const VIEWS_SUFFIX: &str = "_views";
+
+/// Connections to each database, at most.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSizes {
+    pub log: u32,
+    pub views: u32,
+}
+
+/// Where events are appended, and where they are shown from.
+#[derive(Clone, Debug)]
+pub struct Databases {
+    pub log: Database,
+    pub views: Database,
+}
 
 /// How long a DNS that does not answer is asked for the hosts of a `mongodb+srv://` name.
 const DNS_PATIENCE: Duration = Duration::from_secs(30);
@@ -74,6 +89,27 @@ pub async fn open_views(
 ) -> Result<Database, ConnectError> {
     let database = mongo(views_uri(settings), app_name, pool_size).await?;
     Ok(database.client().database(&views_database(settings)))
+}
+
+/// The databases of log and views, with a pool for each; one client and one pool where both have
+/// the same URI.
+///
+/// # Errors
+/// As for [`open_log`].
+pub async fn open_both(
+    settings: &Settings,
+    app_name: &str,
+    pools: PoolSizes,
+) -> Result<Databases, ConnectError> {
+    if settings.views_mongodb_uri.is_some() {
+        return Ok(Databases {
+            log: open_log(settings, app_name, pools.log).await?,
+            views: open_views(settings, app_name, pools.views).await?,
+        });
+    }
+    let log = open_log(settings, app_name, pools.log.max(pools.views)).await?;
+    let views = log.client().database(&views_database(settings));
+    Ok(Databases { log, views })
 }
 
 /// A handle on the database that `uri` names: see [`open_log`] and [`open_views`] for ours.
@@ -154,8 +190,36 @@ impl DatabaseStatus {
     }
 }
 
-/// Keeps a breaker and `status` informed whether MongoDB answers, over a connection of its own.
-pub async fn mongo_pulse(
+/// Keeps a breaker and `status` informed whether the log's MongoDB answers, over a connection of
+/// its own.
+///
+/// # Errors
+/// As for [`open_log`].
+pub async fn probe_log(
+    settings: &Settings,
+    app_name: &str,
+    breaker: Arc<Breaker>,
+    status: DatabaseStatus,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + use<>, ConnectError> {
+    probe(&settings.mongodb_uri, app_name, breaker, status, stop).await
+}
+
+/// As [`probe_log`], of the views' MongoDB.
+///
+/// # Errors
+/// As for [`open_log`].
+pub async fn probe_views(
+    settings: &Settings,
+    app_name: &str,
+    breaker: Arc<Breaker>,
+    status: DatabaseStatus,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + use<>, ConnectError> {
+    probe(views_uri(settings), app_name, breaker, status, stop).await
+}
+
+async fn probe(
     uri: &Secret,
     app_name: &str,
     breaker: Arc<Breaker>,
@@ -173,107 +237,6 @@ pub async fn mongo_pulse(
         }
     };
     Ok(breaker.pulse(ping, stop))
-}
-
-/// Whether MongoDB could not be reached, rather than said something we do not like.
-pub fn is_away(error: &Error) -> bool {
-    matches!(
-        error.kind.as_ref(),
-        ErrorKind::Io(_)
-            | ErrorKind::ConnectionPoolCleared { .. }
-            | ErrorKind::ServerSelection { .. }
-            | ErrorKind::DnsResolve { .. }
-    )
-}
-
-/// What the driver (3.9) writes, in lower case, and what it means to an operator. The first that
-/// fits holds.
-const MEANINGS: [(&str, &str); 21] = [
-    (
-        "unknownissuer",
-        "its certificate comes from an authority that we do not know: see tlsCAFile",
-    ),
-    (
-        "not valid for name",
-        "its certificate is for another name than the URI's host",
-    ),
-    (
-        "notvalidforname",
-        "its certificate is for another name than the URI's host",
-    ),
-    ("certificate expired", "its certificate has expired"),
-    ("expired", "its certificate has expired"),
-    ("invalid peer certificate", "its certificate is not valid"),
-    (
-        "received fatal alert",
-        "it refuses our TLS: does it want a certificate (tlsCertificateKeyFile)?",
-    ),
-    (
-        "corrupt message",
-        "it does not speak TLS: does the URI say tls=true in error?",
-    ),
-    (
-        "does not match actual name",
-        "its replica set has another name than replicaSet says",
-    ),
-    (
-        "authentication",
-        "it refuses the user and password of the URI",
-    ),
-    ("scram", "it refuses the user and password of the URI"),
-    ("connection refused", "nothing listens at the URI's hosts"),
-    ("failed to lookup", "the URI's hosts are not known to DNS"),
-    ("name or service", "the URI's hosts are not known to DNS"),
-    ("dns", "the URI's hosts are not known to DNS"),
-    (
-        "compatib",
-        "the server and this driver have no protocol version in common",
-    ),
-    ("type: rsother", "no member of the replica set is primary"),
-    (
-        "type: rssecondary",
-        "no member of the replica set is primary",
-    ),
-    ("type: rsarbiter", "no member of the replica set is primary"),
-    (
-        "unexpected eof",
-        "it closes the connections: does it want TLS (tls=true)?",
-    ),
-    ("timed out", "it does not answer"),
-];
-
-/// The code of a refused sign-in, and of a user who may not do what we do.
-const AUTHENTICATION_FAILED: i32 = 18;
-const UNAUTHORIZED: i32 = 13;
-
-/// Why MongoDB does not do what it was asked, in plain words and without secrets.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the driver's enum is non-exhaustive"
-)]
-pub fn reason(error: &Error) -> String {
-    let said = error.to_string().to_lowercase();
-    let by_text = || {
-        let meaning = MEANINGS.iter().find(|(part, _)| said.contains(part));
-        meaning.map_or("it does not answer", |(_, meaning)| meaning)
-    };
-    let plain = match error.kind.as_ref() {
-        ErrorKind::Authentication { .. } => "it refuses the user and password of the URI",
-        ErrorKind::Command(command) => match command.code {
-            AUTHENTICATION_FAILED => "it refuses the user and password of the URI",
-            UNAUTHORIZED => "the user of the URI may not do this",
-            code => return format!("it answers with error {code} ({})", command.code_name),
-        },
-        // The driver forgets hosts that belong to another set than the one it looks for.
-        ErrorKind::ServerSelection { .. }
-            if said.contains("set name:") && !said.contains("servers:") =>
-        {
-            "none of the URI's hosts belongs to the replica set that replicaSet names"
-        }
-        ErrorKind::InvalidTlsConfig { .. } => "the URI's TLS files cannot be used",
-        _ => by_text(),
-    };
-    plain.to_owned()
 }
 
 #[cfg(test)]

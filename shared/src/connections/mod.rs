@@ -1,0 +1,21 @@
+//! Connections to MongoDB and NATS, and why there is none: the only files that open a client, and
+//! that say which database holds what.
+//!
+//! * [`database`](self): MongoDB: what a URI may decide, where log and views are.
+//! * [`mongo_errors`](self): what an error of its driver means.
+//! * [`broker`](self): NATS: signing in, TLS, coming back, and saying once what is wrong.
+//! * [`refusals`](self): what NATS and its client say, in sentences for operators.
+
+mod broker;
+mod database;
+mod error;
+mod mongo_errors;
+mod refusals;
+
+pub use broker::{NATS, Nats, nats};
+pub use database::{
+    DEFAULT_DATABASE, DatabaseStatus, Databases, MONGODB, PoolSizes, log_database, mongo, open_both,
+    open_log, open_views, probe_log, probe_views, views_database,
+};
+pub use error::ConnectError;
+pub use mongo_errors::{is_duplicate, is_transient, is_unauthorized, is_unavailable, reason};
