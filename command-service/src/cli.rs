@@ -1,9 +1,11 @@
 //! The commands of the binary. Results go to standard output, everything else to standard error.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use shared::error_chain::Chain;
+use shared::process::USAGE;
 use shared::settings::Settings;
 use shared::tasks::{Tasks, stop_on_signals};
 use shared::telemetry;
@@ -14,9 +16,6 @@ use crate::import;
 use crate::keys::Signer;
 use crate::startup::{Application, Core, Role, StartupError, keep_time};
 
-/// EX_USAGE of sysexits.h: bad settings or arguments.
-pub const USAGE: u8 = 64;
-
 /// Accepts commands over HTTP, appends them to the event log in MongoDB, and publishes the log on
 /// NATS. Settings come from the environment: see docs/settings.md.
 #[derive(Parser)]
@@ -24,19 +23,9 @@ pub const USAGE: u8 = 64;
 pub struct Arguments {
     /// What this process runs.
     #[arg(long, value_enum, default_value = "all")]
-    role: RoleArgument,
+    role: Role,
     #[command(subcommand)]
     command: Option<Command>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum RoleArgument {
-    /// The HTTP API and the relay.
-    All,
-    /// The HTTP API alone.
-    Api,
-    /// The relay alone.
-    Relay,
 }
 
 #[derive(Subcommand)]
@@ -67,6 +56,9 @@ enum AdminCommand {
     /// Allows a suspended user to write again.
     Unsuspend { username: String },
 }
+
+/// What an import has begun at the database has this long to end.
+const LAST_TASKS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 enum CliError {
@@ -113,31 +105,29 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn serve(settings: Settings, role: RoleArgument) -> Result<(), CliError> {
+async fn serve(settings: Settings, role: Role) -> Result<(), CliError> {
     telemetry::init_metrics();
-    let role = match role {
-        RoleArgument::All => Role::All,
-        RoleArgument::Api => Role::Api,
-        RoleArgument::Relay => Role::Relay,
-    };
     let application = Application::build(settings, role)?;
     Ok(application.run_until(stop_on_signals()).await?)
 }
 
 async fn import(settings: &Settings, arguments: import::Arguments) -> ExitCode {
-    let core = match without_key(settings).await {
+    let tasks = Tasks::default();
+    let core = match without_key(settings, &tasks).await {
         Ok(core) => core,
         Err(error) => return failed(&error),
     };
-    // Ends with the process.
-    tokio::spawn(keep_time(core.store.clone()));
+    let clock = keep_time(core.store.clone(), tasks.stop_signal());
+    tasks.spawn("clock", clock);
     let prepare = || async { core.store.prepare().await };
-    import::main(core.app.clone(), prepare, arguments, stop_on_signals()).await
+    let code = import::main(core.app.clone(), prepare, arguments, stop_on_signals()).await;
+    tasks.stop_and_join(LAST_TASKS).await;
+    code
 }
 
 /// For commands that sign nothing: they need no key, and make none.
-async fn without_key(settings: &Settings) -> Result<Core, StartupError> {
-    Core::open(settings, Signer::unknown()?, &Tasks::default()).await
+async fn without_key(settings: &Settings, tasks: &Tasks) -> Result<Core, StartupError> {
+    Core::open(settings, Signer::unknown()?, tasks).await
 }
 
 async fn tokens(settings: &Settings, usernames: &[String]) -> Result<(), CliError> {
@@ -157,7 +147,7 @@ async fn tokens(settings: &Settings, usernames: &[String]) -> Result<(), CliErro
 }
 
 async fn admin(settings: &Settings, command: AdminCommand) -> Result<(), CliError> {
-    let core = without_key(settings).await?;
+    let core = without_key(settings, &Tasks::default()).await?;
     core.store.prepare().await.map_err(CliError::Prepare)?;
     let (username, action, done) = match command {
         AdminCommand::Verify { username } => (username, ModerationAction::Verify, "verified"),

@@ -3,8 +3,6 @@
 use std::process::ExitCode;
 
 use command_service::cli;
-use shared::settings::Settings;
-use shared::telemetry;
 
 fn main() -> ExitCode {
     shared::crypto::install_provider();
@@ -27,13 +25,8 @@ async fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    let settings = match Settings::from_env().await {
-        Ok(settings) => settings,
-        Err(faults) => {
-            eprintln!("{faults}");
-            return cli::USAGE.into();
-        }
-    };
-    telemetry::init_logs(settings.log_format, &settings.log_filter);
-    cli::run(arguments, settings).await
+    match shared::process::read_settings().await {
+        Ok(settings) => cli::run(arguments, settings).await,
+        Err(code) => code,
+    }
 }

@@ -4,21 +4,20 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Server;
-use actix_web::middleware::from_fn;
-use actix_web::web::{Data, PayloadConfig};
-use actix_web::{App as WebApp, HttpServer};
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::web::{Data, PayloadConfig, ServiceConfig};
+use clap::ValueEnum;
 use mongodb::Database;
-use shared::address::{Addresses, limit_address};
-use shared::cors::cors;
 use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
 use shared::database_clock::{self, DatabaseClock};
 use shared::error_chain::Chain;
-use shared::http::{MAX_BODY, bound_headers, observe};
-use shared::ops::{self, Readiness};
+use shared::http::MAX_BODY;
+use shared::ops::Readiness;
+use shared::process::{BindError, Ports, Process, TaskFailed};
 use shared::resilience::{Bounds, Breaker, Gate};
+use shared::server::{self, Serving};
 use shared::settings::Settings;
-use shared::tasks::Tasks;
+use shared::tasks::{EverySecond, Tasks};
 use shared::token::{TokenError, TokenVerifier};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -31,10 +30,13 @@ use crate::relay::{self, Relay};
 use crate::store::MongoStore;
 
 /// Which half of the service a process runs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Role {
+    /// The HTTP API and the relay.
     All,
+    /// The HTTP API alone.
     Api,
+    /// The relay alone.
     Relay,
 }
 
@@ -56,8 +58,8 @@ impl Role {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartupError {
-    #[error("listen on {0}: is the port taken?")]
-    Bind(SocketAddr, #[source] std::io::Error),
+    #[error(transparent)]
+    Bind(#[from] BindError),
     #[error(transparent)]
     Connect(#[from] connections::ConnectError),
     #[error(transparent)]
@@ -68,8 +70,8 @@ pub enum StartupError {
     Verify(#[source] TokenError),
     #[error("start the server")]
     Serve(#[source] std::io::Error),
-    #[error("a background task failed")]
-    TaskFailed,
+    #[error(transparent)]
+    TaskFailed(#[from] TaskFailed),
 }
 
 const DATABASE: &str = "MongoDB answers";
@@ -90,13 +92,8 @@ const BOUNDS: Bounds = Bounds {
     patience: Duration::from_millis(500),
     deadline: DEADLINE,
 };
-/// Requests in flight and background tasks have this long to end, each.
-const GRACE: Duration = Duration::from_secs(10);
 /// How long a look at the database may take before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(1);
-const MAX_CONNECTIONS: usize = 10_000;
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The use cases on their store, connected to nothing yet: the driver connects when it is asked.
 pub struct Core {
@@ -148,82 +145,69 @@ impl Core {
 pub struct Application {
     settings: Settings,
     role: Role,
-    api: TcpListener,
-    ops: TcpListener,
+    ports: Ports,
 }
 
 impl Application {
     /// Binds both ports; port 0 takes a free one.
     pub fn build(settings: Settings, role: Role) -> Result<Self, StartupError> {
-        let bind = |addr| ops::bind(addr).map_err(|error| StartupError::Bind(addr, error));
-        let (api, ops) = (
-            bind(settings.command_addr)?,
-            bind(settings.command_ops_addr)?,
-        );
+        let ports = Ports::bind(settings.command_addr, settings.command_ops_addr)?;
         Ok(Self {
             settings,
             role,
-            api,
-            ops,
+            ports,
         })
     }
 
     /// Where the API and the operator's port are.
     pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
-        Ok((self.api.local_addr()?, self.ops.local_addr()?))
+        self.ports.addresses()
     }
 
-    /// Serves until `stop`, then drains: not ready from then on, requests in flight are answered,
-    /// background tasks end. A database that is away is waited for; commands answer 503 meanwhile.
+    /// Serves until `stop`, then drains. A database that is away is waited for; commands answer
+    /// 503 meanwhile.
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), StartupError> {
-        let (readiness, tasks) = (Readiness::default(), Tasks::default());
-        for condition in [DATABASE, INDEXES, CLOCK] {
-            readiness.expect(condition);
-        }
-        let ops = ops::serve(self.ops, readiness.clone()).map_err(StartupError::Serve)?;
-        let ops_handle = ops.handle();
-        tasks.run(ops);
-        let signer = Signer::load_or_make(&self.settings.jwt_private_key_file)?;
-        let core = Core::open(&self.settings, signer, &tasks).await?;
-        check_key(&core.signer).await?;
-        let status = DatabaseStatus::default();
-        let pulse = connections::probe_log(
-            &self.settings,
-            "command-service",
-            core.breaker.clone(),
-            status.clone(),
-            tasks.stop_signal(),
-        );
-        tasks.spawn("database pulse", pulse.await?);
-        spawn_background(&core, &status, &readiness, &tasks);
-        if self.role.relays() {
-            let relay = relay(&core, &readiness, &self.settings).await?;
-            tasks.spawn("relay", relay.run(tasks.stop_signal()));
-        }
-        let server = if self.role.serves() {
-            let server = http_server(self.api, &core, &self.settings);
-            let server = server.map_err(StartupError::Serve)?;
-            let handle = server.handle();
-            tasks.run(server);
-            Some(handle)
-        } else {
-            None
-        };
-        info!(role = ?self.role, "command-service runs");
-        let failure = tasks.failure();
-        let outcome = tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            () = failure.cancelled() => Err(StartupError::TaskFailed),
-        };
-        info!("command-service is shutting down");
-        readiness.withdraw();
-        if let Some(server) = server {
-            server.stop(true).await;
-        }
-        ops_handle.stop(true).await;
-        tasks.stop_and_join(GRACE).await;
-        outcome
+        let Ports { api, ops } = self.ports;
+        let process =
+            Process::begin(ops, &[DATABASE, INDEXES, CLOCK]).map_err(StartupError::Serve)?;
+        let started = start(&self.settings, self.role, api, &process).await;
+        process.run_until(&stop, started).await
     }
+}
+
+/// Starts what the role says; the handle of the API's server if it is a part of it.
+async fn start(
+    settings: &Settings,
+    role: Role,
+    api: TcpListener,
+    process: &Process,
+) -> Result<Option<ServerHandle>, StartupError> {
+    let (readiness, tasks) = (&process.readiness, &process.tasks);
+    let signer = Signer::load_or_make(&settings.jwt_private_key_file)?;
+    let core = Core::open(settings, signer, tasks).await?;
+    check_key(&core.signer).await?;
+    let status = DatabaseStatus::default();
+    let probe = connections::probe_log(
+        settings,
+        "command-service",
+        core.breaker.clone(),
+        status.clone(),
+        tasks,
+    );
+    tasks.spawn("database probe", probe.await?);
+    spawn_background(&core, &status, readiness, tasks);
+    if role.relays() {
+        let relay = relay(&core, readiness, settings).await?;
+        tasks.spawn("relay", relay.run(tasks.stop_signal()));
+    }
+    let mut handle = None;
+    if role.serves() {
+        let server = http_server(api, &core, settings).map_err(StartupError::Serve)?;
+        handle = Some(server.handle());
+        tasks.run(server);
+    }
+    info!(role = ?role, "command-service runs");
+    Ok(handle)
 }
 
 fn spawn_background(core: &Core, status: &DatabaseStatus, readiness: &Readiness, tasks: &Tasks) {
@@ -231,7 +215,7 @@ fn spawn_background(core: &Core, status: &DatabaseStatus, readiness: &Readiness,
         core.store.clone(),
         status.clone(),
         readiness.clone(),
-        tasks.stop_signal(),
+        tasks.clone(),
     );
     tasks.spawn("database watch", watch);
     let (app, stop) = (core.app.clone(), tasks.stop_signal());
@@ -267,35 +251,19 @@ async fn check_key(signer: &Signer) -> Result<(), StartupError> {
     verified.map(|_| ()).map_err(StartupError::Verify)
 }
 
-fn http_server(listener: TcpListener, core: &Core, settings: &Settings) -> std::io::Result<Server> {
+fn http_server(api: TcpListener, core: &Core, settings: &Settings) -> std::io::Result<Server> {
     let app = Data::from(core.app.clone());
     let keys = Data::new(core.signer.key_set());
     let verifier = Data::new(TokenVerifier::with_keys(&keys));
-    let addresses = Data::new(Addresses::new(settings));
-    let origins = Data::new(settings.cors_origins.clone());
-    let public_url = Data::new(settings.public_url.clone());
-    let server = HttpServer::new(move || {
-        WebApp::new()
+    let configure = move |config: &mut ServiceConfig| {
+        config
             .app_data(app.clone())
             .app_data(keys.clone())
             .app_data(verifier.clone())
-            .app_data(addresses.clone())
-            .app_data(origins.clone())
-            .app_data(public_url.clone())
             .app_data(PayloadConfig::new(MAX_BODY))
-            .wrap(from_fn(limit_address))
-            .wrap(from_fn(bound_headers))
-            .wrap(from_fn(cors))
-            .wrap(from_fn(observe))
-            .configure(http::configure)
-    });
-    let server = server
-        .disable_signals()
-        .shutdown_timeout(GRACE.as_secs())
-        .max_connections(MAX_CONNECTIONS)
-        .client_request_timeout(HEAD_DEADLINE)
-        .keep_alive(KEEP_ALIVE);
-    Ok(server.listen(listener)?.run())
+            .configure(http::configure);
+    };
+    server::serve(api, settings, Serving::default(), configure)
 }
 
 /// Prepares the database as soon as it answers, and looks each second whether it still does.
@@ -303,16 +271,11 @@ async fn watch_database(
     store: Arc<MongoStore>,
     status: DatabaseStatus,
     readiness: Readiness,
-    stop: CancellationToken,
+    tasks: Tasks,
 ) {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut seconds = EverySecond::until(tasks.stop_signal());
     let (mut prepared, mut told) = (false, String::new());
-    loop {
-        tokio::select! {
-            _ = every.tick() => {}
-            () = stop.cancelled() => return,
-        }
+    while seconds.next().await {
         if !prepared {
             match store.prepare().await {
                 Ok(()) => {
@@ -330,31 +293,22 @@ async fn watch_database(
                 }
             }
         }
-        look(&store, &status, &readiness).await;
-    }
-}
-
-async fn look(store: &Arc<MongoStore>, status: &DatabaseStatus, readiness: &Readiness) {
-    let asking = store.clone();
-    // The question is never dropped; a database that stands still is not waited for.
-    let answer = tokio::spawn(async move { asking.look().await });
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(Ok(Ok(look))) => {
-            readiness.set(DATABASE, Ok(()));
-            readiness.set(CLOCK, look.agreement());
-        }
-        Ok(Ok(Err(_)) | Err(_)) | Err(_) => {
-            readiness.set(DATABASE, Err(status.reason()));
+        let asking = store.clone();
+        let asked = tasks.run_within(PATIENCE, async move { asking.look().await });
+        match asked.await {
+            Some(Ok(look)) => {
+                readiness.set(DATABASE, Ok(()));
+                readiness.set(CLOCK, look.agreement());
+            }
+            Some(Err(_)) | None => readiness.set(DATABASE, Err(status.reason())),
         }
     }
 }
 
 /// Looks at the database's clock each second, for commands that run on and are no service.
-pub async fn keep_time(store: Arc<MongoStore>) {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
+pub async fn keep_time(store: Arc<MongoStore>, stop: CancellationToken) {
+    let mut seconds = EverySecond::until(stop);
+    while seconds.next().await {
         if let Err(error) = store.look().await {
             debug!(error = %Chain(&error), "the database's clock could not be read");
         }

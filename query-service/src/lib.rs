@@ -15,10 +15,12 @@
 //! * [`accounts`]: users' own e-mail addresses, which no view holds. Keeps none of them.
 //! * [`http`]: extracts, makes one call into [`reads`], maps. Cannot reach a write.
 //! * [`operator`]: the commands verify, rebuild and dead-letters. Serves nothing.
+//! * [`cli`]: the commands of the binary.
 //! * [`startup`]: the only file that sees every room.
 
 pub mod accounts;
 mod cache;
+pub mod cli;
 pub mod http;
 pub mod invalidation;
 pub mod live;

@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
-use actix_web::middleware::from_fn;
-use actix_web::web::Data;
-use actix_web::{App, HttpServer};
-use shared::address::{Addresses, limit_address};
-use shared::cors::cors;
+use actix_web::web::{Data, ServiceConfig};
+use clap::ValueEnum;
 use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
 use shared::database_clock::{self, Look};
 use shared::error_chain::Chain;
-use shared::http::{bound_headers, observe};
-use shared::ops::{self, Readiness};
+use shared::ops::Readiness;
+use shared::process::{BindError, GRACE, Ports, Process, TaskFailed};
 use shared::resilience::{self, Breaker};
+use shared::server::{self, Serving};
 use shared::settings::Settings;
-use shared::tasks::Tasks;
+use shared::tasks::{EverySecond, Tasks};
 use shared::token::TokenVerifier;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -37,10 +35,13 @@ use crate::views::error::ViewError;
 use crate::views::generation::Catalog;
 
 /// Which half of the service a process runs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Role {
+    /// The API and the projector.
     All,
+    /// The HTTP API alone.
     Api,
+    /// The fold alone.
     Projector,
 }
 
@@ -56,8 +57,8 @@ impl Role {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartupError {
-    #[error("listen on {0}: is the port taken?")]
-    Bind(SocketAddr, #[source] std::io::Error),
+    #[error(transparent)]
+    Bind(#[from] BindError),
     #[error(transparent)]
     Connect(#[from] connections::ConnectError),
     #[error("prepare a client for the key set")]
@@ -66,16 +67,8 @@ pub enum StartupError {
     Views(#[source] ViewError),
     #[error("start the server")]
     Serve(#[source] std::io::Error),
-    #[error("a background task failed")]
-    TaskFailed,
-}
-
-/// A service that has its ports and its connections, and serves nothing yet.
-pub struct Application {
-    settings: Settings,
-    role: Role,
-    api: TcpListener,
-    ops: TcpListener,
+    #[error(transparent)]
+    TaskFailed(#[from] TaskFailed),
 }
 
 const API_READY: &str = "the views are open";
@@ -90,90 +83,75 @@ const POOLS: PoolSizes = PoolSizes { log: 8, views: 32 };
 const FOLD_POOL: u32 = 16;
 /// How long a look at the database's clock may take before it is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Requests in flight, streams and the fold have this long to end.
-const GRACE: Duration = Duration::from_secs(10);
+/// A client that has closed its side of the connection waits for nothing: its read is abandoned at
+/// once, and its live stream gives its permit back.
+const SERVING: Serving = Serving {
+    workers: None,
+    answers_half_closed: false,
+    grace: GRACE,
+};
+/// While there is nothing to read one worker tells everybody to come back.
+const SERVING_AT_START: Serving = Serving {
+    workers: Some(1),
+    grace: Duration::from_secs(1),
+    ..SERVING
+};
+
+/// A service that has its ports, and serves nothing yet.
+pub struct Application {
+    settings: Settings,
+    role: Role,
+    ports: Ports,
+}
 
 impl Application {
-    /// Binds both ports.
+    /// Binds both ports; port 0 takes a free one.
     pub fn build(settings: Settings, role: Role) -> Result<Self, StartupError> {
-        let bind = |addr| ops::bind(addr).map_err(|error| StartupError::Bind(addr, error));
-        let (api, ops) = (bind(settings.query_addr)?, bind(settings.query_ops_addr)?);
+        let ports = Ports::bind(settings.query_addr, settings.query_ops_addr)?;
         Ok(Self {
             settings,
             role,
-            api,
-            ops,
+            ports,
         })
     }
 
+    /// Where the API and the operator's port are.
     pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
-        Ok((self.api.local_addr()?, self.ops.local_addr()?))
+        self.ports.addresses()
     }
 
     /// Serves until `stop`, then drains. Probes answer from the start; everything else begins
-    /// once the engines can be reached, however long that takes.
+    /// once MongoDB and NATS can be reached, however long that takes.
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), StartupError> {
-        let readiness = Readiness::default();
-        for condition in [API_READY, DATABASE, BROKER, KEYS, CLOCK] {
-            readiness.expect(condition);
-        }
+        let Ports { api, ops } = self.ports;
+        let mut conditions = vec![API_READY, DATABASE, BROKER, KEYS, CLOCK];
         if self.role.folds() {
-            readiness.expect(monitor::CAUGHT_UP);
-            readiness.expect(stream_check::SAME_LOG);
+            conditions.extend([monitor::CAUGHT_UP, stream_check::SAME_LOG]);
         }
-        let ops = ops::serve(self.ops, readiness.clone()).map_err(StartupError::Serve)?;
-        let ops_handle = ops.handle();
-        tokio::spawn(ops);
-        let tasks = Tasks::default();
-        let started = serve(
-            &self.settings,
-            self.role,
-            self.api,
-            &readiness,
-            &tasks,
-            &stop,
-        )
-        .await;
-        let outcome = match started {
-            Ok(server) => {
-                let failure = tasks.failure();
-                tokio::select! {
-                    () = stop.cancelled() => Ok(server),
-                    () = failure.cancelled() => Err((Some(server), StartupError::TaskFailed)),
-                }
-            }
-            Err(error) => Err((None, error)),
-        };
-        readiness.withdraw();
-        let (server, outcome) = match outcome {
-            Ok(server) => (server, Ok(())),
-            Err((server, error)) => (server.flatten(), Err(error)),
-        };
-        info!("shutting down");
-        if let Some(server) = server {
-            server.stop(true).await;
-        }
-        tasks.stop_and_join(GRACE).await;
-        ops_handle.stop(false).await;
-        outcome
+        let process = Process::begin(ops, &conditions).map_err(StartupError::Serve)?;
+        let started = start(&self.settings, self.role, api, &process, &stop).await;
+        process.run_until(&stop, started).await
     }
 }
 
-/// Opens the views and starts serving and folding; `None` if it is told to stop before.
-async fn serve(
+/// Opens the views and starts serving and folding; the handle of the API's server if the role has
+/// one, and if it was not told to stop before.
+async fn start(
     settings: &Settings,
     role: Role,
     api: TcpListener,
-    readiness: &Readiness,
-    tasks: &Tasks,
+    process: &Process,
     stop: &CancellationToken,
 ) -> Result<Option<ServerHandle>, StartupError> {
+    let (readiness, tasks) = (&process.readiness, &process.tasks);
     let verifier =
         Data::new(TokenVerifier::with_url(settings.jwks_url.clone()).map_err(StartupError::Keys)?);
+    // However this ends: who waits for the start waits for nothing then.
     let until_started = stop.child_token();
+    let _started = until_started.clone().drop_guard();
     if role.serves() {
         let api = api.try_clone().map_err(StartupError::Serve)?;
-        start_server(api, settings, verifier.clone(), until_started.clone())
+        serve_at_start(api, settings, verifier.clone(), until_started, tasks)
             .map_err(StartupError::Serve)?;
     }
     let Databases {
@@ -183,26 +161,26 @@ async fn serve(
     let check = StreamCheck::of(settings).await?;
     let breaker = Arc::new(Breaker::new(connections::MONGODB));
     let status = DatabaseStatus::default();
-    let pulse = connections::probe_views(
+    let probe = connections::probe_views(
         settings,
         "query-service",
         breaker.clone(),
         status.clone(),
-        tasks.stop_signal(),
+        tasks,
     );
-    tasks.spawn("database pulse", pulse.await?);
+    tasks.spawn("database probe", probe.await?);
     let nats = connections::nats(&settings.nats, "query-service").await?;
     // Before the views are open: what they wait for can be read.
-    tasks.spawn(
-        "probe",
-        probe(
-            (breaker.clone(), status),
-            nats.clone(),
-            verifier.clone(),
-            readiness.clone(),
-            tasks.stop_signal(),
-        ),
-    );
+    let watch = Watch {
+        breaker: breaker.clone(),
+        status,
+        database: database.clone(),
+        nats: nats.clone(),
+        verifier: verifier.clone(),
+        readiness: readiness.clone(),
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("watch", watch.run());
     let Some(views) = open_views(&database, settings, readiness, stop).await? else {
         return Ok(None);
     };
@@ -233,14 +211,8 @@ async fn serve(
         tasks.stop_signal(),
     );
     tasks.spawn("monitor", watch);
-    let clock = watch_clock(
-        database.clone(),
-        breaker.clone(),
-        readiness.clone(),
-        tasks.stop_signal(),
-    );
-    tasks.spawn("clock", clock);
-    let handle = if role.serves() {
+    let mut handle = None;
+    if role.serves() {
         let live =
             Live::new(current.clone(), stop.clone()).with_heartbeat(settings.stream_heartbeat);
         let subscriber = Subscriber::new(current.clone(), live.clone());
@@ -250,13 +222,9 @@ async fn serve(
         let addresses = OwnAddresses::new(&accounts);
         let server = http_server(api, settings, current, verifier, live, admission, addresses)
             .map_err(StartupError::Serve)?;
-        let handle = server.handle();
-        tokio::spawn(server);
-        until_started.cancel();
-        Some(handle)
-    } else {
-        None
-    };
+        handle = Some(server.handle());
+        tasks.run(server);
+    }
     info!(role = ?role, "query-service runs");
     Ok(handle)
 }
@@ -302,132 +270,91 @@ fn http_server(
     let live = Data::new(live);
     let gate = Data::new(admission.gate().clone());
     let admission = Data::new(admission);
-    let addresses = Data::new(Addresses::new(settings));
-    let origins = Data::new(settings.cors_origins.clone());
-    let public_url = Data::new(settings.public_url.clone());
     let views = Data::new(views);
-    let server = HttpServer::new(move || {
-        App::new()
-            .wrap(from_fn(limit_address))
-            .wrap(from_fn(bound_headers))
-            .wrap(from_fn(cors))
-            .wrap(from_fn(observe))
+    let configure = move |config: &mut ServiceConfig| {
+        config
             .app_data(views.clone())
             .app_data(verifier.clone())
             .app_data(live.clone())
             .app_data(gate.clone())
             .app_data(admission.clone())
             .app_data(own.clone())
-            .app_data(addresses.clone())
-            .app_data(origins.clone())
-            .app_data(public_url.clone())
-            .configure(http::configure)
-    });
-    let server = server
-        .disable_signals()
-        .shutdown_timeout(GRACE.as_secs())
-        // Whoever closes their side waits for nothing: their read is abandoned at once, and
-        // their live stream gives its place back.
-        .h1_allow_half_closed(false)
-        .max_connections(10_000)
-        .client_request_timeout(Duration::from_secs(5))
-        .keep_alive(Duration::from_secs(30));
-    Ok(server.listen(listener)?.run())
-}
-
-/// Looks each second whether this machine's clock is that of MongoDB, by which ids are made.
-async fn watch_clock(
-    database: mongodb::Database,
-    breaker: Arc<Breaker>,
-    readiness: Readiness,
-    stop: CancellationToken,
-) {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = every.tick() => (),
-            () = stop.cancelled() => return,
-        }
-        if breaker.is_open() {
-            continue;
-        }
-        let asking = database.clone();
-        // The question is never dropped; a database that stands still is not waited for.
-        let look = tokio::spawn(async move { Look::at(&asking).await });
-        if let Ok(Ok(Ok(look))) = tokio::time::timeout(PATIENCE, look).await {
-            readiness.set(CLOCK, look.agreement());
-        }
-    }
+            .configure(http::configure);
+    };
+    server::serve(listener, settings, SERVING, configure)
 }
 
 /// Answers before there is anything to read: live streams wait, all else is told to come back.
 /// Ends when `until` fires.
-fn start_server(
+fn serve_at_start(
     listener: TcpListener,
     settings: &Settings,
     verifier: Data<TokenVerifier>,
     until: CancellationToken,
+    tasks: &Tasks,
 ) -> std::io::Result<()> {
     let room = http::WaitingRoom::new(settings.stream_heartbeat, until.clone());
     let room = Data::new(room);
-    let addresses = Data::new(Addresses::new(settings));
-    let origins = Data::new(settings.cors_origins.clone());
-    let server = HttpServer::new(move || {
-        App::new()
-            .wrap(from_fn(limit_address))
-            .wrap(from_fn(bound_headers))
-            .wrap(from_fn(cors))
-            .wrap(from_fn(observe))
+    let configure = move |config: &mut ServiceConfig| {
+        config
             .app_data(room.clone())
             .app_data(verifier.clone())
-            .app_data(addresses.clone())
-            .app_data(origins.clone())
-            .configure(http::configure_start)
-    });
-    let server = server
-        .workers(1)
-        .disable_signals()
-        .shutdown_timeout(1)
-        .h1_allow_half_closed(false)
-        .client_request_timeout(Duration::from_secs(5));
-    let server = server.listen(listener)?.run();
+            .configure(http::configure_start);
+    };
+    let server = server::serve(listener, settings, SERVING_AT_START, configure)?;
     let handle = server.handle();
-    tokio::spawn(server);
-    tokio::spawn(async move {
+    tasks.run(server);
+    tasks.run(async move {
         until.cancelled().await;
         handle.stop(true).await;
     });
     Ok(())
 }
 
-/// Looks each second whether the dependencies answer.
-async fn probe(
-    (database, status): (Arc<Breaker>, DatabaseStatus),
+/// Looks each second whether what the service needs answers, and what time MongoDB has.
+struct Watch {
+    breaker: Arc<Breaker>,
+    status: DatabaseStatus,
+    database: mongodb::Database,
     nats: connections::Nats,
     verifier: Data<TokenVerifier>,
     readiness: Readiness,
-    stop: CancellationToken,
-) {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = every.tick() => (),
-            () = stop.cancelled() => return,
+    tasks: Tasks,
+}
+
+impl Watch {
+    async fn run(self) {
+        let mut seconds = EverySecond::until(self.tasks.stop_signal());
+        while seconds.next().await {
+            let database = if self.breaker.is_open() {
+                Err(self.status.reason())
+            } else {
+                Ok(())
+            };
+            self.readiness.set(DATABASE, database);
+            self.readiness.set(BROKER, self.nats.status());
+            tokio::join!(self.look_at_keys(), self.look_at_clock());
         }
-        let database = if database.is_open() {
-            Err(status.reason())
-        } else {
-            Ok(())
-        };
-        readiness.set(DATABASE, database);
-        readiness.set(BROKER, nats.status());
-        let keys = if verifier.is_ready().await {
+    }
+
+    async fn look_at_keys(&self) {
+        let keys = if self.verifier.is_ready().await {
             Ok(())
         } else {
             Err("it cannot be fetched".to_owned())
         };
-        readiness.set(KEYS, keys);
+        self.readiness.set(KEYS, keys);
+    }
+
+    /// Whether this machine's clock is that of MongoDB, by which ids are made.
+    async fn look_at_clock(&self) {
+        if self.breaker.is_open() {
+            return;
+        }
+        let database = self.database.clone();
+        let asked = async move { Look::at(&database).await };
+        if let Some(Ok(look)) = self.tasks.run_within(PATIENCE, asked).await {
+            self.readiness.set(CLOCK, look.agreement());
+        }
     }
 }

@@ -15,8 +15,9 @@
 //!   every request passes through.
 //! * [`address`], [`cors`]: where requests come from: how many, and from which pages.
 //! * [`token`]: verification of access tokens.
-//! * [`settings`], [`telemetry`], [`ops`], [`tasks`], [`resilience`], [`error_chain`]: the
-//!   ground every process stands on.
+//! * [`server`]: the HTTP server behind which all that is.
+//! * [`settings`], [`telemetry`], [`ops`], [`tasks`], [`process`], [`resilience`],
+//!   [`error_chain`]: the ground every process stands on.
 //! * [`connections`], [`lease`]: connections to MongoDB and NATS, and leases with epochs.
 //! * [`crypto`]: the one provider of cryptography, installed before anything else.
 //!
@@ -42,9 +43,11 @@ pub mod names;
 pub mod ops;
 pub mod partition;
 pub mod problem;
+pub mod process;
 pub mod public_url;
 pub mod request_id;
 pub mod resilience;
+pub mod server;
 pub mod settings;
 pub mod stream_end;
 pub mod tasks;

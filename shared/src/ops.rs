@@ -1,15 +1,17 @@
 //! The operator's port: `/livez`, `/readyz`, `/metrics`. Nothing internal is on the public one.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use actix_web::dev::Server;
+use actix_web::dev::ServerHandle;
 use actix_web::http::Method;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::json;
 
 use crate::http::{no_such_path, resource};
+use crate::tasks::Tasks;
 use crate::telemetry;
 
 /// Why a process is not ready yet: every condition must hold. Beside the conditions it keeps what
@@ -70,29 +72,38 @@ impl Readiness {
     }
 }
 
-/// Binds the operator's port; port 0 takes a free one.
-pub fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(addr)
+/// The server of the operator's port. It outlives all else of the process, so that operators see
+/// how that ends.
+#[derive(Debug)]
+pub struct OpsServer {
+    handle: ServerHandle,
+    tasks: Tasks,
 }
 
-/// Serves it with one worker: probes must answer when the data path is saturated.
-pub fn serve(listener: TcpListener, readiness: Readiness) -> std::io::Result<Server> {
-    let metrics = telemetry::init_metrics();
-    let server = HttpServer::new(move || {
-        App::new()
-            .app_data(web::Data::new(readiness.clone()))
-            .app_data(web::Data::new(metrics.clone()))
-            .service(resource("/livez", [(Method::GET, web::to(live))]))
-            .service(resource("/readyz", [(Method::GET, web::to(ready))]))
-            .service(resource("/metrics", [(Method::GET, web::to(render))]))
-            .default_service(web::to(no_such_path))
-    });
-    Ok(server
-        .workers(1)
-        .disable_signals()
-        .shutdown_timeout(1)
-        .listen(listener)?
-        .run())
+impl OpsServer {
+    /// Serves with one worker: probes must answer when the data path is saturated.
+    pub fn start(listener: TcpListener, readiness: Readiness) -> std::io::Result<Self> {
+        let metrics = telemetry::init_metrics();
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(web::Data::new(readiness.clone()))
+                .app_data(web::Data::new(metrics.clone()))
+                .service(resource("/livez", [(Method::GET, web::to(live))]))
+                .service(resource("/readyz", [(Method::GET, web::to(ready))]))
+                .service(resource("/metrics", [(Method::GET, web::to(render))]))
+                .default_service(web::to(no_such_path))
+        });
+        let server = server.workers(1).disable_signals().listen(listener)?.run();
+        let (handle, tasks) = (server.handle(), Tasks::default());
+        tasks.run(server);
+        Ok(Self { handle, tasks })
+    }
+
+    /// Ends it at once.
+    pub async fn stop(self) {
+        self.handle.stop(false).await;
+        self.tasks.stop_and_join(Duration::from_secs(1)).await;
+    }
 }
 
 async fn live() -> HttpResponse {

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use crate::tasks::Tasks;
 
 /// Exponential backoff with full jitter, between two bounds.
 #[derive(Clone, Debug)]
@@ -154,14 +155,15 @@ impl Breaker {
     /// Keeps asking until it is stopped: `ping` says whether it was answered, and is never
     /// dropped before that. It should have a connection of its own, or it waits in the queue
     /// that it shall judge.
-    pub async fn pulse<F>(self: Arc<Self>, ping: impl Fn() -> F, stop: CancellationToken)
+    pub async fn pulse<F>(self: Arc<Self>, ping: impl Fn() -> F, tasks: Tasks)
     where
         F: Future<Output = bool> + Send + 'static,
     {
         let (beats, mut backoff) = (Arc::new(Semaphore::new(BEATS)), heal());
+        let stop = tasks.stop_signal();
         loop {
             let heard = match beats.clone().try_acquire_owned() {
-                Ok(beat) => self.clone().beat(ping(), beat, &stop).await,
+                Ok(beat) => self.clone().beat(ping(), beat, &tasks).await,
                 Err(_) => false,
             };
             let pause = if heard {
@@ -182,10 +184,10 @@ impl Breaker {
         self: Arc<Self>,
         ping: impl Future<Output = bool> + Send + 'static,
         beat: OwnedSemaphorePermit,
-        stop: &CancellationToken,
+        tasks: &Tasks,
     ) -> bool {
-        let breaker = self.clone();
-        let mut asked = tokio::spawn(async move {
+        let (breaker, stop) = (self.clone(), tasks.stop_signal());
+        let mut asked = tasks.run(async move {
             let heard = ping.await;
             if heard {
                 breaker.answered();
@@ -379,6 +381,8 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     #[test]
@@ -411,13 +415,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_opens_the_circuit_within_a_second_and_an_answer_closes_it() {
         let breaker = Arc::new(Breaker::new("test"));
-        let (answers, stop) = (watch::Sender::new(true), CancellationToken::new());
+        let (answers, tasks) = (watch::Sender::new(true), Tasks::default());
         let hear = answers.clone();
         let ping = move || {
             let mut heard = hear.subscribe();
             async move { heard.wait_for(|answers| *answers).await.is_ok() }
         };
-        let pulse = tokio::spawn(breaker.clone().pulse(ping, stop.clone()));
+        let pulse = tokio::spawn(breaker.clone().pulse(ping, tasks.clone()));
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!breaker.is_open());
         answers.send_replace(false);
@@ -428,25 +432,25 @@ mod tests {
         answers.send_replace(true);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(!breaker.is_open());
-        stop.cancel();
+        tasks.stop_signal().cancel();
         pulse.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_beat_is_no_silence_while_others_are_answered() {
         let breaker = Arc::new(Breaker::new("test"));
-        let stop = CancellationToken::new();
+        let tasks = Tasks::default();
         let pulse = tokio::spawn(
             breaker
                 .clone()
-                .pulse(std::future::pending::<bool>, stop.clone()),
+                .pulse(std::future::pending::<bool>, tasks.clone()),
         );
         for _ in 0..50 {
             tokio::time::sleep(Duration::from_millis(100)).await;
             breaker.answered();
         }
         assert!(!breaker.is_open());
-        stop.cancel();
+        tasks.stop_signal().cancel();
         pulse.await.unwrap();
     }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
@@ -60,6 +61,19 @@ impl Tasks {
         self.tracker.spawn(work)
     }
 
+    /// As [`Self::run`], and waits for it at most `patience`: `None` if it takes longer, or panics.
+    /// It goes on then: a call of a driver that is dropped half way costs its connection.
+    pub async fn run_within<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        tokio::time::timeout(patience, self.run(work))
+            .await
+            .ok()?
+            .ok()
+    }
+
     /// Stops all tasks and waits for them, at most `grace`.
     pub async fn stop_and_join(&self, grace: Duration) {
         self.stop.cancel();
@@ -72,6 +86,30 @@ impl Tasks {
                 tasks.left = self.tracker.len(),
                 "background tasks did not finish in {grace:?}"
             );
+        }
+    }
+}
+
+/// For what a task does each second.
+#[derive(Debug)]
+pub struct EverySecond {
+    ticks: Interval,
+    stop: CancellationToken,
+}
+
+impl EverySecond {
+    /// Seconds until `stop`.
+    pub fn until(stop: CancellationToken) -> Self {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { ticks, stop }
+    }
+
+    /// Waits for the next second, the first time not at all. Whether to go on: not once stopped.
+    pub async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.ticks.tick() => true,
+            () = self.stop.cancelled() => false,
         }
     }
 }

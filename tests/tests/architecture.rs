@@ -38,7 +38,13 @@ struct Rule {
 
 const ACTIX: &str = "actix*";
 const DRIVERS_AND_WEB: &[&str] = &["actix*", "mongodb", "async_nats", "connections", "engines"];
-const CLIENTS: &[&str] = &["ClientOptions", "ConnectOptions", "with_uri_str", "with_options", "connect"];
+const CLIENTS: &[&str] = &[
+    "ClientOptions",
+    "ConnectOptions",
+    "with_uri_str",
+    "with_options",
+    "connect",
+];
 const CLIENTS_SENTENCE: &str =
     "shared/connections is the only place that opens a client and names the databases";
 

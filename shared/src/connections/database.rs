@@ -11,13 +11,13 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{
     Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::error::ConnectError;
 use super::mongo_errors::reason;
 use crate::resilience::{Backoff, Breaker};
 use crate::settings::{Secret, Settings, database_name};
+use crate::tasks::Tasks;
 
 /// The label of MongoDB in metrics.
 pub const MONGODB: &str = "mongodb";
@@ -200,9 +200,9 @@ pub async fn probe_log(
     app_name: &str,
     breaker: Arc<Breaker>,
     status: DatabaseStatus,
-    stop: CancellationToken,
+    tasks: &Tasks,
 ) -> Result<impl Future<Output = ()> + use<>, ConnectError> {
-    probe(&settings.mongodb_uri, app_name, breaker, status, stop).await
+    probe(&settings.mongodb_uri, app_name, breaker, status, tasks).await
 }
 
 /// As [`probe_log`], of the views' MongoDB.
@@ -214,9 +214,9 @@ pub async fn probe_views(
     app_name: &str,
     breaker: Arc<Breaker>,
     status: DatabaseStatus,
-    stop: CancellationToken,
+    tasks: &Tasks,
 ) -> Result<impl Future<Output = ()> + use<>, ConnectError> {
-    probe(views_uri(settings), app_name, breaker, status, stop).await
+    probe(views_uri(settings), app_name, breaker, status, tasks).await
 }
 
 async fn probe(
@@ -224,7 +224,7 @@ async fn probe(
     app_name: &str,
     breaker: Arc<Breaker>,
     status: DatabaseStatus,
-    stop: CancellationToken,
+    tasks: &Tasks,
 ) -> Result<impl Future<Output = ()> + use<>, ConnectError> {
     const CONNECTIONS: u32 = 2;
     let database = mongo(uri, app_name, CONNECTIONS).await?;
@@ -236,7 +236,7 @@ async fn probe(
             outcome.is_ok()
         }
     };
-    Ok(breaker.pulse(ping, stop))
+    Ok(breaker.pulse(ping, tasks.clone()))
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ mod refusals;
 
 pub use broker::{NATS, Nats, nats};
 pub use database::{
-    DEFAULT_DATABASE, DatabaseStatus, Databases, MONGODB, PoolSizes, log_database, mongo, open_both,
-    open_log, open_views, probe_log, probe_views, views_database,
+    DEFAULT_DATABASE, DatabaseStatus, Databases, MONGODB, PoolSizes, log_database, mongo,
+    open_both, open_log, open_views, probe_log, probe_views, views_database,
 };
 pub use error::ConnectError;
 pub use mongo_errors::{is_duplicate, is_transient, is_unauthorized, is_unavailable, reason};

@@ -1,0 +1,77 @@
+//! The commands of the binary. Results go to standard output, everything else to standard error.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use shared::error_chain::Chain;
+use shared::process::USAGE;
+use shared::settings::Settings;
+use shared::tasks::stop_on_signals;
+use shared::telemetry;
+use tokio_util::sync::CancellationToken;
+
+use crate::operator::{dead_letters, rebuild, verify};
+use crate::startup::{Application, Role, StartupError};
+
+/// Folds the event stream into timelines and serves them. Settings come from the environment:
+/// see docs/settings.md.
+#[derive(Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// What this process runs.
+    #[arg(long, value_enum, default_value = "all")]
+    role: Role,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Recomputes from the log what every reader should see, and compares. Exits with 1 on any
+    /// difference.
+    Verify(verify::Arguments),
+    /// Folds new views beside the live ones, compares, and switches readers to them.
+    Rebuild(rebuild::Arguments),
+    /// Messages that the fold could not understand.
+    DeadLetters(dead_letters::Arguments),
+}
+
+/// Reads the arguments; help and version are no errors.
+pub fn parse() -> Result<Arguments, ExitCode> {
+    Arguments::try_parse().map_err(|error| {
+        // Nobody is left to be told if this cannot be printed.
+        let _ = error.print();
+        if error.use_stderr() {
+            USAGE.into()
+        } else {
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+pub async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
+    let stop = stop_on_signals();
+    match arguments.command {
+        Some(Command::Verify(arguments)) => verify::main(&settings, &arguments).await,
+        Some(Command::DeadLetters(arguments)) => {
+            dead_letters::main(&settings, &arguments, stop).await
+        }
+        Some(Command::Rebuild(arguments)) => rebuild::main(&settings, &arguments, stop).await,
+        None => match serve(settings, arguments.role, stop).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("query-service: {}", Chain(&error));
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+async fn serve(
+    settings: Settings,
+    role: Role,
+    stop: CancellationToken,
+) -> Result<(), StartupError> {
+    telemetry::init_metrics();
+    Application::build(settings, role)?.run_until(stop).await
+}

@@ -1,0 +1,119 @@
+//! What the processes of both services have in common, from settings and ports to the end.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::ops::{OpsServer, Readiness};
+use crate::settings::Settings;
+use crate::tasks::Tasks;
+use crate::telemetry;
+
+/// EX_USAGE of sysexits.h: the exit code for bad settings or arguments.
+pub const USAGE: u8 = 64;
+/// Requests in flight have this long to end, and so have background tasks after them.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// The settings of this process, after which it logs as they say.
+///
+/// # Errors
+/// [`USAGE`], after all faults were printed.
+pub async fn read_settings() -> Result<Settings, ExitCode> {
+    let settings = Settings::from_env().await.map_err(|faults| {
+        eprintln!("{faults}");
+        ExitCode::from(USAGE)
+    })?;
+    telemetry::init_logs(settings.log_format, &settings.log_filter);
+    Ok(settings)
+}
+
+/// A port cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {0}: is the port taken?")]
+pub struct BindError(SocketAddr, #[source] std::io::Error);
+
+/// The task of a process that failed is named in the log.
+#[derive(Debug, thiserror::Error)]
+#[error("a background task failed")]
+pub struct TaskFailed;
+
+/// The ports of a process.
+#[derive(Debug)]
+pub struct Ports {
+    pub api: TcpListener,
+    pub ops: TcpListener,
+}
+
+impl Ports {
+    /// Binds both; port 0 takes a free one.
+    pub fn bind(api: SocketAddr, ops: SocketAddr) -> Result<Self, BindError> {
+        let bind = |addr| TcpListener::bind(addr).map_err(|error| BindError(addr, error));
+        Ok(Self {
+            api: bind(api)?,
+            ops: bind(ops)?,
+        })
+    }
+
+    /// Where the API and the operator's port are.
+    pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.api.local_addr()?, self.ops.local_addr()?))
+    }
+}
+
+/// What a running process has, whatever its service.
+#[derive(Debug)]
+pub struct Process {
+    pub readiness: Readiness,
+    pub tasks: Tasks,
+    ops: OpsServer,
+}
+
+impl Process {
+    /// Answers probes from here on: not ready while any of `conditions` does not hold.
+    pub fn begin(ops: TcpListener, conditions: &[&str]) -> std::io::Result<Self> {
+        let readiness = Readiness::default();
+        for condition in conditions {
+            readiness.expect(*condition);
+        }
+        Ok(Self {
+            ops: OpsServer::start(ops, readiness.clone())?,
+            readiness,
+            tasks: Tasks::default(),
+        })
+    }
+
+    /// Goes on until `stop`, or until a task fails, then drains: not ready from then on, requests
+    /// in flight are answered, tasks end. Where nothing could be started it drains at once.
+    ///
+    /// # Errors
+    /// What kept it from starting, or [`TaskFailed`].
+    pub async fn run_until<E: From<TaskFailed>>(
+        self,
+        stop: &CancellationToken,
+        started: Result<Option<ServerHandle>, E>,
+    ) -> Result<(), E> {
+        let (server, outcome) = match started {
+            Ok(server) => {
+                let failure = self.tasks.failure();
+                let outcome = tokio::select! {
+                    () = stop.cancelled() => Ok(()),
+                    () = failure.cancelled() => Err(TaskFailed.into()),
+                };
+                (server, outcome)
+            }
+            Err(error) => (None, Err(error)),
+        };
+        info!("shutting down");
+        self.readiness.withdraw();
+        if let Some(server) = server {
+            server.stop(true).await;
+        }
+        self.tasks.stop_and_join(GRACE).await;
+        self.ops.stop().await;
+        outcome
+    }
+}

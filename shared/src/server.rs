@@ -1,0 +1,80 @@
+//! The HTTP server of a service: one for both, so that limits and middleware are the same.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::web::{Data, ServiceConfig};
+use actix_web::{App, HttpServer};
+
+use crate::address::{Addresses, limit_address};
+use crate::cors::cors;
+use crate::http::{bound_headers, observe};
+use crate::process::GRACE;
+use crate::settings::Settings;
+
+/// Connections of one worker.
+const MAX_CONNECTIONS: usize = 10_000;
+/// How long a connection on which nothing is asked is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long the head of a request may take to arrive.
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// In what servers differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Serving {
+    /// `None`: as many as there are processors.
+    pub workers: Option<usize>,
+    /// Whether a client that has closed its side of the connection is still answered. If not, its
+    /// request is abandoned at once.
+    pub answers_half_closed: bool,
+    /// Requests in flight have this long at the end.
+    pub grace: Duration,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            answers_half_closed: true,
+            grace: GRACE,
+        }
+    }
+}
+
+/// Serves what `configure` says, behind what every request passes. HTTP/1.1 alone: whoever begins
+/// with HTTP/2 without TLS is refused.
+///
+/// Somebody must await the server; it ends when its handle says so.
+pub fn serve(
+    listener: TcpListener,
+    settings: &Settings,
+    serving: Serving,
+    configure: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
+) -> std::io::Result<Server> {
+    let addresses = Data::new(Addresses::new(settings));
+    let origins = Data::new(settings.cors_origins.clone());
+    let public_url = Data::new(settings.public_url.clone());
+    let mut server = HttpServer::new(move || {
+        App::new()
+            .app_data(addresses.clone())
+            .app_data(origins.clone())
+            .app_data(public_url.clone())
+            .wrap(from_fn(limit_address))
+            .wrap(from_fn(bound_headers))
+            .wrap(from_fn(cors))
+            .wrap(from_fn(observe))
+            .configure(&configure)
+    })
+    .disable_signals()
+    .shutdown_timeout(serving.grace.as_secs())
+    .h1_allow_half_closed(serving.answers_half_closed)
+    .max_connections(MAX_CONNECTIONS)
+    .client_request_timeout(HEAD_DEADLINE)
+    .keep_alive(KEEP_ALIVE);
+    if let Some(workers) = serving.workers {
+        server = server.workers(workers);
+    }
+    Ok(server.listen(listener)?.run())
+}
