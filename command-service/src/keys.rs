@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, CommonParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm,
+    OctetKeyPairParameters, OctetKeyPairType, PublicKeyUse, ThumbprintHash,
+};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use sha2::{Digest, Sha256};
 use shared::ids::UserId;
-use shared::token::{AUDIENCE, Claims, ISSUER, KeySet, LIFETIME, PublicKey};
+use shared::token::{AUDIENCE, Claims, ISSUER, LIFETIME};
 use tracing::{info, warn};
 
-const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
-const END: &str = "-----END PRIVATE KEY-----";
-const PEM_LINE: usize = 64;
+/// The label of a PKCS #8 key in PEM.
+const PRIVATE_KEY: &str = "PRIVATE KEY";
 const OWNER_ONLY: u32 = 0o600;
 const OTHERS_READ: u32 = 0o004;
 const GROUP_READS: u32 = 0o040;
@@ -43,7 +46,7 @@ pub struct Signer {
     /// Derived from the key: says nothing of it.
     tag_key: [u8; 32],
     header: Header,
-    public: PublicKey,
+    public: Jwk,
 }
 
 impl Signer {
@@ -66,28 +69,20 @@ impl Signer {
 
     /// The key in this file.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let pem = std::fs::read_to_string(path);
-        let pem = pem.map_err(|error| KeyError::Read(path.to_owned(), error))?;
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| KeyError::Read(path.to_owned(), error))?;
         refuse_public(path)?;
-        let not_a_key = || KeyError::NotAKey(path.to_owned());
-        let der = decode_pem(&pem).ok_or_else(not_a_key)?;
-        Self::from_pkcs8(&der).ok_or_else(not_a_key)
+        let blocks = pem::parse_many(text).unwrap_or_default();
+        let key = blocks.iter().find(|block| block.tag() == PRIVATE_KEY);
+        key.and_then(|key| Self::from_pkcs8(key.contents()))
+            .ok_or_else(|| KeyError::NotAKey(path.to_owned()))
     }
 
     fn from_pkcs8(der: &[u8]) -> Option<Self> {
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()?;
-        let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
-        let kid = thumbprint(&x);
+        let public = public_jwk(URL_SAFE_NO_PAD.encode(pair.public_key()))?;
         let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(kid.clone());
-        let public = PublicKey {
-            kty: "OKP".into(),
-            crv: "Ed25519".into(),
-            x,
-            kid,
-            alg: "EdDSA".into(),
-            r#use: "sig".into(),
-        };
+        header.kid = public.common.key_id.clone();
         let tag_key = Sha256::new().chain_update(TAG_KEY).chain_update(der);
         Some(Self {
             key: EncodingKey::from_ed_der(der),
@@ -123,17 +118,29 @@ impl Signer {
     }
 
     /// What others verify with.
-    pub fn key_set(&self) -> KeySet {
-        KeySet {
+    pub fn key_set(&self) -> JwkSet {
+        JwkSet {
             keys: vec![self.public.clone()],
         }
     }
 }
 
-/// RFC 7638: the hash of the members that make the key, in this order.
-fn thumbprint(x: &str) -> String {
-    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
-    URL_SAFE_NO_PAD.encode(Sha256::digest(canonical))
+/// The public key with these 32 bytes in base64url; its id is its thumbprint (RFC 7638).
+fn public_jwk(x: String) -> Option<Jwk> {
+    let mut key = Jwk {
+        common: CommonParameters {
+            public_key_use: Some(PublicKeyUse::Signature),
+            key_algorithm: Some(KeyAlgorithm::EdDSA),
+            ..CommonParameters::default()
+        },
+        algorithm: AlgorithmParameters::OctetKeyPair(OctetKeyPairParameters {
+            key_type: OctetKeyPairType::OctetKeyPair,
+            curve: EllipticCurve::Ed25519,
+            x,
+        }),
+    };
+    key.common.key_id = Some(key.thumbprint(ThumbprintHash::SHA256).ok()?);
+    Some(key)
 }
 
 /// A new key, in PKCS #8.
@@ -145,7 +152,9 @@ fn generate() -> Result<Vec<u8>, KeyError> {
 
 /// Makes a key and puts it in place unless somebody else was faster.
 fn make(path: &Path) -> Result<(), KeyError> {
-    let made = place(path, &encode_pem(&generate()?));
+    let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    let key = pem::Pem::new(PRIVATE_KEY, generate()?);
+    let made = place(path, &pem::encode_config(&key, lines));
     let made = made.map_err(|error| KeyError::Make(path.to_owned(), error))?;
     if made {
         info!(path = %path.display(), "made a signing key in {}", path.display());
@@ -192,28 +201,6 @@ fn refuse_public(path: &Path) -> Result<(), KeyError> {
     Ok(())
 }
 
-fn encode_pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let mut pem = format!("{BEGIN}\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, tail) = rest.split_at(rest.len().min(PEM_LINE));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = tail;
-    }
-    pem.push_str(END);
-    pem.push('\n');
-    pem
-}
-
-fn decode_pem(pem: &str) -> Option<Vec<u8>> {
-    let (_, body) = pem.split_once(BEGIN)?;
-    let (body, _) = body.split_once(END)?;
-    let text: String = body.split_whitespace().collect();
-    STANDARD.decode(text).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,10 +220,10 @@ mod tests {
     fn processes_that_start_at_once_agree_on_one_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jwt.pem");
-        let kids: std::collections::HashSet<String> = std::thread::scope(|scope| {
+        let kids: std::collections::HashSet<Option<String>> = std::thread::scope(|scope| {
             let start = || {
                 let signer = Signer::load_or_make(&path).unwrap();
-                signer.public.kid
+                signer.public.common.key_id
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()
@@ -279,6 +266,8 @@ mod tests {
     fn the_thumbprint_is_that_of_the_standard_s_example() {
         // RFC 8037, appendix A.3.
         let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
-        assert_eq!(thumbprint(x), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        let key = public_jwk(x.to_owned()).unwrap();
+        let thumbprint = key.common.key_id.unwrap();
+        assert_eq!(thumbprint, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
     }
 }

@@ -25,12 +25,13 @@ use command_service::app::ModerationAction;
 use command_service::app::ports::NewEvent;
 use command_service::http::{BASE, ROUTES};
 use futures_util::future::join_all;
+use jsonwebtoken::jwk::JwkSet;
 use serde_json::{Value, json};
 use shared::consistency::ConsistencyToken;
 use shared::events::{Event, LogStream, NoData, Payload};
 use shared::ids::{Id, SEQUENCE_BITS};
 use shared::time::{Clock, SystemClock};
-use shared::token::{KEY_SET, KeySet, TokenVerifier};
+use shared::token::{KEY_SET, TokenVerifier};
 use support::{Account, Answer, PASSWORD, TestApp, eventually};
 
 // --- users ---

@@ -18,9 +18,10 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpRequest, ResponseError};
+use ipnet::IpNet;
 
 use crate::problem::{Code, Problem, whole_seconds};
-use crate::settings::{Network, Settings};
+use crate::settings::Settings;
 use crate::token::KEY_SET;
 
 const BURST_SECS: u32 = 2;
@@ -34,7 +35,7 @@ pub const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Which forwarded addresses are believed, and how much one address may ask.
 pub struct Addresses {
-    trusted: Vec<Network>,
+    trusted: Vec<IpNet>,
     per_second: u32,
     buckets: moka::sync::Cache<IpAddr, Arc<Mutex<Bucket>>>,
 }
@@ -52,7 +53,7 @@ impl Addresses {
         )
     }
 
-    fn with(trusted: Vec<Network>, per_second: u32) -> Self {
+    fn with(trusted: Vec<IpNet>, per_second: u32) -> Self {
         Self {
             trusted,
             per_second,
@@ -86,7 +87,7 @@ impl Addresses {
             .rev()
             .flat_map(|line| line.rsplit(|byte| *byte == b','));
         for hop in hops {
-            if !self.trusted.iter().any(|network| network.contains(client)) {
+            if !self.trusted.iter().any(|network| network.contains(&client)) {
                 break;
             }
             let Some(hop) = address_of_hop(hop) else {
@@ -203,32 +204,6 @@ pub fn customer(address: IpAddr) -> IpAddr {
         IpAddr::V6(address) => {
             let prefix = u128::from(address) & !u128::from(u64::MAX);
             IpAddr::V6(Ipv6Addr::from(prefix))
-        }
-    }
-}
-
-impl Network {
-    /// Whether the address, which is canonical, is in this block.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        fn same(a: u128, b: u128, width: u32, prefix: u8) -> bool {
-            let host_bits = width.saturating_sub(u32::from(prefix));
-            a.checked_shr(host_bits) == b.checked_shr(host_bits)
-        }
-        // A block of mapped addresses (`::ffff:10.0.0.0/104`) is one of IPv4.
-        const MAPPED: u8 = 96;
-        let (base, prefix) = match (self.base.to_canonical(), self.prefix.checked_sub(MAPPED)) {
-            (base, Some(prefix)) if base.is_ipv4() && self.base.is_ipv6() => (base, prefix),
-            (_, Some(_) | None) => (self.base, self.prefix),
-        };
-        match (base, address) {
-            (IpAddr::V4(base), IpAddr::V4(address)) => {
-                let (base, address) = (u32::from(base), u32::from(address));
-                same(base.into(), address.into(), 32, prefix)
-            }
-            (IpAddr::V6(base), IpAddr::V6(address)) => {
-                same(base.into(), address.into(), 128, prefix)
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
     }
 }
@@ -414,7 +389,7 @@ mod tests {
             same_line in any::<bool>(),
         ) {
             let addresses = trusting("10.0.0.0/8");
-            let is_proxy = |address: IpAddr| addresses.trusted[0].contains(address.to_canonical());
+            let is_proxy = |address: IpAddr| addresses.trusted[0].contains(&address.to_canonical());
             prop_assume!(!is_proxy(client));
             let mut own = match (client, port) {
                 (client, None) => client.to_string(),

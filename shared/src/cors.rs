@@ -1,5 +1,8 @@
 //! Cross-origin requests: browsers on the origins of `CORS_ORIGINS` may call.
 //!
+//! By hand and not by actix-cors (0.7), which answers a preflight with 200 rather than 204, one for
+//! another method or header with 400 in plain text, and names two request headers more in `Vary`.
+//!
 //! No cookies are used, so that credentials are never allowed to go along; the bearer token is a
 //! header that a page must add itself.
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,25 +35,6 @@ pub struct Claims {
     /// Seconds since the epoch.
     pub iat: u64,
     pub exp: u64,
-}
-
-/// A published key set (RFC 7517), Ed25519 keys only.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct KeySet {
-    pub keys: Vec<PublicKey>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PublicKey {
-    pub kty: String,
-    pub crv: String,
-    /// The 32 bytes of the key, base64url.
-    pub x: String,
-    pub kid: String,
-    #[serde(default)]
-    pub alg: String,
-    #[serde(default)]
-    pub r#use: String,
 }
 
 /// Why a token is not accepted. Says nothing about the token itself.
@@ -117,7 +99,7 @@ pub struct TokenVerifier {
 
 impl TokenVerifier {
     /// Verifies with these keys alone.
-    pub fn with_keys(keys: &KeySet) -> Self {
+    pub fn with_keys(keys: &JwkSet) -> Self {
         let verifier = Self::new(Source::Fixed);
         verifier.learn(keys);
         verifier
@@ -143,19 +125,19 @@ impl TokenVerifier {
         }
     }
 
-    fn learn(&self, set: &KeySet) {
+    fn learn(&self, set: &JwkSet) {
         let mut keys = self
             .keys
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         keys.clear();
-        for key in set
-            .keys
-            .iter()
-            .filter(|key| key.kty == "OKP" && key.crv == "Ed25519")
-        {
-            if let Ok(decoding) = DecodingKey::from_ed_components(&key.x) {
-                keys.insert(key.kid.clone(), Arc::new(decoding));
+        for key in &set.keys {
+            if let Some(kid) = &key.common.key_id
+                && let AlgorithmParameters::OctetKeyPair(pair) = &key.algorithm
+                && pair.curve == EllipticCurve::Ed25519
+                && let Ok(decoding) = DecodingKey::from_jwk(key)
+            {
+                keys.insert(kid.clone(), Arc::new(decoding));
             }
         }
     }
@@ -245,7 +227,7 @@ impl TokenVerifier {
                 .send()
                 .await?
                 .error_for_status()?
-                .json::<KeySet>()
+                .json::<JwkSet>()
                 .await
         };
         match answer.await {

@@ -11,8 +11,9 @@ use actix_web::HttpResponse;
 use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::web::{self, Data, ServiceConfig};
+use jsonwebtoken::jwk::JwkSet;
 use shared::http::{no_such_path, path_config, resource};
-use shared::token::{KEY_SET, KeySet};
+use shared::token::KEY_SET;
 
 pub use responses::BASE;
 
@@ -82,7 +83,7 @@ pub fn configure(config: &mut ServiceConfig) {
 }
 
 /// Anybody may have the keys, and keep them for a while.
-async fn key_set(keys: Data<KeySet>) -> HttpResponse {
+async fn key_set(keys: Data<JwkSet>) -> HttpResponse {
     let for_a_while = (
         CACHE_CONTROL,
         HeaderValue::from_static("public, max-age=300"),

@@ -4,10 +4,11 @@
 //! a value may be a secret in the wrong place.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
@@ -44,13 +45,6 @@ pub enum CorsOrigins {
     List(Vec<String>),
 }
 
-/// An address block whose `X-Forwarded-For` is believed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Network {
-    pub base: std::net::IpAddr,
-    pub prefix: u8,
-}
-
 /// Everything either service can be told from outside.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -74,7 +68,8 @@ pub struct Settings {
     pub ip_rate_per_second: u32,
     pub jwt_private_key_file: PathBuf,
     pub jwks_url: String,
-    pub trusted_proxies: Vec<Network>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     pub cors_origins: CorsOrigins,
     /// What `Link` and `Location` begin with.
     pub public_url: PublicUrl,
@@ -430,20 +425,28 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
         .filter(|item| !item.is_empty())
 }
 
-fn networks(text: &str) -> Option<Vec<Network>> {
+fn networks(text: &str) -> Option<Vec<IpNet>> {
     let network = |item: &str| {
-        let (base, prefix) = item
-            .split_once('/')
-            .map_or((item, None), |(base, prefix)| (base, Some(prefix)));
-        let base: std::net::IpAddr = base.parse().ok()?;
-        let most = if base.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(prefix) => prefix.parse().ok().filter(|prefix| *prefix <= most)?,
-            None => most,
-        };
-        Some(Network { base, prefix })
+        let network = item.parse().ok();
+        network.or_else(|| item.parse::<IpAddr>().ok().map(IpNet::from))
     };
-    list(text).map(network).collect()
+    list(text)
+        .map(|item| network(item).map(canonical))
+        .collect()
+}
+
+/// A block of IPv4 addresses that are mapped into IPv6 (`::ffff:10.0.0.0/104`) is one of IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    let mapped = || {
+        let IpNet::V6(network) = network else {
+            return None;
+        };
+        let address = network.addr().to_ipv4_mapped()?;
+        let prefix = network.prefix_len().checked_sub(MAPPED)?;
+        Ipv4Net::new(address, prefix).ok()
+    };
+    mapped().map_or(network, IpNet::V4)
 }
 
 fn origins(text: &str) -> Option<CorsOrigins> {

@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use shared::token::{AUDIENCE, ISSUER, KeySet};
+use shared::token::{AUDIENCE, ISSUER};
 use system_tests::api::{Outcome, Session};
 use system_tests::events::{End, Events, Item};
 use system_tests::world::{PATIENCE, World};
@@ -215,7 +216,7 @@ async fn resumed_as_libraries_resume(reader: &Session) {
 async fn ends_with_its_token(world: &World, reader: &Session, key: &str) {
     let url = format!("{}/.well-known/jwks.json", world.command.api);
     let keys = get(&url).await.expect("the key set");
-    let keys: KeySet = keys.json().await.expect("a key set");
+    let keys: JwkSet = keys.json().await.expect("a key set");
     let pem = std::fs::read(key).expect("the service's key");
     let now = get_current_timestamp();
     // Accepted for five seconds longer, for clocks that differ.
@@ -223,7 +224,7 @@ async fn ends_with_its_token(world: &World, reader: &Session, key: &str) {
         "sub": reader.user_id, "iss": ISSUER, "aud": AUDIENCE, "iat": now - 900, "exp": now - 2,
     });
     let mut header = Header::new(Algorithm::EdDSA);
-    header.kid = Some(keys.keys[0].kid.clone());
+    header.kid = keys.keys[0].common.key_id.clone();
     let token = encode(
         &header,
         &claims,

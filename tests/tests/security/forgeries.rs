@@ -3,9 +3,10 @@
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
-use shared::token::{AUDIENCE, ISSUER, KeySet, PublicKey};
+use shared::token::{AUDIENCE, ISSUER};
 
 /// A name for what is wrong, and the token.
 type Forged = Vec<(&'static str, String)>;
@@ -18,15 +19,16 @@ struct Forger<'a> {
     /// What a token of this user must say.
     claims: Value,
     now: u64,
-    /// The service's own key: public, and for signing.
-    key: &'a PublicKey,
+    /// The service's own key: its id, the public one in base64url, and the one that signs.
+    kid: &'a str,
+    x: &'a str,
     ours: EncodingKey,
     /// A key that the service does not know.
     theirs: EncodingKey,
 }
 
 /// Every forgery of a user's token, with a name each, as an `Authorization` header.
-pub fn forgeries(user: &str, valid: &str, pem: &[u8], keys: &KeySet) -> Forged {
+pub fn forgeries(user: &str, valid: &str, pem: &[u8], keys: &JwkSet) -> Forged {
     let forger = Forger::new(user, valid, pem, keys);
     let tokens = [
         forger.broken(),
@@ -55,9 +57,13 @@ fn header(kid: Option<&str>, algorithm: Algorithm) -> Header {
 }
 
 impl<'a> Forger<'a> {
-    fn new(user: &str, valid: &'a str, pem: &[u8], keys: &'a KeySet) -> Self {
+    fn new(user: &str, valid: &'a str, pem: &[u8], keys: &'a JwkSet) -> Self {
         let [key] = &keys.keys[..] else {
             panic!("one key")
+        };
+        let kid = key.common.key_id.as_deref().expect("its id");
+        let AlgorithmParameters::OctetKeyPair(public) = &key.algorithm else {
+            panic!("an Ed25519 key")
         };
         let pair = Ed25519KeyPair::generate().expect("a key");
         let now = get_current_timestamp();
@@ -68,7 +74,8 @@ impl<'a> Forger<'a> {
                 "sub": user, "iss": ISSUER, "aud": AUDIENCE, "iat": now, "exp": now + 600,
             }),
             now,
-            key,
+            kid,
+            x: &public.x,
             ours: EncodingKey::from_ed_pem(pem).expect("the service's key"),
             theirs: EncodingKey::from_ed_der(pair.to_pkcs8v1().expect("a key").as_ref()),
         }
@@ -95,7 +102,7 @@ impl<'a> Forger<'a> {
 
     fn with_wrong_claims(&self) -> Forged {
         let now = self.now;
-        let header = header(Some(&self.key.kid), Algorithm::EdDSA);
+        let header = header(Some(self.kid), Algorithm::EdDSA);
         let signed = |claims: &Value| encode(&header, claims, &self.ours).expect("a token");
         let with = |name: &str, value: Value| {
             let mut claims = self.claims.clone();
@@ -123,7 +130,7 @@ impl<'a> Forger<'a> {
     }
 
     fn with_wrong_algorithms(&self) -> Forged {
-        let kid = &self.key.kid;
+        let kid = self.kid;
         let none = |alg: &str, signature: &str| {
             let header = json!({ "alg": alg, "typ": "JWT", "kid": kid });
             format!("{}.{}.{signature}", part(&header), part(&self.claims))
@@ -132,7 +139,7 @@ impl<'a> Forger<'a> {
             let header = header(Some(kid), Algorithm::HS256);
             encode(&header, &self.claims, &EncodingKey::from_secret(secret)).expect("a token")
         };
-        let public = URL_SAFE_NO_PAD.decode(&self.key.x).expect("a key");
+        let public = URL_SAFE_NO_PAD.decode(self.x).expect("a key");
         vec![
             ("alg none", none("none", "")),
             ("alg None", none("None", "")),
@@ -140,7 +147,7 @@ impl<'a> Forger<'a> {
             ("HS256 with the public key", hmac(&public)),
             (
                 "HS256 with the public key's text",
-                hmac(self.key.x.as_bytes()),
+                hmac(self.x.as_bytes()),
             ),
             ("HS256 with nothing", hmac(b"")),
         ]
@@ -153,7 +160,7 @@ impl<'a> Forger<'a> {
         vec![
             (
                 "another key under our name",
-                signed(Some(&self.key.kid), &self.theirs),
+                signed(Some(self.kid), &self.theirs),
             ),
             (
                 "a key that nobody has",

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use shared::token::KeySet;
+use jsonwebtoken::jwk::JwkSet;
 
 use super::clients::{Clients, People, Person};
 use super::forgeries::forgeries;
@@ -18,7 +18,7 @@ pub async fn every_route_answers_every_token_as_specified(
 ) {
     let keys = clients.request("command-service", "GET", "/.well-known/jwks.json");
     let keys = clients.send(keys).await.body;
-    let keys: KeySet = serde_json::from_value(keys).expect("a key set");
+    let keys: JwkSet = serde_json::from_value(keys).expect("a key set");
     let pem = std::fs::read(key).expect("the key");
     let forgeries = forgeries(&people.ada.id, &people.ada.token, &pem, &keys);
     let (mut asked, mut wrong) = (0, Vec::new());
