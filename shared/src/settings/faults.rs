@@ -35,23 +35,4 @@ impl Faults {
     pub(super) fn say(&mut self, name: &str, wants: impl fmt::Display) {
         self.0.push(format!("{name} must be {wants}"));
     }
-
-    /// The value of a variable; the default where it is not set, or wrong, which is then a fault.
-    pub(super) fn read<T>(
-        &mut self,
-        name: &str,
-        given: Option<String>,
-        default: &str,
-        wants: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> T {
-        let parsed = given.as_deref().map(|text| parse(text.trim()));
-        if let Some(Some(value)) = parsed {
-            return value;
-        }
-        if parsed.is_some() {
-            self.say(name, wants);
-        }
-        parse(default).unwrap_or_else(|| unreachable!("the default of {name} is valid"))
-    }
 }

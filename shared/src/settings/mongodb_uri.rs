@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::faults::Faults;
 use super::secret::Secret;
+use super::variables::Text;
 
 /// The views' database has `_views` behind the name, and mongod takes 63 bytes.
 const LONGEST_NAME: usize = 57;
@@ -49,13 +50,13 @@ pub fn database_name(uri: &Secret) -> Option<String> {
 }
 
 /// The value, if it was given and is right.
-pub(super) fn read(name: &str, given: Option<String>, faults: &mut Faults) -> Option<Secret> {
+pub(super) fn read(variable: &Text, given: Option<String>, faults: &mut Faults) -> Option<Secret> {
     let text = given?;
     let text = text.trim();
     match check(text) {
         Ok(()) => Some(Secret::new(text)),
         Err(wants) => {
-            faults.say(name, wants);
+            faults.say(variable.name, wants);
             None
         }
     }

@@ -13,11 +13,11 @@ use nkeys::{KeyPair, KeyPairType};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::environment::Environment;
 use super::faults::Faults;
 use super::mongodb_uri::{certificates, has_certificates};
 use super::secret::Secret;
-
-const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+use super::variables;
 
 const URL: &str = "one or more URLs that begin with nats://, tls://, ws:// or wss://, with commas between \
     them, as in nats://user:password@host:4222; user, password and token are percent-encoded, and nothing \
@@ -166,6 +166,20 @@ pub(super) struct Given {
     pub js_domain: Option<String>,
 }
 
+impl Given {
+    pub(super) fn of(env: &Environment) -> Self {
+        Self {
+            url: env.text(&variables::NATS_URL),
+            creds_file: env.text(&variables::NATS_CREDS_FILE),
+            nkey_file: env.text(&variables::NATS_NKEY_FILE),
+            ca_file: env.text(&variables::NATS_TLS_CA_FILE),
+            cert_file: env.text(&variables::NATS_TLS_CERT_FILE),
+            key_file: env.text(&variables::NATS_TLS_KEY_FILE),
+            js_domain: env.text(&variables::NATS_JS_DOMAIN),
+        }
+    }
+}
+
 pub(super) fn read(given: Given, faults: &mut Faults) -> NatsSettings {
     let file = |text: Option<String>| {
         let text = text.map(|text| text.trim().to_owned());
@@ -174,7 +188,9 @@ pub(super) fn read(given: Given, faults: &mut Faults) -> NatsSettings {
     let by_file = by_file(file(given.creds_file), file(given.nkey_file), faults);
     let (cert, key) = (file(given.cert_file), file(given.key_file));
     let tls = read_tls(file(given.ca_file), cert, key, faults);
-    let text = given.url.unwrap_or_else(|| DEFAULT_URL.to_owned());
+    let text = given
+        .url
+        .unwrap_or_else(|| variables::NATS_URL.default.to_owned());
     let urls = read_urls(&text).and_then(|(servers, in_url)| {
         let plain = |server: &ServerAddr| server.scheme() == "ws";
         if by_file.is_some() && in_url.is_some() {
@@ -186,7 +202,7 @@ pub(super) fn read(given: Given, faults: &mut Faults) -> NatsSettings {
         }
     });
     let (servers, in_url) = urls.unwrap_or_else(|wants| {
-        faults.say("NATS_URL", wants);
+        faults.say(variables::NATS_URL.name, wants);
         Default::default()
     });
     let js_domain = given.js_domain.map(|text| text.trim().to_owned());
@@ -194,7 +210,7 @@ pub(super) fn read(given: Given, faults: &mut Faults) -> NatsSettings {
     if let Some(domain) = &js_domain
         && domain.contains(|c: char| ".*>".contains(c) || c.is_whitespace() || c.is_control())
     {
-        faults.say("NATS_JS_DOMAIN", JS_DOMAIN);
+        faults.say(variables::NATS_JS_DOMAIN.name, JS_DOMAIN);
     }
     NatsSettings(Arc::new(Inner {
         given: Secret::new(text),
@@ -207,10 +223,10 @@ pub(super) fn read(given: Given, faults: &mut Faults) -> NatsSettings {
 
 fn by_file(creds: Option<PathBuf>, nkey: Option<PathBuf>, faults: &mut Faults) -> Option<SignIn> {
     let has_creds = creds.is_some();
-    let creds = creds.map(|path| ("NATS_CREDS_FILE", SignIn::Creds(path)));
-    let nkey = nkey.map(|path| ("NATS_NKEY_FILE", SignIn::Nkey(path)));
+    let creds = creds.map(|path| (variables::NATS_CREDS_FILE.name, SignIn::Creds(path)));
+    let nkey = nkey.map(|path| (variables::NATS_NKEY_FILE.name, SignIn::Nkey(path)));
     if has_creds && nkey.is_some() {
-        faults.say("NATS_NKEY_FILE", NO_NKEY_FILE);
+        faults.say(variables::NATS_NKEY_FILE.name, NO_NKEY_FILE);
     }
     let mut first = None;
     for (name, sign_in) in [creds, nkey].into_iter().flatten() {
@@ -229,16 +245,16 @@ fn read_tls(
     faults: &mut Faults,
 ) -> TlsFiles {
     if ca.as_deref().is_some_and(|path| !has_certificates(path)) {
-        faults.say("NATS_TLS_CA_FILE", CA_FILE);
+        faults.say(variables::NATS_TLS_CA_FILE.name, CA_FILE);
     }
     let chain = cert.as_deref().and_then(certificates);
     let private = key.as_deref().map(PrivateKeyDer::from_pem_file);
     let private = private.and_then(Result::ok);
     if chain.is_none() && (cert.is_some() || key.is_some()) {
-        faults.say("NATS_TLS_CERT_FILE", CERT_FILE);
+        faults.say(variables::NATS_TLS_CERT_FILE.name, CERT_FILE);
     }
     if private.is_none() && (cert.is_some() || key.is_some()) {
-        faults.say("NATS_TLS_KEY_FILE", KEY_FILE);
+        faults.say(variables::NATS_TLS_KEY_FILE.name, KEY_FILE);
     }
     if let (Some(chain), Some(private)) = (chain, private) {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -250,7 +266,7 @@ fn read_tls(
                     .with_client_auth_cert(chain, private)
             });
         if belongs.is_err() {
-            faults.say("NATS_TLS_KEY_FILE", KEY_FILE);
+            faults.say(variables::NATS_TLS_KEY_FILE.name, KEY_FILE);
         }
     }
     TlsFiles {

@@ -113,3 +113,21 @@ fn networks_are_read_with_and_without_a_prefix() {
     assert_eq!(settings.trusted_proxies.len(), 2);
     assert!(read(&[("TRUSTED_PROXIES", "10.0.0.0/33")]).is_err());
 }
+
+/// Defaults that depend on others, or that are nothing, are described in words.
+#[test]
+fn the_documentation_lists_every_variable_with_its_default() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/settings.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for (name, default) in VARIABLES.into_iter().zip(DEFAULTS) {
+        let rows = page.lines().filter(|line| line.starts_with('|'));
+        let mut cells = rows.map(|row| row.split('|').skip(1).map(str::trim));
+        let quoted = format!("`{name}`");
+        let row = cells.find_map(|mut row| row.next()?.contains(&quoted).then(|| row.next()));
+        let documented = row.flatten().map(|cell| cell.trim_matches('`'));
+        assert!(documented.is_some(), "{name} is not in docs/settings.md");
+        if !default.is_empty() {
+            assert_eq!(documented, Some(default), "{name}");
+        }
+    }
+}
