@@ -11,8 +11,8 @@
 //! * [`names`]: when two names are the same.
 //! * [`views_schema`]: names in the database of views that both services use.
 //! * [`consistency`]: the token that lets a reader see an earlier write.
-//! * [`request_id`], [`problem`], [`http`]: the id of a request, error bodies (RFC 9457), and what
-//!   every request passes through.
+//! * [`request_id`], [`problem`]: the id of a request, and error bodies (RFC 9457).
+//! * [`http`], [`middleware`]: routes, and what every request passes through.
 //! * [`address`], [`cors`]: where requests come from: how many, and from which pages.
 //! * [`token`]: verification of access tokens.
 //! * [`server`]: the HTTP server behind which all that is.
@@ -39,6 +39,7 @@ pub mod lease;
 pub mod log;
 pub mod log_id;
 pub mod log_identity;
+pub mod middleware;
 pub mod names;
 pub mod ops;
 pub mod partition;

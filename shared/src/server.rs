@@ -10,7 +10,7 @@ use actix_web::{App, HttpServer};
 
 use crate::address::{Addresses, limit_address};
 use crate::cors::cors;
-use crate::http::{bound_headers, observe};
+use crate::middleware::{bound_headers, observe, security_headers};
 use crate::process::GRACE;
 use crate::settings::Settings;
 
@@ -65,6 +65,7 @@ pub fn serve(
             .wrap(from_fn(bound_headers))
             .wrap(from_fn(cors))
             .wrap(from_fn(observe))
+            .wrap(security_headers())
             .configure(&configure)
     })
     .disable_signals()

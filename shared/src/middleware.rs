@@ -1,0 +1,145 @@
+//! What every request passes through: a span with its id, metrics by route, headers that harden
+//! answers, and a limit on the size of its headers.
+//!
+//! By hand and not by tracing-actix-web, whose spans carry what callers wrote (paths, user agents).
+
+use std::time::Instant;
+
+use actix_web::body::{self, BodySize, EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::http::header::HeaderValue;
+use actix_web::middleware::{DefaultHeaders, Next};
+use actix_web::{Error, ResponseError};
+use metrics::{Label, counter, histogram};
+use tracing::Instrument;
+
+use crate::problem::{Code, Problem};
+use crate::request_id::{self, REQUEST_ID};
+
+/// The largest head of a request that is looked at: names and values of its headers, in bytes.
+pub const MAX_HEADERS: usize = 16 * 1024;
+/// The route label of a request that no route matches: one series, whatever the path.
+const UNMATCHED: &str = "unmatched";
+
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// The outermost middleware. Labels: `route` (the pattern), `method`, `status`: closed sets.
+pub async fn observe(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<EitherBody<impl MessageBody, body::None>>, Error> {
+    let started = Instant::now();
+    let id = request_id::of(&request);
+    let route = request
+        .match_pattern()
+        .unwrap_or_else(|| UNMATCHED.to_owned());
+    let (method, is_head) = (
+        method_label(request.method()),
+        request.method() == Method::HEAD,
+    );
+    let span =
+        tracing::info_span!("request", request.id = %id, http.method = method, http.route = %route);
+    // Handlers' errors are answers by now; what is left are faults of other middleware.
+    let served = request_id::scope(id.clone(), next.call(request));
+    let mut response = served.instrument(span).await?;
+    let labels = vec![
+        Label::new("route", route),
+        Label::new("method", method),
+        Label::new("status", response.status().as_u16().to_string()),
+    ];
+    counter!("http_requests_total", labels.clone()).increment(1);
+    histogram!("http_request_duration_seconds", labels).record(started.elapsed().as_secs_f64());
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    Ok(response.map_body(|_, sent| {
+        // The server sends no body to a HEAD, but would wait for the end of a stream.
+        if is_head && sent.size() == BodySize::Stream {
+            EitherBody::right(body::None::new())
+        } else {
+            EitherBody::left(sent)
+        }
+    }))
+}
+
+/// Refuses requests with more headers than anybody needs, before anything looks at them.
+pub async fn bound_headers(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
+    let headers = request.headers().iter();
+    let size: usize = headers
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if size > MAX_HEADERS {
+        let detail = format!("headers have at most {MAX_HEADERS} bytes together");
+        let problem = Problem::new(Code::HeadersTooLarge, detail).error_response();
+        return Ok(request.into_response(problem).map_into_right_body());
+    }
+    Ok(next.call(request).await?.map_into_left_body())
+}
+
+/// Headers of every answer that does not have them already: it is shown in no frame, guessed to be
+/// nothing else, and kept by nobody.
+pub fn security_headers() -> DefaultHeaders {
+    DefaultHeaders::new()
+        .add(("x-content-type-options", "nosniff"))
+        .add(("x-frame-options", "DENY"))
+        .add(("referrer-policy", "no-referrer"))
+        .add((
+            "content-security-policy",
+            "default-src 'none'; frame-ancestors 'none'",
+        ))
+        .add(("cache-control", "no-store"))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::StatusCode;
+    use actix_web::http::header::ALLOW;
+    use actix_web::middleware::from_fn;
+    use actix_web::{App, HttpResponse, test, web};
+
+    use super::*;
+    use crate::http::resource;
+
+    #[actix_web::test]
+    async fn what_answers_get_answers_head_and_waits_for_no_stream() {
+        let whole = || async { "whole" };
+        let endless = || async {
+            let never = futures_util::stream::pending::<Result<web::Bytes, Error>>();
+            HttpResponse::Ok().streaming(never)
+        };
+        let app = App::new()
+            .wrap(from_fn(observe))
+            .service(resource("/whole", [(Method::GET, web::to(whole))]))
+            .service(resource("/endless", [(Method::GET, web::to(endless))]));
+        let app = test::init_service(app).await;
+        let call = async |method: Method, path| {
+            let request = test::TestRequest::with_uri(path).method(method);
+            test::call_service(&app, request.to_request()).await
+        };
+        let answer = call(Method::HEAD, "/whole").await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.response().body().size(), BodySize::Sized(5));
+        let answer = call(Method::HEAD, "/endless").await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.response().body().size(), BodySize::None);
+        let answer = call(Method::PUT, "/whole").await;
+        assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(answer.headers().get(ALLOW).unwrap(), "GET, HEAD");
+    }
+}
