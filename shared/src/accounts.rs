@@ -13,7 +13,7 @@ use crate::names;
 /// The collection of addresses; index `user`.
 pub const ADDRESSES: &str = "emails";
 
-/// An address and whose it is. Unique: `_id`, so that two users never have the same one.
+/// An e-mail address and its user. Unique: `_id`, so that two users never have the same one.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct AddressDocument {
     /// As it is compared: [`names::fold`].

@@ -1,4 +1,4 @@
-//! Where a request comes from, and how many may come from there.
+//! Where a request comes from, and how many requests an address may send.
 //!
 //! Of what proxies say, only `X-Forwarded-For` is read, and only as far as it comes from
 //! `TRUSTED_PROXIES`. `Forwarded` (RFC 7239) is not: a proxy that writes one of the two hands the
@@ -25,7 +25,7 @@ use crate::settings::Settings;
 use crate::token::KEY_SET;
 
 const BURST_SECS: u32 = 2;
-/// Buckets remembered; one that is forgotten is a full one.
+/// Buckets kept. An address without one starts with a full bucket.
 const REMEMBERED: u64 = 100_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
@@ -64,14 +64,15 @@ impl Addresses {
         }
     }
 
-    /// Who asks: the peer, or whoever a trusted proxy says it speaks for.
+    /// The client's address: the peer's, or the one that a trusted proxy says it forwards for.
     pub fn of(&self, request: &HttpRequest) -> Option<IpAddr> {
         let peer = request.peer_addr()?.ip();
         Some(self.client(peer, request.headers()))
     }
 
-    /// From the right, the first address that is not a trusted proxy's, or the last one before
-    /// what cannot be read. Whatever stands left of it, anybody may have written.
+    /// Reads `X-Forwarded-For` from the right: the first address that is not a trusted proxy's, or
+    /// the last one before an entry that cannot be read. A caller may have written whatever stands
+    /// to the left of it.
     ///
     /// The lines of the header are one list (RFC 9110, 5.3), and are taken apart as bytes: one
     /// that holds something else than ASCII must not vanish, or what stands left of it would be
@@ -129,8 +130,8 @@ impl Addresses {
         self.per_second.saturating_mul(BURST_SECS)
     }
 
-    /// Adds the bucket to what `RateLimit-Policy` and `RateLimit` say already, as structured
-    /// fields.
+    /// Adds the bucket to `RateLimit-Policy` and `RateLimit`, which may have items of other limits
+    /// already (structured fields).
     fn tell(&self, headers: &mut HeaderMap, level: &Level) {
         let (most, full_in) = (self.most(), whole_seconds(level.full_in));
         let left = level.left.floor();
@@ -188,7 +189,7 @@ struct Level {
     full_in: Duration,
 }
 
-/// Adds to a list in one header line: not everybody reads a second one.
+/// Adds to a list in one header line: some clients read only the first line of a header.
 fn add_item(headers: &mut HeaderMap, name: HeaderName, item: &str) {
     let before = headers.get(&name).and_then(|value| value.to_str().ok());
     let list = before.map_or_else(|| item.to_owned(), |list| format!("{list}, {item}"));
@@ -197,7 +198,7 @@ fn add_item(headers: &mut HeaderMap, name: HeaderName, item: &str) {
     }
 }
 
-/// What one customer has: an IPv4 address, an IPv6 /64.
+/// The addresses that are counted together: an IPv4 address, or an IPv6 /64.
 pub fn customer(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -214,8 +215,8 @@ pub async fn limit_address(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
-    // Without the keys a query service serves nobody: whoever shares its address must not keep
-    // it from them.
+    // A query service cannot serve without the key set: other clients on its address must not use
+    // up its requests for it.
     let limited = addresses.per_second > 0 && request.path() != KEY_SET;
     let address = limited.then(|| addresses.of(request.request()));
     let Some(Some(address)) = address else {

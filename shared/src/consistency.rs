@@ -58,7 +58,7 @@ impl ConsistencyToken {
         std::iter::once(own).chain(self.latest.iter().copied())
     }
 
-    /// URL-safe text; what it says is nobody's business but ours.
+    /// URL-safe text, opaque to clients.
     pub fn encode(&self) -> String {
         let mut bytes = vec![VERSION];
         bytes.extend(self.actor.to_key());

@@ -95,7 +95,7 @@ fn allowed(origins: &CorsOrigins, origin: &HeaderValue) -> Option<HeaderValue> {
     }
 }
 
-/// With a list, the answer depends on who asks: caches must know.
+/// With a list of origins the answer depends on `Origin`, so caches must keep one for each.
 fn vary(origins: &CorsOrigins, headers: &mut HeaderMap) {
     if let CorsOrigins::List(_) = origins {
         headers.append(VARY, HeaderValue::from_static("Origin"));

@@ -1,8 +1,8 @@
 //! MongoDB's clock, as a process knows it between two looks at it.
 //!
-//! Ids, and the times of events, go by this clock: replicas agree on it whatever their own
-//! machines' clocks say, and whatever those do. It is carried on by the monotonic clock, which
-//! nobody sets.
+//! Ids, and the times of events, are made by this clock: replicas agree on it whatever their own
+//! machines' clocks say, also when those are set. Between two looks it is carried on by the
+//! monotonic clock, which cannot be set.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
@@ -14,8 +14,8 @@ use crate::time::{Clock, SystemClock, Timestamp};
 
 /// The condition of readiness that [`Look::agreement`] is about.
 pub const AGREES: &str = "the clock agrees with MongoDB's";
-/// A process whose own clock is further off, in milliseconds, is not ready: tokens, leases that
-/// are told in logs, and positions in timelines are judged by it.
+/// A process whose own clock is further off, in milliseconds, is not ready: access tokens and
+/// positions in timelines are judged by it.
 pub const MAX_SKEW_MS: i64 = 1_000;
 
 /// One look at the database's clock. It read it at some moment between question and answer.
@@ -84,7 +84,7 @@ impl DatabaseClock {
     pub fn learn(&self, look: &Look) {
         let took = look.answered.0.saturating_duration_since(look.asked.0);
         let took = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
-        // The database tells whole milliseconds.
+        // The database answers in whole milliseconds.
         let earliest = look.time.millis().saturating_mul(1_000);
         let latest = earliest.saturating_add(1_000).saturating_add(took);
         let mut anchor = self.anchor.write().unwrap_or_else(PoisonError::into_inner);

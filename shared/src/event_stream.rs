@@ -58,14 +58,14 @@ impl Names {
         format!("{}.events.relay.tick", self.prefix)
     }
 
-    /// What the fold tells read replicas, on core NATS.
+    /// The subject of invalidation messages from the fold to read replicas, on core NATS.
     pub fn notices(&self) -> String {
         format!("{}.notices", self.prefix)
     }
 }
 
-/// The message's resume token: where its successor is read from. `scan:` says that a recovery
-/// scan was under way, so that whoever resumes here must scan again.
+/// The message's resume token: where its successor is read from. `scan:` means that a recovery
+/// scan was under way: a relay that resumes here must scan again.
 pub const RESUME_TOKEN: &str = "Microblog-Resume";
 /// [`ChainHash`] up to and with this message, in hex.
 pub const CHAIN: &str = "Microblog-Chain";

@@ -1,8 +1,8 @@
 //! Leases with epochs, by the database's clock.
 //!
-//! A lease makes one holder *active*; it is never what makes work *correct*: a holder may be
-//! paused past its lease and wake up. Whatever it then writes must be refused by the epoch or by
-//! sequences (the relay's fence, the checkpoint's guard).
+//! A lease makes one holder *active*; correctness never depends on it: a holder may be paused
+//! past the end of its lease and go on. The epoch or a sequence must refuse what it then writes
+//! (the relay's fence, the checkpoint's guard).
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ impl Lease {
         self.update(still, doc! { "$set": set }).await
     }
 
-    /// The lease as it stands, with what holders have noted on it; `None` if nobody ever had it.
+    /// The lease's document, with the fields of [`Self::renew_with`]; `None` if it was never held.
     pub async fn note(&self) -> mongodb::error::Result<Option<Document>> {
         self.leases.find_one(doc! { "_id": &self.name }).await
     }

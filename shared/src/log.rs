@@ -25,7 +25,7 @@ pub struct LogDocument {
     pub actor: UserId,
     pub at: Timestamp,
     pub data: RawDocumentBuf,
-    /// Random, by the writer: tells its own lost answer from another's document.
+    /// Random, by the writer: with it a writer whose answer was lost recognizes its own document.
     pub nonce: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,

@@ -1,9 +1,9 @@
 //! Which log it is: an identity made once, kept beside the log, and written on its stream.
 //!
 //! Two deployments with one `NATS_PREFIX`, or a fresh database beside a broker that still has
-//! another log's stream, would mix silently: one would be told the other's users. So the stream's
-//! metadata and every message name the log they come from, and whoever publishes to a stream or
-//! folds it compares.
+//! another log's stream, would mix silently: one would show the other's users. So the stream's
+//! metadata and every message name the log they come from; the relay compares before it publishes
+//! to a stream, and the projection before it folds one.
 //!
 //! Streams of earlier versions name no log. They are judged by what they hold: the last event on
 //! a log's own stream is in that log, because nothing is published before it is there.
@@ -48,20 +48,21 @@ impl OwnLog {
         }
     }
 
-    /// The identity; `None` if nobody has made one yet.
+    /// The identity; `None` if none has been made yet.
     pub async fn id(&self) -> mongodb::error::Result<Option<LogId>> {
         let row = self.identity.find_one(doc! { "_id": THE_LOG }).await?;
         Ok(row.as_ref().and_then(id_in))
     }
 
-    /// The identity, which is `proposed` if the log has none yet. Whoever asks at the same time
-    /// gets the same answer, and a majority of the database's members has it.
+    /// The identity, which is `proposed` if the log has none yet. Concurrent callers get the same
+    /// answer, and a majority of the database's members has it.
     pub async fn id_or(&self, proposed: LogId) -> mongodb::error::Result<LogId> {
         loop {
             if let Some(known) = self.id().await? {
                 return Ok(known);
             }
-            // Whoever is second is refused, and reads the first one's once a majority has it.
+            // The second of two inserts is refused, and reads the first one's identity once a
+            // majority has it.
             let made = doc! {
                 "_id": THE_LOG,
                 "identity": proposed.to_string(),
@@ -83,8 +84,8 @@ impl OwnLog {
         Ok(found.await?.is_some())
     }
 
-    /// As [`Self::has`], but believes a *no* only after a write that a majority has: a new primary
-    /// may be behind what the one before it has shown.
+    /// As [`Self::has`], but answers no only after a write that a majority has: a new primary may
+    /// be behind what the primary before it has shown.
     async fn surely_has(&self, event: i64) -> mongodb::error::Result<bool> {
         if self.has(event).await? {
             return Ok(true);
@@ -95,8 +96,8 @@ impl OwnLog {
         self.has(event).await
     }
 
-    /// Makes sure that a stream holds this log, whose identity is `known` if anybody has made one,
-    /// and gives the log one if it has none. Changes nothing on the stream.
+    /// Makes sure that a stream holds this log, whose identity is `known` if it has one, and gives
+    /// the log one if it has none. Changes nothing on the stream.
     ///
     /// # Errors
     /// `OtherLog`, `LogIsOlder` or `UnknownEvents` if the stream must not be used with this log.
@@ -173,7 +174,7 @@ impl Label {
         }
     }
 
-    /// The log that it names; both are the same unless somebody has meddled.
+    /// The log that it names; both are the same unless the stream was changed by hand.
     pub fn any(self) -> Option<LogId> {
         self.metadata.or(self.last)
     }

@@ -75,7 +75,7 @@ pub async fn observe(
     }))
 }
 
-/// Refuses requests with more headers than anybody needs, before anything looks at them.
+/// Refuses requests whose headers are too large, before any other code reads them.
 pub async fn bound_headers(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
@@ -92,8 +92,8 @@ pub async fn bound_headers(
     Ok(next.call(request).await?.map_into_left_body())
 }
 
-/// Headers of every answer that does not have them already: it is shown in no frame, guessed to be
-/// nothing else, and kept by nobody.
+/// Adds headers to every answer that does not have them: browsers must not show it in a frame or
+/// guess another media type, and caches must not keep it.
 pub fn security_headers() -> DefaultHeaders {
     DefaultHeaders::new()
         .add(("x-content-type-options", "nosniff"))

@@ -3,8 +3,8 @@
 /// The form in which two usernames, or two e-mail addresses, are the same one.
 ///
 /// Only ASCII letters are folded, for names have no others. Unicode's folding would take the
-/// Kelvin sign U+212A for a `k`: somebody would be found under a name that nobody can register
-/// or sign in with.
+/// Kelvin sign U+212A for a `k`: a user would be found under a name that cannot be registered or
+/// signed in with.
 pub fn fold(name: &str) -> String {
     name.to_ascii_lowercase()
 }

@@ -14,8 +14,8 @@ use crate::http::{no_such_path, resource};
 use crate::tasks::Tasks;
 use crate::telemetry;
 
-/// Why a process is not ready yet: every condition must hold. Beside the conditions it keeps what
-/// is degraded: work that stands still while the process still serves.
+/// Whether a process is ready: every condition must hold. Beside the conditions it keeps what is
+/// degraded: background work that stands still while the process still answers requests.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     conditions: Arc<Mutex<BTreeMap<String, Result<(), String>>>>,
@@ -29,8 +29,8 @@ impl Readiness {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that something does not work, and why, although the process goes on serving: it stays
-    /// ready, and the body of `/readyz` tells. `None` says that it works again.
+    /// Records that something does not work, and why. The process stays ready; the body of
+    /// `/readyz` lists it. `None` records that it works again.
     pub fn degrade(&self, what: impl Into<String>, why: Option<String>) {
         let mut degraded = self.degraded.lock().unwrap_or_else(PoisonError::into_inner);
         match why {
@@ -55,7 +55,7 @@ impl Readiness {
         self.conditions().insert(condition.into(), state);
     }
 
-    /// The process is going: it is not ready from here on.
+    /// The process shuts down: it is not ready from here on.
     pub fn withdraw(&self) {
         self.set("running", Err("shutting down".to_owned()));
     }

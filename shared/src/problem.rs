@@ -159,7 +159,7 @@ impl ResponseError for Problem {
     }
 }
 
-/// Rounded up: nobody is asked to come back too early.
+/// In seconds, rounded up, so that no client is told to come back too early.
 pub fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

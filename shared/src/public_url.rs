@@ -2,14 +2,14 @@
 
 use reqwest::Url;
 
-/// The absolute URL below which clients reach both services, if it is known: nobody can tell from
-/// a request, for a caller may claim any host.
+/// The absolute URL below which clients reach both services, if the operator has set one. It is
+/// not taken from requests, because a caller may claim any host.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PublicUrl(Option<String>);
 
 impl PublicUrl {
-    /// `http` or `https`, a host, perhaps a path; nothing for an empty text. A query, a fragment
-    /// or a password would have to stand somewhere else in what is built on it.
+    /// Reads `http` or `https`, a host, perhaps a path; an empty text means that none is set. A
+    /// query, a fragment or a password is refused: nothing could be appended to such a URL.
     pub fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(Self(None));

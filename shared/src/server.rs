@@ -43,10 +43,10 @@ impl Default for Serving {
     }
 }
 
-/// Serves what `configure` says, behind what every request passes. HTTP/1.1 alone: whoever begins
-/// with HTTP/2 without TLS is refused.
+/// Serves the routes of `configure`, behind the middleware that both services share. It speaks
+/// HTTP/1.1 only: a client that begins with HTTP/2 without TLS is refused.
 ///
-/// Somebody must await the server; it ends when its handle says so.
+/// The caller must await the server; it ends when its handle is told to stop.
 pub fn serve(
     listener: TcpListener,
     settings: &Settings,

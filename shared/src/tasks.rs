@@ -18,7 +18,7 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Tells tasks to come to an end; they look at it between two steps.
+    /// Fires at shutdown; tasks check it between two steps.
     pub fn stop_signal(&self) -> CancellationToken {
         self.stop.clone()
     }
@@ -53,7 +53,7 @@ impl Tasks {
         });
     }
 
-    /// Runs a piece of work to its end even if the caller goes away; shutdown waits for it.
+    /// Runs a piece of work to its end even if the caller is dropped; shutdown waits for it.
     pub fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,

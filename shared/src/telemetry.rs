@@ -54,7 +54,7 @@ pub fn init_metrics() -> PrometheusHandle {
                 .install_recorder()
                 .expect("no other recorder is installed in this process");
             let upkeep = handle.clone();
-            // Histograms grow until they are drained: do it also when nobody scrapes.
+            // Histograms grow until they are drained, and a process may not be scraped.
             let _ = std::thread::Builder::new()
                 .name("metrics-upkeep".into())
                 .spawn(move || {

@@ -77,7 +77,7 @@ struct Look {
 }
 
 impl Look {
-    /// What it says to whoever asks so soon after it that there is no other.
+    /// The answer for callers that ask too soon for another look; `None` if it is time for one.
     fn answer(self) -> Option<Result<(), TokenError>> {
         let (holds, answer) = if self.worked {
             (REFETCH, Ok(()))
@@ -92,7 +92,7 @@ impl Look {
 pub struct TokenVerifier {
     source: Source,
     keys: RwLock<HashMap<String, Arc<DecodingKey>>>,
-    /// Held while the key set is fetched: whoever waits for it takes what the fetch came to.
+    /// Held while the key set is fetched: those that wait for it share the outcome of that fetch.
     looked: tokio::sync::Mutex<Option<Look>>,
     verified: moka::sync::Cache<[u8; 32], (UserId, u64)>,
 }
@@ -150,12 +150,12 @@ impl TokenVerifier {
         keys.get(kid).cloned()
     }
 
-    /// Who the token was issued to.
+    /// The user to whom the token was issued.
     pub async fn verify(&self, token: &str) -> Result<UserId, TokenError> {
         Ok(self.verified(token).await?.user)
     }
 
-    /// Who the token was issued to, and until when it is accepted.
+    /// The user to whom the token was issued, and until when it is accepted.
     pub async fn verified(&self, token: &str) -> Result<Verified, TokenError> {
         // A hash is kept rather than the token: a dump of the cache opens no account.
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
@@ -220,7 +220,7 @@ impl TokenVerifier {
             let at = Instant::now();
             *looked = Some(Look { at, worked });
         };
-        // Now already: a caller that goes away leaves a look that came to nothing.
+        // Before the fetch: if the caller is dropped meanwhile, the look counts as failed.
         tell(false);
         let answer = async {
             http.get(url)

@@ -1,8 +1,8 @@
 //! NATS: a connection that comes back by itself, and says once why it cannot.
 //!
-//! The client (async-nats 0.51) reports a failed attempt by its kind alone. What the server said,
-//! it keeps for each server in the pool that it shows before it tries them all again: there we
-//! look.
+//! The client (async-nats 0.51) reports a failed attempt by its kind alone. It keeps what each
+//! server said in its pool, which it shows to a callback before it tries them all again: there we
+//! read it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,8 +36,8 @@ const COMPLAINTS: usize = 32;
 const NOT_YET: &str = "it is not connected yet";
 const LOST: &str = "the connection is lost";
 
-/// A NATS connection that comes back within a quarter of a second of the broker, and wakes
-/// whoever waits on [`Nats::changed`].
+/// A NATS connection that is made again within a quarter of a second after the broker is back,
+/// and wakes the tasks that wait on [`Nats::changed`].
 #[derive(Clone, Debug)]
 pub struct Nats {
     pub client: async_nats::Client,
@@ -91,7 +91,7 @@ pub async fn nats(settings: &NatsSettings, name: &str) -> Result<Nats, ConnectEr
         .connect(settings.servers())
         .await
         .map_err(ConnectError::Nats)?;
-    // It is empty until here: nobody else sets it.
+    // It is set here only.
     let _ = connection.statistics.set(client.statistics());
     Ok(Nats {
         client,
@@ -177,7 +177,7 @@ fn take_event(connection: &Weak<Connection>, event: Event) {
     match event {
         Event::Connected => connection.comes(),
         Event::Disconnected => connection.goes(),
-        // Ours: nobody else closes it. What became of an attempt, the next round shows.
+        // We close it ourselves. The next round shows what became of an attempt.
         Event::Closed | Event::Draining | Event::ClientError(_) => debug!("NATS: {event}"),
         Event::LameDuckMode | Event::SlowConsumer(_) => warn!("NATS: {event}"),
         Event::ServerError(_) => connection.complains(&event.to_string()),
@@ -235,7 +235,7 @@ impl Connection {
             complaints: Mutex::default(),
             statistics: OnceLock::new(),
         };
-        // Nothing is sent to a broker that is away; what must reach it waits in the log.
+        // Nothing is sent to a broker that cannot be reached; events wait in the log.
         lock(&OUTAGES).begins(connection.id);
         Arc::new(connection)
     }

@@ -67,8 +67,8 @@ fn views_uri(settings: &Settings) -> &Secret {
 /// The log's database.
 ///
 /// # Errors
-/// The driver refuses the URI, or DNS does not know its hosts. A database that is away is no
-/// error: the driver connects when it is asked.
+/// The driver refuses the URI, or DNS does not know its hosts. A database that cannot be reached
+/// is no error: the driver connects at the first call.
 pub async fn open_log(
     settings: &Settings,
     app_name: &str,
@@ -120,7 +120,7 @@ pub async fn mongo(uri: &Secret, app_name: &str, pool_size: u32) -> Result<Datab
     Ok(client.database(&named(uri)))
 }
 
-/// What the URI says. Only a `mongodb+srv://` URI asks anybody.
+/// The options of the URI. Only a `mongodb+srv://` URI needs DNS.
 async fn resolved(uri: &Secret) -> Result<ClientOptions, Error> {
     let (give_up, mut backoff) = (
         Instant::now() + DNS_PATIENCE,
@@ -143,7 +143,8 @@ async fn resolved(uri: &Secret) -> Result<ClientOptions, Error> {
     }
 }
 
-/// Waits of seconds rather than half a minute where the URI says nothing, and what is ours to say.
+/// Sets timeouts of seconds rather than half a minute where the URI has none, and whatever the
+/// design decides in place of the URI.
 fn decide(options: &mut ClientOptions, app_name: &str, pool_size: u32) {
     options.app_name.get_or_insert_with(|| app_name.to_owned());
     let least = options.min_pool_size.unwrap_or(0);
@@ -162,8 +163,7 @@ fn decide(options: &mut ClientOptions, app_name: &str, pool_size: u32) {
     options.read_concern = Some(ReadConcern::majority());
 }
 
-/// Why the database does not answer, kept by its pulse for whoever tells operators. Clones share
-/// it.
+/// Why the database does not answer, in words for operators: its probe writes it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct DatabaseStatus(Arc<Mutex<Option<String>>>);
 
@@ -175,7 +175,7 @@ impl DatabaseStatus {
         reason.unwrap_or_else(|| "it does not answer".to_owned())
     }
 
-    /// Takes what the last question came to, and logs it when it is another than before.
+    /// Records the outcome of the last probe, and logs it when it has changed.
     fn take(&self, outcome: Result<(), &Error>) {
         let why = outcome.err().map(reason);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

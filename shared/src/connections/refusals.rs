@@ -19,7 +19,8 @@ pub(super) enum Meaning {
     Away(&'static str),
 }
 
-/// What came of a round of attempts: a refusal, if there was one, is what somebody has to mend.
+/// The outcome of a round of attempts: a refusal, if there was one, because an operator has to
+/// mend it.
 pub(super) fn judge_round(before: &HashMap<ServerAddr, usize>, servers: &[Server]) -> Verdict {
     let failed = |server: &&Server| {
         let before = before.get(&server.addr).copied().unwrap_or(0);

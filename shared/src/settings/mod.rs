@@ -42,7 +42,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub mongodb_uri: Secret,
-    /// Or it is the default: with `VIEWS_MONGODB_URI` alone a process may know no log.
+    /// False if it is the default. With `VIEWS_MONGODB_URI` alone a process may know no log.
     pub mongodb_uri_is_set: bool,
     /// Where the views are, if not beside the log.
     pub views_mongodb_uri: Option<Secret>,
@@ -66,7 +66,7 @@ pub struct Settings {
     pub cors_origins: CorsOrigins,
     /// What `Link` and `Location` begin with.
     pub public_url: PublicUrl,
-    /// 0: nobody is ever idle.
+    /// Readers who have not read for so long are skipped by fan-out; 0 for never.
     pub idle_days: u32,
     pub log_format: LogFormat,
     pub log_filter: String,

@@ -1,4 +1,4 @@
-//! How NATS is reached and who we are there: `NATS_URL` and the variables beside it.
+//! How NATS is reached, and with which credentials: `NATS_URL` and the variables beside it.
 //!
 //! async-nats (0.51) sends no credentials that stand in a URL: they are taken out of it here and
 //! handed over when it connects. Files are read when the process starts, so that a bad one stops
@@ -42,7 +42,7 @@ const KEY_FILE: &str = "the path of a file, which can be read, with the private 
     PEM; set together with it";
 const JS_DOMAIN: &str = "the name of a JetStream domain, without blanks and any of . * >";
 
-/// How to reach NATS, and who to be there. Cloning it is cheap.
+/// How to reach NATS, and with which credentials. Cloning it is cheap.
 #[derive(Clone, Debug)]
 pub struct NatsSettings(Arc<Inner>);
 
@@ -58,7 +58,7 @@ struct Inner {
 /// How we sign in.
 #[derive(Clone, Debug)]
 pub enum SignIn {
-    /// As whoever the server makes of somebody without credentials.
+    /// Without credentials: the server decides who that is.
     Nobody,
     Password {
         user: String,
@@ -108,7 +108,7 @@ impl NatsSettings {
         self.0.tls.ca.as_deref()
     }
 
-    /// What to show to a server that asks who we are.
+    /// The client certificate and its key, for a server that asks for them.
     pub fn certificate_and_key(&self) -> Option<(&Path, &Path)> {
         let files = self.0.tls.certificate_and_key.as_ref();
         files.map(|(certificate, key)| (certificate.as_path(), key.as_path()))

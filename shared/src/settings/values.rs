@@ -50,8 +50,8 @@ pub(super) fn log_filter(text: &str) -> Option<String> {
     fits.then(|| without_client_noise(text))
 }
 
-/// The client of NATS logs every attempt to connect as an error. We say what matters, once: see
-/// [`crate::connections`]. Who wants to hear it all the same names it in the filter.
+/// The client of NATS logs every attempt to connect as an error, so it is silenced unless the
+/// filter names it. [`crate::connections`] logs once why there is no connection.
 fn without_client_noise(filter: &str) -> String {
     match filter {
         "" => "async_nats=off".to_owned(),
