@@ -11,6 +11,11 @@
 //! * [`cli`]: the commands of the binary.
 //! * [`startup`]: the only file that sees every room.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests spawn what they need")
+)]
+
 // `tests/store/conformance.rs` is compiled here too, and names the crate.
 #[cfg(test)]
 extern crate self as command_service;

@@ -2,6 +2,11 @@
 //!
 //! Needs `MONGODB_URI`; each test has a database of its own.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
+
 #[path = "api/decisions.rs"]
 mod decisions;
 #[path = "api/edges.rs"]

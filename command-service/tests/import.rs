@@ -1,5 +1,9 @@
 //! Importing: in bulk, by the rules, and exactly once however often it is interrupted.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
 #![expect(
     clippy::unwrap_used,
     reason = "a test's helper that cannot go on fails the test"

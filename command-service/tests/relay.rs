@@ -4,6 +4,10 @@
 //! Most tests hurt it at random moments; what they assert never depends on which.
 //! Needs `MONGODB_URI`, `NATS_URL` and, for brokers that are killed, `MICROBLOG_NATS_BIN`.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
 #![expect(
     clippy::unwrap_used,
     reason = "a test's helper that cannot go on fails the test"

@@ -1,6 +1,10 @@
 //! The store's promises, one by one: what a refused insert means, and that every write may be
 //! asked for twice.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
 #![expect(
     clippy::unwrap_used,
     reason = "a test's helper that cannot go on fails the test"

@@ -8,6 +8,7 @@ use mongodb::Database;
 use shared::accounts::Addresses;
 use shared::error_chain::Chain;
 use shared::ids::UserId;
+use shared::tasks::Tasks;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
@@ -22,14 +23,16 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct OwnAddresses {
     addresses: Addresses,
     at_once: Arc<Semaphore>,
+    tasks: Tasks,
 }
 
 impl OwnAddresses {
     /// Those of the accounts in the log's database.
-    pub fn new(log: &Database) -> Self {
+    pub fn new(log: &Database, tasks: &Tasks) -> Self {
         Self {
             addresses: Addresses::new(log),
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            tasks: tasks.clone(),
         }
     }
 
@@ -40,11 +43,11 @@ impl OwnAddresses {
         let asking = self.addresses.clone();
         // Runs to its end, and holds its place until then, whoever goes away: a database call
         // that is dropped half way costs the connection it runs on.
-        let asked = tokio::spawn(async move {
+        let asked = self.tasks.run_within(PATIENCE, async move {
             let _place = place;
             asking.of(user).await
         });
-        let answer = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
+        let answer = asked.await?;
         answer
             .inspect_err(|error| debug!(error = %Chain(error), "an address cannot be read"))
             .ok()

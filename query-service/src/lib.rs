@@ -18,6 +18,11 @@
 //! * [`cli`]: the commands of the binary.
 //! * [`startup`]: the only file that sees every room.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests spawn what they need")
+)]
+
 pub mod accounts;
 mod cache;
 pub mod cli;

@@ -193,7 +193,7 @@ async fn start(
         switch,
         folds: role
             .folds()
-            .then(|| FoldSettings::of(settings, check.clone())),
+            .then(|| FoldSettings::of(settings, check.clone(), tasks)),
         tasks: tasks.clone(),
     };
     tasks.spawn("generations", generations.run());
@@ -213,13 +213,14 @@ async fn start(
     tasks.spawn("monitor", watch);
     let mut handle = None;
     if role.serves() {
-        let live =
-            Live::new(current.clone(), stop.clone()).with_heartbeat(settings.stream_heartbeat);
+        let live = Live::new(current.clone(), stop.clone())
+            .with_heartbeat(settings.stream_heartbeat)
+            .with_tasks(tasks);
         let subscriber = Subscriber::new(current.clone(), live.clone());
         let follow = subscriber.run(nats, settings.names.clone(), tasks.stop_signal());
         tasks.spawn("live", follow);
-        let admission = Admission::new(&breaker, settings.ip_rate_per_second > 0);
-        let addresses = OwnAddresses::new(&accounts);
+        let admission = Admission::new(&breaker, settings.ip_rate_per_second > 0).with_tasks(tasks);
+        let addresses = OwnAddresses::new(&accounts, tasks);
         let server = http_server(api, settings, current, verifier, live, admission, addresses)
             .map_err(StartupError::Serve)?;
         handle = Some(server.handle());
@@ -293,7 +294,7 @@ fn serve_at_start(
     until: CancellationToken,
     tasks: &Tasks,
 ) -> std::io::Result<()> {
-    let room = http::WaitingRoom::new(settings.stream_heartbeat, until.clone());
+    let room = http::WaitingRoom::new(settings.stream_heartbeat, until.clone(), tasks);
     let room = Data::new(room);
     let configure = move |config: &mut ServiceConfig| {
         config

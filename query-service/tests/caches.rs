@@ -1,6 +1,11 @@
 //! What a replica remembers equals the model as soon as it was told, whatever it loaded when; and
 //! what a live stream is sent while its reader comes back.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
+
 mod common;
 
 use std::sync::Arc;

@@ -2,6 +2,11 @@
 //! plain model: past the horizon, through a rebuild, for readers who are parked and return. With a
 //! fault built in they do not.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
+
 mod common;
 #[path = "fold/documents.rs"]
 mod documents;

@@ -23,6 +23,11 @@
 //!
 //! Nothing here knows a service crate.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests spawn what they need")
+)]
+
 pub mod accounts;
 pub mod address;
 pub mod connections;

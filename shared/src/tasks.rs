@@ -1,5 +1,7 @@
 //! Background tasks with owners: spawned through one door, stopped together, waited for.
 
+#![expect(clippy::disallowed_methods, reason = "this is the door")]
+
 use std::future::Future;
 use std::time::Duration;
 

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::error_chain::Chain;
 use crate::ids::UserId;
+use crate::time::{Clock, SystemClock};
 
 pub const ISSUER: &str = "microblog";
 pub const AUDIENCE: &str = "microblog";
@@ -58,8 +59,8 @@ impl Verified {
     /// How long the token is accepted from now on.
     pub fn remaining(&self) -> Duration {
         let refused_at = Duration::from_secs(self.expires.saturating_add(LEEWAY_SECS + 1));
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        refused_at.saturating_sub(now.unwrap_or_default())
+        let now = u64::try_from(SystemClock.now().millis()).unwrap_or_default();
+        refused_at.saturating_sub(Duration::from_millis(now))
     }
 }
 

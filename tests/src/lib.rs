@@ -19,6 +19,11 @@
 //!
 //! Tests run what `cargo build --bins` built; `make test` and `make chaos` do that first.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
+
 pub mod api;
 pub mod audit;
 pub mod events;

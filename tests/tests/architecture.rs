@@ -43,7 +43,6 @@ const CLIENTS: &[&str] = &[
     "ConnectOptions",
     "with_uri_str",
     "with_options",
-    "connect",
 ];
 const CLIENTS_SENTENCE: &str =
     "shared/connections is the only place that opens a client and names the databases";

@@ -6,6 +6,11 @@
 //! one after the other. The short form runs with all tests; the long one, `make chaos`, has more
 //! of everything.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
+
 #[path = "behaviour/celebrities.rs"]
 mod celebrities;
 #[path = "behaviour/clients.rs"]

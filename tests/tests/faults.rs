@@ -6,6 +6,11 @@
 //! clients' memory against both. `make test` runs the kinds that no other test has; `make chaos`
 //! runs all of them, more often. Sleeps are the faults' own moments.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
+
 #[path = "faults/clients.rs"]
 mod clients;
 #[path = "faults/clocks.rs"]

@@ -1,6 +1,11 @@
 //! Too much, and nobody to ask: what is refused is refused quickly, what is served is served, and
 //! memory stays flat.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn what they need, and are told by the environment what to test"
+)]
+
 #[path = "overload/flood.rs"]
 mod flood;
 #[path = "overload/hostile.rs"]

@@ -4,6 +4,11 @@
 //! `MICROBLOG_BEFORE` names the folder with its two binaries. Without it there is nothing to compare
 //! with, and the tests say so.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the environment says where the version before is"
+)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -78,6 +78,10 @@ impl Passwords {
         let turn = tokio::time::timeout(MAX_WAIT, self.at_work.clone().acquire_owned());
         let turn = turn.await.map_err(|_| Unavailable::Overloaded)?;
         let turn = turn.map_err(|_| Unavailable::Overloaded)?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "awaited by a command, which is a task of its own"
+        )]
         let done = tokio::task::spawn_blocking(move || {
             let result = work();
             drop((turn, place));

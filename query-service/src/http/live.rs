@@ -16,6 +16,7 @@ use shared::http::bearer;
 use shared::problem::{Code, Problem};
 use shared::resilience::Gate;
 use shared::settings::Secret;
+use shared::tasks::Tasks;
 use shared::token::{TokenError, TokenVerifier, Verified};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -102,7 +103,7 @@ pub async fn stream(
         reflect,
         sender,
     );
-    tokio::spawn(stream.run(caller));
+    live.tasks().run(stream.run(caller));
     answer(&request, receiver)
 }
 
@@ -119,7 +120,8 @@ pub async fn stream_at_start(
     let permit = permit.map_err(|_| refused(Refused::Process))?;
     let (sender, receiver) = pieces();
     let stopping = room.closing.clone();
-    tokio::spawn(wait_until(stopping, room.heartbeat, sender, permit));
+    let waiting = wait_until(stopping, room.heartbeat, sender, permit);
+    room.tasks.run(waiting);
     answer(&request, receiver)
 }
 
@@ -133,15 +135,17 @@ pub struct WaitingRoom {
     permits: Arc<Semaphore>,
     heartbeat: Duration,
     closing: CancellationToken,
+    tasks: Tasks,
 }
 
 impl WaitingRoom {
     /// When `closing` fires, whoever waits comes back.
-    pub fn new(heartbeat: Duration, closing: CancellationToken) -> Self {
+    pub fn new(heartbeat: Duration, closing: CancellationToken, tasks: &Tasks) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(MOST_WAITING)),
             heartbeat,
             closing,
+            tasks: tasks.clone(),
         }
     }
 }

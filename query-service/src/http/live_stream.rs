@@ -338,7 +338,7 @@ impl LiveStream {
         // Whatever readers are shown now: a rebuild may have switched.
         let views = self.views.borrow().within(budget);
         let read = read(views, walk);
-        let work = tokio::spawn(async move {
+        let work = self.live.tasks().run(async move {
             let _look = look;
             let found = read.await;
             if matches!(found, Err(Unanswered::Abandoned)) {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
+use shared::tasks::Tasks;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
@@ -23,9 +24,9 @@ pub struct Backlog<M> {
 impl<M: AsRef<[u8]> + Send + 'static> Backlog<M> {
     /// Receives in a task of its own, so that whoever is slow to take messages holds nothing up
     /// before this bound. It ends with the source, or when this is dropped.
-    pub fn of(source: impl Stream<Item = M> + Send + 'static, most: usize) -> Self {
+    pub fn of(source: impl Stream<Item = M> + Send + 'static, most: usize, tasks: &Tasks) -> Self {
         let (sender, messages) = unbounded_channel();
-        let receiving = tokio::spawn(receive(source, sender, Arc::new(Semaphore::new(most))));
+        let receiving = tasks.run(receive(source, sender, Arc::new(Semaphore::new(most))));
         Self {
             messages,
             _receiving: AbortOnDropHandle::new(receiving),
@@ -70,7 +71,7 @@ mod tests {
         let messages = stream::unfold(messages, |mut messages| async move {
             Some((messages.recv().await?, messages))
         });
-        let mut backlog = Backlog::of(messages, 3_000);
+        let mut backlog = Backlog::of(messages, 3_000, &Tasks::default());
         for n in 0..6 {
             source.send(message(n)).await.unwrap();
         }

@@ -34,7 +34,11 @@ impl Subscriber {
         while !stop.is_cancelled() {
             let subscribed = nats.client.subscribe(names.notices()).await;
             let mut notices = match subscribed {
-                Ok(notices) => Backlog::of(notices.map(|notice| notice.payload), MOST_BYTES),
+                Ok(notices) => Backlog::of(
+                    notices.map(|notice| notice.payload),
+                    MOST_BYTES,
+                    self.live.tasks(),
+                ),
                 Err(error) => {
                     warn!(error = %error, "notices cannot be followed");
                     tokio::time::sleep(AGAIN).await;

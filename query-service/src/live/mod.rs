@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
+use shared::tasks::Tasks;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,7 @@ pub struct Live {
     looks: Looks,
     stop: CancellationToken,
     heartbeat: Duration,
+    tasks: Tasks,
 }
 
 /// Why a stream is not accepted.
@@ -122,7 +124,20 @@ impl Live {
             looks: Looks::default(),
             stop,
             heartbeat: Duration::from_secs(15),
+            tasks: Tasks::default(),
         }
+    }
+
+    /// The same for streams that are among these tasks.
+    #[must_use]
+    pub fn with_tasks(mut self, tasks: &Tasks) -> Self {
+        self.tasks = tasks.clone();
+        self
+    }
+
+    /// The tasks that streams and what they read run in.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// The same with another time between two comments.

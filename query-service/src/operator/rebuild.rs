@@ -70,15 +70,16 @@ impl Arguments {
 
 /// Longer than a lease: views that do not move for so long come no further.
 const STANDS_STILL: Duration = Duration::from_secs(6);
-/// How long this command's own partitions have to stop.
+/// How long this command's own partitions have to stop, and its other tasks after them.
 const STOPPED: Duration = Duration::from_secs(10);
 /// Those who fold a dropped generation have stopped after this.
 const NOTICED: Duration = Duration::from_millis(EVERY.as_millis() as u64 * 2);
 
 /// Runs the command.
 pub async fn main(settings: &Settings, arguments: &Arguments, stop: CancellationToken) -> ExitCode {
+    let tasks = Tasks::default();
     let outcome = async {
-        let turn = Turn::take(&Rebuild::catalog(settings).await?).await?;
+        let turn = Turn::take(&Rebuild::catalog(settings).await?, &tasks).await?;
         // Whatever was switched or dropped while we waited for our turn is seen.
         let outcome = match Rebuild::open(settings, turn.lost.clone()).await {
             Ok(rebuild) => match arguments {
@@ -91,7 +92,9 @@ pub async fn main(settings: &Settings, arguments: &Arguments, stop: Cancellation
         turn.end().await;
         outcome
     };
-    match outcome.await {
+    let outcome = outcome.await;
+    tasks.stop_and_join(STOPPED).await;
+    match outcome {
         Ok(said) => {
             println!("{said}");
             ExitCode::SUCCESS
@@ -228,7 +231,7 @@ impl Rebuild {
         let projector = Projector {
             views: ViewWriter::of(new.generation().clone()).await?,
             current,
-            settings: FoldSettings::of(settings, self.check.clone()),
+            settings: FoldSettings::of(settings, self.check.clone(), &tasks),
         };
         projector.spawn(&tasks, &tasks.stop_signal());
         let work = async {

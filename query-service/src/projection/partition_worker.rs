@@ -78,7 +78,8 @@ impl PartitionWorker {
         // A step may take longer than the lease: it is renewed beside them, until this ends.
         let (lost, done) = (CancellationToken::new(), CancellationToken::new());
         let renewal = done.clone().drop_guard();
-        tokio::spawn(keep_lease(lease.clone(), held, lost.clone(), done));
+        let keeping = keep_lease(lease.clone(), held, lost.clone(), done);
+        settings.tasks.run(keeping);
         let session = views.session().await?;
         let taken = views.take_over(partition, held.epoch, &session);
         let Some(at) = taken.await? else {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shared::event_stream::Names;
 use shared::settings::{NatsSettings, Settings};
+use shared::tasks::Tasks;
 
 use super::memory::Memory;
 use super::stream_check::StreamCheck;
@@ -25,10 +26,12 @@ pub struct FoldSettings {
     pub holder: String,
     /// Whether a stream is this deployment's.
     pub check: StreamCheck,
+    /// What is asked of the database runs among these.
+    pub tasks: Tasks,
 }
 
 impl FoldSettings {
-    pub fn of(settings: &Settings, check: StreamCheck) -> Self {
+    pub fn of(settings: &Settings, check: StreamCheck, tasks: &Tasks) -> Self {
         Self {
             nats: settings.nats.clone(),
             names: settings.names.clone(),
@@ -38,6 +41,7 @@ impl FoldSettings {
             memory: Memory::default(),
             holder: format!("{:016x}", rand::random::<u64>()),
             check,
+            tasks: tasks.clone(),
         }
     }
 }

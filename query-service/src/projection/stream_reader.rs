@@ -14,6 +14,7 @@ use shared::engines::Nats;
 use shared::event_stream::{self, ChainHash, LOG, Names};
 use shared::events::{DecodeError, Event};
 use shared::log_identity::{LogId, other_log};
+use shared::tasks::Tasks;
 use tokio::time::{Instant, timeout_at};
 
 use super::settings::FoldSettings;
@@ -70,6 +71,7 @@ pub struct StreamReader {
     replicas: usize,
     views: Generation,
     check: StreamCheck,
+    tasks: Tasks,
     last: u64,
     chain: ChainHash,
     /// The log that the stream named when it was opened.
@@ -92,6 +94,7 @@ impl StreamReader {
             replicas: settings.stream_replicas,
             views,
             check: settings.check.clone(),
+            tasks: settings.tasks.clone(),
             last,
             chain,
             log: None,
@@ -210,7 +213,7 @@ impl StreamReader {
         // Whoever waits here may be gone before the database has answered: it is asked in tasks.
         let (check, names) = (self.check.clone(), self.names.clone());
         let (views, replicas) = (self.views.clone(), self.replicas);
-        let opening = tokio::spawn(async move {
+        let opening = self.tasks.run(async move {
             let (stream, end) = stream_check::open(&jetstream, &names, replicas, &check).await?;
             let log = check.judge(&names, &views, &stream, &end).await?;
             Ok::<_, StreamFault>((stream, end.last, log))
@@ -227,7 +230,8 @@ impl StreamReader {
         if let Some(log) = self.log {
             let (check, names) = (self.check.clone(), self.names.clone());
             let views = self.views.clone();
-            let binding = tokio::spawn(async move { check.bind(&names, &views, log).await });
+            let bind = async move { check.bind(&names, &views, log).await };
+            let binding = self.tasks.run(bind);
             binding.await.map_err(|_| StreamFault::Disconnected)??;
         }
         let config = pull::Config {

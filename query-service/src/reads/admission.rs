@@ -14,6 +14,7 @@ use std::time::Duration;
 use shared::address::customer;
 use shared::ids::UserId;
 use shared::resilience::{Bounds, Breaker, Gate, Place, Refused};
+use shared::tasks::Tasks;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -60,6 +61,7 @@ impl Asker {
 pub struct Admission {
     cheap: Class,
     expensive: Class,
+    tasks: Tasks,
 }
 
 #[derive(Clone)]
@@ -144,7 +146,20 @@ impl Admission {
         Self {
             cheap: class(CHEAP, CHEAP_EACH, CHEAP_OF_ADDRESS),
             expensive: class(EXPENSIVE, EXPENSIVE_EACH, EXPENSIVE_OF_ADDRESS),
+            tasks: Tasks::default(),
         }
+    }
+
+    /// The same for reads that are among these tasks.
+    #[must_use]
+    pub fn with_tasks(mut self, tasks: &Tasks) -> Self {
+        self.tasks = tasks.clone();
+        self
+    }
+
+    /// The tasks that reads run in.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// The gate that the cheap reads pass.

@@ -261,7 +261,7 @@ where
     let budget = ReadBudget::new(ReadLimits::OF_A_REQUEST, cost != Cost::Cheap);
     let _waiting = budget.abandon_on_drop();
     let read = read(views.within(budget));
-    let work = tokio::spawn(async move {
+    let work = admission.tasks().run(async move {
         let _permit = permit;
         let found = read.await;
         if matches!(found, Err(Unanswered::Abandoned)) {

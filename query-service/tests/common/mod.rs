@@ -141,7 +141,7 @@ impl World {
                 settings: FoldSettings {
                     idle_after,
                     memory,
-                    ..FoldSettings::of(&settings, check)
+                    ..FoldSettings::of(&settings, check, &owned)
                 },
             };
             projector.spawn(&owned, &owned.stop_signal());

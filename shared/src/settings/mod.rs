@@ -82,6 +82,10 @@ impl Settings {
     ///
     /// # Errors
     /// All faults at once.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
     pub async fn from_env() -> Result<Self, SettingsError> {
         let (settings, mut faults) = Self::read(std::env::vars_os());
         let uris = [

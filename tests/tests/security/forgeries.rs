@@ -145,10 +145,7 @@ impl<'a> Forger<'a> {
             ("alg None", none("None", "")),
             ("alg none, signed", none("none", self.parts[2])),
             ("HS256 with the public key", hmac(&public)),
-            (
-                "HS256 with the public key's text",
-                hmac(self.x.as_bytes()),
-            ),
+            ("HS256 with the public key's text", hmac(self.x.as_bytes())),
             ("HS256 with nothing", hmac(b"")),
         ]
     }

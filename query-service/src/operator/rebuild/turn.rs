@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shared::error_chain::Chain;
 use shared::lease::{Held, Lease};
+use shared::tasks::Tasks;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -26,7 +27,7 @@ pub struct Turn {
 const TURN: Duration = Duration::from_secs(3);
 
 impl Turn {
-    pub async fn take(catalog: &Catalog) -> Result<Self, RebuildError> {
+    pub async fn take(catalog: &Catalog, tasks: &Tasks) -> Result<Self, RebuildError> {
         let holder = format!("{:016x}", rand::random::<u64>());
         let lease = Lease::new(catalog.operators(), "rebuild", holder, TURN);
         let give_up = Instant::now() + TURN * 2;
@@ -40,7 +41,7 @@ impl Turn {
             tokio::time::sleep(TURN / 30).await;
         };
         let (done, lost) = (CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(keep(lease.clone(), held, done.clone(), lost.clone()));
+        tasks.run(keep(lease.clone(), held, done.clone(), lost.clone()));
         Ok(Self {
             lease,
             held,
