@@ -9,7 +9,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::World;
@@ -156,6 +156,64 @@ async fn a_merge_that_is_remembered_equals_the_model_while_people_act() {
     let hits = merges_from_memory();
     println!("{hits} merges from memory");
     assert!(hits > 20, "hardly a merge was remembered");
+    stop.cancel();
+    follow.await.expect("no panic");
+    fold.stop().await;
+    world.clean_up().await;
+}
+
+/// More authors are merged when read than one page may load: each page loads some more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_of_hundreds_of_celebrities_is_in_memory_after_a_few_pages() {
+    const AUTHORS: usize = 200;
+    let mut world = World::new("celebrities", 2, 1, 51).await;
+    let people = (0..=AUTHORS).map(|_| world.history.register()).collect();
+    world.publish(people).await;
+    let (fold, views) = (world.fold().await, world.views().await);
+    let (_switch, current) = tokio::sync::watch::channel(views.clone());
+    let stop = CancellationToken::new();
+    let names = world.settings.names.clone();
+    let live = Live::new(current.clone(), stop.clone());
+    let subscriber = Subscriber::new(current, live);
+    let follow = tokio::spawn(subscriber.run(world.nats.clone(), names, stop.clone()));
+    let users = world.history.users().to_vec();
+    let (reader, authors) = users.split_first().expect("they were registered");
+    let mut events = Vec::new();
+    for author in authors {
+        events.push(world.history.toggle_follow(*reader, *author));
+    }
+    // Followed first: what comes after it is fanned out on read.
+    world.publish(events).await;
+    world.caught_up(&views).await;
+    let events = authors
+        .iter()
+        .map(|author| world.history.post(*author, None));
+    let events = events.collect();
+    world.publish(events).await;
+    world.caught_up(&views).await;
+    let model = read_log(&world.log).await.expect("the log");
+    let expected = model.visible(*reader, &Cuts::default());
+    let expected = expected.lists[&List::Home][0].clone();
+    assert_eq!(expected.len(), 100, "a page of posts");
+    let cached = views.with(ReadFrom::CacheThenDatabase);
+    let pages = AtomicUsize::new(0);
+    common::eventually("a page is in memory", async || {
+        let page = List::Home.page(&cached, *reader, 100, None).await;
+        assert_eq!(page.expect("a read").items, expected);
+        pages.fetch_add(1, Ordering::Relaxed);
+        let Some(memory) = cached.cache_only() else {
+            return false;
+        };
+        match List::Home.page(&memory, *reader, 100, None).await {
+            Ok(page) => page.items == expected,
+            Err(error) => {
+                assert!(matches!(error, Unanswered::CacheMiss), "{error}");
+                false
+            }
+        }
+    })
+    .await;
+    println!("in memory after {} pages", pages.into_inner());
     stop.cancel();
     follow.await.expect("no panic");
     fold.stop().await;

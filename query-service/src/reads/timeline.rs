@@ -96,9 +96,7 @@ impl ReadModel {
             }
             if let Some(last) = self.fill(&mut filling, known, Some(reader)).await? {
                 let reached = (top - last.get()) >> 16;
-                // Short pages do not make the next long one look twice.
-                let window = (reached.max(SHORTEST_WINDOW) * 2).max(remembered / 2);
-                return ends(window, filling.finish());
+                return ends(next_window(reached, remembered), filling.finish());
             }
             if !whole {
                 // What comes next is not remembered.
@@ -385,6 +383,21 @@ impl ReadModel {
             loading.store(Arc::new(Head::new(items.clone(), complete_above)));
         }
         Ok((items, complete_above))
+    }
+}
+
+/// The window of a reader's next look, when this one was `remembered` and a page took `reached`
+/// milliseconds of it.
+///
+/// It stays while it fits: a window that grew with the age of the newest posts would reach further
+/// back than what is in memory, each time a little, and every page would load again. Short pages do
+/// not make the next long one look twice.
+fn next_window(reached: i64, remembered: i64) -> i64 {
+    let wanted = reached.max(SHORTEST_WINDOW) * 2;
+    if (reached..=wanted * 2).contains(&remembered) {
+        remembered
+    } else {
+        wanted.max(remembered / 2)
     }
 }
 
