@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTION = "postman/microblog.postman_collection.json"
 DOCUMENT = "docs/api.md"
+KEY_SET = "shared/src/token.rs"
 URLS = {"command-service": "{{command_url}}", "query-service": "{{query_url}}"}
 METHOD = "GET|POST|PUT|PATCH|DELETE"
 
@@ -39,16 +40,16 @@ def main() -> int:
 
 def routes_of(service: str):
     """Method, base and path of each route."""
-    file = f"{service}/src/http/mod.rs"
-    code = (ROOT / file).read_text()
+    folder = ROOT / service / "src/http"
+    code = "\n".join(file.read_text() for file in sorted(folder.glob("*.rs")))
     table = re.search(r"const ROUTES\b[^=]*= \[(.*?)\];", code, re.DOTALL)
     base = re.search(r'const BASE: &str = "([^"]+)"', code)
     if not table or not base:
-        sys.exit(f"error: {file}: ROUTES or BASE is not where this check looks for it")
+        sys.exit(f"error: {service}/src/http: ROUTES or BASE is not as this check looks for it")
     for method, path in re.findall(r'\(\s*"([A-Z]+)",\s*"([^"]+)",?\s*\)', table[1]):
         yield method, base[1], path
-    for path in re.findall(r'const KEY_SET: &str = "([^"]+)"', code):
-        yield "GET", "", path
+    if "resource(KEY_SET," in code:
+        yield "GET", "", re.search(r'const KEY_SET: &str = "([^"]+)"', (ROOT / KEY_SET).read_text())[1]
 
 
 def requests_of(items: list[dict], folder: str = ""):
