@@ -1,4 +1,4 @@
-//! The settings of `docs/api.md`, read once from the environment.
+//! The settings of `docs/settings.md`, read once from the environment.
 //!
 //! All faults are told together. A fault names its variable and what it wants, never the value:
 //! a value may be a secret in the wrong place.

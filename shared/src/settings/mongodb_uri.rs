@@ -31,7 +31,7 @@ const SRV_HOST: &str = "a MongoDB URI with one name and no port behind mongodb+s
 const NAME: &str = "a MongoDB URI whose database has 1 to 57 bytes and none of / \\ . \" $ and \
     blanks in its name";
 const OPTION: &str = "a MongoDB URI with options that the driver knows, each once, as in ?tls=true&\
-    replicaSet=rs0: see docs/api.md";
+    replicaSet=rs0: see docs/settings.md";
 const COMPRESSORS: &str = "a MongoDB URI whose compressors are among snappy and zstd";
 const SOCKET_TIMEOUT: &str =
     "a MongoDB URI without socketTimeoutMS, which the driver does not support";
