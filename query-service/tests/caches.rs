@@ -24,10 +24,10 @@ use shared::telemetry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// A value older than the last notices would be believed for a minute. So long is not waited.
+/// A value older than the last messages would be believed for a minute. So long is not waited.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Reads what clients read, all the time, so that loads begin before and end after notices.
+/// Reads what clients read, all the time, so that loads begin before and end after messages.
 async fn read_on(
     views: ReadModel,
     users: Vec<UserId>,

@@ -106,7 +106,7 @@ async fn random_history(
 }
 
 async fn assert_equal(partitions: u16, threshold: u64, seed: u64) {
-    // Every other time commits fail as well: nobody may notice.
+    // Every other time commits fail as well: nobody may message.
     let fail_point = (seed % 2 == 1).then_some(FailPoint::Crashes);
     let differences = random_history(partitions, threshold, seed, fail_point).await;
     let some: Vec<&String> = differences.iter().take(5).collect();

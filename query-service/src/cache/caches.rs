@@ -16,7 +16,7 @@ use super::slots::{LONGEST, Loading, Look, ReadFrom, Remembered, Slots};
 use super::values::{Edges, Post, Pulled, Reactions};
 use crate::views::documents::UserRow;
 use crate::views::entry::TimelineItem;
-use crate::views::invalidation::{Delivered, Notice, Touched};
+use crate::views::invalidation::{Fanout, Invalidation, InvalidationMessage};
 
 /// Outboxes that changed, remembered by name.
 const MOST_CHANGED: usize = 4_096;
@@ -37,11 +37,11 @@ pub struct Caches {
     pub timelines: Slots<UserId, Timeline>,
     pub edges: Slots<UserId, Edges>,
     pub pulled: Slots<Partition, Pulled>,
-    /// A name is its user's for ever, so that this needs no notice.
+    /// A name is its user's for ever, so that this needs no message.
     pub names: moka::sync::Cache<String, UserId>,
 }
 
-/// Authors whose outboxes notices named, in their order: the last ones, and how many in all.
+/// Authors whose outboxes messages named, in their order: the last ones, and how many in all.
 #[derive(Default)]
 struct Changed {
     count: u64,
@@ -55,7 +55,7 @@ pub struct Since {
     at: Instant,
 }
 
-/// The last notice of a partition.
+/// The last message of a partition.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
     hold: u64,
@@ -64,7 +64,7 @@ struct Heard {
     /// When it came, and how old it was by then.
     at: Instant,
     late: Duration,
-    /// The quickest way of this holder's notices, if they say when they are sent.
+    /// The quickest way of this holder's messages, if they say when they are sent.
     quickest: Option<Quickest>,
 }
 
@@ -128,7 +128,7 @@ impl Caches {
     }
 
     /// Whether every partition has said something lately, and by its own time, so that nothing is
-    /// older than the last notices and they are not old themselves.
+    /// older than the last messages and they are not old themselves.
     pub fn is_fresh(&self) -> bool {
         let heard = self.heard();
         self.partitions.all().all(|partition| {
@@ -138,18 +138,18 @@ impl Caches {
         })
     }
 
-    /// Whether a partition's notices have reached a sequence.
+    /// Whether a partition's messages have reached a sequence.
     pub fn has_heard(&self, partition: Partition, seq: u64) -> bool {
         self.heard().get(&partition).is_some_and(|it| it.to >= seq)
     }
 
-    /// Drops or extends what a notice names; forgets everything if one before it was missed.
-    pub fn take(&self, notice: &Notice) {
-        let before = self.heard().get(&Partition(notice.p)).copied();
+    /// Drops or extends what a message names; forgets everything if one before it was missed.
+    pub fn take(&self, message: &InvalidationMessage) {
+        let before = self.heard().get(&Partition(message.p)).copied();
         // Another holder has another clock.
-        let same_holder = before.filter(|it| it.hold == notice.hold);
+        let same_holder = before.filter(|it| it.hold == message.hold);
         let quickest = same_holder.and_then(|it| it.quickest);
-        let (quickest, late) = match notice.sent {
+        let (quickest, late) = match message.sent {
             Some(sent) => {
                 let now = SystemClock.now().millis();
                 let (quickest, late) = Quickest::count(quickest, sent, now);
@@ -158,29 +158,29 @@ impl Caches {
             None => (None, Duration::ZERO),
         };
         let now = Heard {
-            hold: notice.hold,
-            n: notice.n,
-            to: notice.to,
+            hold: message.hold,
+            n: message.n,
+            to: message.to,
             at: Instant::now(),
             late,
             quickest,
         };
         let follows = same_holder.is_some_and(|it| it.n + 1 == now.n);
-        if notice.all || !follows {
+        if message.all || !follows {
             self.epoch.fetch_add(1, Ordering::AcqRel);
         }
-        for delivered in &notice.delivered {
+        for delivered in &message.delivered {
             self.deliver(delivered);
         }
-        // Sorted: see [`Touched`].
-        for touched in &notice.touched {
-            self.touch(notice, touched);
+        // Sorted: see [`Invalidation`].
+        for invalidation in &message.invalidations {
+            self.take_one(message, invalidation);
         }
         // Last: who sees that this was heard sees what it said.
-        self.heard().insert(Partition(notice.p), now);
+        self.heard().insert(Partition(message.p), now);
     }
 
-    fn deliver(&self, delivered: &Delivered) {
+    fn deliver(&self, delivered: &Fanout) {
         let item = TimelineItem {
             entry: delivered.entry,
             post: delivered.post,
@@ -191,29 +191,29 @@ impl Caches {
         }
     }
 
-    fn touch(&self, notice: &Notice, touched: &Touched) {
-        match touched {
-            Touched::Post(post) => self.posts.touch(post),
-            Touched::Deleted(post) => self.posts.forget(post),
-            Touched::User(user) => {
+    fn take_one(&self, message: &InvalidationMessage, invalidation: &Invalidation) {
+        match invalidation {
+            Invalidation::Post(post) => self.posts.touch(post),
+            Invalidation::Deleted(post) => self.posts.forget(post),
+            Invalidation::User(user) => {
                 self.users.touch(user);
                 self.follower_counts.touch(user);
             }
-            Touched::Standing(user) => self.users.forget(user),
-            Touched::Reaction(post, user) => self.reactions.touch(&(*post, *user)),
-            Touched::Outbox(author) => {
+            Invalidation::Standing(user) => self.users.forget(user),
+            Invalidation::Reaction(post, user) => self.reactions.touch(&(*post, *user)),
+            Invalidation::Outbox(author) => {
                 self.has_changed(*author);
                 self.outboxes.touch(author);
             }
-            Touched::Withdrawn(author, entry) => {
+            Invalidation::Withdrawn(author, entry) => {
                 self.has_changed(*author);
                 self.standing.forget(entry);
                 self.outboxes.forget(author);
             }
-            Touched::Timeline(reader) => self.timelines.touch(reader),
-            Touched::Edges(reader) => self.edges.touch(reader),
-            Touched::Unfollowed(reader) => self.edges.forget(reader),
-            Touched::Pulled => self.pulled.touch(&Partition(notice.p)),
+            Invalidation::Timeline(reader) => self.timelines.touch(reader),
+            Invalidation::Edges(reader) => self.edges.touch(reader),
+            Invalidation::Unfollowed(reader) => self.edges.forget(reader),
+            Invalidation::Pulled => self.pulled.touch(&Partition(message.p)),
         }
     }
 
@@ -245,19 +245,19 @@ mod tests {
     use super::*;
     use shared::ids::Id;
 
-    fn notice(hold: u64, n: u64, touched: &[Touched]) -> Notice {
-        Notice {
+    fn message(hold: u64, n: u64, invalidations: &[Invalidation]) -> InvalidationMessage {
+        InvalidationMessage {
             hold,
             n,
             to: n,
-            touched: touched.iter().copied().collect(),
-            ..Notice::default()
+            invalidations: invalidations.iter().copied().collect(),
+            ..InvalidationMessage::default()
         }
     }
 
     fn caches() -> Caches {
         let caches = Caches::new(Partitions::new(1).unwrap());
-        caches.take(&notice(7, 0, &[]));
+        caches.take(&message(7, 0, &[]));
         caches
     }
 
@@ -281,7 +281,7 @@ mod tests {
         let mut n = 0;
         let mut touch = |author| {
             n += 1;
-            caches.take(&notice(7, n, &[Touched::Outbox(author)]));
+            caches.take(&message(7, n, &[Invalidation::Outbox(author)]));
         };
         let since = caches.since_now();
         touch(other);
@@ -294,22 +294,26 @@ mod tests {
         touch(other);
         assert!(!caches.unchanged(&since, involved), "who knows which");
         let since = caches.since_now();
-        caches.take(&notice(8, 0, &[]));
-        assert!(!caches.unchanged(&since, involved), "a notice was missed");
+        caches.take(&message(8, 0, &[]));
+        assert!(!caches.unchanged(&since, involved), "a message was missed");
     }
 
     #[test]
     fn a_load_that_began_before_a_change_is_not_remembered_after_it() {
         let (caches, key) = (caches(), Id::new(KEY).unwrap());
         let loading = load(&caches, key);
-        caches.take(&notice(7, 1, &[Touched::User(key)]));
+        caches.take(&message(7, 1, &[Invalidation::User(key)]));
         loading.store(Arc::new(1));
         assert_eq!(hit(&caches, key), None);
         load(&caches, key).store(Arc::new(2));
         assert_eq!(hit(&caches, key), Some(2));
-        caches.take(&notice(7, 2, &[Touched::User(Id::new(KEY + 1).unwrap())]));
+        caches.take(&message(
+            7,
+            2,
+            &[Invalidation::User(Id::new(KEY + 1).unwrap())],
+        ));
         assert_eq!(hit(&caches, key), Some(2), "others' changes do not matter");
-        caches.take(&notice(7, 3, &[Touched::User(key)]));
+        caches.take(&message(7, 3, &[Invalidation::User(key)]));
         assert_eq!(hit(&caches, key), None);
     }
 
@@ -320,9 +324,9 @@ mod tests {
         caches
             .load(&caches.edges, &reader)
             .store(Arc::new(Edges::default()));
-        caches.take(&notice(7, 1, &[Touched::Edges(reader)]));
+        caches.take(&message(7, 1, &[Invalidation::Edges(reader)]));
         assert!(matches!(edges(), Look::Hit(_)), "one more is no reason");
-        caches.take(&notice(7, 2, &[Touched::Unfollowed(reader)]));
+        caches.take(&message(7, 2, &[Invalidation::Unfollowed(reader)]));
         assert!(matches!(edges(), Look::Miss(_)));
     }
 
@@ -338,9 +342,9 @@ mod tests {
         ] {
             let loading = load(&caches, key);
             loading.store(Arc::new(1));
-            caches.take(&Notice {
+            caches.take(&InvalidationMessage {
                 all,
-                ..notice(hold, n, &[])
+                ..message(hold, n, &[])
             });
             assert_eq!(hit(&caches, key).is_some(), known, "{hold} {n}");
             let stale = caches.look(ReadFrom::StaleCache, &caches.follower_counts, &key);
@@ -348,7 +352,7 @@ mod tests {
         }
         // A load across a gap began in an epoch that is over.
         let loading = load(&caches, key);
-        caches.take(&notice(8, 9, &[]));
+        caches.take(&message(8, 9, &[]));
         loading.store(Arc::new(1));
         assert_eq!(hit(&caches, key), None);
     }
@@ -357,11 +361,11 @@ mod tests {
     fn nothing_is_fresh_until_every_partition_was_heard() {
         let caches = Caches::new(Partitions::new(2).unwrap());
         assert!(!caches.is_fresh());
-        caches.take(&notice(1, 0, &[]));
+        caches.take(&message(1, 0, &[]));
         assert!(!caches.is_fresh() && caches.has_heard(Partition(0), 0));
-        caches.take(&Notice {
+        caches.take(&InvalidationMessage {
             p: 1,
-            ..notice(1, 4, &[])
+            ..message(1, 4, &[])
         });
         assert!(caches.is_fresh() && caches.has_heard(Partition(1), 4));
         assert!(!caches.has_heard(Partition(1), 5));
@@ -372,9 +376,9 @@ mod tests {
         let caches = Caches::new(Partitions::new(1).unwrap());
         let told = |n, ago: Option<i64>| {
             let sent = ago.map(|ago| SystemClock.now().millis() - ago);
-            caches.take(&Notice {
+            caches.take(&InvalidationMessage {
                 sent,
-                ..notice(1, n, &[])
+                ..message(1, n, &[])
             });
             caches.is_fresh()
         };
@@ -412,24 +416,24 @@ mod tests {
         let head = Arc::new(Head::new(vec![item(20)], 10));
         let Err(loading) = look() else { panic!() };
         loading.store(head.clone());
-        let delivered = Delivered {
+        let delivered = Fanout {
             entry: Id::new(30).unwrap(),
             post: Id::new(30).unwrap(),
             by: Id::new(1).unwrap(),
             seq: 1,
             to: vec![reader],
         };
-        let deliver = Notice {
+        let deliver = InvalidationMessage {
             delivered: vec![delivered],
-            ..notice(7, 1, &[])
+            ..message(7, 1, &[])
         };
         caches.take(&deliver);
         assert_eq!(look().ok(), Some(vec![30, 20]));
         // A load under way may have missed it, and is told.
         let loading = caches.load(&caches.timelines, &reader);
-        let next = Notice {
+        let next = InvalidationMessage {
             n: 2,
-            delivered: vec![Delivered {
+            delivered: vec![Fanout {
                 entry: Id::new(40).unwrap(),
                 ..deliver.delivered[0].clone()
             }],
@@ -440,8 +444,8 @@ mod tests {
         assert_eq!(look().ok(), Some(vec![40, 30, 20]));
         // Of more than new items it cannot be told.
         let loading = caches.load(&caches.timelines, &reader);
-        caches.take(&notice(7, 3, &[Touched::Timeline(reader)]));
-        caches.take(&Notice { n: 4, ..deliver });
+        caches.take(&message(7, 3, &[Invalidation::Timeline(reader)]));
+        caches.take(&InvalidationMessage { n: 4, ..deliver });
         loading.store(head);
         assert!(look().is_err());
     }

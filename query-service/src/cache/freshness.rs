@@ -1,8 +1,8 @@
-//! How old a notice is when it comes.
+//! How old a message is when it comes.
 //!
-//! A notice carries its sender's time, which is compared with ours. Clocks differ: a replica whose
+//! A message carries its sender's time, which is compared with ours. Clocks differ: a replica whose
 //! clock is more than a second off the database's is not ready, so that two may be two seconds
-//! apart. So age is judged twice, and the greater counts: by how much more this notice was under
+//! apart. So age is judged twice, and the greater counts: by how much more this message was under
 //! way than the quickest one lately, whatever the clocks; and by what is left of the difference
 //! when the clocks are as far apart as they may be.
 
@@ -17,7 +17,7 @@ pub const CLOCKS: Duration = Duration::from_secs(2);
 /// set is forgiven after a while.
 const FORGIVEN: i64 = 20;
 
-/// The quickest way of one sender's notices.
+/// The quickest way of one sender's messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Quickest {
     /// Our time of receipt less the sender's time, in milliseconds.
@@ -26,7 +26,7 @@ pub struct Quickest {
 }
 
 impl Quickest {
-    /// Counts a notice that was sent at `sent` by the sender's clock and came at `came` by ours,
+    /// Counts a message that was sent at `sent` by the sender's clock and came at `came` by ours,
     /// both in milliseconds. Says how old it was.
     pub fn count(before: Option<Self>, sent: i64, came: i64) -> (Self, Duration) {
         let way = came.saturating_sub(sent);
@@ -49,10 +49,10 @@ impl Quickest {
 mod tests {
     use super::*;
 
-    /// How late each of some notices is, by the time it was sent and the time it came.
-    fn late<const N: usize>(notices: [(i64, i64); N]) -> [u64; N] {
+    /// How late each of some messages is, by the time it was sent and the time it came.
+    fn late<const N: usize>(messages: [(i64, i64); N]) -> [u64; N] {
         let mut quickest = None;
-        notices.map(|(sent, came)| {
+        messages.map(|(sent, came)| {
             let (now, late) = Quickest::count(quickest, sent, came);
             quickest = Some(now);
             late.as_millis() as u64
@@ -62,8 +62,8 @@ mod tests {
     #[test]
     fn clocks_that_differ_within_what_is_allowed_make_nothing_late() {
         for skew in [-2_000, -900, 0, 900, 2_000] {
-            let notices = [1_000, 2_000, 3_000].map(|sent| (sent, sent + 5 + skew));
-            assert!(late(notices).iter().all(|late| *late <= 5), "{skew}");
+            let messages = [1_000, 2_000, 3_000].map(|sent| (sent, sent + 5 + skew));
+            assert!(late(messages).iter().all(|late| *late <= 5), "{skew}");
         }
     }
 

@@ -56,7 +56,7 @@ impl<V> Default for Slot<V> {
 }
 
 struct State<V> {
-    /// How often the key was named by a notice.
+    /// How often the key was named by a message.
     version: u64,
     /// The last items it was extended by, one a version, up to this one.
     recent: VecDeque<TimelineItem>,

@@ -35,9 +35,9 @@ pub struct Edges {
 
 /// Authors who were pulled, or not followed, when this was loaded before.
 ///
-/// A load sees the views as they are, which may be ahead of the notices: the entries that made
+/// A load sees the views as they are, which may be ahead of the messages: the entries that made
 /// it needless to pull them may be missing in what is remembered of timelines. So they are pulled
-/// until the notices must have come, or nothing is fresh.
+/// until the messages must have come, or nothing is fresh.
 #[derive(Clone, Debug, Default)]
 pub struct Lately(Option<(Instant, Vec<UserId>)>);
 
@@ -48,7 +48,7 @@ impl Lately {
 
     pub fn authors(&self) -> &[UserId] {
         match &self.0 {
-            // A notice that is believed may be older by what clocks may differ.
+            // A message that is believed may be older by what clocks may differ.
             Some((loaded, authors)) if loaded.elapsed() < SILENCE + CLOCKS => authors,
             Some(_) | None => &[],
         }

@@ -34,7 +34,7 @@ use crate::reads::newer::{NewPosts, Rest};
 use crate::reads::unanswered::Unanswered;
 use crate::reads::walks::WalkTurn;
 
-/// The views are looked at this often although nothing woke the stream: a notice may be lost.
+/// The views are looked at this often although nothing woke the stream: a message may be lost.
 const HEAL: Duration = Duration::from_secs(15);
 /// Pieces that wait for a slow client.
 const BUFFERED: usize = 64;

@@ -1,4 +1,4 @@
-//! What waits between the broker and the caches: bounded by bytes, for a notice may be a few bytes
+//! What waits between the broker and the caches: bounded by bytes, for a message may be a few bytes
 //! or a few hundred thousand.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// What each costs beside its own bytes.
 const OVERHEAD: usize = 256;
 
-/// Messages in the order in which they came. Those that found no room are missing: a notice's
+/// Messages in the order in which they came. Those that found no room are missing: a message's
 /// number tells.
 pub struct Backlog<M> {
     messages: UnboundedReceiver<(M, OwnedSemaphorePermit)>,

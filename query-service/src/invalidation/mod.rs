@@ -1,4 +1,4 @@
-//! Follows the notices of all partitions: hands each to the cache of the views that readers are
+//! Follows the messages of all partitions: hands each to the cache of the views that readers are
 //! shown, then wakes the live streams that it concerns.
 
 mod backlog;
@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::live::Live;
 use crate::reads::CurrentViews;
-use crate::views::invalidation::Notice;
+use crate::views::invalidation::InvalidationMessage;
 use backlog::{Backlog, MOST_BYTES};
 
 /// How soon a subscription that failed is tried again.
@@ -29,28 +29,28 @@ impl Subscriber {
         Self { views, live }
     }
 
-    /// Takes notices until `stop`, which comes after that of the streams.
+    /// Takes messages until `stop`, which comes after that of the streams.
     pub async fn run(self, nats: Nats, names: Names, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let subscribed = nats.client.subscribe(names.notices()).await;
-            let mut notices = match subscribed {
-                Ok(notices) => Backlog::of(
-                    notices.map(|notice| notice.payload),
+            let mut messages = match subscribed {
+                Ok(messages) => Backlog::of(
+                    messages.map(|message| message.payload),
                     MOST_BYTES,
                     self.live.tasks(),
                 ),
                 Err(error) => {
-                    warn!(error = %error, "notices cannot be followed");
+                    warn!(error = %error, "invalidation messages cannot be followed");
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
             };
             loop {
                 tokio::select! {
-                    message = notices.next() => match message {
+                    message = messages.next() => match message {
                         Some(body) => {
-                            if let Some(notice) = Notice::decode(&body) {
-                                self.take(&notice);
+                            if let Some(message) = InvalidationMessage::decode(&body) {
+                                self.take(&message);
                             }
                         }
                         None => break,
@@ -61,14 +61,14 @@ impl Subscriber {
         }
     }
 
-    fn take(&self, notice: &Notice) {
+    fn take(&self, message: &InvalidationMessage) {
         let views = self.views.borrow().clone();
         let generation = views.generation().number;
-        let ours = notice.v.is_none_or(|views_id| views_id == views.id());
-        if ours && notice.g == generation {
+        let ours = message.v.is_none_or(|views_id| views_id == views.id());
+        if ours && message.g == generation {
             // The cache first: who is woken reads it.
-            views.take(notice);
-            self.live.wake(generation, views.partitions(), notice);
+            views.take(message);
+            self.live.wake(generation, views.partitions(), message);
         }
     }
 }

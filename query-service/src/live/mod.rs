@@ -16,7 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::reads::model::CurrentViews;
-use crate::views::invalidation::{Notice, Touched};
+use crate::views::invalidation::{Invalidation, InvalidationMessage};
 use looks::{Look, Looks, Turn};
 
 /// Live streams that one process serves at the most.
@@ -57,7 +57,7 @@ struct State {
     /// The generation of views that the rest speaks of.
     generation: i64,
     applied: HashMap<Partition, u64>,
-    /// The last notice of each partition: who sent it, and its number.
+    /// The last message of each partition: who sent it, and its number.
     said: HashMap<Partition, (u64, u64)>,
     streams: HashMap<u64, Listener>,
     /// How many streams each reader has.
@@ -219,9 +219,9 @@ impl Live {
         self.stop.clone()
     }
 
-    /// Wakes the streams that a notice of this generation concerns.
-    pub fn wake(&self, generation: i64, partitions: Partitions, notice: &Notice) {
-        self.state().take(generation, partitions, notice);
+    /// Wakes the streams that a message of this generation concerns.
+    pub fn wake(&self, generation: i64, partitions: Partitions, message: &InvalidationMessage) {
+        self.state().take(generation, partitions, message);
     }
 }
 
@@ -242,42 +242,42 @@ impl State {
         wanted
     }
 
-    fn take(&mut self, generation: i64, partitions: Partitions, notice: &Notice) {
+    fn take(&mut self, generation: i64, partitions: Partitions, message: &InvalidationMessage) {
         let switched = self.generation != generation;
         if switched {
             self.generation = generation;
             self.applied.clear();
             self.said.clear();
         }
-        let partition = Partition(notice.p);
-        self.applied.insert(partition, notice.to);
-        let said = (notice.hold, notice.n);
+        let partition = Partition(message.p);
+        self.applied.insert(partition, message.to);
+        let said = (message.hold, message.n);
         let before = self.said.insert(partition, said);
-        // A lost notice may have concerned anybody here, and so may those before the first that
+        // A lost message may have concerned anybody here, and so may those before the first that
         // was heard of this generation.
         let follows = before.is_some_and(|(hold, n)| (hold, n + 1) == said);
-        let all = notice.all || !follows;
+        let all = message.all || !follows;
         // Of each reader the first and the last: what is between is sent with the last.
         let mut readers: HashMap<UserId, [u64; 2]> = HashMap::new();
-        for delivered in &notice.delivered {
+        for delivered in &message.delivered {
             for reader in &delivered.to {
                 let [first, last] = readers.entry(*reader).or_insert([delivered.seq; 2]);
                 *first = delivered.seq.min(*first);
                 *last = delivered.seq.max(*last);
             }
         }
-        for touched in &notice.touched {
+        for invalidation in &message.invalidations {
             // Parked, or back: there is no entry to name.
-            if let Touched::Timeline(reader) = touched {
-                let [_, last] = readers.entry(*reader).or_insert([notice.to; 2]);
-                *last = notice.to.max(*last);
+            if let Invalidation::Timeline(reader) = invalidation {
+                let [_, last] = readers.entry(*reader).or_insert([message.to; 2]);
+                *last = message.to.max(*last);
             }
         }
-        let pulled = || notice.pulled.iter().map(|(_, seq)| *seq);
+        let pulled = || message.pulled.iter().map(|(_, seq)| *seq);
         let concerning_all = [
             pulled().min().unwrap_or(0),
             pulled().max().unwrap_or(0),
-            if all { notice.to } else { 0 },
+            if all { message.to } else { 0 },
         ];
         let applied_by_all = self.applied_by_all(partitions);
         for listener in self.streams.values_mut() {
@@ -331,30 +331,39 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::views::invalidation::Delivered;
+    use crate::views::invalidation::Fanout;
     use futures_util::FutureExt;
     use shared::ids::Id;
 
-    fn notice(p: Partition, n: u64, to: u64, delivered: Vec<(UserId, u64)>) -> Notice {
-        let delivered = delivered.into_iter().map(|(reader, seq)| Delivered {
+    fn message(
+        p: Partition,
+        n: u64,
+        to: u64,
+        delivered: Vec<(UserId, u64)>,
+    ) -> InvalidationMessage {
+        let delivered = delivered.into_iter().map(|(reader, seq)| Fanout {
             entry: Id::new(1).unwrap(),
             post: Id::new(1).unwrap(),
             by: Id::new(2).unwrap(),
             seq,
             to: vec![reader],
         });
-        Notice {
+        InvalidationMessage {
             g: 1,
             p: p.0,
             n,
             to,
             delivered: delivered.collect(),
-            ..Notice::default()
+            ..InvalidationMessage::default()
         }
     }
 
-    /// A reader with one stream and two partitions, the reader's own first; what a notice wakes.
-    fn one_stream() -> (UserId, [Partition; 2], impl FnMut(Notice) -> bool) {
+    /// A reader with one stream and two partitions, the reader's own first; what a message wakes.
+    fn one_stream() -> (
+        UserId,
+        [Partition; 2],
+        impl FnMut(InvalidationMessage) -> bool,
+    ) {
         let two = Partitions::new(2).unwrap();
         let reader = Id::new(1).unwrap();
         let own = two.of(reader);
@@ -369,8 +378,8 @@ mod tests {
             wake: wake.clone(),
         };
         state.streams.insert(0, listener);
-        let woken_by = move |notice| {
-            state.take(1, two, &notice);
+        let woken_by = move |message| {
+            state.take(1, two, &message);
             wake.notified().now_or_never().is_some()
         };
         (reader, [own, Partition(1 - own.0)], woken_by)
@@ -379,12 +388,12 @@ mod tests {
     #[test]
     fn a_stream_is_woken_once_all_partitions_have_applied_its_entry() {
         let (reader, [own, other], mut woken_by) = one_stream();
-        assert!(!woken_by(notice(own, 0, 5, vec![(reader, 4)])));
-        assert!(!woken_by(notice(other, 0, 3, vec![])));
-        assert!(woken_by(notice(other, 1, 4, vec![])));
+        assert!(!woken_by(message(own, 0, 5, vec![(reader, 4)])));
+        assert!(!woken_by(message(other, 0, 3, vec![])));
+        assert!(woken_by(message(other, 1, 4, vec![])));
         // A gap may have hidden anything.
-        assert!(!woken_by(notice(own, 7, 8, vec![])));
-        assert!(woken_by(notice(other, 2, 8, vec![])));
+        assert!(!woken_by(message(own, 7, 8, vec![])));
+        assert!(woken_by(message(other, 2, 8, vec![])));
     }
 
     #[test]
@@ -397,8 +406,8 @@ mod tests {
             generation: 1,
             ..State::default()
         };
-        state.take(1, two, &notice(own, 0, 9, vec![(reader, 9)]));
-        state.take(1, two, &notice(other, 0, 5, vec![]));
+        state.take(1, two, &message(own, 0, 9, vec![(reader, 9)]));
+        state.take(1, two, &message(other, 0, 5, vec![]));
         let wake = Arc::new(Notify::new());
         let listener = Listener {
             reader,
@@ -407,21 +416,21 @@ mod tests {
         };
         state.streams.insert(0, listener);
         let woken = || wake.notified().now_or_never().is_some();
-        state.take(1, two, &notice(other, 1, 8, vec![]));
+        state.take(1, two, &message(other, 1, 8, vec![]));
         assert!(!woken());
-        state.take(1, two, &notice(other, 2, 9, vec![]));
+        state.take(1, two, &message(other, 2, 9, vec![]));
         assert!(woken());
         assert!(state.told_before(two, reader).0.is_empty(), "all have");
         // Another generation: at once, and when all have come to what its partition tells first.
-        let next = |p, to| Notice {
+        let next = |p, to| InvalidationMessage {
             g: 2,
-            ..notice(p, 7, to, vec![])
+            ..message(p, 7, to, vec![])
         };
         state.take(2, two, &next(own, 12));
         assert!(woken());
         state.take(2, two, &next(other, 11));
         assert!(!woken());
-        let told = Notice {
+        let told = InvalidationMessage {
             n: 8,
             ..next(other, 12)
         };
@@ -432,28 +441,28 @@ mod tests {
     #[test]
     fn a_stream_whose_timeline_is_back_is_woken_without_an_entry() {
         let (reader, [own, other], mut woken_by) = one_stream();
-        assert!(!woken_by(notice(own, 0, 1, vec![])));
-        assert!(woken_by(notice(other, 0, 1, vec![])));
-        let back = Notice {
-            touched: [Touched::Timeline(reader)].into(),
-            ..notice(own, 1, 6, vec![])
+        assert!(!woken_by(message(own, 0, 1, vec![])));
+        assert!(woken_by(message(other, 0, 1, vec![])));
+        let back = InvalidationMessage {
+            invalidations: [Invalidation::Timeline(reader)].into(),
+            ..message(own, 1, 6, vec![])
         };
         assert!(!woken_by(back));
-        assert!(!woken_by(notice(other, 1, 5, vec![])));
-        assert!(woken_by(notice(other, 2, 6, vec![])));
+        assert!(!woken_by(message(other, 1, 5, vec![])));
+        assert!(woken_by(message(other, 2, 6, vec![])));
     }
 
     #[test]
     fn a_stream_is_woken_for_each_entry_while_another_partition_lags_steadily() {
         let (reader, [own, other], mut woken_by) = one_stream();
-        assert!(!woken_by(notice(other, 0, 5, vec![])));
+        assert!(!woken_by(message(other, 0, 5, vec![])));
         let mut woken = Vec::new();
         for n in 0..50 {
             // Entry by entry; the other partition is five entries behind all the time.
             let seq = 10 * (n + 1);
-            assert!(!woken_by(notice(own, n, seq, vec![(reader, seq)])));
+            assert!(!woken_by(message(own, n, seq, vec![(reader, seq)])));
             let behind = seq.saturating_sub(45);
-            if woken_by(notice(other, n + 1, behind.max(5), vec![])) {
+            if woken_by(message(other, n + 1, behind.max(5), vec![])) {
                 woken.push(behind);
             }
         }

@@ -1,8 +1,8 @@
 //! One holding of a partition: what it writes, where it stands, and what it tells.
 //!
 //! Whatever the fold and its jobs change goes through [`Hold::commit`]: the entries, then the rows
-//! with the checkpoint, then the notice. A crash between any two of them is healed: entries are
-//! hints, the checkpoint guards the rows, and who misses a notice finds out by its number.
+//! with the checkpoint, then the message. A crash between any two of them is healed: entries are
+//! hints, the checkpoint guards the rows, and who misses a message finds out by its number.
 //!
 //! Trimming and rising horizons tell nobody: the entries that replicas remember of a timeline are
 //! fewer than those that are kept.
@@ -18,7 +18,7 @@ use crate::reads::model::CurrentViews;
 use crate::views::changes::Changes;
 use crate::views::checkpoints::Checkpoint;
 use crate::views::entry::Entry;
-use crate::views::invalidation::Notice;
+use crate::views::invalidation::InvalidationMessage;
 use crate::views::transaction::CommitError;
 use crate::views::writer::ViewWriter;
 use shared::ids::UserId;
@@ -65,10 +65,10 @@ impl Hold {
             told: 0,
             told_at: Instant::now(),
         };
-        // The holder before may have died between a commit and its notice.
-        hold.tell(Notice {
+        // The holder before may have died between a commit and its message.
+        hold.tell(InvalidationMessage {
             all: true,
-            ..Notice::default()
+            ..InvalidationMessage::default()
         })
         .await;
         hold
@@ -91,8 +91,12 @@ impl Hold {
             .commit(&mut self.session, self.partition, &changes, &self.at, &to)
             .await?;
         self.at = to;
-        self.tell(Notice::of(changes.into_touched(), entries, pulled))
-            .await;
+        self.tell(InvalidationMessage::of(
+            changes.into_invalidations(),
+            entries,
+            pulled,
+        ))
+        .await;
         Ok(())
     }
 
@@ -113,13 +117,13 @@ impl Hold {
     /// Says that this partition is there, if it has said nothing for a while.
     pub async fn heartbeat(&mut self) {
         if self.told_at.elapsed() >= HEARTBEAT {
-            self.tell(Notice::default()).await;
+            self.tell(InvalidationMessage::default()).await;
         }
     }
 
-    /// A notice that cannot be sent is counted all the same: replicas notice the gap.
-    async fn tell(&mut self, notice: Notice) {
-        let notice = Notice {
+    /// A message that cannot be sent is counted all the same: replicas notice the gap.
+    async fn tell(&mut self, message: InvalidationMessage) {
+        let message = InvalidationMessage {
             v: Some(self.views.id()),
             g: self.views.generation().number,
             p: self.partition.0,
@@ -127,13 +131,13 @@ impl Hold {
             n: self.told,
             to: self.at.seq,
             sent: Some(SystemClock.now().millis()),
-            ..notice
+            ..message
         };
         self.told += 1;
         self.told_at = Instant::now();
         if self.is_shown() && self.nats.is_connected() {
             // Publishing only hands it to the connection: it does not wait for the broker.
-            let body = notice.encode().into();
+            let body = message.encode().into();
             let _ = self.nats.client.publish(self.names.notices(), body).await;
         }
     }

@@ -20,7 +20,7 @@ use crate::views::writer::ViewWriter;
 
 /// Edges whose older entries are inserted in one slice.
 const EDGES_PER_SLICE: usize = 1_000;
-/// Entries after which a slice has done enough: each may be to another reader, and one notice has
+/// Entries after which a slice has done enough: each may be to another reader, and one message has
 /// to name them.
 const ENTRIES_PER_SLICE: usize = 2_000;
 /// One slice of the oldest fan-out, if there is one.

@@ -29,7 +29,7 @@ use crate::views::transaction::CommitError;
 use crate::views::writer::ViewWriter;
 
 const RENEW: Duration = Duration::from_secs(1);
-/// Entries after which a batch is committed before its end: what one notice can name, and less
+/// Entries after which a batch is committed before its end: what one message can name, and less
 /// than a tenth of a second's worth.
 const ENTRIES_PER_COMMIT: usize = 5_000;
 /// A holder that cannot read the stream for so long lets its partition go.

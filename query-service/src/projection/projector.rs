@@ -24,7 +24,7 @@ const LEASE: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Projector {
     pub views: ViewWriter,
-    /// What readers are shown: only its fold sends notices.
+    /// What readers are shown: only its fold sends messages.
     pub current: CurrentViews,
     pub settings: FoldSettings,
 }

@@ -2,7 +2,7 @@
 //! merged, thousands of them for one page.
 //!
 //! It takes as many seeks as they follow people, whatever the page's length. So one merge finds
-//! the newest few hundred entries, and remembers them for the pages after it, as long as no notice
+//! the newest few hundred entries, and remembers them for the pages after it, as long as no message
 //! names one of these outboxes. Outboxes are asked for together where the database answers that
 //! with seeks, and only for what is newer than the entries found so far.
 

@@ -17,7 +17,7 @@ use crate::views::checkpoints::{Checkpoint, lowest};
 use crate::views::error::ViewError;
 use crate::views::fail_point::FailPoint;
 use crate::views::generation::{Catalog, Generation, View};
-use crate::views::invalidation::Notice;
+use crate::views::invalidation::InvalidationMessage;
 use crate::views::last_seen::LastSeen;
 
 /// The views that readers are shown at the moment: a rebuild may switch them.
@@ -36,7 +36,7 @@ pub struct ReadModel {
 
 struct Inner {
     generation: Generation,
-    /// Names the database of views in notices.
+    /// Names the database of views in messages.
     id: i64,
     cursors: CursorKey,
     hints: Hints,
@@ -118,9 +118,9 @@ impl ReadModel {
         self.inner.id
     }
 
-    /// Takes a notice of these views: what it names is not remembered any more.
-    pub fn take(&self, notice: &Notice) {
-        self.caches().take(notice);
+    /// Takes a message of these views: what it names is not remembered any more.
+    pub fn take(&self, message: &InvalidationMessage) {
+        self.caches().take(message);
     }
 
     pub(super) fn hints(&self) -> &Hints {

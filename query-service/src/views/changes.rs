@@ -20,7 +20,7 @@ use super::checkpoints::Checkpoint;
 use super::documents::{FanOutRow, PARKED, Standing};
 use super::entry::TimelineItem;
 use super::generation::View;
-use super::invalidation::Touched;
+use super::invalidation::Invalidation;
 use super::keys::{Key, signed};
 use super::row_changes::RowChanges;
 
@@ -28,7 +28,7 @@ use super::row_changes::RowChanges;
 #[derive(Debug, Default)]
 pub struct Changes {
     pub(super) rows: RowChanges,
-    touched: BTreeSet<Touched>,
+    invalidations: BTreeSet<Invalidation>,
 }
 
 /// The event that changed a row last.
@@ -67,12 +67,12 @@ impl Reaction {
 
 impl Changes {
     /// What replicas must forget of what they have cached.
-    pub fn into_touched(self) -> BTreeSet<Touched> {
-        self.touched
+    pub fn into_invalidations(self) -> BTreeSet<Invalidation> {
+        self.invalidations
     }
 
-    fn touch(&mut self, touched: Touched) {
-        self.touched.insert(touched);
+    fn invalidates(&mut self, invalidation: Invalidation) {
+        self.invalidations.insert(invalidation);
     }
 }
 
@@ -96,26 +96,26 @@ impl Changes {
             "following": 0_i64, "posts": 0_i64, "outbox": 0_i64,
         };
         self.rows.insert(View::Users, Key::id(user), stamp.on(row));
-        self.touch(Touched::Standing(user));
+        self.invalidates(Invalidation::Standing(user));
         let reader = doc! { "p": i32::from(partition.0), "horizon": 0_i64, "seen": at.millis() };
         self.rows.insert(View::Readers, Key::id(user), reader);
-        self.touch(Touched::Timeline(user));
+        self.invalidates(Invalidation::Timeline(user));
     }
 
     pub fn profile_edited(&mut self, user: UserId, profile: &ProfileEdited, stamp: Stamp) {
         let fields = doc! { "display_name": &profile.display_name, "bio": &profile.bio };
         self.set_user(user, fields, stamp);
-        self.touch(Touched::User(user));
+        self.invalidates(Invalidation::User(user));
     }
 
     pub fn user_verified(&mut self, user: UserId, stamp: Stamp) {
         self.set_user(user, doc! { "verified": true }, stamp);
-        self.touch(Touched::User(user));
+        self.invalidates(Invalidation::User(user));
     }
 
     pub fn standing_changed(&mut self, user: UserId, standing: Standing, stamp: Stamp) {
         self.set_user(user, doc! { "standing": standing.name() }, stamp);
-        self.touch(Touched::Standing(user));
+        self.invalidates(Invalidation::Standing(user));
     }
 
     /// Fans out to a reader again: everything above the greatest entry id applied will be there,
@@ -136,12 +136,12 @@ impl Changes {
 
     fn set_reader(&mut self, reader: UserId, fields: Document) {
         self.rows.set(View::Readers, Key::id(reader), fields);
-        self.touch(Touched::Timeline(reader));
+        self.invalidates(Invalidation::Timeline(reader));
     }
 
     fn count_for_user(&mut self, user: UserId, field: &'static str, delta: i64) {
         self.rows.add(View::Users, Key::id(user), field, delta);
-        self.touch(Touched::User(user));
+        self.invalidates(Invalidation::User(user));
     }
 }
 
@@ -149,12 +149,12 @@ impl Changes {
 impl Changes {
     pub fn followed(&mut self, edge: &Edge, partition: Partition, stamp: Stamp) {
         self.edge_changed(edge, partition, stamp, true);
-        self.touch(Touched::Edges(edge.follower));
+        self.invalidates(Invalidation::Edges(edge.follower));
     }
 
     pub fn unfollowed(&mut self, edge: &Edge, partition: Partition, stamp: Stamp) {
         self.edge_changed(edge, partition, stamp, false);
-        self.touch(Touched::Unfollowed(edge.follower));
+        self.invalidates(Invalidation::Unfollowed(edge.follower));
     }
 
     fn edge_changed(&mut self, edge: &Edge, partition: Partition, stamp: Stamp, on: bool) {
@@ -175,7 +175,7 @@ impl Changes {
             schema::FOLLOWERS_COUNT,
             delta,
         );
-        self.touch(Touched::User(followee));
+        self.invalidates(Invalidation::User(followee));
         self.count_for_user(follower, schema::FOLLOWING_COUNT, delta);
     }
 
@@ -185,10 +185,10 @@ impl Changes {
         let counted = Key::user_in(author, partition);
         self.rows
             .set(View::FollowerCounts, counted, doc! { "hot": true });
-        self.touch(Touched::User(author));
+        self.invalidates(Invalidation::User(author));
         let key = Key::in_partition(partition, author);
         self.rows.set(View::Pulled, key, doc! { "hot": true });
-        self.touch(Touched::Pulled);
+        self.invalidates(Invalidation::Pulled);
     }
 
     /// An edge whose older entries are still to be inserted.
@@ -196,13 +196,13 @@ impl Changes {
         let row = doc! { "p": i32::from(partition.0), "s": signed(seq) };
         let key = Key::pair(edge.follower, edge.followee);
         self.rows.insert(View::Pending, key, row);
-        self.touch(Touched::Edges(edge.follower));
+        self.invalidates(Invalidation::Edges(edge.follower));
     }
 
     pub fn edge_not_pending(&mut self, follower: UserId, followee: UserId) {
         self.rows
             .delete(View::Pending, Key::pair(follower, followee));
-        self.touch(Touched::Edges(follower));
+        self.invalidates(Invalidation::Edges(follower));
     }
 
     /// The first event of a stream makes its row; the others find it.
@@ -236,7 +236,7 @@ impl Changes {
             row.insert("reply_to", parent);
         }
         self.rows.insert(View::Posts, Key::id(post), row);
-        self.touch(Touched::Post(post));
+        self.invalidates(Invalidation::Post(post));
         self.count_for_user(author, schema::POSTS_COUNT, 1);
     }
 
@@ -244,7 +244,7 @@ impl Changes {
     pub fn post_deleted(&mut self, post: PostId, author: UserId, stamp: Stamp) {
         let tombstone = stamp.on(doc! { "deleted": true, "content": "" });
         self.rows.set(View::Posts, Key::id(post), tombstone);
-        self.touch(Touched::Deleted(post));
+        self.invalidates(Invalidation::Deleted(post));
         self.author_withdrew(author, post.cast());
         self.count_for_user(author, schema::POSTS_COUNT, -1);
     }
@@ -286,7 +286,7 @@ impl Changes {
     ) {
         let (view, counter) = reaction.stored();
         self.insert_or_set(view, Key::pair(post, user), stamp.on(doc! {}), stamp);
-        self.touch(Touched::Reaction(post, user));
+        self.invalidates(Invalidation::Reaction(post, user));
         self.count_for_post(post, counter, delta);
     }
 
@@ -295,18 +295,18 @@ impl Changes {
         let row = doc! { "post": item.post.get(), "s": signed(seq) };
         self.rows
             .insert(View::Outbox, Key::pair(item.by, item.entry), row);
-        self.touch(Touched::Outbox(item.by));
+        self.invalidates(Invalidation::Outbox(item.by));
         self.count_for_user(item.by, "outbox", 1);
     }
 
     pub fn author_withdrew(&mut self, author: UserId, entry: EntryId) {
         self.rows.delete(View::Outbox, Key::pair(author, entry));
-        self.touch(Touched::Withdrawn(author, entry));
+        self.invalidates(Invalidation::Withdrawn(author, entry));
     }
 
     fn count_for_post(&mut self, post: PostId, field: &'static str, delta: i64) {
         self.rows.add(View::Posts, Key::id(post), field, delta);
-        self.touch(Touched::Post(post));
+        self.invalidates(Invalidation::Post(post));
     }
 }
 
@@ -322,7 +322,7 @@ impl Changes {
         self.rows.insert(View::FanOuts, key, row);
         let pulled = Key::in_partition(partition, job.author);
         self.rows.add(View::Pulled, pulled, "jobs", 1);
-        self.touch(Touched::Pulled);
+        self.invalidates(Invalidation::Pulled);
     }
 
     /// The job has served the followers up to this one.
@@ -349,7 +349,7 @@ impl Changes {
         } else {
             self.rows.delete(View::Pulled, pulled);
         }
-        self.touch(Touched::Pulled);
+        self.invalidates(Invalidation::Pulled);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Deliberate faults, so that tests can show that they would notice.
+//! Deliberate faults, so that tests can show that they would message.
 //!
 //! For tests alone: there is no setting, variable or argument that leads here.
 
@@ -12,6 +12,6 @@ pub enum FailPoint {
     NoRefill,
     /// All partitions but the first are folded by a build that does not know of likes.
     Older,
-    /// Some commits fail, before they are written or after. Nobody may notice this one.
+    /// Some commits fail, before they are written or after. Nobody may message this one.
     Crashes,
 }

@@ -165,7 +165,7 @@ impl Catalog {
         Ok(current)
     }
 
-    /// What names this database of views in notices: made once, kept beside the pointer.
+    /// What names this database of views in messages: made once, kept beside the pointer.
     pub async fn views_id(&self) -> Result<i64, ViewError> {
         let unnamed = doc! { "_id": POINTER, "views": { "$exists": false } };
         let named = doc! { "$set": { "views": rand::random::<i64>() } };

@@ -1,6 +1,6 @@
 //! What a partition tells the read replicas after each commit.
 //!
-//! A notice names what changed, so that caches can drop or extend just that. It may be lost: each
+//! A message names what changed, so that caches can drop or extend just that. It may be lost: each
 //! carries who sent it and a number, and whoever misses one forgets everything
 //! (`cache`). A partition that has nothing to say still says so, at least each second.
 
@@ -11,13 +11,13 @@ use shared::ids::{EntryId, PostId, UserId};
 
 use super::entry::Entry;
 
-/// Names in one notice at the most; past this it says `all`. About 250 KB, a quarter of what a
+/// Names in one message at the most; past this it says `all`. About 250 KB, a quarter of what a
 /// broker takes by default.
 const MOST: usize = 10_000;
 
 /// One commit of one partition.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Notice {
+pub struct InvalidationMessage {
     /// Names the views, among those of other deployments on the same broker; earlier versions do
     /// not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,7 +28,7 @@ pub struct Notice {
     pub p: u16,
     /// Names one holding of the partition's lease.
     pub hold: u64,
-    /// Counts the notices of a holding from 0: a gap says that one was lost.
+    /// Counts the messages of a holding from 0: a gap says that one was lost.
     pub n: u64,
     /// The partition has applied everything up to this sequence.
     pub to: u64,
@@ -40,18 +40,22 @@ pub struct Notice {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub delivered: Vec<Delivered>,
+    pub delivered: Vec<Fanout>,
     /// Pulled authors with something new, and its sequence: every reader of this partition may be
     /// concerned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pulled: Vec<(UserId, u64)>,
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub touched: BTreeSet<Touched>,
+    #[serde(
+        rename = "touched",
+        default,
+        skip_serializing_if = "BTreeSet::is_empty"
+    )]
+    pub invalidations: BTreeSet<Invalidation>,
 }
 
 /// An entry, and the timelines it was inserted into.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Delivered {
+pub struct Fanout {
     pub entry: EntryId,
     pub post: PostId,
     pub by: UserId,
@@ -64,7 +68,7 @@ pub struct Delivered {
 /// In the order in which caches take them: what entries are made of before what decides which
 /// entries are looked for, so that who sees a new edge sees what came with it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Serialize, Deserialize)]
-pub enum Touched {
+pub enum Invalidation {
     /// A post's counts.
     Post(PostId),
     /// A post that was deleted.
@@ -87,7 +91,7 @@ pub enum Touched {
     Pulled,
 }
 
-impl Touched {
+impl Invalidation {
     /// What somebody took back must not be told again, not even in bad times.
     fn takes_back(&self) -> bool {
         match self {
@@ -105,13 +109,17 @@ impl Touched {
     }
 }
 
-impl Notice {
+impl InvalidationMessage {
     /// What a commit changed. Who sends it fills in the rest.
-    pub fn of(touched: BTreeSet<Touched>, entries: &[Entry], pulled: &[(UserId, u64)]) -> Self {
-        let mut delivered: BTreeMap<EntryId, Delivered> = BTreeMap::new();
+    pub fn of(
+        invalidations: BTreeSet<Invalidation>,
+        entries: &[Entry],
+        pulled: &[(UserId, u64)],
+    ) -> Self {
+        let mut delivered: BTreeMap<EntryId, Fanout> = BTreeMap::new();
         for entry in entries {
             let item = entry.item;
-            let same = delivered.entry(item.entry).or_insert_with(|| Delivered {
+            let same = delivered.entry(item.entry).or_insert_with(|| Fanout {
                 entry: item.entry,
                 post: item.post,
                 by: item.by,
@@ -123,18 +131,18 @@ impl Notice {
         Self {
             delivered: delivered.into_values().collect(),
             pulled: pulled.to_vec(),
-            touched,
+            invalidations,
             ..Self::default()
         }
     }
 
     pub fn encode(mut self) -> Vec<u8> {
         let readers: usize = self.delivered.iter().map(|entry| entry.to.len() + 4).sum();
-        if readers + self.pulled.len() + self.touched.len() > MOST {
+        if readers + self.pulled.len() + self.invalidations.len() > MOST {
             self.all = true;
             self.delivered.clear();
             self.pulled.clear();
-            self.touched.retain(Touched::takes_back);
+            self.invalidations.retain(Invalidation::takes_back);
         }
         serde_json::to_vec(&self).unwrap_or_default()
     }
@@ -164,14 +172,18 @@ mod tests {
         let many: Vec<Entry> = (1..=MOST as i64)
             .map(|id| entry(Id::new(id).unwrap()))
             .collect();
-        let few = Notice::of(BTreeSet::new(), &many[..MOST / 2], &[]).encode();
-        let few = Notice::decode(&few).unwrap();
+        let few = InvalidationMessage::of(BTreeSet::new(), &many[..MOST / 2], &[]).encode();
+        let few = InvalidationMessage::decode(&few).unwrap();
         assert!(!few.all && few.delivered.len() == 1);
         // A build of before does not say when it was sent, and does not mind that others do.
         let old = br#"{"g":1,"p":0,"hold":2,"n":3,"to":4}"#;
-        assert_eq!(Notice::decode(old).unwrap().sent, None);
-        let body = Notice::of(BTreeSet::new(), &many, &[]).encode();
-        let back = Notice::decode(&body).unwrap();
+        assert_eq!(InvalidationMessage::decode(old).unwrap().sent, None);
+        let said = br#"{"g":1,"p":0,"hold":2,"n":3,"to":4,"touched":["Pulled"]}"#;
+        let read = InvalidationMessage::decode(said).unwrap();
+        assert_eq!(read.invalidations, [Invalidation::Pulled].into());
+        assert_eq!(read.encode(), said, "builds of before read it by this name");
+        let body = InvalidationMessage::of(BTreeSet::new(), &many, &[]).encode();
+        let back = InvalidationMessage::decode(&body).unwrap();
         assert!(back.all && back.delivered.is_empty() && body.len() < 200);
     }
 }

@@ -22,7 +22,7 @@ pub struct ViewWriter {
 
 struct Inner {
     generation: Generation,
-    /// Names the database of views in notices.
+    /// Names the database of views in messages.
     views_id: i64,
     passed: Passed,
 }

@@ -43,8 +43,8 @@ fn is_deleted(changes: &Changes, view: View, key: &Key) -> bool {
     changes.rows.deletes[&view].contains(key)
 }
 
-fn touched(changes: Changes) -> Vec<Touched> {
-    changes.into_touched().into_iter().collect()
+fn invalidations(changes: Changes) -> Vec<Invalidation> {
+    changes.into_invalidations().into_iter().collect()
 }
 
 #[test]
@@ -65,8 +65,8 @@ fn a_user_is_a_row_and_a_reader() {
     assert_eq!(inserted(&changes, View::Users, &Key::id(user)), row);
     let reader = doc! { "p": 3_i32, "horizon": 0_i64, "seen": 1_000_i64 };
     assert_eq!(inserted(&changes, View::Readers, &Key::id(user)), reader);
-    let named = [Touched::Standing(user), Touched::Timeline(user)];
-    assert_eq!(touched(changes), named);
+    let named = [Invalidation::Standing(user), Invalidation::Timeline(user)];
+    assert_eq!(invalidations(changes), named);
 }
 
 #[test]
@@ -80,13 +80,13 @@ fn changes_of_a_user_are_fields() {
     changes.profile_edited(user, &profile, LATER);
     let set = doc! { "display_name": "A", "bio": "c", "v": 2_i64, "s": 11_i64 };
     assert_eq!(update(&changes, View::Users, &key), doc! { "$set": set });
-    assert_eq!(touched(changes), [Touched::User(user)]);
+    assert_eq!(invalidations(changes), [Invalidation::User(user)]);
 
     let mut changes = Changes::default();
     changes.user_verified(user, LATER);
     let set = doc! { "verified": true, "v": 2_i64, "s": 11_i64 };
     assert_eq!(update(&changes, View::Users, &key), doc! { "$set": set });
-    assert_eq!(touched(changes), [Touched::User(user)]);
+    assert_eq!(invalidations(changes), [Invalidation::User(user)]);
 
     for (standing, name) in [
         (Standing::Active, "active"),
@@ -97,7 +97,7 @@ fn changes_of_a_user_are_fields() {
         changes.standing_changed(user, standing, LATER);
         let set = doc! { "standing": name, "v": 2_i64, "s": 11_i64 };
         assert_eq!(update(&changes, View::Users, &key), doc! { "$set": set });
-        assert_eq!(touched(changes), [Touched::Standing(user)]);
+        assert_eq!(invalidations(changes), [Invalidation::Standing(user)]);
         let stored = bson::serialize_to_bson(&standing).unwrap();
         assert_eq!(stored, bson::Bson::from(name), "as it is read");
     }
@@ -121,8 +121,8 @@ fn readers_are_parked_and_back() {
     let back = update(&changes, View::Readers, &Key::id(two));
     assert_eq!(back, doc! { "$set": set });
     assert_eq!(
-        touched(changes),
-        [Touched::Timeline(one), Touched::Timeline(two)]
+        invalidations(changes),
+        [Invalidation::Timeline(one), Invalidation::Timeline(two)]
     );
 }
 
@@ -146,11 +146,11 @@ fn an_edge_is_a_row_either_way_and_counts() {
     let user = update(&changes, View::Users, &Key::id(follower));
     assert_eq!(user, doc! { "$inc": { "following": 1_i64 } });
     let named = [
-        Touched::User(follower),
-        Touched::User(followee),
-        Touched::Edges(follower),
+        Invalidation::User(follower),
+        Invalidation::User(followee),
+        Invalidation::Edges(follower),
     ];
-    assert_eq!(touched(changes), named);
+    assert_eq!(invalidations(changes), named);
 
     let mut changes = Changes::default();
     changes.unfollowed(&edge(), OWN, LATER);
@@ -160,8 +160,8 @@ fn an_edge_is_a_row_either_way_and_counts() {
     assert_eq!(row, doc! { "$set": set });
     assert!(is_deleted(&changes, View::Followers, &back));
     assert!(is_deleted(&changes, View::Pending, &key));
-    let named = touched(changes);
-    assert_eq!(named.last(), Some(&Touched::Unfollowed(follower)));
+    let named = invalidations(changes);
+    assert_eq!(named.last(), Some(&Invalidation::Unfollowed(follower)));
 }
 
 #[test]
@@ -173,8 +173,8 @@ fn an_author_becomes_hot_for_counts_and_readers() {
     assert_eq!(count, set);
     let pulled = update(&changes, View::Pulled, &Key::in_partition(OWN, author));
     assert_eq!(pulled, set);
-    let named = [Touched::User(author), Touched::Pulled];
-    assert_eq!(touched(changes), named);
+    let named = [Invalidation::User(author), Invalidation::Pulled];
+    assert_eq!(invalidations(changes), named);
 }
 
 #[test]
@@ -205,11 +205,11 @@ fn a_post_is_a_row_and_a_tombstone_after_it() {
     let user = update(&changes, View::Users, &Key::id(author));
     assert_eq!(user, doc! { "$inc": { "posts": 1_i64 } });
     let named = [
-        Touched::Post(parent.post),
-        Touched::Post(post),
-        Touched::User(author),
+        Invalidation::Post(parent.post),
+        Invalidation::Post(post),
+        Invalidation::User(author),
     ];
-    assert_eq!(touched(changes), named);
+    assert_eq!(invalidations(changes), named);
 
     let mut changes = Changes::default();
     changes.post_deleted(post, author, LATER);
@@ -220,12 +220,12 @@ fn a_post_is_a_row_and_a_tombstone_after_it() {
     assert!(is_deleted(&changes, View::Outbox, &Key::pair(author, post)));
     assert!(is_deleted(&changes, View::Replies, &reply));
     let named = [
-        Touched::Post(parent.post),
-        Touched::Deleted(post),
-        Touched::User(author),
-        Touched::Withdrawn(author, post.cast()),
+        Invalidation::Post(parent.post),
+        Invalidation::Deleted(post),
+        Invalidation::User(author),
+        Invalidation::Withdrawn(author, post.cast()),
     ];
-    assert_eq!(touched(changes), named);
+    assert_eq!(invalidations(changes), named);
 }
 
 #[test]
@@ -242,8 +242,8 @@ fn reactions_count_and_what_is_posted_is_listed() {
         assert_eq!(inserted(&changes, view, &key), row);
         let counted = update(&changes, View::Posts, &Key::id(post));
         assert_eq!(counted, doc! { "$inc": { counter: 1_i64 } });
-        let named = [Touched::Post(post), Touched::Reaction(post, user)];
-        assert_eq!(touched(changes), named);
+        let named = [Invalidation::Post(post), Invalidation::Reaction(post, user)];
+        assert_eq!(invalidations(changes), named);
 
         let mut changes = Changes::default();
         changes.reaction_withdrawn(reaction, post, user, LATER);
@@ -265,8 +265,8 @@ fn reactions_count_and_what_is_posted_is_listed() {
     let counted = update(&changes, View::Users, &Key::id(user));
     assert_eq!(counted, doc! { "$inc": { "outbox": 1_i64 } });
     assert_eq!(
-        touched(changes),
-        [Touched::User(user), Touched::Outbox(user)]
+        invalidations(changes),
+        [Invalidation::User(user), Invalidation::Outbox(user)]
     );
 }
 
@@ -290,13 +290,13 @@ fn a_large_fan_out_is_a_row_until_it_is_done() {
     assert_eq!(inserted(&changes, View::FanOuts, &row), expected);
     let jobs = update(&changes, View::Pulled, &pulled);
     assert_eq!(jobs, doc! { "$inc": { "jobs": 1_i64 } });
-    assert_eq!(touched(changes), [Touched::Pulled]);
+    assert_eq!(invalidations(changes), [Invalidation::Pulled]);
 
     let mut changes = Changes::default();
     changes.fan_out_reached(OWN, item.entry, id(77));
     let next = update(&changes, View::FanOuts, &row);
     assert_eq!(next, doc! { "$set": { "next": 77_i64 } });
-    assert!(touched(changes).is_empty());
+    assert!(invalidations(changes).is_empty());
 
     for still_pulled in [true, false] {
         let mut changes = Changes::default();
@@ -308,7 +308,7 @@ fn a_large_fan_out_is_a_row_until_it_is_done() {
         } else {
             assert!(is_deleted(&changes, View::Pulled, &pulled));
         }
-        assert_eq!(touched(changes), [Touched::Pulled]);
+        assert_eq!(invalidations(changes), [Invalidation::Pulled]);
     }
 }
 
@@ -324,17 +324,17 @@ fn what_a_commit_changed_is_named_in_the_order_that_caches_need() {
     changes.post_deleted(one.cast(), two, LATER);
     changes.unfollowed(&edge(), OWN, LATER);
     let expected = [
-        Touched::Post(two.cast()),
-        Touched::Deleted(one.cast()),
-        Touched::User(one),
-        Touched::User(two),
-        Touched::Standing(one),
-        Touched::Reaction(two.cast(), one),
-        Touched::Withdrawn(one, two.cast()),
-        Touched::Withdrawn(two, one.cast()),
-        Touched::Timeline(two),
-        Touched::Edges(one),
-        Touched::Unfollowed(one),
+        Invalidation::Post(two.cast()),
+        Invalidation::Deleted(one.cast()),
+        Invalidation::User(one),
+        Invalidation::User(two),
+        Invalidation::Standing(one),
+        Invalidation::Reaction(two.cast(), one),
+        Invalidation::Withdrawn(one, two.cast()),
+        Invalidation::Withdrawn(two, one.cast()),
+        Invalidation::Timeline(two),
+        Invalidation::Edges(one),
+        Invalidation::Unfollowed(one),
     ];
-    assert_eq!(touched(changes), expected);
+    assert_eq!(invalidations(changes), expected);
 }
