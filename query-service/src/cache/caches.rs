@@ -12,7 +12,7 @@ use shared::time::{Clock, SystemClock};
 
 use super::freshness::{Quickest, SILENCE};
 use super::newest::{Outbox, Timeline};
-use super::slots::{LONGEST, Loading, Look, ReadFrom, Remembered, Slots};
+use super::slots::{CacheSlots, LONGEST, LoadTicket, Lookup, ReadFrom, Remembered};
 use super::values::{Edges, Post, Pulled, Reactions};
 use crate::views::documents::UserRow;
 use crate::views::entry::TimelineItem;
@@ -27,16 +27,16 @@ pub struct Caches {
     epoch: AtomicU64,
     heard: Mutex<HashMap<Partition, Heard>>,
     changed: Mutex<Changed>,
-    pub posts: Slots<PostId, Post>,
-    pub users: Slots<UserId, UserRow>,
-    pub follower_counts: Slots<UserId, i64>,
-    pub reactions: Slots<(PostId, UserId), Reactions>,
-    pub outboxes: Slots<UserId, Outbox>,
+    pub posts: CacheSlots<PostId, Post>,
+    pub users: CacheSlots<UserId, UserRow>,
+    pub follower_counts: CacheSlots<UserId, i64>,
+    pub reactions: CacheSlots<(PostId, UserId), Reactions>,
+    pub outboxes: CacheSlots<UserId, Outbox>,
     /// Reposts whose outbox row stands.
-    pub standing: Slots<EntryId, ()>,
-    pub timelines: Slots<UserId, Timeline>,
-    pub edges: Slots<UserId, Edges>,
-    pub pulled: Slots<Partition, Pulled>,
+    pub standing: CacheSlots<EntryId, ()>,
+    pub timelines: CacheSlots<UserId, Timeline>,
+    pub edges: CacheSlots<UserId, Edges>,
+    pub pulled: CacheSlots<Partition, Pulled>,
     /// A name is its user's for ever, so that this needs no message.
     pub names: moka::sync::Cache<String, UserId>,
 }
@@ -75,15 +75,15 @@ impl Caches {
             epoch: AtomicU64::new(0),
             heard: Mutex::default(),
             changed: Mutex::default(),
-            posts: Slots::new("posts", 40_000),
-            users: Slots::new("users", 40_000),
-            follower_counts: Slots::new("follower_counts", 40_000),
-            reactions: Slots::new("reactions", 200_000),
-            outboxes: Slots::new("outboxes", 4_000),
-            standing: Slots::new("reposts", 100_000),
-            timelines: Slots::new("timelines", 10_000),
-            edges: Slots::new("edges", 2_000),
-            pulled: Slots::new("pulled", u64::from(Partitions::MAX)),
+            posts: CacheSlots::new("posts", 40_000),
+            users: CacheSlots::new("users", 40_000),
+            follower_counts: CacheSlots::new("follower_counts", 40_000),
+            reactions: CacheSlots::new("reactions", 200_000),
+            outboxes: CacheSlots::new("outboxes", 4_000),
+            standing: CacheSlots::new("reposts", 100_000),
+            timelines: CacheSlots::new("timelines", 10_000),
+            edges: CacheSlots::new("edges", 2_000),
+            pulled: CacheSlots::new("pulled", u64::from(Partitions::MAX)),
             names: moka::sync::Cache::new(40_000),
         }
     }
@@ -187,38 +187,38 @@ impl Caches {
             by: delivered.by,
         };
         for reader in &delivered.to {
-            self.timelines.extend(reader, item);
+            self.timelines.append(reader, item);
         }
     }
 
     fn take_one(&self, message: &InvalidationMessage, invalidation: &Invalidation) {
         match invalidation {
-            Invalidation::Post(post) => self.posts.touch(post),
-            Invalidation::Deleted(post) => self.posts.forget(post),
+            Invalidation::Post(post) => self.posts.invalidate(post),
+            Invalidation::Deleted(post) => self.posts.evict(post),
             Invalidation::User(user) => {
-                self.users.touch(user);
-                self.follower_counts.touch(user);
+                self.users.invalidate(user);
+                self.follower_counts.invalidate(user);
             }
-            Invalidation::Standing(user) => self.users.forget(user),
-            Invalidation::Reaction(post, user) => self.reactions.touch(&(*post, *user)),
+            Invalidation::Standing(user) => self.users.evict(user),
+            Invalidation::Reaction(post, user) => self.reactions.invalidate(&(*post, *user)),
             Invalidation::Outbox(author) => {
                 self.has_changed(*author);
-                self.outboxes.touch(author);
+                self.outboxes.invalidate(author);
             }
             Invalidation::Withdrawn(author, entry) => {
                 self.has_changed(*author);
-                self.standing.forget(entry);
-                self.outboxes.forget(author);
+                self.standing.evict(entry);
+                self.outboxes.evict(author);
             }
-            Invalidation::Timeline(reader) => self.timelines.touch(reader),
-            Invalidation::Edges(reader) => self.edges.touch(reader),
-            Invalidation::Unfollowed(reader) => self.edges.forget(reader),
-            Invalidation::Pulled => self.pulled.touch(&Partition(message.p)),
+            Invalidation::Timeline(reader) => self.timelines.invalidate(reader),
+            Invalidation::Edges(reader) => self.edges.invalidate(reader),
+            Invalidation::Unfollowed(reader) => self.edges.evict(reader),
+            Invalidation::Pulled => self.pulled.invalidate(&Partition(message.p)),
         }
     }
 
     /// What is remembered of a key, or leave to load it.
-    pub fn look<K, V>(&self, from: ReadFrom, slots: &Slots<K, V>, key: &K) -> Look<V>
+    pub fn look<K, V>(&self, from: ReadFrom, slots: &CacheSlots<K, V>, key: &K) -> Lookup<V>
     where
         K: Copy + Eq + Hash + Send + Sync + 'static,
         V: Remembered,
@@ -228,7 +228,7 @@ impl Caches {
     }
 
     /// Leave to load a key again, whatever is remembered of it.
-    pub fn load<K, V>(&self, slots: &Slots<K, V>, key: &K) -> Loading<V>
+    pub fn load<K, V>(&self, slots: &CacheSlots<K, V>, key: &K) -> LoadTicket<V>
     where
         K: Copy + Eq + Hash + Send + Sync + 'static,
         V: Remembered,
@@ -241,7 +241,7 @@ impl Caches {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::newest::Head;
+    use super::super::newest::NewestItems;
     use super::*;
     use shared::ids::Id;
 
@@ -263,12 +263,12 @@ mod tests {
 
     fn hit(caches: &Caches, key: UserId) -> Option<i64> {
         match caches.look(ReadFrom::CacheThenDatabase, &caches.follower_counts, &key) {
-            Look::Hit(value) => Some(*value),
-            Look::Miss(_) => None,
+            Lookup::Hit(value) => Some(*value),
+            Lookup::Miss(_) => None,
         }
     }
 
-    fn load(caches: &Caches, key: UserId) -> Loading<i64> {
+    fn load(caches: &Caches, key: UserId) -> LoadTicket<i64> {
         caches.load(&caches.follower_counts, &key)
     }
 
@@ -325,9 +325,9 @@ mod tests {
             .load(&caches.edges, &reader)
             .store(Arc::new(Edges::default()));
         caches.take(&message(7, 1, &[Invalidation::Edges(reader)]));
-        assert!(matches!(edges(), Look::Hit(_)), "one more is no reason");
+        assert!(matches!(edges(), Lookup::Hit(_)), "one more is no reason");
         caches.take(&message(7, 2, &[Invalidation::Unfollowed(reader)]));
-        assert!(matches!(edges(), Look::Miss(_)));
+        assert!(matches!(edges(), Lookup::Miss(_)));
     }
 
     #[test]
@@ -348,7 +348,7 @@ mod tests {
             });
             assert_eq!(hit(&caches, key).is_some(), known, "{hold} {n}");
             let stale = caches.look(ReadFrom::StaleCache, &caches.follower_counts, &key);
-            assert!(matches!(stale, Look::Hit(_)));
+            assert!(matches!(stale, Lookup::Hit(_)));
         }
         // A load across a gap began in an epoch that is over.
         let loading = load(&caches, key);
@@ -410,10 +410,10 @@ mod tests {
     fn a_delivered_entry_extends_the_timeline_that_is_remembered() {
         let (caches, reader) = (caches(), Id::new(KEY).unwrap());
         let look = || match caches.look(ReadFrom::CacheThenDatabase, &caches.timelines, &reader) {
-            Look::Hit(head) => Ok(ids(&head.items)),
-            Look::Miss(loading) => Err(loading),
+            Lookup::Hit(head) => Ok(ids(&head.items)),
+            Lookup::Miss(loading) => Err(loading),
         };
-        let head = Arc::new(Head::new(vec![item(20)], 10));
+        let head = Arc::new(NewestItems::new(vec![item(20)], 10));
         let Err(loading) = look() else { panic!() };
         loading.store(head.clone());
         let delivered = Fanout {
@@ -440,7 +440,7 @@ mod tests {
             ..deliver.clone()
         };
         caches.take(&next);
-        loading.store(Arc::new(Head::new(vec![item(30), item(20)], 10)));
+        loading.store(Arc::new(NewestItems::new(vec![item(30), item(20)], 10)));
         assert_eq!(look().ok(), Some(vec![40, 30, 20]));
         // Of more than new items it cannot be told.
         let loading = caches.load(&caches.timelines, &reader);

@@ -25,6 +25,6 @@ mod slots;
 mod values;
 
 pub use caches::{Caches, Since};
-pub use newest::{Head, MOST_ENTRIES};
-pub use slots::{LOOKS, Look, ReadFrom, Remembered, Slots};
-pub use values::{Edges, Lately, Post, Pulled, Reactions};
+pub use newest::{MOST_ENTRIES, NewestItems};
+pub use slots::{CacheSlots, LOOKS, Lookup, ReadFrom, Remembered};
+pub use values::{Edges, Post, Pulled, Reactions, RecentlyPulled};

@@ -8,23 +8,23 @@ pub const MOST_ENTRIES: usize = 200;
 
 /// The newest items of something.
 #[derive(Clone, Debug)]
-pub struct Head {
+pub struct NewestItems {
     /// Newest first.
     pub(super) items: Vec<TimelineItem>,
     /// Everything above this id is in `items`.
     pub complete_above: i64,
 }
 
-pub type Timeline = Head;
-pub type Outbox = Head;
+pub type Timeline = NewestItems;
+pub type Outbox = NewestItems;
 
-impl Remembered for Head {
-    fn extend(&mut self, item: TimelineItem) {
+impl Remembered for NewestItems {
+    fn append(&mut self, item: TimelineItem) {
         self.insert(item);
     }
 }
 
-impl Head {
+impl NewestItems {
     /// `items` are all there are above `complete_above`, newest first.
     pub fn new(items: Vec<TimelineItem>, complete_above: i64) -> Self {
         let mut head = Self {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_head_takes_new_lines_in_order_and_says_how_far_it_reaches() {
-        let mut head = Head::new(vec![item(30), item(20)], 10);
+        let mut head = NewestItems::new(vec![item(30), item(20)], 10);
         for entry in [25, 40, 25, 10, 5] {
             head.insert(item(entry));
         }

@@ -30,22 +30,22 @@ pub enum ReadFrom {
 /// What a slot can remember.
 pub trait Remembered: Clone + Send + Sync + 'static {
     /// Adds a new item, where there are items.
-    fn extend(&mut self, _line: TimelineItem) {}
+    fn append(&mut self, _item: TimelineItem) {}
 }
 
 /// Labels: `cache` (a fixed set), `outcome` (hit, miss).
 pub const LOOKS: &str = "query_service_cache_looks_total";
 
 /// One kind of value by key.
-pub struct Slots<K, V> {
+pub struct CacheSlots<K, V> {
     hits: metrics::Counter,
     misses: metrics::Counter,
-    slots: moka::sync::Cache<K, Arc<Slot<V>>>,
+    slots: moka::sync::Cache<K, Arc<CacheSlot<V>>>,
 }
 
-struct Slot<V>(Mutex<State<V>>);
+struct CacheSlot<V>(Mutex<State<V>>);
 
-impl<V> Default for Slot<V> {
+impl<V> Default for CacheSlot<V> {
     fn default() -> Self {
         Self(Mutex::new(State {
             version: 0,
@@ -70,26 +70,26 @@ struct Cached<V> {
     value: Arc<V>,
 }
 
-pub enum Look<V> {
+pub enum Lookup<V> {
     Hit(Arc<V>),
-    Miss(Loading<V>),
+    Miss(LoadTicket<V>),
 }
 
 /// Leave to store what a load finds.
-pub struct Loading<V> {
-    slot: Arc<Slot<V>>,
+pub struct LoadTicket<V> {
+    slot: Arc<CacheSlot<V>>,
     version: u64,
     epoch: u64,
 }
 
-impl<V: Remembered> Loading<V> {
+impl<V: Remembered> LoadTicket<V> {
     /// Remembers the value, unless the key changed since the load began by more than new items.
     pub fn store(self, mut value: Arc<V>) {
         let mut state = self.slot.state();
         let missed = usize::try_from(state.version - self.version).unwrap_or(usize::MAX);
         if let Some(known) = state.recent.len().checked_sub(missed) {
             for item in state.recent.range(known..) {
-                Arc::make_mut(&mut value).extend(*item);
+                Arc::make_mut(&mut value).append(*item);
             }
             state.value = Some(Cached {
                 epoch: Some(self.epoch),
@@ -100,13 +100,13 @@ impl<V: Remembered> Loading<V> {
     }
 }
 
-impl<V> Slot<V> {
+impl<V> CacheSlot<V> {
     fn state(&self) -> MutexGuard<'_, State<V>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K, V> Slots<K, V>
+impl<K, V> CacheSlots<K, V>
 where
     K: Copy + Eq + Hash + Send + Sync + 'static,
     V: Remembered,
@@ -124,7 +124,7 @@ where
     }
 
     /// What is remembered of a key, or leave to load it. `epoch` is the one that is not over yet.
-    pub(super) fn look(&self, epoch: u64, from: ReadFrom, key: &K) -> Look<V> {
+    pub(super) fn look(&self, epoch: u64, from: ReadFrom, key: &K) -> Lookup<V> {
         let slot = match from {
             ReadFrom::CacheThenDatabase | ReadFrom::Database => self.slot(key),
             // Nothing is loaded: what is not there need not be made, and make others leave.
@@ -140,7 +140,7 @@ where
         });
         if let Some(cached) = hit {
             self.hits.increment(1);
-            return Look::Hit(cached.value.clone());
+            return Lookup::Hit(cached.value.clone());
         }
         // A read that finds nothing in the cache looks again before it loads.
         if from != ReadFrom::CacheOnly {
@@ -148,7 +148,7 @@ where
         }
         let version = state.version;
         drop(state);
-        Look::Miss(Loading {
+        Lookup::Miss(LoadTicket {
             slot,
             version,
             epoch,
@@ -163,22 +163,22 @@ where
     }
 
     /// Leave to load a key again, whatever is remembered of it.
-    pub(super) fn load(&self, epoch: u64, key: &K) -> Loading<V> {
+    pub(super) fn load(&self, epoch: u64, key: &K) -> LoadTicket<V> {
         let slot = self.slot(key);
         let version = slot.state().version;
-        Loading {
+        LoadTicket {
             slot,
             version,
             epoch,
         }
     }
 
-    fn slot(&self, key: &K) -> Arc<Slot<V>> {
+    fn slot(&self, key: &K) -> Arc<CacheSlot<V>> {
         self.slots.get_with(*key, Arc::default)
     }
 
     /// The value is another now, or may be.
-    pub fn touch(&self, key: &K) {
+    pub fn invalidate(&self, key: &K) {
         self.change(key, |value| {
             if let Some(cached) = value {
                 cached.epoch = None;
@@ -187,12 +187,12 @@ where
     }
 
     /// The value must not be told again, not even in bad times.
-    pub(super) fn forget(&self, key: &K) {
+    pub(super) fn evict(&self, key: &K) {
         self.change(key, |value| *value = None);
     }
 
     /// There is a new item; a load under way may have missed it.
-    pub(super) fn extend(&self, key: &K, item: TimelineItem) {
+    pub(super) fn append(&self, key: &K, item: TimelineItem) {
         let Some(slot) = self.slots.get(key) else {
             return;
         };
@@ -203,7 +203,7 @@ where
         }
         state.recent.push_back(item);
         if let Some(cached) = &mut state.value {
-            Arc::make_mut(&mut cached.value).extend(item);
+            Arc::make_mut(&mut cached.value).append(item);
         }
     }
 

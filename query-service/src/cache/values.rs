@@ -30,7 +30,7 @@ pub struct Edges {
     pub following: Vec<UserId>,
     /// Of those, whose older entries are not inserted yet.
     pub pending: Vec<UserId>,
-    pub lately: Lately,
+    pub lately: RecentlyPulled,
 }
 
 /// Authors who were pulled, or not followed, when this was loaded before.
@@ -39,9 +39,9 @@ pub struct Edges {
 /// it needless to pull them may be missing in what is remembered of timelines. So they are pulled
 /// until the messages must have come, or nothing is fresh.
 #[derive(Clone, Debug, Default)]
-pub struct Lately(Option<(Instant, Vec<UserId>)>);
+pub struct RecentlyPulled(Option<(Instant, Vec<UserId>)>);
 
-impl Lately {
+impl RecentlyPulled {
     pub fn new(authors: Vec<UserId>) -> Self {
         Self((!authors.is_empty()).then(|| (Instant::now(), authors)))
     }
@@ -59,7 +59,7 @@ impl Lately {
 #[derive(Clone, Debug, Default)]
 pub struct Pulled {
     pub authors: Vec<UserId>,
-    pub lately: Lately,
+    pub lately: RecentlyPulled,
 }
 
 impl Remembered for Post {}

@@ -12,7 +12,7 @@ use super::cursor::CursorKey;
 use super::hints::Hints;
 use super::unanswered::Unanswered;
 use super::walks::Walks;
-use crate::cache::{Caches, Look, ReadFrom, Remembered, Slots};
+use crate::cache::{CacheSlots, Caches, Lookup, ReadFrom, Remembered};
 use crate::views::checkpoints::{Checkpoint, lowest};
 use crate::views::error::ViewError;
 use crate::views::fail_point::FailPoint;
@@ -140,7 +140,7 @@ impl ReadModel {
         &self.inner.caches
     }
 
-    pub(super) fn look<K, V>(&self, slots: &Slots<K, V>, key: &K) -> Look<V>
+    pub(super) fn look<K, V>(&self, slots: &CacheSlots<K, V>, key: &K) -> Lookup<V>
     where
         K: Copy + Eq + std::hash::Hash + Send + Sync + 'static,
         V: Remembered,

@@ -12,7 +12,7 @@ use super::model::ReadModel;
 use super::posts::{MOST_EXAMINED, MOST_TOGETHER};
 use super::scan::{List, Listed};
 use super::unanswered::Unanswered;
-use crate::cache::Look;
+use crate::cache::Lookup;
 use crate::views::documents::{EdgeRow, Standing, UserRow};
 use crate::views::generation::View;
 use crate::views::keys::{Key, last_id};
@@ -182,8 +182,8 @@ impl ReadModel {
     /// Whether a user is deactivated, if that is remembered.
     pub fn remembered_as_deactivated(&self, user: UserId) -> Option<bool> {
         match self.look(&self.caches().users, &user) {
-            Look::Hit(row) => Some(row.standing == Standing::Deactivated),
-            Look::Miss(_) => None,
+            Lookup::Hit(row) => Some(row.standing == Standing::Deactivated),
+            Lookup::Miss(_) => None,
         }
     }
 

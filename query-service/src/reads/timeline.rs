@@ -15,7 +15,7 @@ use super::model::ReadModel;
 use super::posts::{Filling, MOST_TOGETHER};
 use super::unanswered::Unanswered;
 use super::visibility::Candidate;
-use crate::cache::{Edges, Head, Lately, Look, MOST_ENTRIES, Pulled};
+use crate::cache::{Edges, Lookup, MOST_ENTRIES, NewestItems, Pulled, RecentlyPulled};
 use crate::views::documents::{EntryRow, KeyRow, OutboxRow, ReaderRow};
 use crate::views::entry::TimelineItem;
 use crate::views::fail_point::FailPoint;
@@ -157,8 +157,8 @@ impl ReadModel {
 
     async fn edges(&self, reader: UserId) -> Result<Arc<Edges>, Unanswered> {
         let loading = match self.look(&self.caches().edges, &reader) {
-            Look::Hit(edges) => return Ok(edges),
-            Look::Miss(loading) => loading,
+            Lookup::Hit(edges) => return Ok(edges),
+            Lookup::Miss(loading) => loading,
         };
         self.may_load()?;
         let sorted = |rows: Vec<KeyRow>| -> Vec<UserId> {
@@ -182,14 +182,14 @@ impl ReadModel {
             }
             None => {
                 // Whom they follow since their entries were remembered nobody knows.
-                self.caches().timelines.touch(&reader);
+                self.caches().timelines.invalidate(&reader);
                 Vec::new()
             }
         };
         let edges = Arc::new(Edges {
             following,
             pending,
-            lately: Lately::new(lately),
+            lately: RecentlyPulled::new(lately),
         });
         loading.store(edges.clone());
         Ok(edges)
@@ -198,8 +198,8 @@ impl ReadModel {
     /// The authors whom all their readers in a partition pull.
     async fn pulled(&self, partition: Partition) -> Result<Arc<Pulled>, Unanswered> {
         let loading = match self.look(&self.caches().pulled, &partition) {
-            Look::Hit(pulled) => return Ok(pulled),
-            Look::Miss(loading) => loading,
+            Lookup::Hit(pulled) => return Ok(pulled),
+            Lookup::Miss(loading) => loading,
         };
         self.may_load()?;
         let range = between(&partition.0.to_be_bytes(), 0, i64::MAX);
@@ -210,7 +210,7 @@ impl ReadModel {
             let done = before.authors.iter().chain(before.lately.authors());
             done.filter(|author| authors.binary_search(author).is_err())
         });
-        let lately = Lately::new(lately.copied().collect());
+        let lately = RecentlyPulled::new(lately.copied().collect());
         let pulled = Arc::new(Pulled { authors, lately });
         loading.store(Arc::clone(&pulled));
         Ok(pulled)
@@ -260,7 +260,7 @@ impl ReadModel {
         before: i64,
         take: Take,
     ) -> Result<Option<(Vec<TimelineItem>, i64)>, Unanswered> {
-        if let Look::Hit(head) = self.look(&self.caches().timelines, &reader)
+        if let Lookup::Hit(head) = self.look(&self.caches().timelines, &reader)
             && before > head.complete_above + 1
         {
             let (items, complete_above) = head.below(before, take.remembered);
@@ -285,7 +285,7 @@ impl ReadModel {
         }
         items.retain(|item| item.entry.get() > complete_above);
         if before == NEWEST {
-            loading.store(Arc::new(Head::new(items.clone(), complete_above)));
+            loading.store(Arc::new(NewestItems::new(items.clone(), complete_above)));
         }
         Ok(Some((items, complete_above)))
     }
@@ -350,7 +350,7 @@ impl ReadModel {
         before: i64,
         take: Take,
     ) -> Option<(Vec<TimelineItem>, i64)> {
-        if let Look::Hit(head) = self.look(&self.caches().outboxes, &author) {
+        if let Lookup::Hit(head) = self.look(&self.caches().outboxes, &author) {
             let (mut items, complete_above) = head.below(before, take.remembered);
             let enough = complete_above <= low || items.len() == take.remembered;
             // From memory the page ends where that does, as long as it gets anywhere.
@@ -380,7 +380,7 @@ impl ReadModel {
             complete_above = complete_above.max(last.entry.get() - 1);
         }
         if before == NEWEST {
-            loading.store(Arc::new(Head::new(items.clone(), complete_above)));
+            loading.store(Arc::new(NewestItems::new(items.clone(), complete_above)));
         }
         Ok((items, complete_above))
     }

@@ -14,7 +14,7 @@ use shared::ids::{EntryId, PostId, UserId};
 use super::bodies::{PostView, Rendered, Reposter, render};
 use super::model::ReadModel;
 use super::unanswered::Unanswered;
-use crate::cache::{Look, Post, Reactions, Remembered, Slots};
+use crate::cache::{CacheSlots, Lookup, Post, Reactions, Remembered};
 use crate::views::documents::{KeyRow, PostRow, ReactionRow, Standing, UserRow};
 use crate::views::entry::TimelineItem;
 use crate::views::generation::View;
@@ -135,8 +135,12 @@ impl ReadModel {
         candidates: &'a [Candidate],
         most: usize,
     ) -> &'a [Candidate] {
-        let known =
-            |it: &Candidate| matches!(self.look(&self.caches().posts, &it.item.post), Look::Hit(_));
+        let known = |it: &Candidate| {
+            matches!(
+                self.look(&self.caches().posts, &it.item.post),
+                Lookup::Hit(_)
+            )
+        };
         let known: Vec<bool> = candidates.iter().map(known).collect();
         let mut runs = Vec::new();
         let mut begin = 0;
@@ -265,7 +269,7 @@ impl ReadModel {
     /// the database is away.
     pub(super) async fn get_many<K, V, F>(
         &self,
-        slots: &Slots<K, V>,
+        slots: &CacheSlots<K, V>,
         keys: &HashSet<K>,
         load: impl FnOnce(Vec<K>) -> F,
     ) -> Result<HashMap<K, Arc<V>>, Unanswered>
@@ -277,8 +281,8 @@ impl ReadModel {
         let (mut found, mut loading) = (HashMap::with_capacity(keys.len()), HashMap::new());
         for key in keys {
             match self.look(slots, key) {
-                Look::Hit(value) => drop(found.insert(*key, value)),
-                Look::Miss(miss) => drop(loading.insert(*key, miss)),
+                Lookup::Hit(value) => drop(found.insert(*key, value)),
+                Lookup::Miss(miss) => drop(loading.insert(*key, miss)),
             }
         }
         if loading.is_empty() || self.is_stale() {
