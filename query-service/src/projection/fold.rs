@@ -19,7 +19,7 @@ use super::memory::Memory;
 use super::pending::Pending;
 use crate::views::changes::{Changes, Reaction, Stamp};
 use crate::views::dead_letters::DeadLetter;
-use crate::views::documents::{FanOutRow, FollowersRow, Standing};
+use crate::views::documents::{AccountStatus, FanOutRow, FollowersRow};
 use crate::views::entry::Entry;
 use crate::views::error::ViewError;
 use crate::views::generation::Generation;
@@ -191,13 +191,13 @@ impl Fold {
                 }
             }
             Payload::UserDeactivated(_) => {
-                self.standing_changed(batch, stamp, event, Standing::Deactivated);
+                self.status_changed(batch, stamp, event, AccountStatus::Deactivated);
             }
             Payload::UserSuspended(_) => {
-                self.standing_changed(batch, stamp, event, Standing::Suspended);
+                self.status_changed(batch, stamp, event, AccountStatus::Suspended);
             }
             Payload::UserUnsuspended(_) => {
-                self.standing_changed(batch, stamp, event, Standing::Active);
+                self.status_changed(batch, stamp, event, AccountStatus::Active);
             }
             Payload::UserVerified(_) => {
                 if self.is_ours(event.actor) {

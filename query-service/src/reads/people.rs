@@ -13,7 +13,7 @@ use super::posts::{MOST_EXAMINED, MOST_TOGETHER};
 use super::scan::{List, Listed};
 use super::unanswered::Unanswered;
 use crate::cache::Lookup;
-use crate::views::documents::{EdgeRow, Standing, UserRow};
+use crate::views::documents::{AccountStatus, EdgeRow, UserRow};
 use crate::views::generation::View;
 use crate::views::keys::{Key, last_id};
 
@@ -176,13 +176,13 @@ impl ReadModel {
     pub async fn is_deactivated(&self, user: UserId) -> Result<bool, Unanswered> {
         let rows = self.users_by_id(&[user].into()).await?;
         let row = rows.get(&user);
-        Ok(row.is_some_and(|row| row.standing == Standing::Deactivated))
+        Ok(row.is_some_and(|row| row.standing == AccountStatus::Deactivated))
     }
 
     /// Whether a user is deactivated, if that is remembered.
     pub fn remembered_as_deactivated(&self, user: UserId) -> Option<bool> {
         match self.look(&self.caches().users, &user) {
-            Lookup::Hit(row) => Some(row.standing == Standing::Deactivated),
+            Lookup::Hit(row) => Some(row.standing == AccountStatus::Deactivated),
             Lookup::Miss(_) => None,
         }
     }
@@ -357,7 +357,7 @@ impl ReadModel {
         let views = ids.iter().filter_map(|id| {
             let row: &UserRow = rows
                 .get(id)
-                .filter(|row| row.standing != Standing::Deactivated)?;
+                .filter(|row| row.standing != AccountStatus::Deactivated)?;
             Some(UserView {
                 user_id: row.id,
                 username: row.username.clone(),

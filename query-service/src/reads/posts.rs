@@ -10,7 +10,7 @@ use super::model::ReadModel;
 use super::scan::{List, Listed};
 use super::unanswered::Unanswered;
 use super::visibility::Candidate;
-use crate::views::documents::{OutboxRow, Standing};
+use crate::views::documents::{AccountStatus, OutboxRow};
 use crate::views::entry::TimelineItem;
 use crate::views::generation::View;
 use crate::views::keys::last_id;
@@ -63,7 +63,7 @@ impl ReadModel {
         let users = self.users_by_id(&[user].into()).await?;
         if users
             .get(&user)
-            .is_none_or(|row| row.standing == Standing::Deactivated)
+            .is_none_or(|row| row.standing == AccountStatus::Deactivated)
         {
             return Ok(None);
         }

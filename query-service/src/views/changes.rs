@@ -17,7 +17,7 @@ use shared::time::Timestamp;
 use shared::views_schema as schema;
 
 use super::checkpoints::Checkpoint;
-use super::documents::{FanOutRow, PARKED, Standing};
+use super::documents::{AccountStatus, FanOutRow, PARKED};
 use super::entry::TimelineItem;
 use super::generation::View;
 use super::invalidation::Invalidation;
@@ -92,7 +92,7 @@ impl Changes {
             "username": &profile.username, "email": "",
             "display_name": &profile.display_name, "bio": &profile.bio,
             "at": bson::DateTime::from_millis(at.millis()),
-            "verified": false, "standing": Standing::Active.name(),
+            "verified": false, "standing": AccountStatus::Active.name(),
             "following": 0_i64, "posts": 0_i64, "outbox": 0_i64,
         };
         self.rows.insert(View::Users, Key::id(user), stamp.on(row));
@@ -113,7 +113,7 @@ impl Changes {
         self.invalidates(Invalidation::User(user));
     }
 
-    pub fn standing_changed(&mut self, user: UserId, standing: Standing, stamp: Stamp) {
+    pub fn status_changed(&mut self, user: UserId, standing: AccountStatus, stamp: Stamp) {
         self.set_user(user, doc! { "standing": standing.name() }, stamp);
         self.invalidates(Invalidation::Standing(user));
     }

@@ -156,13 +156,13 @@ pub struct ReactionRow {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum AccountStatus {
     Active,
     Suspended,
     Deactivated,
 }
 
-impl Standing {
+impl AccountStatus {
     /// As it is stored.
     pub fn name(self) -> &'static str {
         match self {
@@ -183,7 +183,7 @@ pub struct UserRow {
     pub at: Timestamp,
     #[serde(default)]
     pub verified: bool,
-    pub standing: Standing,
+    pub standing: AccountStatus,
     #[serde(default)]
     pub following: i64,
     #[serde(default)]

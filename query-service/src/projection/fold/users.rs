@@ -4,7 +4,7 @@ use shared::events::{Event, UserRegistered};
 
 use super::{Batch, Fold};
 use crate::views::changes::Stamp;
-use crate::views::documents::Standing;
+use crate::views::documents::AccountStatus;
 
 impl Fold {
     pub(super) fn registered(
@@ -23,15 +23,15 @@ impl Fold {
         batch.new_readers.push(event.actor);
     }
 
-    pub(super) fn standing_changed(
+    pub(super) fn status_changed(
         &self,
         batch: &mut Batch,
         stamp: Stamp,
         event: &Event,
-        standing: Standing,
+        standing: AccountStatus,
     ) {
         if self.is_ours(event.actor) {
-            batch.changes.standing_changed(event.actor, standing, stamp);
+            batch.changes.status_changed(event.actor, standing, stamp);
         }
     }
 }

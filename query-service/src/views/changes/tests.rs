@@ -89,12 +89,12 @@ fn changes_of_a_user_are_fields() {
     assert_eq!(invalidations(changes), [Invalidation::User(user)]);
 
     for (standing, name) in [
-        (Standing::Active, "active"),
-        (Standing::Suspended, "suspended"),
-        (Standing::Deactivated, "deactivated"),
+        (AccountStatus::Active, "active"),
+        (AccountStatus::Suspended, "suspended"),
+        (AccountStatus::Deactivated, "deactivated"),
     ] {
         let mut changes = Changes::default();
-        changes.standing_changed(user, standing, LATER);
+        changes.status_changed(user, standing, LATER);
         let set = doc! { "standing": name, "v": 2_i64, "s": 11_i64 };
         assert_eq!(update(&changes, View::Users, &key), doc! { "$set": set });
         assert_eq!(invalidations(changes), [Invalidation::Standing(user)]);
@@ -320,7 +320,7 @@ fn what_a_commit_changed_is_named_in_the_order_that_caches_need() {
     changes.reader_parked(two);
     changes.author_withdrew(one, two.cast());
     changes.reacted(Reaction::Like, two.cast(), one, STAMP);
-    changes.standing_changed(one, Standing::Deactivated, LATER);
+    changes.status_changed(one, AccountStatus::Deactivated, LATER);
     changes.post_deleted(one.cast(), two, LATER);
     changes.unfollowed(&edge(), OWN, LATER);
     let expected = [
