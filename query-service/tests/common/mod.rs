@@ -5,8 +5,10 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 mod history;
+mod running;
 
 pub use history::History;
+pub use running::Fold;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -480,26 +482,4 @@ fn paged(entries: &[PostView], limit: usize, cuts: &BTreeSet<i64>) -> Vec<Vec<Li
     pages
         .map(|page| page.into_iter().map(line).collect())
         .collect()
-}
-
-/// A running fold, in a runtime of its own as in a process of its own.
-pub struct Fold {
-    runtime: tokio::runtime::Runtime,
-    tasks: Tasks,
-}
-
-impl Fold {
-    /// Stops in order: leases are released, checkpoints written.
-    pub async fn stop(self) {
-        let stopped = self
-            .runtime
-            .spawn(async move { self.tasks.stop_and_join(Duration::from_secs(10)).await });
-        stopped.await.expect("a fold that stops");
-        self.runtime.shutdown_background();
-    }
-
-    /// Drops everything wherever it is: leases are held, transactions are open.
-    pub fn kill(self) {
-        self.runtime.shutdown_background();
-    }
 }
