@@ -91,7 +91,7 @@ pub struct Relationship {
 }
 
 /// The password of every user who registers.
-const PASSWORD: &str = "correct horse battery";
+pub const PASSWORD: &str = "correct horse battery";
 /// How long a read is tried again while the system recovers or a write is not visible yet.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -38,6 +38,8 @@ pub mod world;
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::{Mutex, MutexGuard};
+
 /// An HTTP client that uses no proxy of the environment. A live stream needs one without a timeout.
 pub fn http_client(timeout: Option<Duration>) -> reqwest::Client {
     let mut client = reqwest::Client::builder().no_proxy();
@@ -64,6 +66,12 @@ pub async fn eventually<T>(
         assert!(Instant::now() < give_up, "{what}: not within {patience:?}");
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// Lets one test of this binary run at a time: for tests that measure, on few processors.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
 }
 
 /// The long form of the tests, as `make chaos` runs it.

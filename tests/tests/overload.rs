@@ -28,11 +28,10 @@ use tokio::sync::{Mutex, MutexGuard};
 
 const CLIENTS: usize = 8;
 
-/// One test at a time in the long form: they measure.
+/// One test at a time in the long form: there they measure.
 async fn alone() -> Option<MutexGuard<'static, ()>> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
     if is_long() {
-        Some(ALONE.lock().await)
+        Some(system_tests::alone().await)
     } else {
         None
     }

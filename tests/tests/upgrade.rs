@@ -20,17 +20,10 @@ use system_tests::api::{Api, Session};
 use system_tests::load::Load;
 use system_tests::process::describe;
 use system_tests::world::{PATIENCE, Service, World, binary_named};
-use system_tests::{eventually, is_long, seed};
-use tokio::sync::Mutex;
+use system_tests::{alone, eventually, is_long, seed};
 
 /// What a client waits after a command.
 const PACE: Duration = Duration::from_millis(20);
-
-/// One test at a time: the comparison measures.
-async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
-}
 
 /// The folder with the binaries of the version before.
 fn before() -> Option<PathBuf> {

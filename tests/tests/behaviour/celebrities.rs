@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use bson::{Document, doc};
 use system_tests::api::Session;
 use system_tests::world::{PATIENCE, World};
-use system_tests::{eventually, is_long, quantile};
+use system_tests::{alone, eventually, is_long, quantile};
 
 use super::lines::{follow, user};
-use super::{alone, shows};
+use super::shows;
 
 /// A crowd follows `user_1`; a reader follows a calm author, and nobody else does.
 struct Crowd {

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use system_tests::api::{Outcome, Session};
-use system_tests::eventually;
+use system_tests::api::Session;
 use system_tests::process::Process;
 use system_tests::world::{PATIENCE, World};
+use system_tests::{alone, eventually};
 
-use super::alone;
+use super::post_when_possible;
 
 /// One library, reading a reader's stream.
 struct Client {
@@ -119,14 +119,6 @@ fn client(
     Client { name, process }
 }
 
-async fn post(reader: &Session, content: &'static str) {
-    eventually("a post is accepted", PATIENCE, async || {
-        let posted = reader.post(content, content).await;
-        matches!(posted, Outcome::Accepted(_)).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs npm and PyPI: make clients"]
 async fn client_libraries_come_back_from_everything_and_miss_nothing() {
@@ -145,7 +137,7 @@ async fn client_libraries_come_back_from_everything_and_miss_nothing() {
     // Opened is not connected, and a library does not say when it is: what is posted before that
     // is not sent.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    post(&reader, "one").await;
+    post_when_possible(&reader, "one").await;
     for client in &clients {
         client.says("event one", 1).await;
     }
@@ -175,7 +167,7 @@ async fn come_back_from_a_stop(world: &World, reader: &Session, clients: &[Clien
         client.says("open", 2).await;
     }
     world.mongodb.start();
-    post(reader, "two").await;
+    post_when_possible(reader, "two").await;
     for client in clients {
         client.says("event two", 1).await;
     }
@@ -184,9 +176,9 @@ async fn come_back_from_a_stop(world: &World, reader: &Session, clients: &[Clien
 /// Killed: no goodbye.
 async fn come_back_from_a_kill(world: &World, reader: &Session, clients: &[Client]) {
     world.query.process.kill();
-    post(reader, "three").await;
+    post_when_possible(reader, "three").await;
     world.query.start().await;
-    post(reader, "four").await;
+    post_when_possible(reader, "four").await;
     for client in clients {
         for content in ["three", "four"] {
             client.says(&format!("event {content}"), 1).await;
@@ -209,7 +201,7 @@ async fn go_on_when_one_is_refused(reader: &Session, many: &Client) {
     .await;
     // In this time libraries that replace each other would have come back several times.
     tokio::time::sleep(Duration::from_secs(10)).await;
-    post(reader, "all").await;
+    post_when_possible(reader, "all").await;
     eventually("all others are told", PATIENCE, async || {
         (many.count("event all") == 20).then_some(())
     })

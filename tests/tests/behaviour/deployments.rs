@@ -2,10 +2,10 @@
 
 use reqwest::StatusCode;
 use system_tests::api::Api;
-use system_tests::eventually;
 use system_tests::world::{PATIENCE, World};
+use system_tests::{alone, eventually};
 
-use super::{alone, posts};
+use super::posts;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_deployment_with_the_same_prefix_is_refused_and_disturbs_nobody() {

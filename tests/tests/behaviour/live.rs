@@ -8,9 +8,9 @@ use reqwest::StatusCode;
 use system_tests::api::Session;
 use system_tests::events::Events;
 use system_tests::world::World;
-use system_tests::{is_long, quantile};
+use system_tests::{alone, is_long, quantile};
 
-use super::{alone, text};
+use super::text;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_live_streams_of_a_reader_get_every_entry_once_in_order_and_soon() {

@@ -8,10 +8,10 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use system_tests::api::Session;
 use system_tests::world::{PATIENCE, World};
-use system_tests::{eventually, is_long, quantile, seed};
+use system_tests::{alone, eventually, is_long, quantile, seed};
 
 use super::writer::{Keepers, Seen, Writer};
-use super::{alone, scroll, shows, text};
+use super::{scroll, shows, text};
 
 const WRITERS: usize = 8;
 

@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use system_tests::api::Session;
 use system_tests::world::{PATIENCE, World};
-use system_tests::{eventually, is_long};
+use system_tests::{alone, eventually, is_long};
 
 use super::lines::{follow, post, user};
-use super::{alone, scroll, text};
+use super::{scroll, text};
 
 /// Followees of the reader, and posts of all of them together.
 const FOLLOWEES: usize = 60;

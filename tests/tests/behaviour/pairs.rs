@@ -13,12 +13,11 @@ use rand::{RngExt, SeedableRng};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::consistency::{self, ConsistencyToken};
+use system_tests::api::PASSWORD;
 use system_tests::world::{PATIENCE, World};
-use system_tests::{eventually, http_client, is_long, seed};
+use system_tests::{alone, eventually, http_client, is_long, seed};
 
-use super::{alone, text};
-
-const PASSWORD: &str = "correct horse battery";
+use super::text;
 
 /// The processes, each answering for all.
 struct Places {

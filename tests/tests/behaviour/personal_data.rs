@@ -4,10 +4,10 @@ use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use reqwest::StatusCode;
 use system_tests::api::Answer;
-use system_tests::eventually;
 use system_tests::world::{PATIENCE, World};
+use system_tests::{alone, eventually};
 
-use super::{alone, text};
+use super::text;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leaves_is_counted_nowhere_and_refused_by_reads_that_know_it() {

@@ -11,9 +11,9 @@ use system_tests::api::Session;
 use system_tests::events::{End, Event, Events};
 use system_tests::process::{Process, describe};
 use system_tests::world::{PATIENCE, World, free_ports};
-use system_tests::{eventually, http_client};
+use system_tests::{alone, eventually, http_client};
 
-use super::{alone, text};
+use super::text;
 
 /// After so many seconds of silence each proxy here gives up.
 const TIMEOUT_SECS: u64 = 3;

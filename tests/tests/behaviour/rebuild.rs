@@ -16,9 +16,9 @@ use system_tests::graph::Graph;
 use system_tests::load::Load;
 use system_tests::process::{Process, describe};
 use system_tests::world::{PATIENCE, World};
-use system_tests::{eventually, is_long, seed};
+use system_tests::{alone, eventually, is_long, seed};
 
-use super::{alone, scroll};
+use super::scroll;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_under_load_fails_no_read_and_can_be_killed_and_run_again() {

@@ -9,14 +9,14 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use shared::token::{AUDIENCE, ISSUER};
-use system_tests::api::{Outcome, Session};
+use system_tests::api::Session;
 use system_tests::events::{End, Events, Item};
 use system_tests::world::{PATIENCE, World};
-use system_tests::{eventually, http_client};
+use system_tests::{alone, eventually, http_client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{alone, text};
+use super::{post_when_possible, text};
 
 /// Streams that one reader may have.
 const MOST: usize = 20;
@@ -45,13 +45,9 @@ async fn a_live_stream_is_what_libraries_read_from_its_first_byte_to_its_end() {
     world.query.metric_becomes(what, open, |n| n == 0.0).await;
 }
 
-/// An idempotency key: posts are sent again until they are accepted.
-fn key(content: &str) -> String {
-    content.replace(' ', "-")
-}
-
 async fn post(session: &Session, content: &str) -> String {
-    session.post(content, &key(content)).await.accepted().value
+    let key = content.replace(' ', "-");
+    session.post(content, &key).await.accepted().value
 }
 
 /// Without a token, and directly.
@@ -371,18 +367,6 @@ async fn ends_with(comment: &str, stream: &mut Events) {
     stream.comment(comment).await;
     assert!(stream.item().await.is_none());
     assert_eq!(stream.end(), Some(End::BrokenOff));
-}
-
-/// Posts as soon as commands are accepted again.
-async fn post_when_possible(session: &Session, content: &str) -> String {
-    let what = "a command is accepted again";
-    eventually(what, PATIENCE, async || {
-        match session.post(content, &key(content)).await {
-            Outcome::Accepted(accepted) => Some(accepted.value),
-            Outcome::Refused(_) | Outcome::NotSent(_) | Outcome::Unknown(_) => None,
-        }
-    })
-    .await
 }
 
 /// A stream that is accepted and says soon that it waits.

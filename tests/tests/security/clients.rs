@@ -8,12 +8,11 @@ use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use shared::problem::Code;
+use system_tests::api::PASSWORD;
 use system_tests::world::{PATIENCE, World};
 use system_tests::{eventually, http_client};
 
 use super::BASE;
-
-const PASSWORD: &str = "correct horse battery";
 
 pub struct Clients {
     pub http: reqwest::Client,
