@@ -1,4 +1,5 @@
-//! Faults: what is acknowledged stays, happens once, and everybody sees it, whatever dies when.
+//! Processes that are killed, paused or stopped: what was acknowledged stays, happens once, and
+//! becomes visible.
 //!
 //! Every test has engines and services of its own. The short form runs with all tests; the long
 //! one, `make chaos`, has more of everything and a real graph. Sleeps in here are the faults' own

@@ -1,6 +1,5 @@
-//! Engines as people run them: brokers and databases that ask who is there, behind certificates of
-//! their own, reached by what a console hands out. What works, and what an operator is told where
-//! it does not.
+//! Engines that require credentials or certificates, and the URIs of hosted ones: what works, and
+//! the sentence that operators get where it does not.
 
 #[path = "connections/exchange.rs"]
 mod exchange;

@@ -1,5 +1,6 @@
-//! The fault matrix: what was acknowledged stays and happens once, everybody sees it, and each
-//! kind of fault says what it did and what held. Beside it, posts through a network that cuts.
+//! The fault matrix: whatever fails, what was acknowledged stays, happens once, and becomes
+//! visible; each kind of fault prints a row of what was found. Also: posts through a network that
+//! cuts connections.
 //!
 //! One world for all kinds, its engines behind proxies. For each: clients at work, the fault some
 //! times over, recovery, then the log against the stream, the views against the log, and the
@@ -204,7 +205,7 @@ struct Row {
     acknowledged: usize,
     lost: usize,
     duplicated: usize,
-    /// Told neither way at first; all are resolved in the end, or they would be in `faults`.
+    /// Commands without an answer at first that were resolved in the end.
     unknown: usize,
     differences: String,
     seconds: f64,

@@ -1,4 +1,4 @@
-//! Too much, and nobody to ask: what is refused is refused quickly, what is served is served, and
+//! Too many requests, or an engine that is away: refusals come quickly, the rest is served, and
 //! memory stays flat.
 
 #![allow(
@@ -49,7 +49,7 @@ struct Seen {
     ended: Instant,
     /// A refusal says when to ask again.
     said_when: bool,
-    /// It says that it is from memory.
+    /// The answer says that it comes from the cache.
     stale: bool,
 }
 
@@ -117,7 +117,7 @@ impl Writers {
         std::mem::take(&mut *self.seen.lock().await)
     }
 
-    /// Waits until somebody is answered like that.
+    /// Waits until one of them gets this status.
     async fn until(&self, status: u16) {
         eventually(
             &format!("somebody is answered {status}"),

@@ -1,4 +1,4 @@
-//! Nobody gets in: every route against every kind of token, every kind of bad request, and every
+//! Security: every route against every kind of token, every kind of bad request, and every
 //! bad setting. The tables are generated from what the services serve, so that a new route
 //! without a row fails.
 

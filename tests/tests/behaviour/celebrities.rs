@@ -1,4 +1,4 @@
-//! Authors whom many follow: nobody waits for their posts, whether they are fanned out or not.
+//! Authors with many followers: their posts delay no one, with fan-out and without.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

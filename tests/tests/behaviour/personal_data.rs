@@ -1,4 +1,5 @@
-//! What a user leaves behind: an address is nowhere but with the account, and who leaves is gone.
+//! Personal data: an email address is stored with the account only, and an account that is
+//! deactivated is no longer counted or served.
 
 use bson::{Document, doc};
 use futures_util::TryStreamExt;

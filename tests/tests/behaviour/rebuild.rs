@@ -160,7 +160,7 @@ async fn current(world: &World) -> i64 {
         .expect("a number")
 }
 
-/// Readers who do not put up with anything but an answer.
+/// Readers, and every read that was not answered with 200.
 #[derive(Default)]
 struct Reads {
     stop: AtomicBool,

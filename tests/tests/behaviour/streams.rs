@@ -165,7 +165,7 @@ async fn to_the_byte(reader: &Session, version: &str) {
     assert_eq!(lines[2], "", "{event}");
 }
 
-/// Row D of what others reported: by header or by query, and empty is none.
+/// A client resumes by a header or by the query string; an empty id means no id.
 async fn resumed_as_libraries_resume(reader: &Session) {
     let mut stream = reader.live(None).await;
     post(reader, "noted").await;
@@ -208,7 +208,8 @@ async fn resumed_as_libraries_resume(reader: &Session) {
     assert_eq!(text(&event.post, "post_id"), next);
 }
 
-/// Row O: it says so, breaks off, and the same token is refused; with a new one nothing is missed.
+/// When its token expires, a stream says so and breaks off. The service then refuses the token; a
+/// client that comes back with a new one misses nothing.
 async fn ends_with_its_token(world: &World, reader: &Session, key: &str) {
     let url = format!("{}/.well-known/jwks.json", world.command.api);
     let keys = get(&url).await.expect("the key set");
@@ -245,7 +246,7 @@ async fn ends_with_its_token(world: &World, reader: &Session, key: &str) {
     assert_eq!(text(&event.post, "post_id"), missed);
 }
 
-/// The 21st is refused for good, and takes nobody's place: all others go on.
+/// The 21st stream of a reader is refused with 429, and the other 20 go on.
 async fn one_stream_too_many(reader: &Session) {
     let mut streams = join_all((0..MOST).map(|_| reader.live(None))).await;
     let refused = reader.live_request("").send().await.expect("an answer");

@@ -27,7 +27,7 @@ pub struct Seen {
     pub kinds: Vec<&'static str>,
 }
 
-/// Somebody who reads back whatever they write.
+/// A user who reads back every write.
 pub struct Writer<'a> {
     number: usize,
     me: &'a Session,

@@ -143,7 +143,7 @@ impl<'a> Person<'a> {
         }
     }
 
-    /// Unfollows: mostly somebody who is followed.
+    /// Unfollows mostly a user who is followed, and else `other`.
     async fn unfollow(&mut self, other: &'a str) {
         let at = self.rng.random_range(0..=self.following.len());
         let other = self.following.iter().nth(at).copied().unwrap_or(other);
@@ -168,8 +168,9 @@ impl<'a> Person<'a> {
     }
 }
 
-/// A timeline read with the token of one's last command, while others go on: it shows what one
-/// wrote and what the followee had written, nobody whom one does not follow, newest first, once.
+/// Checks a timeline that was read with the token of the reader's last command, while others go
+/// on: it shows the reader's posts and those that the followee had written, only authors whom the
+/// reader follows, newest first, each post once.
 fn check_own_view(
     me: &Session,
     following: &BTreeSet<&str>,

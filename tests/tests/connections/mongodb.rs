@@ -1,4 +1,4 @@
-//! MongoDB as people run it: what works, and what an operator is told where it does not.
+//! MongoDB with users and with TLS: what works, and the sentence for operators where it does not.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use system_tests::world::{PATIENCE, Readiness, World, binary_named};
 
 use super::SOON;
 
-/// What an operator is told of a URI; nothing if it works.
+/// The sentence that operators get about a URI; `None` if it works.
 async fn told_of(uri: &str) -> Option<String> {
     let database = engines::mongo(&Secret::new(uri), "test", 2).await;
     let database = database.unwrap_or_else(|error| panic!("{error}"));
@@ -23,7 +23,7 @@ async fn told_of(uri: &str) -> Option<String> {
 
 const QUICKLY: &str = "serverSelectionTimeoutMS=1500";
 
-/// A URI, and what an operator is told of it; nothing if it works.
+/// A URI, and the sentence that operators get about it; `None` if it works.
 type Row = (String, Option<&'static str>);
 
 const WRONG_PASSWORD: &str = "it refuses the user and password of the URI";

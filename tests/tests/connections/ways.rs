@@ -6,7 +6,7 @@ use system_tests::secured::{Authority, Broker, Operator};
 /// Settings of a service.
 pub type Variables = Vec<(&'static str, String)>;
 
-/// A broker's configuration, and what the services are told.
+/// A broker's configuration, and the services' settings for it.
 pub struct Way {
     pub name: &'static str,
     pub broker: Broker,

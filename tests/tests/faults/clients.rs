@@ -35,7 +35,7 @@ impl Scene {
         }
     }
 
-    /// Clients who hold on to connections and never finish hold nobody up.
+    /// Clients that keep connections open and never finish a request do not delay others.
     pub async fn slow_bodies(&mut self, load: &Load, session: &Session) {
         const CONNECTIONS: usize = 200;
         let head = format!(

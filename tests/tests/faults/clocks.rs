@@ -1,6 +1,6 @@
 //! Replicas whose machines disagree about the time: by what readiness allows, and by minutes.
 //!
-//! Nobody is told 500, ids stay within a second of the database's time, and what comes later has
+//! No answer is 500, ids stay within a second of the database's time, and what comes later has
 //! the greater id. The engines, and the first of each service, have the machine's own clock.
 
 use bson::{Document, doc};

@@ -64,7 +64,7 @@ enum Fault {
     Stopped,
 }
 
-/// Pages that are read all the time, by somebody whose followee writes all the time.
+/// Pages that one reader reads all the time, while the reader's followee writes all the time.
 struct HotReads {
     http: Client,
     base: String,

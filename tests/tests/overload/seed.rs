@@ -1,4 +1,4 @@
-//! Rows as the fold writes them, of people who were there long before: the dearest to read.
+//! Rows as the fold writes them, of old accounts: the most expensive ones to read.
 
 use bson::{Binary, Bson, Document, doc};
 use system_tests::is_long;
@@ -17,7 +17,7 @@ fn pair(first: i64, second: i64) -> Bson {
     bytes(&[&first.to_be_bytes(), &second.to_be_bytes()])
 }
 
-/// Rows as the fold writes them, of people who were there long before.
+/// Writes rows of old accounts as the fold does.
 struct Seed {
     views: mongodb::Database,
     begin: i64,

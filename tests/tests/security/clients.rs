@@ -1,4 +1,4 @@
-//! Who asks: clients with an address of their own for each request, and four people.
+//! HTTP clients that send each request from another address, and four users.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::BASE;
 use super::clients::{Answer, Clients, People};
 
-/// Where clients find the services of this world, or so they are told.
+/// The public address that the services of this world are configured with.
 pub const PUBLIC_URL: &str = "https://example.org/social";
 
 pub async fn what_others_make_of_requests_is_understood(
@@ -182,8 +182,8 @@ async fn forwarded_addresses_are_read_as_proxies_write_them(clients: &Clients) {
     }
 }
 
-/// Whoever knows that we speak HTTP/2 is wrong, and is told in HTTP/1.1; whoever offers it is
-/// answered. No caller writes our log.
+/// A client that begins with HTTP/2 gets 400 in HTTP/1.1; one that offers an upgrade gets its answer
+/// in HTTP/1.1. Neither makes a service write a line about its stream into the log.
 async fn http_2_without_tls_is_refused_and_leaves_no_line(world: &World, clients: &Clients) {
     const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     const OFFER: &str = "GET /nowhere HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 203.0.113.30\r\n\

@@ -46,7 +46,7 @@ pub async fn every_route_answers_every_token_as_specified(
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Everybody who asks one route; the owner last, who may delete the object.
+/// All callers of one route; the owner is the last, because the call may delete the object.
 fn cases<'a>(row: &Row, people: &People, forgeries: &'a [(&str, String)]) -> Vec<Case<'a>> {
     let bearer = |person: &Person| Some(format!("Bearer {}", person.token));
     let unauthorized = (401, "unauthorized");

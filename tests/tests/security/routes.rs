@@ -69,7 +69,7 @@ fn command(
     }
 }
 
-/// Who sends nothing that could be understood is refused for that, whoever it is.
+/// A route without authorization: a body that cannot be read is refused for every caller.
 fn open(path: &'static str) -> Row {
     let malformed = (400, "malformed_body");
     Row {
