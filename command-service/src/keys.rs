@@ -72,8 +72,11 @@ impl Signer {
         let text = std::fs::read_to_string(path);
         let text = text.map_err(|error| KeyError::Read(path.to_owned(), error))?;
         refuse_public(path)?;
-        let blocks = pem::parse_many(text).unwrap_or_default();
-        let key = blocks.iter().find(|block| block.tag() == PRIVATE_KEY);
+        // What else the file holds, and in whatever state, does not matter.
+        let begin = format!("-----BEGIN {PRIVATE_KEY}-----");
+        let key = text
+            .find(&begin)
+            .and_then(|at| pem::parse(&text[at..]).ok());
         key.and_then(|key| Self::from_pkcs8(key.contents()))
             .ok_or_else(|| KeyError::NotAKey(path.to_owned()))
     }
@@ -260,6 +263,18 @@ mod tests {
             Signer::load_or_make(&path),
             Err(KeyError::NotAKey(_))
         ));
+    }
+
+    #[test]
+    fn a_key_is_found_whatever_else_its_file_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwt.pem");
+        let made = Signer::load_or_make(&path).unwrap();
+        let key = std::fs::read_to_string(&path).unwrap();
+        let before = "made by hand\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END NOTHING-----\n";
+        std::fs::write(&path, format!("{before}{key}").replace('\n', "\r\n")).unwrap();
+        let loaded = Signer::load(&path).unwrap();
+        assert_eq!(loaded.public, made.public);
     }
 
     #[test]

@@ -294,7 +294,7 @@ async fn watch_database(
             }
         }
         let asking = store.clone();
-        let asked = tasks.run_within(PATIENCE, async move { asking.look().await });
+        let asked = tasks.ask_within(PATIENCE, async move { asking.look().await });
         match asked.await {
             Some(Ok(look)) => {
                 readiness.set(DATABASE, Ok(()));

@@ -43,7 +43,7 @@ impl OwnAddresses {
         let asking = self.addresses.clone();
         // Runs to its end, and holds its place until then, whoever goes away: a database call
         // that is dropped half way costs the connection it runs on.
-        let asked = self.tasks.run_within(PATIENCE, async move {
+        let asked = self.tasks.ask_within(PATIENCE, async move {
             let _place = place;
             asking.of(user).await
         });

@@ -354,7 +354,7 @@ impl Watch {
         }
         let database = self.database.clone();
         let asked = async move { Look::at(&database).await };
-        if let Some(Ok(look)) = self.tasks.run_within(PATIENCE, asked).await {
+        if let Some(Ok(look)) = self.tasks.ask_within(PATIENCE, asked).await {
             self.readiness.set(CLOCK, look.agreement());
         }
     }

@@ -506,7 +506,7 @@ async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
         let post = world.history.post(author, None);
         expected.push(post.id.get());
         world.publish(vec![post]).await;
-        views.last_seen().note(reader).await.unwrap();
+        views.note_seen(reader).await.unwrap();
         let (all_up_to, posts) = views.newer_than(reader, at).await.unwrap();
         sent.extend(posts.iter().map(|(_, post)| post.post_id.get()));
         assert!(sent.len() < 2_000, "they do not come back");

@@ -337,7 +337,7 @@ async fn readers_who_are_parked_and_return_see_everything() {
         world.publish(events).await;
         // Some come back, and soon are away again; comparing alone brings nobody back.
         for reader in world.history.users().iter().skip(round).step_by(3) {
-            world.views().await.last_seen().note(*reader).await.unwrap();
+            world.views().await.note_seen(*reader).await.unwrap();
         }
         world
             .assert_equal_to_the_model(&format!("round {round}"))
@@ -352,7 +352,7 @@ async fn readers_who_are_parked_and_return_see_everything() {
     world.publish(events).await;
     world.assert_equal_to_the_model("after being parked").await;
     let reader = world.history.users()[0];
-    world.views().await.last_seen().note(reader).await.unwrap();
+    world.views().await.note_seen(reader).await.unwrap();
     common::eventually("whoever reads is fanned out to again", async || {
         !world.parked(&views).await.contains(&reader)
     })
@@ -382,7 +382,7 @@ async fn an_old_site(name: &str) -> (World, ReadModel, UserId, (u64, i64)) {
     world.publish(events).await;
     let (fold, views) = (world.fold().await, world.views().await);
     world.caught_up(&views).await;
-    views.last_seen().note(reader).await.expect("a reader");
+    views.note_seen(reader).await.expect("a reader");
     fold.stop().await;
     let before = world.stored(&views, reader).await;
     assert_eq!(before, (POSTS as u64, 0));

@@ -15,6 +15,8 @@ use tracing::{error, warn};
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
+    /// Shutdown does not wait for these.
+    questions: TaskTracker,
     stop: CancellationToken,
     failed: CancellationToken,
 }
@@ -63,14 +65,24 @@ impl Tasks {
         self.tracker.spawn(work)
     }
 
-    /// As [`Self::run`], and waits for it at most `patience`: `None` if it takes longer, or panics.
-    /// It goes on then: a call of a driver that is dropped half way costs its connection.
-    pub async fn run_within<T: Send + 'static>(
+    /// Asks something whose answer nobody needs once the process ends. It goes on if the caller is
+    /// dropped, for a call of a driver that is dropped half way costs its connection; shutdown does
+    /// not wait for it, for a server that stands still never answers.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        question: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.questions.spawn(question)
+    }
+
+    /// As [`Self::ask`], and waits for the answer at most `patience`: `None` if it takes longer, or
+    /// panics.
+    pub async fn ask_within<T: Send + 'static>(
         &self,
         patience: Duration,
-        work: impl Future<Output = T> + Send + 'static,
+        question: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
-        tokio::time::timeout(patience, self.run(work))
+        tokio::time::timeout(patience, self.ask(question))
             .await
             .ok()?
             .ok()

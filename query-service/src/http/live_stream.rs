@@ -293,10 +293,11 @@ impl LiveStream {
         asks_standing: bool,
     ) -> Result<Result<Newer, Unanswered>, Ended> {
         let look = move |views: ReadModel, turn| async move {
-            let found = views.newer_for_a_stream(reader, at, left, turn).await?;
-            if let Err(error) = views.last_seen().note(reader).await {
+            // First: a reader whose look is refused or takes long reads all the same.
+            if let Err(error) = views.note_seen(reader).await {
                 debug!(error = %Chain(&error), "that a stream's reader reads is not noted");
             }
+            let found = views.newer_for_a_stream(reader, at, left, turn).await?;
             let now = views.with(ReadFrom::CacheThenDatabase);
             Ok(Newer {
                 found,

@@ -129,10 +129,8 @@ async fn timeline(request: ReadRequest<UserId>, query: Params<TimelineQuery>) ->
         let page = views.home(caller, limit.get(), cursor.as_deref());
         page.await.map(Some)
     };
+    request.executor.note_seen(caller);
     let found = request.executor.run(CachePolicy::TryFirst, read).await?;
-    if !found.stale {
-        request.executor.note_seen(caller).await;
-    }
     request.shown_page("posts", found)
 }
 

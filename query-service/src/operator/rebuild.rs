@@ -228,8 +228,9 @@ impl Rebuild {
         let nats = engines::nats(&settings.nats, "query-service rebuild").await?;
         let tasks = Tasks::default();
         let (shown, current) = tokio::sync::watch::channel(old.clone());
+        let writer = ViewWriter::of(new.generation().clone()).await?;
         let projector = Projector {
-            views: ViewWriter::of(new.generation().clone()).await?,
+            views: writer.clone(),
             current,
             settings: FoldSettings::of(settings, self.check.clone(), &tasks),
         };
@@ -256,7 +257,8 @@ impl Rebuild {
             // Or everybody who registered long ago would be taken for idle. What is read until
             // everybody has noticed the switch the fold looks up itself.
             self.has_turn()?;
-            self.tell_seen(&self.current, new.generation()).await?;
+            let old_writer = ViewWriter::of(self.current.clone()).await?;
+            old_writer.copy_seen_to(&writer).await?;
             if !self.catalog.complete(new.generation()).await? {
                 return Err(RebuildError::Dropped);
             }

@@ -3,7 +3,7 @@
 //! A generation of views remembers the log it was folded from, from the first time that a stream
 //! named one. From then on only a stream of that log is folded into it.
 //!
-//! ViewWriter that are new know no log. Where the log's own database can be read, its identity is what
+//! New views know no log. Where the log's own database can be read, its identity is what
 //! counts, and a stream that has events which the log lacks is refused as the relay refuses it.
 //! Where it cannot (with `VIEWS_MONGODB_URI` alone, without the right to read it, or on a server
 //! out of reach) new views take the stream's word.

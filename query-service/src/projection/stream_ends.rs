@@ -15,7 +15,12 @@ pub struct StreamEnds {
 
 impl StreamEnds {
     pub fn observe(&mut self, now: Instant, end: u64) {
-        if self.seen.back().is_none_or(|(_, last)| *last != end) {
+        let last = self.seen.back().map(|(_, last)| *last);
+        if last.is_some_and(|last| end < last) {
+            // Another stream, or one that was deleted and made anew: nothing of the old one waits.
+            self.seen.clear();
+        }
+        if last != Some(end) {
             self.seen.push_back((now, end));
         }
         if self.seen.len() > KEPT {
@@ -91,6 +96,15 @@ mod tests {
             since - begin
         );
         assert_eq!(ends.behind_since(5 + 99_999), None);
+    }
+
+    #[test]
+    fn a_stream_that_ends_earlier_than_before_is_another_one() {
+        let (mut ends, begin) = (StreamEnds::default(), Instant::now());
+        ends.observe(begin, 500);
+        ends.observe(begin + STEP, 20);
+        assert_eq!(ends.behind_since(20), None);
+        assert_eq!(ends.behind_since(19), Some(begin + STEP));
     }
 
     #[test]

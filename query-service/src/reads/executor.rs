@@ -138,16 +138,23 @@ impl ReadExecutor {
         }
     }
 
-    /// Notes that a reader has read their timeline: after the answer is known, which does not
-    /// depend on it. Where that fails, the next read notes it.
-    pub async fn note_seen(&self, reader: UserId) {
+    /// Notes that a reader asks for their timeline, whatever the answer will be: somebody whose
+    /// first page is refused must not stay inactive. The answer does not wait for it. Where it
+    /// fails, the next read notes it.
+    pub fn note_seen(&self, reader: UserId) {
         let views = self.views.borrow().clone();
-        if views.last_seen().is_noted(reader) {
+        if !views.last_seen().begin(reader) {
             return;
         }
-        let note = async move |views: ReadModel| Ok(views.last_seen().note(reader).await?);
-        // With a permit, as every use of the database; the failure is logged.
-        let _ = load(&self.admission, self.asker, &views, note).await;
+        let (admission, asker) = (self.admission.clone(), self.asker);
+        // In a task of its own, with a permit, as every use of the database.
+        let noted = self.admission.tasks().run(async move {
+            let note = async move |views: ReadModel| views.note_seen(reader).await;
+            if load(&admission, asker, &views, note).await.is_err() {
+                views.last_seen().failed(reader);
+            }
+        });
+        drop(noted);
     }
 
     /// A read that finds out that it is an expensive one is begun again, without the permit it

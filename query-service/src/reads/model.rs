@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bson::{Document, doc};
 use mongodb::{Collection, Database};
 use serde::de::DeserializeOwned;
+use shared::ids::UserId;
 use shared::partition::{Partition, Partitions};
 
 use super::budget::ReadBudget;
@@ -108,9 +109,18 @@ impl ReadModel {
         believes.then(|| self.with(ReadFrom::CacheOnly))
     }
 
-    /// Notes when readers read.
-    pub fn last_seen(&self) -> &LastSeen {
+    /// Which readers were noted a little while ago.
+    pub(super) fn last_seen(&self) -> &LastSeen {
         &self.inner.last_seen
+    }
+
+    /// Notes that a reader reads, unless that was noted a little while ago.
+    pub async fn note_seen(&self, reader: UserId) -> Result<(), Unanswered> {
+        if !self.last_seen().is_noted(reader) {
+            self.may_load()?;
+            self.last_seen().note(reader).await?;
+        }
+        Ok(())
     }
 
     /// Names these views, whatever their generation: other deployments may use the same broker.

@@ -1,4 +1,4 @@
-//! The rows of the views, as stored. The fold makes some; readers are shown [`super::view`].
+//! The rows of the views, as stored. The fold makes some; readers are shown [`crate::reads::bodies`].
 
 use bson::{Binary, Document};
 use serde::{Deserialize, Serialize};

@@ -18,8 +18,14 @@ const AGAIN: Duration = Duration::from_secs(600);
 /// were away for long. Nothing else of the views can be written with it.
 pub struct LastSeen {
     generation: Generation,
-    /// Readers noted a little while ago.
-    noted: Cache<UserId, ()>,
+    /// Readers noted a little while ago, or about to be.
+    noted: Cache<UserId, Noted>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Noted {
+    Begun,
+    Yes,
 }
 
 impl LastSeen {
@@ -36,16 +42,25 @@ impl LastSeen {
 
     /// Whether the reader was noted a little while ago.
     pub fn is_noted(&self, reader: UserId) -> bool {
-        self.noted.contains_key(&reader)
+        self.noted.get(&reader) == Some(Noted::Yes)
     }
 
-    /// Notes that a reader has read, unless that was noted a little while ago.
+    /// Whether the caller shall note the reader: nobody did or is about to. Who then cannot says so
+    /// with [`Self::failed`].
+    pub fn begin(&self, reader: UserId) -> bool {
+        let begun = self.noted.entry(reader).or_insert(Noted::Begun);
+        begun.is_fresh()
+    }
+
+    /// A note that was begun failed: the next read of the reader begins another.
+    pub fn failed(&self, reader: UserId) {
+        self.noted.invalidate(&reader);
+    }
+
+    /// Notes that a reader has read.
     pub async fn note(&self, reader: UserId) -> Result<(), ViewError> {
-        if self.is_noted(reader) {
-            return Ok(());
-        }
         mark_seen(&self.generation, &[(reader, now_id() >> 16)]).await?;
-        self.noted.insert(reader, ());
+        self.noted.insert(reader, Noted::Yes);
         Ok(())
     }
 }

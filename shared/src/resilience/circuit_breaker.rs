@@ -141,7 +141,7 @@ impl Breaker {
         tasks: &Tasks,
     ) -> bool {
         let (breaker, stop) = (self.clone(), tasks.stop_signal());
-        let mut asked = tasks.run(async move {
+        let mut asked = tasks.ask(async move {
             let heard = ping.await;
             if heard {
                 breaker.answered();

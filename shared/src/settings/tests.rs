@@ -111,7 +111,9 @@ proptest! {
 fn networks_are_read_with_and_without_a_prefix() {
     let settings = read(&[("TRUSTED_PROXIES", "10.0.0.0/8, ::1,")]).unwrap();
     assert_eq!(settings.trusted_proxies.len(), 2);
-    assert!(read(&[("TRUSTED_PROXIES", "10.0.0.0/33")]).is_err());
+    for wrong in ["10.0.0.0/33", "10.0.0.0/", "010.0.0.0/8", "/8"] {
+        assert!(read(&[("TRUSTED_PROXIES", wrong)]).is_err(), "{wrong}");
+    }
 }
 
 /// Defaults that depend on others, or that are nothing, are described in words.

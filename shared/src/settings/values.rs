@@ -67,9 +67,10 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
 }
 
 pub(super) fn networks(text: &str) -> Option<Vec<IpNet>> {
-    let network = |item: &str| {
-        let network = item.parse().ok();
-        network.or_else(|| item.parse::<IpAddr>().ok().map(IpNet::from))
+    // ipnet's own parser takes leading zeros, which some read as octal.
+    let network = |item: &str| match item.split_once('/') {
+        Some((base, prefix)) => IpNet::new(base.parse().ok()?, prefix.parse().ok()?).ok(),
+        None => item.parse::<IpAddr>().ok().map(IpNet::from),
     };
     list(text)
         .map(|item| network(item).map(canonical))
