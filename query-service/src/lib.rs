@@ -3,7 +3,7 @@
 //! Rooms, in reading order; each names only those before it:
 //! * [`views`]: schema and storage of the views: rows, keys, generations, the one transaction that
 //!   writes them. Never mentions actix or async_nats.
-//! * [`cache`]: what this replica remembers of the views, until it is told that it changed. Knows
+//! * `cache`: what this replica remembers of the views, until it is told that it changed. Knows
 //!   no database, and [`reads`] alone uses it.
 //! * [`reads`]: reads of timelines, posts and users: which begin, where they look first, what is
 //!   shown. Writes nothing but when a reader was last seen; never mentions HTTP.

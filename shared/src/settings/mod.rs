@@ -3,9 +3,9 @@
 //! All faults are told together. A fault names its variable and what it wants, never the value:
 //! a value may be a secret in the wrong place.
 //!
-//! * [`variables`]: the table of all variables; [`values`]: what they are read as.
-//! * [`environment`], [`faults`]: reading them, and saying what is wrong.
-//! * [`nats`], [`mongodb_uri`]: what takes more than a line.
+//! * `variables`: the table of all variables; `values`: what they are read as.
+//! * `environment`, `faults`: reading them, and saying what is wrong.
+//! * `nats`, `mongodb_uri`: what takes more than a line.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
