@@ -190,9 +190,9 @@ def controls() -> Iterator[tuple[str, object, Tree, str]]:
     yield "tests", invariants, {INVARIANTS: table, "tests/tests/x.rs": test}, "no test d_e_f"
     yield "system tests", invariants, {INVARIANTS: "", "tests/tests/x.rs": test}, "a_b_c of tests/tests/x.rs is in no"
     source = '        BB: Vec<u8> = "", "bytes", bytes;\n'
-    yield "settings", settings, {SETTINGS: "| `A` |\n", "shared/src/settings/variables.rs": source}, "setting BB is missing"
+    yield "settings", settings, {SETTINGS: "| `A` |\n", "shared/src/runtime/settings/variables.rs": source}, "setting BB is missing"
     source = '    Gone "gone" 404 "It is gone";\n'
-    yield "codes", codes, {CONTRACT: "## Codes\n| `here` |\n", "shared/src/problem.rs": source}, "code gone is missing"
+    yield "codes", codes, {CONTRACT: "## Codes\n| `here` |\n", "shared/src/web/problem.rs": source}, "code gone is missing"
     source = 'counter!("relay_a_total").increment(1);'
     yield "metrics", metrics, {OPERATIONS: "| `relay_b_total` |\n", "shared/src/b.rs": source}, "relay_a_total is missing"
 

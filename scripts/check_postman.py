@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTION = "postman/microblog.postman_collection.json"
 DOCUMENT = "docs/api.md"
-KEY_SET = "shared/src/token.rs"
+KEY_SET = "shared/src/auth/token.rs"
 URLS = {"command-service": "{{command_url}}", "query-service": "{{query_url}}"}
 METHOD = "GET|POST|PUT|PATCH|DELETE"
 

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use shared::error_chain::Chain;
 use shared::process::USAGE;
-use shared::settings::Settings;
-use shared::tasks::{Tasks, stop_on_signals};
-use shared::telemetry;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::settings::Settings;
+use shared::runtime::tasks::{Tasks, stop_on_signals};
+use shared::runtime::telemetry;
 
 use crate::app::ports::StoreError;
 use crate::app::{CommandError, ModerationAction};

@@ -13,8 +13,8 @@ use jsonwebtoken::jwk::{
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use sha2::{Digest, Sha256};
-use shared::ids::UserId;
-use shared::token::{AUDIENCE, Claims, ISSUER, LIFETIME};
+use shared::auth::token::{AUDIENCE, Claims, ISSUER, LIFETIME};
+use shared::contract::ids::UserId;
 use tracing::{info, warn};
 
 /// The label of a PKCS #8 key in PEM.
@@ -207,8 +207,8 @@ fn refuse_public(path: &Path) -> Result<(), KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::ids::Id;
-    use shared::token::TokenVerifier;
+    use shared::auth::token::TokenVerifier;
+    use shared::contract::ids::Id;
 
     #[tokio::test]
     async fn a_signed_token_verifies_with_the_published_key() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use command_service::cli;
 
 fn main() -> ExitCode {
-    shared::crypto::install_provider();
+    shared::runtime::crypto::install_provider();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -8,17 +8,17 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::web::{Data, PayloadConfig, ServiceConfig};
 use clap::ValueEnum;
 use mongodb::Database;
+use shared::auth::token::{TokenError, TokenVerifier};
 use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
-use shared::database_clock::{self, DatabaseClock};
-use shared::error_chain::Chain;
-use shared::http::MAX_BODY;
-use shared::ops::Readiness;
 use shared::process::{BindError, Ports, Process, TaskFailed};
 use shared::resilience::{Bounds, Breaker, Gate};
-use shared::server::{self, Serving};
-use shared::settings::Settings;
-use shared::tasks::{EverySecond, Tasks};
-use shared::token::{TokenError, TokenVerifier};
+use shared::runtime::database_clock::{self, DatabaseClock};
+use shared::runtime::error_chain::Chain;
+use shared::runtime::settings::Settings;
+use shared::runtime::tasks::{EverySecond, Tasks};
+use shared::web::ops::Readiness;
+use shared::web::routing::MAX_BODY;
+use shared::web::server::{self, Serving};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -244,7 +244,8 @@ async fn relay(
 
 /// A backend of jsonwebtoken that is not there panics at the first token: better now.
 async fn check_key(signer: &Signer) -> Result<(), StartupError> {
-    let anybody = shared::ids::UserId::new(1).unwrap_or_else(|| unreachable!("1 is positive"));
+    let anybody =
+        shared::contract::ids::UserId::new(1).unwrap_or_else(|| unreachable!("1 is positive"));
     let token = signer.sign(anybody).map_err(StartupError::Sign)?;
     let verifier = TokenVerifier::with_keys(&signer.key_set());
     let verified = verifier.verify(&token).await;

@@ -32,11 +32,11 @@ use command_service::http::{BASE, ROUTES};
 use futures_util::future::join_all;
 use jsonwebtoken::jwk::JwkSet;
 use serde_json::{Value, json};
-use shared::consistency::ConsistencyToken;
-use shared::events::{Event, LogStream, NoData, Payload};
-use shared::ids::{Id, SEQUENCE_BITS};
-use shared::time::{Clock, SystemClock};
-use shared::token::{KEY_SET, TokenVerifier};
+use shared::auth::token::{KEY_SET, TokenVerifier};
+use shared::contract::consistency::ConsistencyToken;
+use shared::contract::events::{Event, LogStream, NoData, Payload};
+use shared::contract::ids::{Id, SEQUENCE_BITS};
+use shared::contract::time::{Clock, SystemClock};
 use support::{Account, Answer, PASSWORD, TestApp, eventually};
 
 // --- users ---
@@ -52,6 +52,6 @@ async fn without_index(app: &TestApp, name: &str) {
     let log = app
         .database()
         .await
-        .collection::<Document>(shared::log::COLLECTION);
+        .collection::<Document>(shared::contract::log::COLLECTION);
     log.drop_index(name).await.expect("an index of that name");
 }

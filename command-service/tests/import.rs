@@ -30,9 +30,9 @@ use command_service::app::ModerationAction;
 use command_service::app::ports::{Key, NewEvent};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use shared::events::{Event, LogStream, Payload, PostCreated};
-use shared::ids::Id;
-use shared::time::{Clock, SystemClock};
+use shared::contract::events::{Event, LogStream, Payload, PostCreated};
+use shared::contract::ids::Id;
+use shared::contract::time::{Clock, SystemClock};
 use support::{TestApp, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_command-service");

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use shared::consistency::ConsistencyToken;
+use shared::contract::consistency::ConsistencyToken;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Ok(token) = ConsistencyToken::decode(text) {

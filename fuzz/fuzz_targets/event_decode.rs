@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use shared::events::Event;
+use shared::contract::events::Event;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(event) = Event::decode(bytes) {

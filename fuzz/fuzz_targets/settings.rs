@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use shared::settings::{Settings, VARIABLES};
+use shared::runtime::settings::{Settings, VARIABLES};
 
 libfuzzer_sys::fuzz_target!(|input: (u8, Vec<u8>)| {
     let (at, value) = input;

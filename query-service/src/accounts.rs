@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::Database;
-use shared::accounts::Addresses;
-use shared::error_chain::Chain;
-use shared::ids::UserId;
-use shared::tasks::Tasks;
+use shared::contract::accounts::Addresses;
+use shared::contract::ids::UserId;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::tasks::Tasks;
 use tokio::sync::Semaphore;
 use tracing::debug;
 

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use shared::error_chain::Chain;
 use shared::process::USAGE;
-use shared::settings::Settings;
-use shared::tasks::stop_on_signals;
-use shared::telemetry;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::settings::Settings;
+use shared::runtime::tasks::stop_on_signals;
+use shared::runtime::telemetry;
 use tokio_util::sync::CancellationToken;
 
 use crate::operator::{dead_letters, rebuild, verify};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use query_service::cli;
 
 fn main() -> ExitCode {
-    shared::crypto::install_provider();
+    shared::runtime::crypto::install_provider();
     let system = actix_web::rt::System::new();
     let code = system.block_on(run());
     // What is left of the drivers ends with the process. Taken down task by task, one complains

@@ -18,9 +18,9 @@ use query_service::invalidation::Subscriber;
 use query_service::live::{Live, Refused};
 use query_service::operator::verify::{Cuts, List, Visible, read_log};
 use query_service::reads::{ReadFrom, ReadModel, Unanswered};
-use shared::events::PostRef;
-use shared::ids::{Id, UserId};
-use shared::telemetry;
+use shared::contract::events::PostRef;
+use shared::contract::ids::{Id, UserId};
+use shared::runtime::telemetry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

@@ -27,8 +27,8 @@ use query_service::views::fail_point::FailPoint;
 use query_service::views::generation::{Catalog, FOLD_REVISION, View};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use shared::events::PostRef;
-use shared::ids::UserId;
+use shared::contract::events::PostRef;
+use shared::contract::ids::UserId;
 use std::time::Duration;
 
 /// The long form, as `make chaos` runs it.
@@ -246,7 +246,7 @@ async fn a_rebuild_with_other_partitions_shows_the_same_and_can_be_reverted() {
     assert_eq!(world.generations().await, [3, 4]);
     // What another build has begun is not finished by this one; what this one began is.
     let row = |number: i64, fold: i64| {
-        doc! { "_id": number, "partitions": 2, "state": "building", "version": shared::settings::VERSION, "fold": fold }
+        doc! { "_id": number, "partitions": 2, "state": "building", "version": shared::runtime::settings::VERSION, "fold": fold }
     };
     let rows = world.views_database().collection("generations");
     rows.insert_many([row(5, FOLD_REVISION + 1), row(6, FOLD_REVISION)])

@@ -2,21 +2,18 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::ops::{OpsServer, Readiness};
-use crate::settings::Settings;
-use crate::tasks::Tasks;
-use crate::telemetry;
+use crate::runtime::settings::Settings;
+use crate::runtime::tasks::{GRACE, Tasks};
+use crate::runtime::telemetry;
+use crate::web::ops::{OpsServer, Readiness};
 
 /// EX_USAGE of sysexits.h: the exit code for bad settings or arguments.
 pub const USAGE: u8 = 64;
-/// Requests in flight have this long to end, and so have background tasks after them.
-pub const GRACE: Duration = Duration::from_secs(10);
 
 /// The settings of this process, after which it logs as they say.
 ///

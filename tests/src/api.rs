@@ -6,7 +6,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use shared::consistency;
+use shared::contract::consistency;
 
 use crate::events::Events;
 use crate::world::Service;

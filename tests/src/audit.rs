@@ -8,8 +8,8 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::{self, stream::Stream};
 use bson::{Document, doc};
 use futures_util::{StreamExt, TryStreamExt};
-use shared::event_stream::{self, ChainHash};
-use shared::events::Event;
+use shared::contract::event_stream::{self, ChainHash};
+use shared::contract::events::Event;
 
 /// A message of the stream.
 #[derive(Clone, Debug, Eq, PartialEq)]

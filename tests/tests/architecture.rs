@@ -37,7 +37,7 @@ struct Rule {
 }
 
 const ACTIX: &str = "actix*";
-const DRIVERS_AND_WEB: &[&str] = &["actix*", "mongodb", "async_nats", "connections", "engines"];
+const DRIVERS_AND_WEB: &[&str] = &["actix*", "mongodb", "async_nats", "connections"];
 const CLIENTS: &[&str] = &[
     "ClientOptions",
     "ConnectOptions",
@@ -58,7 +58,6 @@ const RULES: &[Rule] = &[
             "mongodb",
             "async_nats",
             "connections",
-            "engines",
             "async",
             "await",
         ],
@@ -95,7 +94,7 @@ const RULES: &[Rule] = &[
     Rule {
         room: "command-service/src/http",
         sentence: "http/: extract, convert, one call into app, map; never mentions mongodb, async_nats",
-        words: &["mongodb", "async_nats", "connections", "engines"],
+        words: &["mongodb", "async_nats", "connections"],
         rooms: &["store", "relay", "import", "cli", "startup"],
     },
     Rule {
@@ -201,7 +200,7 @@ const RULES: &[Rule] = &[
     Rule {
         room: "query-service/src/http",
         sentence: "http/: extract, one call into reads, map; never mentions mongodb, async_nats, and cannot reach a write",
-        words: &["mongodb", "async_nats", "engines", "generation"],
+        words: &["mongodb", "async_nats", "connections", "generation"],
         rooms: &[
             "views",
             "cache",

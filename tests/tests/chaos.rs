@@ -90,7 +90,7 @@ async fn a_kill_of_anything_during_an_import_loses_no_acknowledged_command() {
 async fn events_of_clients(world: &World) -> usize {
     let log = world.log().await;
     let mut clients = BTreeSet::new();
-    let events = log.collection::<Document>(shared::log::COLLECTION);
+    let events = log.collection::<Document>(shared::contract::log::COLLECTION);
     let registered = doc! { "type": "user.registered", "data.username": { "$regex": "^client_" } };
     let mut found = events.find(registered).await.expect("the log");
     while let Some(event) = found.try_next().await.expect("the log") {

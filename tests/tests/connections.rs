@@ -11,8 +11,8 @@ mod ways;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use shared::engines::{self, Nats};
-use shared::settings::Settings;
+use shared::connections::{self, Nats};
+use shared::runtime::settings::Settings;
 use system_tests::eventually;
 use system_tests::secured::Broker;
 use system_tests::world::PATIENCE;
@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(20);
 async fn connect(name: &str, vars: &[(&'static str, String)]) -> Nats {
     let vars = vars.iter().map(|(name, value)| (name.into(), value.into()));
     let settings = Settings::from_vars(vars).unwrap_or_else(|faults| panic!("{name}: {faults}"));
-    let nats = engines::nats(&settings.nats, name).await;
+    let nats = connections::nats(&settings.nats, name).await;
     nats.unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -65,7 +65,7 @@ impl Way {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nats_takes_us_in_every_way_and_a_refusal_is_one_plain_sentence() {
-    shared::crypto::install_provider();
+    shared::runtime::crypto::install_provider();
     let ways = ways::all();
     let count = ways.len();
     let refusals: usize = join_all(ways.map(Way::try_all)).await.into_iter().sum();

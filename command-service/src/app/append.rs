@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use shared::events::{Event, LogStream, Payload};
-use shared::ids::{EventId, TooFarAhead, UserId};
+use shared::contract::events::{Event, LogStream, Payload};
+use shared::contract::ids::{EventId, TooFarAhead, UserId};
 use tracing::debug;
 
 use super::context::current_trace;

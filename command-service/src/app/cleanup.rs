@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use shared::error_chain::Chain;
-use shared::events::{Edge as Ends, LogStream};
-use shared::ids::{PostId, UserId};
+use shared::contract::events::{Edge as Ends, LogStream};
+use shared::contract::ids::{PostId, UserId};
+use shared::contract::time::Timestamp;
 use shared::resilience;
-use shared::time::Timestamp;
+use shared::runtime::error_chain::Chain;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 

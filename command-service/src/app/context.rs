@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use metrics::{counter, describe_counter};
 use moka::future::Cache;
-use shared::error_chain::Chain;
-use shared::ids::{IdGenerator, PostId, UserId};
+use shared::contract::ids::{IdGenerator, PostId, UserId};
+use shared::contract::time::Clock;
 use shared::resilience::Gate;
-use shared::tasks::Tasks;
-use shared::time::Clock;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::tasks::Tasks;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::{Instrument, warn};

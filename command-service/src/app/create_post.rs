@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use shared::events::{Event, LogStream, Payload, PostCreated};
-use shared::ids::{PostId, UserId};
-use shared::time::Timestamp;
+use shared::contract::events::{Event, LogStream, Payload, PostCreated};
+use shared::contract::ids::{PostId, UserId};
+use shared::contract::time::Timestamp;
 
 use super::append::{Draft, Target};
 use super::error::{Refusal, may_have_happened};

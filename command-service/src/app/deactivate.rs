@@ -9,9 +9,9 @@
 
 use std::net::IpAddr;
 
-use shared::error_chain::Chain;
-use shared::events::{LogStream, Payload};
-use shared::ids::UserId;
+use shared::contract::events::{LogStream, Payload};
+use shared::contract::ids::UserId;
+use shared::runtime::error_chain::Chain;
 use tracing::warn;
 
 use super::error::Refusal;

@@ -1,7 +1,7 @@
 //! Deleting one's own post.
 
-use shared::events::{LogStream, Payload};
-use shared::ids::{PostId, UserId};
+use shared::contract::events::{LogStream, Payload};
+use shared::contract::ids::{PostId, UserId};
 
 use super::append::{Draft, TRIES, Target, backoff_after_conflict};
 use super::error::Refusal;

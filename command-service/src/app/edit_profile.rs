@@ -1,7 +1,7 @@
 //! Changing one's own name and bio.
 
-use shared::events::{LogStream, Payload};
-use shared::ids::UserId;
+use shared::contract::events::{LogStream, Payload};
+use shared::contract::ids::UserId;
 
 use super::append::{Draft, TRIES, Target, backoff_after_conflict};
 use super::error::{Refusal, may_have_happened};

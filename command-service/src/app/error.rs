@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use shared::ids::TooFarAhead;
-use shared::problem::Code;
+use shared::contract::ids::TooFarAhead;
 use shared::resilience::Refused;
+use shared::web::problem::Code;
 
 use super::ports::{Allowance, StoreError};
 use crate::domain::Fault;

@@ -1,9 +1,9 @@
 //! Following and unfollowing.
 
-use shared::error_chain::Chain;
-use shared::events::{Edge as Ends, LogStream};
-use shared::ids::UserId;
-use shared::time::Timestamp;
+use shared::contract::events::{Edge as Ends, LogStream};
+use shared::contract::ids::UserId;
+use shared::contract::time::Timestamp;
+use shared::runtime::error_chain::Chain;
 use tracing::warn;
 
 use super::append::ToggleOutcome;

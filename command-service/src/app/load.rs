@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use shared::events::LogStream;
-use shared::ids::{PostId, UserId};
+use shared::contract::events::LogStream;
+use shared::contract::ids::{PostId, UserId};
 
 use super::error::Refusal;
 use super::ports::Result as StoreResult;

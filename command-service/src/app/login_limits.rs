@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
-use shared::address::customer;
+use shared::web::rate_limit::customer;
 
 use super::error::Limit;
 

@@ -1,7 +1,7 @@
 //! What operators decide on users.
 
-use shared::ids::UserId;
-use shared::names;
+use shared::contract::ids::UserId;
+use shared::contract::names;
 
 use super::error::{Internal, Refusal};
 use super::ports::AccountName;

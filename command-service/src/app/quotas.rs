@@ -1,8 +1,8 @@
 //! How much one account may write: posts and edits of the profile. The counts are in the store, so
 //! that they hold over all replicas.
 
-use shared::error_chain::Chain;
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
+use shared::runtime::error_chain::Chain;
 use tracing::warn;
 
 use super::error::Limit;

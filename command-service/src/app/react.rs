@@ -1,7 +1,7 @@
 //! Liking and reposting, and taking either back: one shape, two streams.
 
-use shared::events::{LogStream, Payload};
-use shared::ids::{PostId, UserId};
+use shared::contract::events::{LogStream, Payload};
+use shared::contract::ids::{PostId, UserId};
 
 use super::error::Refusal;
 use super::load::FoundPost;

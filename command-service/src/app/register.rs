@@ -1,9 +1,9 @@
 //! Registering: the one command that needs a transaction, for names are unique across users.
 
-use shared::consistency::ConsistencyToken;
-use shared::events::{Event, LogStream};
-use shared::ids::UserId;
-use shared::settings::Secret;
+use shared::contract::consistency::ConsistencyToken;
+use shared::contract::events::{Event, LogStream};
+use shared::contract::ids::UserId;
+use shared::runtime::settings::Secret;
 
 use super::append::{ID_TRIES, no_free_id};
 use super::context::current_trace;

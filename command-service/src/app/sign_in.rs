@@ -14,12 +14,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
-use shared::address::customer;
-use shared::consistency::ConsistencyToken;
-use shared::ids::UserId;
-use shared::settings::Secret;
-use shared::time::Timestamp;
-use shared::token::LIFETIME;
+use shared::auth::token::LIFETIME;
+use shared::contract::consistency::ConsistencyToken;
+use shared::contract::ids::UserId;
+use shared::contract::time::Timestamp;
+use shared::runtime::settings::Secret;
+use shared::web::rate_limit::customer;
 
 use super::error::{Internal, Refusal};
 use super::login_limits::{Checked, Purpose};

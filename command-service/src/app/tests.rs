@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::events::{LogStream, Payload};
-use shared::ids::{PostId, UserId};
+use shared::contract::events::{LogStream, Payload};
+use shared::contract::ids::{PostId, UserId};
+use shared::contract::time::{Clock, SystemClock};
 use shared::resilience::{Bounds, Breaker, Gate};
-use shared::tasks::Tasks;
-use shared::time::{Clock, SystemClock};
+use shared::runtime::tasks::Tasks;
 
 use super::error::{Limit, Refusal};
 use super::ports::memory::Memory;

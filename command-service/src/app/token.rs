@@ -1,9 +1,9 @@
 //! The token of an accepted command, with which reads wait for what it changed.
 
-use shared::consistency::ConsistencyToken;
-use shared::error_chain::Chain;
-use shared::events::LogStream;
-use shared::ids::UserId;
+use shared::contract::consistency::ConsistencyToken;
+use shared::contract::events::LogStream;
+use shared::contract::ids::UserId;
+use shared::runtime::error_chain::Chain;
 use tracing::warn;
 
 use super::App;

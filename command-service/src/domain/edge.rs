@@ -3,9 +3,9 @@
 //! An edge is a toggle. The events of its stream alternate, on and off, so that its version
 //! alone says how it stands: odd is on. Asking for what already holds appends nothing.
 
-use shared::events::{self, Event, Payload, Unreposted};
-use shared::ids::{EventId, UserId};
-use shared::time::Timestamp;
+use shared::contract::events::{self, Event, Payload, Unreposted};
+use shared::contract::ids::{EventId, UserId};
+use shared::contract::time::Timestamp;
 
 use super::post::Post;
 use super::user::{AccountStatus, NotAllowed};
@@ -165,8 +165,8 @@ pub fn end_repost(edge: &Edge, post: &Post) -> Option<Payload> {
 }
 
 /// Whose an edge's stream is: the follower's, the one's who likes or reposts.
-pub fn follow_stream(ends: events::Edge) -> (UserId, shared::events::LogStream) {
-    let stream = shared::events::LogStream::Follow {
+pub fn follow_stream(ends: events::Edge) -> (UserId, shared::contract::events::LogStream) {
+    let stream = shared::contract::events::LogStream::Follow {
         follower: ends.follower,
         followee: ends.followee,
     };
@@ -177,7 +177,7 @@ pub fn follow_stream(ends: events::Edge) -> (UserId, shared::events::LogStream) 
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use shared::ids::Id;
+    use shared::contract::ids::Id;
 
     const ACTIVE: Option<AccountStatus> = Some(AccountStatus::Active);
 

@@ -1,7 +1,7 @@
 //! Posts: writing, answering, deleting.
 
-use shared::events::{Event, Payload, PostCreated, PostDeleted, PostRef};
-use shared::ids::{PostId, UserId};
+use shared::contract::events::{Event, Payload, PostCreated, PostDeleted, PostRef};
+use shared::contract::ids::{PostId, UserId};
 
 use super::text::Content;
 use super::user::{AccountStatus, NotAllowed};
@@ -110,7 +110,7 @@ pub fn end_post(post: &Post) -> Option<Payload> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::ids::Id;
+    use shared::contract::ids::Id;
 
     fn post() -> Post {
         Post {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use shared::names;
+use shared::contract::names;
 use unicode_normalization::UnicodeNormalization;
 
 use super::Coded;

@@ -1,9 +1,9 @@
 //! Users: registration, profile, status.
 
-use shared::events::{Event, NoAddress, NoData, Payload, ProfileEdited, UserRegistered};
-use shared::ids::{EventId, UserId};
-use shared::settings::Secret;
-use shared::time::Timestamp;
+use shared::contract::events::{Event, NoAddress, NoData, Payload, ProfileEdited, UserRegistered};
+use shared::contract::ids::{EventId, UserId};
+use shared::contract::time::Timestamp;
+use shared::runtime::settings::Secret;
 
 use super::Fault;
 use super::text::{Bio, DisplayName, Email, Password, Username};
@@ -266,8 +266,8 @@ pub fn unsuspend(user: &User) -> Result<Option<Payload>, NotAllowed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::events::LogStream;
-    use shared::ids::Id;
+    use shared::contract::events::LogStream;
+    use shared::contract::ids::Id;
 
     fn form() -> RegistrationForm {
         RegistrationForm {

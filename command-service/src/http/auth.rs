@@ -3,9 +3,9 @@
 use actix_web::HttpResponse;
 use actix_web::web::Data;
 use serde::{Deserialize, Serialize};
-use shared::names;
-use shared::problem::Problem;
-use shared::settings::Secret;
+use shared::contract::names;
+use shared::runtime::settings::Secret;
+use shared::web::problem::Problem;
 
 use super::extract::{Body, ClientAddress, Trace};
 use super::responses::{Answer, accepted, sign};

@@ -5,9 +5,9 @@ use std::fmt;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
-use shared::address::{POLICY, STATE};
-use shared::error_chain::Chain;
-use shared::problem::{Code, FieldError, Problem, whole_seconds};
+use shared::runtime::error_chain::Chain;
+use shared::web::problem::{Code, FieldError, Problem, whole_seconds};
+use shared::web::rate_limit::{POLICY, STATE};
 use tracing::error;
 
 use crate::app::CommandError;
@@ -164,7 +164,7 @@ impl RateLimit {
 mod tests {
     use std::time::Duration;
 
-    use shared::time::Timestamp;
+    use shared::contract::time::Timestamp;
 
     use super::*;
     use crate::app::error::{Internal, Refusal};
@@ -189,7 +189,7 @@ mod tests {
         let away = || StoreError::Unavailable("canary".into());
         let broken = || StoreError::Unexpected("canary".into());
         let by = Duration::from_secs(600);
-        let ahead = shared::ids::TooFarAhead { by };
+        let ahead = shared::contract::ids::TooFarAhead { by };
         let faults = ["a", "b"].map(|field| Fault {
             field,
             code: "blank",

@@ -11,11 +11,11 @@ use actix_web::http::header::HeaderValue;
 use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use serde::de::DeserializeOwned;
-use shared::address::Addresses;
-use shared::http::{MAX_BODY, bearer};
-use shared::ids::UserId;
-use shared::problem::{Code, Problem};
-use shared::token::{TokenError, TokenVerifier};
+use shared::auth::token::{TokenError, TokenVerifier};
+use shared::contract::ids::UserId;
+use shared::web::problem::{Code, Problem};
+use shared::web::rate_limit::Addresses;
+use shared::web::routing::{MAX_BODY, bearer};
 
 const MAX_KEY: usize = 128;
 const BODY_DEADLINE: Duration = Duration::from_secs(10);

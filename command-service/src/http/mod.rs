@@ -12,8 +12,8 @@ use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::web::{self, Data, ServiceConfig};
 use jsonwebtoken::jwk::JwkSet;
-use shared::http::{no_such_path, path_config, resource};
-use shared::token::KEY_SET;
+use shared::auth::token::KEY_SET;
+use shared::web::routing::{no_such_path, path_config, resource};
 
 pub use responses::BASE;
 

@@ -6,10 +6,10 @@ use actix_web::HttpResponse;
 use actix_web::http::header::{HeaderName, HeaderValue, LOCATION};
 use actix_web::web::{Data, Path};
 use serde::{Deserialize, Serialize};
-use shared::ids::{EntryId, PostId, UserId};
-use shared::problem::{Code, Problem};
-use shared::public_url::PublicUrl;
-use shared::time::Timestamp;
+use shared::contract::ids::{EntryId, PostId, UserId};
+use shared::contract::time::Timestamp;
+use shared::runtime::public_url::PublicUrl;
+use shared::web::problem::{Code, Problem};
 
 use super::errors::RateLimit;
 use super::extract::{Body, Caller, IdempotencyKey, OptionalJson, Trace};

@@ -3,7 +3,7 @@
 use actix_web::http::header::HeaderName;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
-use shared::consistency::{self, ConsistencyToken};
+use shared::contract::consistency::{self, ConsistencyToken};
 
 use super::errors::ApiError;
 use crate::app::Accepted;

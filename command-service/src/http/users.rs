@@ -6,11 +6,11 @@ use actix_web::HttpResponse;
 use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Path};
 use serde::{Deserialize, Serialize};
-use shared::ids::UserId;
-use shared::problem::{Code, Problem};
-use shared::public_url::PublicUrl;
-use shared::settings::Secret;
-use shared::time::Timestamp;
+use shared::contract::ids::UserId;
+use shared::contract::time::Timestamp;
+use shared::runtime::public_url::PublicUrl;
+use shared::runtime::settings::Secret;
+use shared::web::problem::{Code, Problem};
 
 use super::errors::RateLimit;
 use super::extract::{Body, Caller, ClientAddress, OptionalJson, Trace};

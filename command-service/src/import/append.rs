@@ -1,7 +1,7 @@
 //! Appending in bulk, and one by one.
 
-use shared::events::LogStream;
-use shared::ids::{EventId, UserId};
+use shared::contract::events::LogStream;
+use shared::contract::ids::{EventId, UserId};
 
 use super::error::ImportError;
 use super::loader::Loader;

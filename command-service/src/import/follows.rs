@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use shared::events::{Edge as Ends, LogStream, Payload};
-use shared::ids::UserId;
+use shared::contract::events::{Edge as Ends, LogStream, Payload};
+use shared::contract::ids::UserId;
 
 use super::append::PlannedAppend;
 use super::error::ImportError;

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use shared::error_chain::Chain;
 use shared::resilience::Backoff;
+use shared::runtime::error_chain::Chain;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ImportError;

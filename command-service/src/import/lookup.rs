@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use shared::ids::UserId;
-use shared::time::{Clock, SystemClock};
+use shared::contract::ids::UserId;
+use shared::contract::time::{Clock, SystemClock};
 
 use super::error::ImportError;
 use super::loader::{BATCH, Loader};

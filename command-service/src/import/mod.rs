@@ -34,7 +34,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use shared::error_chain::Chain;
+use shared::runtime::error_chain::Chain;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use shared::events::LogStream;
-use shared::ids::{PostId, UserId};
+use shared::contract::events::LogStream;
+use shared::contract::ids::{PostId, UserId};
 
 use super::error::ImportError;
 use super::loader::Loader;

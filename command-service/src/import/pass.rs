@@ -1,8 +1,8 @@
 //! What all passes over the input have in common: batches of lines, and how events are appended for
 //! them.
 
-use shared::events::Payload;
-use shared::ids::{EventId, UserId};
+use shared::contract::events::Payload;
+use shared::contract::ids::{EventId, UserId};
 
 use super::append::{LineOutcome, PlannedAppend};
 use super::error::ImportError;

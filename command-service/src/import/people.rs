@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use shared::ids::{EventId, UserId};
+use shared::contract::ids::{EventId, UserId};
 
 use crate::domain::user::AccountStatus;
 

@@ -9,8 +9,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use shared::events::Payload;
-use shared::ids::{EventId, UserId};
+use shared::contract::events::Payload;
+use shared::contract::ids::{EventId, UserId};
 use unicode_normalization::UnicodeNormalization;
 use xxhash_rust::xxh3::xxh3_64;
 

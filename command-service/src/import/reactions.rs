@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use shared::events::{LogStream, Payload};
-use shared::ids::UserId;
+use shared::contract::events::{LogStream, Payload};
+use shared::contract::ids::UserId;
 
 use super::error::ImportError;
 use super::keys::key;

@@ -6,8 +6,8 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use shared::names;
-use shared::settings::Secret;
+use shared::contract::names;
+use shared::runtime::settings::Secret;
 
 use super::arguments::Arguments;
 use super::error::ImportError;

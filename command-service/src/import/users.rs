@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::StreamExt;
-use shared::ids::UserId;
-use shared::settings::Secret;
+use shared::contract::ids::UserId;
+use shared::runtime::settings::Secret;
 
 use super::error::ImportError;
 use super::keys::fingerprint;

@@ -3,7 +3,7 @@
 use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
 use mongodb::error::ErrorKind;
-use shared::event_stream::StreamError;
+use shared::contract::event_stream::StreamError;
 
 use super::fail_point::FailPoint;
 

@@ -10,11 +10,11 @@ use async_nats::jetstream::context::{
     CreateStreamErrorKind, GetStreamErrorKind, RequestError, RequestErrorKind,
 };
 use async_nats::jetstream::{self, ErrorCode};
-use shared::engines::{self, Nats};
-use shared::error_chain::Chain;
-use shared::event_stream::StreamError;
-use shared::ops::Readiness;
+use shared::connections::{self, Nats};
+use shared::contract::event_stream::StreamError;
 use shared::resilience;
+use shared::runtime::error_chain::Chain;
+use shared::web::ops::Readiness;
 use tokio::time::{Duration, Instant};
 use tracing::{debug, error, info, warn};
 
@@ -153,7 +153,7 @@ impl Health {
                 if !trouble.told {
                     warn!("relay: {says}");
                 }
-                resilience::tell_circuit(engines::NATS, true);
+                resilience::tell_circuit(connections::NATS, true);
             }
         }
         self.readiness.degrade(DEGRADED, Some(says.clone()));
@@ -184,7 +184,7 @@ impl Health {
         };
         match ended.kind {
             Kind::JetStreamOff | Kind::NoRoom | Kind::Failing => {
-                resilience::tell_circuit(engines::NATS, false);
+                resilience::tell_circuit(connections::NATS, false);
             }
             Kind::NotConnected | Kind::Refused => (),
         }

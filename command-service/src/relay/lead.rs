@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use metrics::gauge;
-use shared::error_chain::Chain;
-use shared::lease::{Held, Lease};
+use shared::resilience::lease::{Held, Lease};
+use shared::runtime::error_chain::Chain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf};
 use mongodb::{Collection, Database};
-use shared::event_stream::Names;
-use shared::log_identity::OwnLog;
+use shared::connections::log_identity::OwnLog;
+use shared::contract::event_stream::Names;
 
 /// Where a scan's marks are written, beside the log.
 pub const MARKS: &str = "relay_marks";

@@ -5,11 +5,13 @@ use async_nats::header::HeaderValue;
 use bson::RawDocumentBuf;
 use bytes::Bytes;
 use mongodb::change_stream::event::ResumeToken;
-use shared::event_stream::{CHAIN, ChainHash, EVENT_ID, LAST_EVENT, LOG, Names, RESUME_TOKEN};
-use shared::ids::EventId;
-use shared::log::{CorruptLog, LogDocument};
-use shared::log_identity::LogId;
-use shared::time::Timestamp;
+use shared::connections::log_identity::LogId;
+use shared::contract::event_stream::{
+    CHAIN, ChainHash, EVENT_ID, LAST_EVENT, LOG, Names, RESUME_TOKEN,
+};
+use shared::contract::ids::EventId;
+use shared::contract::log::{CorruptLog, LogDocument};
+use shared::contract::time::Timestamp;
 
 /// Stands before the token of every message that a recovery scan publishes.
 const SCAN: &str = "scan:";
@@ -148,7 +150,7 @@ pub fn write_scan(token: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::stream_end::Marked;
+    use shared::contract::stream_end::Marked;
 
     #[test]
     fn tokens_round_trip_through_the_header() {

@@ -14,7 +14,7 @@
 //! to the broker asks for the lease, and who cannot publish for a while gives it up and stands
 //! back: see `lead`.
 //!
-//! The stream must hold this log and no other: [`shared::log_identity`]. What stands in the way of
+//! The stream must hold this log and no other: [`shared::connections::log_identity`]. What stands in the way of
 //! publishing is told by [`health`], how long events wait by `watch`.
 //!
 //! There is no `Nats-Msg-Id`. The fence is exact; de-duplication would be a second memory, limited

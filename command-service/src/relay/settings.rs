@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::event_stream::Names;
+use shared::contract::event_stream::Names;
 
 /// How often long work tells how far it is.
 pub(super) const PROGRESS: Duration = Duration::from_secs(3);

@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::gauge;
-use shared::event_stream::StreamError;
-use shared::ids::SEQUENCE_BITS;
-use shared::time::{Clock, SystemClock, Timestamp};
+use shared::contract::event_stream::StreamError;
+use shared::contract::ids::SEQUENCE_BITS;
+use shared::contract::time::{Clock, SystemClock, Timestamp};
 use tokio::time::Instant;
 
 use super::error::RelayError;

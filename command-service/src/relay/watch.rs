@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc};
 use mongodb::Collection;
-use shared::error_chain::Chain;
-use shared::ids::SEQUENCE_BITS;
-use shared::time::Timestamp;
+use shared::contract::ids::SEQUENCE_BITS;
+use shared::contract::time::Timestamp;
+use shared::runtime::error_chain::Chain;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;

@@ -9,13 +9,13 @@ use std::time::Duration;
 use bson::Document;
 use metrics::counter;
 use mongodb::{Collection, Database};
-use shared::engines::Nats;
-use shared::error_chain::Chain;
-use shared::lease::Lease;
-use shared::log_identity::OwnLog;
-use shared::ops::Readiness;
+use shared::connections::Nats;
+use shared::connections::log_identity::OwnLog;
+use shared::contract::time::{Clock, SystemClock};
+use shared::resilience::lease::Lease;
 use shared::resilience::{self, Backoff};
-use shared::time::{Clock, SystemClock};
+use shared::runtime::error_chain::Chain;
+use shared::web::ops::Readiness;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -77,7 +77,7 @@ impl Relay {
         Self {
             log: Log {
                 database: database.clone(),
-                events: database.collection(shared::log::COLLECTION),
+                events: database.collection(shared::contract::log::COLLECTION),
                 marks: database.collection(MARKS),
                 own: OwnLog::new(database),
                 names: settings.names.clone(),

@@ -12,9 +12,9 @@ use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Collection, Database};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use shared::accounts::{ADDRESSES, AddressDocument, Addresses};
-use shared::ids::UserId;
-use shared::log::LogDocument;
+use shared::contract::accounts::{ADDRESSES, AddressDocument, Addresses};
+use shared::contract::ids::UserId;
+use shared::contract::log::LogDocument;
 use shared::resilience;
 
 use super::calls::Calls;

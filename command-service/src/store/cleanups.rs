@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
-use shared::events::LogStream;
-use shared::ids::UserId;
-use shared::time::Timestamp;
+use shared::contract::events::LogStream;
+use shared::contract::ids::UserId;
+use shared::contract::time::Timestamp;
 
 use super::calls::Calls;
 use super::errors::Fault;

@@ -9,8 +9,8 @@ use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
-use shared::ids::UserId;
-use shared::log::LogDocument;
+use shared::contract::ids::UserId;
+use shared::contract::log::LogDocument;
 
 use super::calls::Calls;
 use super::errors::{Fault, is_duplicate, translate};

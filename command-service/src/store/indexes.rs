@@ -7,7 +7,7 @@ use mongodb::options::IndexOptions;
 use mongodb::{Database, IndexModel};
 
 pub(super) async fn make(database: &Database) -> mongodb::error::Result<()> {
-    let events = database.collection::<Document>(shared::log::COLLECTION);
+    let events = database.collection::<Document>(shared::contract::log::COLLECTION);
     let unique = || IndexOptions::builder().unique(true);
     let only = |field: &str| doc! { field: { "$exists": true } };
     events

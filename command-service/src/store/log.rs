@@ -11,9 +11,9 @@ use bson::doc;
 use futures_util::TryStreamExt;
 use mongodb::Collection;
 use serde::Deserialize;
-use shared::events::{Event, LogStream, Payload};
-use shared::ids::{EventId, PostId, UserId};
-use shared::log::LogDocument;
+use shared::contract::events::{Event, LogStream, Payload};
+use shared::contract::ids::{EventId, PostId, UserId};
+use shared::contract::log::LogDocument;
 
 use super::calls::Calls;
 use super::errors::{Fault, corrupt, is_duplicate};

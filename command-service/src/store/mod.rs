@@ -3,9 +3,9 @@
 //!
 //! | collection | what |
 //! |---|---|
-//! | `events` | the log (`shared::log`) |
+//! | `events` | the log (`shared::contract::log`) |
 //! | `usernames` | who has a name; unique by `_id`, for good |
-//! | `emails` | who has an address (`shared::accounts`), until they leave; unique by `_id` |
+//! | `emails` | who has an address (`shared::contract::accounts`), until they leave; unique by `_id` |
 //! | `credentials` | Argon2id hashes |
 //! | `sessions` | one document per family of refresh tokens |
 //! | `follow_counts`, `post_quotas`, `edit_quotas` | guards of limits; the log is what they guard |
@@ -29,10 +29,10 @@ mod views;
 use std::sync::Arc;
 
 use mongodb::{Collection, Database};
-use shared::database_clock::{DatabaseClock, Look};
-use shared::log::LogDocument;
+use shared::contract::log::LogDocument;
 use shared::resilience::Breaker;
-use shared::tasks::Tasks;
+use shared::runtime::database_clock::{DatabaseClock, Look};
+use shared::runtime::tasks::Tasks;
 
 use crate::app::ports::{Result, Store};
 use accounts::Accounts;
@@ -64,7 +64,8 @@ impl MongoStore {
         tasks: Tasks,
         breaker: Arc<Breaker>,
     ) -> Self {
-        let events: Collection<LogDocument> = database.collection(shared::log::COLLECTION);
+        let events: Collection<LogDocument> =
+            database.collection(shared::contract::log::COLLECTION);
         let calls = Calls::new(breaker);
         let accounts = Accounts::new(&database, events.clone(), calls.clone());
         let follows = FollowCounts::new(&database, events.clone(), calls.clone());

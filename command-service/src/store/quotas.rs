@@ -8,8 +8,8 @@ use bson::{DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
-use shared::ids::UserId;
-use shared::time::Timestamp;
+use shared::contract::ids::UserId;
+use shared::contract::time::Timestamp;
 
 use super::calls::Calls;
 use super::errors::{Fault, is_duplicate, translate};

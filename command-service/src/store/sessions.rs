@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
-use shared::ids::UserId;
-use shared::time::Timestamp;
+use shared::contract::ids::UserId;
+use shared::contract::time::Timestamp;
 
 use super::calls::Calls;
 use super::errors::{Fault, is_duplicate};

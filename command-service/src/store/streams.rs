@@ -19,12 +19,12 @@ use futures_util::TryStreamExt;
 use moka::sync::Cache;
 use mongodb::Collection;
 use serde::Deserialize;
-use shared::consistency::{MOST_LATEST, Position};
-use shared::database_clock::DatabaseClock;
-use shared::events::{Event, LogStream, Payload};
-use shared::ids::{EventId, SEQUENCE_BITS, UserId};
-use shared::log::LogDocument;
-use shared::time::{Clock, Timestamp};
+use shared::contract::consistency::{MOST_LATEST, Position};
+use shared::contract::events::{Event, LogStream, Payload};
+use shared::contract::ids::{EventId, SEQUENCE_BITS, UserId};
+use shared::contract::log::LogDocument;
+use shared::contract::time::{Clock, Timestamp};
+use shared::runtime::database_clock::DatabaseClock;
 
 use super::calls::Calls;
 use super::errors::{Fault, corrupt};
@@ -435,7 +435,7 @@ fn event(document: &LogDocument) -> Attempt<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::ids::Id;
+    use shared::contract::ids::Id;
 
     fn id_at(millis: i64) -> EventId {
         Id::new(millis << SEQUENCE_BITS).unwrap()

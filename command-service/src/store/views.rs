@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use bson::{Binary, Document, doc, spec::BinarySubtype};
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
-use shared::error_chain::Chain;
-use shared::ids::{PostId, UserId};
-use shared::tasks::Tasks;
-use shared::views_schema::{self as schema, FOLLOWING_COUNT, POSTS_COUNT};
+use shared::contract::ids::{PostId, UserId};
+use shared::contract::views_schema::{self as schema, FOLLOWING_COUNT, POSTS_COUNT};
+use shared::runtime::error_chain::Chain;
+use shared::runtime::tasks::Tasks;
 use tracing::debug;
 
 use crate::app::ports::{Counts, Projected, Projections, Reaction};

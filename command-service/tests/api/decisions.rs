@@ -13,11 +13,11 @@ use command_service::domain::user::User;
 use futures_util::future::join_all;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use shared::consistency::ConsistencyToken;
-use shared::events::{Event, LogStream, NoData, Payload, PostCreated, ProfileEdited};
-use shared::ids::{Id, PostId, SEQUENCE_BITS, UserId};
-use shared::settings::Secret;
-use shared::time::{Clock, SystemClock};
+use shared::contract::consistency::ConsistencyToken;
+use shared::contract::events::{Event, LogStream, NoData, Payload, PostCreated, ProfileEdited};
+use shared::contract::ids::{Id, PostId, SEQUENCE_BITS, UserId};
+use shared::contract::time::{Clock, SystemClock};
+use shared::runtime::settings::Secret;
 
 use super::support::{Account, Answer, TestApp};
 

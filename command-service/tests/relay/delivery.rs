@@ -234,7 +234,7 @@ async fn a_document_that_is_no_event_holds_nobody_up() {
     let world = World::new("corrupt").await;
     let running = Running::start(world.relay(world.settings()).await);
     world.write(2, 10).await;
-    let raw: Collection<Document> = world.database.collection(shared::log::COLLECTION);
+    let raw: Collection<Document> = world.database.collection(shared::contract::log::COLLECTION);
     let known = world.log().find_one(doc! {}).await.unwrap().unwrap();
     let mut newer = bson::serialize_to_document(&known).unwrap();
     newer.insert("_id", known.id.get() + 1);
@@ -281,7 +281,9 @@ async fn a_stream_that_forgets_is_not_used() {
     };
     world.jetstream().create_stream(forgets).await.unwrap();
     let readiness = Readiness::default();
-    let nats = engines::nats(&at(&world.nats_url), "relay").await.unwrap();
+    let nats = connections::nats(&at(&world.nats_url), "relay")
+        .await
+        .unwrap();
     let leases = world.database.collection("leases");
     let relay = Relay::new(
         &world.database,

@@ -1,8 +1,8 @@
 //! Whose stream it is: a relay publishes to the stream of its own log and to no other, and what
 //! was written before streams named their logs goes on.
 
-use shared::event_stream::{LOG, METADATA_LOG};
-use shared::log_identity::{self, LogId, OwnLog};
+use shared::connections::log_identity::{self, LogId, OwnLog};
+use shared::contract::event_stream::{LOG, METADATA_LOG};
 
 use super::trouble::configured;
 use super::*;
@@ -10,7 +10,9 @@ use super::*;
 /// A relay whose readiness can be read.
 async fn watched(world: &World, settings: relay::Settings) -> (Running, Readiness) {
     let readiness = Readiness::default();
-    let nats = engines::nats(&at(&world.nats_url), "relay").await.unwrap();
+    let nats = connections::nats(&at(&world.nats_url), "relay")
+        .await
+        .unwrap();
     let leases = world.database.collection("leases");
     let relay = Relay::new(&world.database, leases, nats, readiness.clone(), settings);
     (Running::start(relay), readiness)
@@ -267,7 +269,9 @@ async fn a_relay_that_refuses_its_stream_gives_the_lease_up() {
     // The wrong database, and the others' leases.
     let beside = world.beside().await;
     beside.write(1, 4).await;
-    let nats = engines::nats(&at(&world.nats_url), "relay").await.unwrap();
+    let nats = connections::nats(&at(&world.nats_url), "relay")
+        .await
+        .unwrap();
     let readiness = Readiness::default();
     let leases = world.database.collection::<Document>("leases");
     let settings = relay::Settings {

@@ -84,10 +84,10 @@ async fn either_engine_may_be_cut_off_at_any_moment() {
         "mongodb://127.0.0.1:{}/?directConnection=true",
         mongo.port
     ));
-    let database = engines::mongo(&uri, "relay", 8).await.unwrap();
+    let database = connections::mongo(&uri, "relay", 8).await.unwrap();
     let database = database.client().database(world.database.name());
     let url = at(&format!("nats://127.0.0.1:{}", nats.port));
-    let connection = engines::nats(&url, "relay").await.unwrap();
+    let connection = connections::nats(&url, "relay").await.unwrap();
     let leases = database.collection("leases");
     let relay = Relay::new(
         &database,

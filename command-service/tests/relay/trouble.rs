@@ -9,7 +9,7 @@ use super::*;
 async fn behind(world: &World, port: u16, settings: relay::Settings) -> (Running, Readiness) {
     let readiness = Readiness::default();
     let url = at(&format!("nats://127.0.0.1:{port}"));
-    let nats = engines::nats(&url, "relay").await.unwrap();
+    let nats = connections::nats(&url, "relay").await.unwrap();
     let leases = world.database.collection("leases");
     let relay = Relay::new(&world.database, leases, nats, readiness.clone(), settings);
     (Running::start(relay), readiness)

@@ -54,18 +54,23 @@ impl World {
 
     pub(crate) async fn on(test: &str, nats_url: &str) -> Self {
         if let Ok(filter) = std::env::var("RUST_LOG") {
-            shared::telemetry::init_logs(shared::settings::LogFormat::Pretty, &filter);
+            shared::runtime::telemetry::init_logs(
+                shared::runtime::settings::LogFormat::Pretty,
+                &filter,
+            );
         }
         let name = format!("r{:06x}_{test}", rand::random::<u32>() & 0xff_ffff);
         let uri = Secret::new(var("MONGODB_URI"));
-        let database = engines::mongo(&uri, "relay-test", 32).await.unwrap();
+        let database = connections::mongo(&uri, "relay-test", 32).await.unwrap();
         let replicas = [Replica::default(), Replica::default(), Replica::default()];
         replicas[1].skew.store(400, Ordering::Relaxed);
         replicas[2].skew.store(-400, Ordering::Relaxed);
         Self {
             database: database.client().database(&format!("relay_{name}")),
             names: name.parse().unwrap(),
-            nats: engines::nats(&at(nats_url), "relay-test").await.unwrap(),
+            nats: connections::nats(&at(nats_url), "relay-test")
+                .await
+                .unwrap(),
             nats_url: nats_url.to_owned(),
             replicas,
             foreign: AtomicUsize::new(0),
@@ -87,7 +92,9 @@ impl World {
 
     /// Relays with leases of their own are both active: only the fence is between them.
     pub(crate) async fn relay_leased(&self, leases: &str, settings: relay::Settings) -> Relay {
-        let nats = engines::nats(&at(&self.nats_url), "relay").await.unwrap();
+        let nats = connections::nats(&at(&self.nats_url), "relay")
+            .await
+            .unwrap();
         let leases = self.database.collection(leases);
         Relay::new(&self.database, leases, nats, Readiness::default(), settings)
     }
@@ -108,7 +115,7 @@ impl World {
     }
 
     pub(crate) fn log(&self) -> Collection<LogDocument> {
-        self.database.collection(shared::log::COLLECTION)
+        self.database.collection(shared::contract::log::COLLECTION)
     }
 
     /// Whether the id was free.

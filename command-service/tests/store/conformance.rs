@@ -4,13 +4,13 @@
 use command_service::app::ports::{
     AppendOutcome, Key, NewAccount, NewEvent, Registered, Relation, Store,
 };
-use shared::consistency::Position;
-use shared::events::{
+use shared::contract::consistency::Position;
+use shared::contract::events::{
     Edge, Event, LogStream, NoAddress, NoData, Payload, PostCreated, PostRef, UserRegistered,
 };
-use shared::ids::{Id, SEQUENCE_BITS, UserId};
-use shared::settings::Secret;
-use shared::time::Timestamp;
+use shared::contract::ids::{Id, SEQUENCE_BITS, UserId};
+use shared::contract::time::Timestamp;
+use shared::runtime::settings::Secret;
 
 /// An empty store, and what can be seen of it from outside.
 pub trait World {
@@ -94,7 +94,7 @@ pub fn account(id: i64, username: &str, email: &str) -> NewAccount {
             payload,
         },
         username: username.into(),
-        email: shared::names::fold(email),
+        email: shared::contract::names::fold(email),
         address: email.into(),
         password_hash: Some(Secret::new("$argon2id$")),
         trace: None,

@@ -5,9 +5,9 @@ use std::time::Duration;
 use command_service::app::ports::{
     AccountName, Limited, Quota, Registered, Relation, Renewal, Renewed, Rotation, Session,
 };
-use shared::events::{LogStream, Payload};
-use shared::ids::Id;
-use shared::time::{Clock, SystemClock, Timestamp};
+use shared::contract::events::{LogStream, Payload};
+use shared::contract::ids::Id;
+use shared::contract::time::{Clock, SystemClock, Timestamp};
 
 use super::{World, account, edge, event, user};
 

@@ -15,10 +15,10 @@ use command_service::startup::{Application, Core, Role};
 use futures_util::TryStreamExt;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
-use shared::events::Event;
-use shared::log::LogDocument;
-use shared::settings::Settings;
-use shared::tasks::Tasks;
+use shared::contract::events::Event;
+use shared::contract::log::LogDocument;
+use shared::runtime::settings::Settings;
+use shared::runtime::tasks::Tasks;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

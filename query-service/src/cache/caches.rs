@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shared::ids::{EntryId, PostId, UserId};
-use shared::partition::{Partition, Partitions};
-use shared::time::{Clock, SystemClock};
+use shared::contract::ids::{EntryId, PostId, UserId};
+use shared::contract::partition::{Partition, Partitions};
+use shared::contract::time::{Clock, SystemClock};
 
 use super::freshness::{Quickest, SILENCE};
 use super::newest::{Outbox, Timeline};
@@ -243,7 +243,7 @@ mod tests {
 
     use super::super::newest::NewestItems;
     use super::*;
-    use shared::ids::Id;
+    use shared::contract::ids::Id;
 
     fn message(hold: u64, n: u64, invalidations: &[Invalidation]) -> InvalidationMessage {
         InvalidationMessage {

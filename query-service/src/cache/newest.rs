@@ -74,7 +74,7 @@ impl NewestItems {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::ids::Id;
+    use shared::contract::ids::Id;
 
     fn item(entry: i64) -> TimelineItem {
         TimelineItem {

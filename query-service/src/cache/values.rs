@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 
 use super::freshness::{CLOCKS, SILENCE};
 use super::slots::Remembered;

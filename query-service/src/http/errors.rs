@@ -1,8 +1,8 @@
 //! What a failed read means to a caller, as a problem. Internals are logged, never told.
 
-use shared::problem::{Code, Problem};
+use shared::auth::token::TokenError;
 use shared::resilience::Refused;
-use shared::token::TokenError;
+use shared::web::problem::{Code, Problem};
 
 use crate::reads::error::ReadError;
 use crate::reads::unanswered::Unanswered;

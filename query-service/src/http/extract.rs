@@ -8,12 +8,12 @@ use actix_web::web::{Data, Query};
 use actix_web::{FromRequest, HttpRequest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use shared::address::Addresses;
-use shared::consistency::{self, ConsistencyToken};
-use shared::http::{bad_query, bearer};
-use shared::ids::UserId;
-use shared::problem::{Code, Problem};
-use shared::token::{TokenError, TokenVerifier};
+use shared::auth::token::{TokenError, TokenVerifier};
+use shared::contract::consistency::{self, ConsistencyToken};
+use shared::contract::ids::UserId;
+use shared::web::problem::{Code, Problem};
+use shared::web::rate_limit::Addresses;
+use shared::web::routing::{bad_query, bearer};
 
 use super::errors::{internal, invalid_token};
 use crate::reads::admission::{Admission, Asker};

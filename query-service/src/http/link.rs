@@ -3,7 +3,7 @@
 use actix_web::HttpRequest;
 use actix_web::web::Data;
 use reqwest::Url;
-use shared::public_url::PublicUrl;
+use shared::runtime::public_url::PublicUrl;
 
 /// What else a caller wrote into the query is kept as long as the link is no longer than this, in
 /// bytes: proxies take 4 KiB of head by default.

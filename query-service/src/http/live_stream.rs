@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use actix_web::web::{Bytes, Data};
 use rand::RngExt;
-use shared::consistency::ConsistencyToken;
-use shared::error_chain::Chain;
-use shared::ids::UserId;
+use shared::auth::token::{TokenError, TokenVerifier, Verified};
+use shared::contract::consistency::ConsistencyToken;
+use shared::contract::ids::UserId;
 use shared::resilience::{self, Gate};
-use shared::settings::Secret;
-use shared::token::{TokenError, TokenVerifier, Verified};
+use shared::runtime::error_chain::Chain;
+use shared::runtime::settings::Secret;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;

@@ -12,9 +12,9 @@ mod responses;
 use actix_web::http::Method;
 use actix_web::web::{self, Data, Path, ServiceConfig};
 use serde::Deserialize;
-use shared::http::{no_such_path, path_config, resource};
-use shared::ids::{PostId, UserId};
-use shared::problem::{Code, Problem};
+use shared::contract::ids::{PostId, UserId};
+use shared::web::problem::{Code, Problem};
+use shared::web::routing::{no_such_path, path_config, resource};
 
 use crate::accounts::OwnAddresses;
 use crate::reads::bodies::UserView;

@@ -5,7 +5,7 @@ use std::future::Future;
 use actix_web::http::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue, LINK, VARY};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
-use shared::problem::Problem;
+use shared::web::problem::Problem;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::errors::{internal, not_found};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
-use shared::tasks::Tasks;
+use shared::runtime::tasks::Tasks;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;

@@ -6,8 +6,8 @@ mod backlog;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use shared::engines::Nats;
-use shared::event_stream::Names;
+use shared::connections::Nats;
+use shared::contract::event_stream::Names;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Streams that look at the views at once. One post may wake all of them, and other reads need
@@ -64,7 +64,7 @@ impl Looks {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
-    use shared::ids::Id;
+    use shared::contract::ids::Id;
 
     #[tokio::test]
     async fn a_reader_looks_once_at_a_time_and_never_keeps_others_from_it() {

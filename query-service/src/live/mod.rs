@@ -9,9 +9,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shared::ids::UserId;
-use shared::partition::{Partition, Partitions};
-use shared::tasks::Tasks;
+use shared::contract::ids::UserId;
+use shared::contract::partition::{Partition, Partitions};
+use shared::runtime::tasks::Tasks;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -333,7 +333,7 @@ mod tests {
     use super::*;
     use crate::views::invalidation::Fanout;
     use futures_util::FutureExt;
-    use shared::ids::Id;
+    use shared::contract::ids::Id;
 
     fn message(
         p: Partition,

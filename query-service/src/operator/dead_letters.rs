@@ -7,10 +7,10 @@
 
 use std::process::ExitCode;
 
-use shared::engines;
-use shared::error_chain::Chain;
-use shared::partition::Partition;
-use shared::settings::Settings;
+use shared::connections;
+use shared::contract::partition::Partition;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::settings::Settings;
 use tokio_util::sync::CancellationToken;
 
 use crate::operator::rebuild;
@@ -63,7 +63,7 @@ pub async fn main(settings: &Settings, arguments: &Arguments, stop: Cancellation
 
 async fn open(settings: &Settings) -> Result<ViewWriter, DeadLetterError> {
     const POOL: u32 = 4;
-    let database = engines::open_views(settings, "query-service dead-letters", POOL).await?;
+    let database = connections::open_views(settings, "query-service dead-letters", POOL).await?;
     let catalog = Catalog::new(&database);
     let current = catalog.current().await?.ok_or(DeadLetterError::NoViews)?;
     Ok(ViewWriter::of(current).await?)
@@ -136,7 +136,7 @@ async fn drop(views: &ViewWriter, sequences: &[u64], all: bool) -> Result<(), De
 
 /// Whether this build can read any of them.
 async fn any_readable(settings: &Settings, views: &Generation) -> Result<bool, DeadLetterError> {
-    let nats = engines::nats(&settings.nats, "query-service dead-letters").await?;
+    let nats = connections::nats(&settings.nats, "query-service dead-letters").await?;
     let found = count_readable(&nats.jetstream(), &settings.names.stream(), views).await?;
     println!(
         "{} dead letters can be read by this build, {} cannot",
@@ -156,7 +156,7 @@ mod tests {
             partitions: partitions.iter().copied().map(Partition).collect(),
             subject: String::new(),
             reason: String::new(),
-            at: shared::time::Timestamp::from_millis(0),
+            at: shared::contract::time::Timestamp::from_millis(0),
         };
         for (given, told) in [
             (&[0][..], "partitions 0"),

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use shared::engines;
-use shared::error_chain::Chain;
-use shared::ids::UserId;
-use shared::settings::Settings;
-use shared::tasks::Tasks;
+use shared::connections;
+use shared::contract::ids::UserId;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::settings::Settings;
+use shared::runtime::tasks::Tasks;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -118,7 +118,7 @@ struct Rebuild {
 impl Rebuild {
     async fn catalog(settings: &Settings) -> Result<Catalog, RebuildError> {
         const POOL: u32 = 16;
-        let database = engines::open_views(settings, "query-service rebuild", POOL).await?;
+        let database = connections::open_views(settings, "query-service rebuild", POOL).await?;
         Ok(Catalog::new(&database))
     }
 
@@ -225,7 +225,7 @@ impl Rebuild {
         let new = self.new_generation(settings, arguments.fresh).await?;
         let new = ReadModel::of(new).await?;
         let old = ReadModel::of(self.current.clone()).await?;
-        let nats = engines::nats(&settings.nats, "query-service rebuild").await?;
+        let nats = connections::nats(&settings.nats, "query-service rebuild").await?;
         let tasks = Tasks::default();
         let (shown, current) = tokio::sync::watch::channel(old.clone());
         let writer = ViewWriter::of(new.generation().clone()).await?;

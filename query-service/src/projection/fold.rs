@@ -10,9 +10,9 @@ mod users;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use shared::events::{Event, Payload};
-use shared::ids::UserId;
-use shared::partition::Partition;
+use shared::contract::events::{Event, Payload};
+use shared::contract::ids::UserId;
+use shared::contract::partition::Partition;
 
 use super::idle::Idle;
 use super::memory::Memory;

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use shared::error_chain::Chain;
-use shared::tasks::Tasks;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::tasks::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

@@ -8,10 +8,10 @@
 //! fewer than those that are kept.
 
 use mongodb::ClientSession;
-use shared::engines::Nats;
-use shared::event_stream::Names;
-use shared::partition::Partition;
-use shared::time::{Clock, SystemClock};
+use shared::connections::Nats;
+use shared::contract::event_stream::Names;
+use shared::contract::partition::Partition;
+use shared::contract::time::{Clock, SystemClock};
 use tokio::time::{Duration, Instant};
 
 use crate::reads::model::CurrentViews;
@@ -21,7 +21,7 @@ use crate::views::entry::Entry;
 use crate::views::invalidation::InvalidationMessage;
 use crate::views::transaction::CommitError;
 use crate::views::writer::ViewWriter;
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 
 /// A partition with nothing to say says so this often.
 pub const HEARTBEAT: Duration = Duration::from_millis(500);

@@ -12,9 +12,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use shared::ids::UserId;
-use shared::partition::Partition;
-use shared::time::{Clock, SystemClock};
+use shared::contract::ids::UserId;
+use shared::contract::partition::Partition;
+use shared::contract::time::{Clock, SystemClock};
 use tokio::time::Instant;
 
 use super::hold::Hold;

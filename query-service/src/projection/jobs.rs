@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 
 use super::fold::{FAN_OUT_BATCH, Fold};
 use super::hold::Hold;

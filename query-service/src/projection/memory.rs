@@ -19,7 +19,7 @@
 //! partition has up to 1,000 messages in its hands and its reader's (about a kilobyte each) and the
 //! entries of one commit (6,000 of 40 bytes): 1.3 MB while it catches up, 330 MB for 256 of them.
 
-use shared::partition::Partitions;
+use shared::contract::partition::Partitions;
 
 /// What a generation's fold may keep in one process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

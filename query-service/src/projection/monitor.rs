@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
-use shared::engines::Nats;
-use shared::event_stream::Names;
-use shared::ops::Readiness;
+use shared::connections::Nats;
+use shared::contract::event_stream::Names;
+use shared::web::ops::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use super::stream_check::{StreamCheck, Teller};

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use shared::engines::Nats;
-use shared::error_chain::Chain;
-use shared::events::{DecodeError, Event, Payload};
-use shared::lease::{Held, Lease};
-use shared::partition::Partition;
+use shared::connections::Nats;
+use shared::contract::events::{DecodeError, Event, Payload};
+use shared::contract::partition::Partition;
+use shared::contract::time::{Clock, SystemClock};
+use shared::resilience::lease::{Held, Lease};
 use shared::resilience::{self, Backoff};
-use shared::time::{Clock, SystemClock};
+use shared::runtime::error_chain::Chain;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, warn};

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use shared::ids::UserId;
-use shared::partition::Partition;
+use shared::contract::ids::UserId;
+use shared::contract::partition::Partition;
 use tokio::time::Instant;
 
 use crate::views::error::ViewError;

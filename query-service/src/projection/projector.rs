@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use shared::engines::{self, Nats};
-use shared::error_chain::Chain;
-use shared::lease::{Held, Lease};
-use shared::partition::Partition;
+use shared::connections::{self, Nats};
+use shared::contract::partition::Partition;
+use shared::resilience::lease::{Held, Lease};
 use shared::resilience::{self, Backoff};
-use shared::tasks::Tasks;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -81,7 +81,7 @@ impl Projector {
     ) -> Option<Nats> {
         let name = format!("query-service partition {}", partition.0);
         loop {
-            match engines::nats(&self.settings.nats, &name).await {
+            match connections::nats(&self.settings.nats, &name).await {
                 Ok(nats) => return Some(nats),
                 Err(error) => {
                     warn!(error = %Chain(&error), "partition {} cannot connect", partition.0)

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use shared::event_stream::Names;
-use shared::settings::{NatsSettings, Settings};
-use shared::tasks::Tasks;
+use shared::contract::event_stream::Names;
+use shared::runtime::settings::{NatsSettings, Settings};
+use shared::runtime::tasks::Tasks;
 
 use super::memory::Memory;
 use super::stream_check::StreamCheck;

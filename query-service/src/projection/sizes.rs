@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 
 use crate::views::entry::Entry;
 use crate::views::error::ViewError;
@@ -123,8 +123,8 @@ mod tests {
         let entry = Entry {
             reader: UserId::new(reader).unwrap(),
             item: crate::views::entry::TimelineItem {
-                entry: shared::ids::EntryId::new(7).unwrap(),
-                post: shared::ids::PostId::new(7).unwrap(),
+                entry: shared::contract::ids::EntryId::new(7).unwrap(),
+                post: shared::contract::ids::PostId::new(7).unwrap(),
                 by: UserId::new(9).unwrap(),
             },
             seq: 1,

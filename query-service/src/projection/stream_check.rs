@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Stream;
+use shared::connections::log_identity::{Label, LogId, OwnLog, other_log};
 use shared::connections::{self, is_unauthorized};
-use shared::error_chain::Chain;
-use shared::event_stream::{self, Names, StreamError};
-use shared::log_identity::{Label, LogId, OwnLog, other_log};
-use shared::ops::Readiness;
-use shared::settings::Settings;
-use shared::stream_end::{self, StreamEnd};
+use shared::contract::event_stream::{self, Names, StreamError};
+use shared::contract::stream_end::{self, StreamEnd};
+use shared::runtime::error_chain::Chain;
+use shared::runtime::settings::Settings;
+use shared::web::ops::Readiness;
 use tracing::{error, info, warn};
 
 use super::stream_fault::StreamFault;

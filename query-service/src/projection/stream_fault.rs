@@ -1,8 +1,8 @@
 //! Why the stream cannot be read, and what is logged of it.
 
-use shared::error_chain::Chain;
-use shared::event_stream;
-use shared::log_identity::LogId;
+use shared::connections::log_identity::LogId;
+use shared::contract::event_stream;
+use shared::runtime::error_chain::Chain;
 use tracing::{debug, info, warn};
 
 use crate::views::error::ViewError;

@@ -10,11 +10,11 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::{self, stream};
 use futures_util::StreamExt;
-use shared::engines::Nats;
-use shared::event_stream::{self, ChainHash, LOG, Names};
-use shared::events::{DecodeError, Event};
-use shared::log_identity::{LogId, other_log};
-use shared::tasks::Tasks;
+use shared::connections::Nats;
+use shared::connections::log_identity::{LogId, other_log};
+use shared::contract::event_stream::{self, ChainHash, LOG, Names};
+use shared::contract::events::{DecodeError, Event};
+use shared::runtime::tasks::Tasks;
 use tokio::time::{Instant, timeout_at};
 
 use super::settings::FoldSettings;

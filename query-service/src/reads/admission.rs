@@ -11,10 +11,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::address::customer;
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 use shared::resilience::{Bounds, Breaker, Gate, Place, Refused};
-use shared::tasks::Tasks;
+use shared::runtime::tasks::Tasks;
+use shared::web::rate_limit::customer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 

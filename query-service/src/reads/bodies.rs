@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use shared::ids::{EntryId, PostId, UserId};
-use shared::time::Timestamp;
+use shared::contract::ids::{EntryId, PostId, UserId};
+use shared::contract::time::Timestamp;
 
 use crate::views::documents::PostRow;
 

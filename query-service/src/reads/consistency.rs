@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
-use shared::consistency::ConsistencyToken;
-use shared::events::LogStream;
-use shared::partition::Partition;
+use shared::contract::consistency::ConsistencyToken;
+use shared::contract::events::LogStream;
+use shared::contract::partition::Partition;
 
 use super::model::ReadModel;
 use super::unanswered::Unanswered;

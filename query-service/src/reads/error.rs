@@ -1,7 +1,7 @@
 //! Why a read has no answer.
 
-use shared::error_chain::Chain;
 use shared::resilience::Refused;
+use shared::runtime::error_chain::Chain;
 use tracing::{error, warn};
 
 use super::unanswered::Unanswered;

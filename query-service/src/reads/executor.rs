@@ -8,8 +8,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shared::consistency::ConsistencyToken;
-use shared::ids::UserId;
+use shared::contract::consistency::ConsistencyToken;
+use shared::contract::ids::UserId;
 
 use super::admission::{Admission, Asker, Cost};
 use super::budget::{ReadBudget, ReadLimits};

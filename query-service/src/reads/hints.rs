@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 
 use super::scan::Reach;
 use crate::cache::Since;

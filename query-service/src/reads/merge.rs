@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use shared::ids::{EntryId, UserId};
+use shared::contract::ids::{EntryId, UserId};
 
 use super::hints::Merged;
 use super::model::ReadModel;

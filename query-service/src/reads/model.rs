@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bson::{Document, doc};
 use mongodb::{Collection, Database};
 use serde::de::DeserializeOwned;
-use shared::ids::UserId;
-use shared::partition::{Partition, Partitions};
+use shared::contract::ids::UserId;
+use shared::contract::partition::{Partition, Partitions};
 
 use super::budget::ReadBudget;
 use super::cursor::CursorKey;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bson::doc;
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::bodies::PostView;
@@ -243,7 +243,7 @@ impl Rest {
 mod tests {
     use super::*;
     use crate::views::entry::TimelineItem;
-    use shared::ids::Id;
+    use shared::contract::ids::Id;
 
     #[test]
     fn what_is_found_is_sent_in_parts_that_lose_nothing() {

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use bson::{Binary, Document, doc};
-use shared::ids::{UserId, UserKind};
-use shared::names;
+use shared::contract::ids::{UserId, UserKind};
+use shared::contract::names;
 
 use super::bodies::{Page, Relationship, UserView};
 use super::cursor::CursorKind;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shared::ids::{EntryId, EntryKind, PostId, UserId};
+use shared::contract::ids::{EntryId, EntryKind, PostId, UserId};
 
 use super::bodies::{Page, PostView};
 use super::cursor::CursorKind;

@@ -1,7 +1,7 @@
 //! Where a reading of one list stands, and how wide its next window of ids is.
 
 use serde::de::DeserializeOwned;
-use shared::ids::Id;
+use shared::contract::ids::Id;
 
 use crate::views::generation::View;
 use crate::views::keys::now_id;

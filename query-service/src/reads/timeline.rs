@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bson::doc;
 use futures_util::{StreamExt, stream};
-use shared::ids::{EntryId, UserId};
-use shared::partition::Partition;
+use shared::contract::ids::{EntryId, UserId};
+use shared::contract::partition::Partition;
 
 use super::bodies::{Page, PostView};
 use super::cursor::CursorKind;

@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use bson::{Bson, doc};
-use shared::ids::{EntryId, PostId, UserId};
+use shared::contract::ids::{EntryId, PostId, UserId};
 
 use super::bodies::{PostView, Rendered, Reposter, render};
 use super::model::ReadModel;

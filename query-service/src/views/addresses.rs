@@ -4,8 +4,8 @@
 //! before would keep theirs until the next rebuild.
 
 use bson::{Document, doc};
-use shared::error_chain::Chain;
 use shared::resilience;
+use shared::runtime::error_chain::Chain;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 

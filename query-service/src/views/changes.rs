@@ -10,11 +10,11 @@
 use std::collections::BTreeSet;
 
 use bson::{Document, doc};
-use shared::events::{Edge, PostCreated, PostRef, ProfileEdited, UserRegistered};
-use shared::ids::{EntryId, PostId, UserId};
-use shared::partition::Partition;
-use shared::time::Timestamp;
-use shared::views_schema as schema;
+use shared::contract::events::{Edge, PostCreated, PostRef, ProfileEdited, UserRegistered};
+use shared::contract::ids::{EntryId, PostId, UserId};
+use shared::contract::partition::Partition;
+use shared::contract::time::Timestamp;
+use shared::contract::views_schema as schema;
 
 use super::checkpoints::Checkpoint;
 use super::documents::{AccountStatus, FanOutRow, PARKED};

@@ -1,8 +1,8 @@
 //! How far each partition has folded.
 
 use bson::doc;
-use shared::event_stream::ChainHash;
-use shared::partition::{Partition, Partitions};
+use shared::contract::event_stream::ChainHash;
+use shared::contract::partition::{Partition, Partitions};
 
 use super::documents::CheckpointRow;
 use super::error::ViewError;

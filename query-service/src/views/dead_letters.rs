@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
 use serde::Deserialize;
-use shared::partition::Partition;
-use shared::time::Timestamp;
+use shared::contract::partition::Partition;
+use shared::contract::time::Timestamp;
 
 use super::changes::Changes;
 use super::error::ViewError;

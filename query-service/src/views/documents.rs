@@ -2,10 +2,10 @@
 
 use bson::{Binary, Document};
 use serde::{Deserialize, Serialize};
-use shared::events::PostRef;
-use shared::ids::{EntryId, PostId, UserId};
-use shared::partition::Partition;
-use shared::time::Timestamp;
+use shared::contract::events::PostRef;
+use shared::contract::ids::{EntryId, PostId, UserId};
+use shared::contract::partition::Partition;
+use shared::contract::time::Timestamp;
 
 use super::entry::{Entry, TimelineItem};
 use super::keys::{in_partition, last_id, pair, signed};

@@ -1,7 +1,7 @@
 //! What timelines are made of. A timeline, and an author's own list, is a list of items; an entry
 //! is one item in the timeline of one reader.
 
-use shared::ids::{EntryId, PostId, UserId};
+use shared::contract::ids::{EntryId, PostId, UserId};
 
 /// A post in a timeline, with what put it there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

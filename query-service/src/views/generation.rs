@@ -3,9 +3,9 @@
 use bson::{Document, doc};
 use mongodb::options::{ClusteredIndex, IndexOptions, ReturnDocument};
 use mongodb::{Collection, Database, IndexModel};
-use shared::log_identity::LogId;
-use shared::partition::Partitions;
-use shared::views_schema::{self as schema, POINTER, SHOWN};
+use shared::connections::log_identity::LogId;
+use shared::contract::partition::Partitions;
+use shared::contract::views_schema::{self as schema, POINTER, SHOWN};
 
 use super::error::ViewError;
 
@@ -87,7 +87,7 @@ impl Build {
     /// The program that runs here.
     pub fn this() -> Self {
         Self {
-            version: shared::settings::VERSION.to_owned(),
+            version: shared::runtime::settings::VERSION.to_owned(),
             fold: FOLD_REVISION,
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use shared::ids::{EntryId, PostId, UserId};
+use shared::contract::ids::{EntryId, PostId, UserId};
 
 use super::entry::Entry;
 
@@ -156,7 +156,7 @@ impl InvalidationMessage {
 mod tests {
     use super::*;
     use crate::views::entry::TimelineItem;
-    use shared::ids::Id;
+    use shared::contract::ids::Id;
 
     #[test]
     fn a_notice_of_too_much_names_nothing_and_stays_small() {

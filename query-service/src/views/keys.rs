@@ -2,9 +2,9 @@
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson};
-use shared::ids::Id;
-use shared::partition::Partition;
-use shared::time::{Clock, SystemClock};
+use shared::contract::ids::Id;
+use shared::contract::partition::Partition;
+use shared::contract::time::{Clock, SystemClock};
 
 /// The `_id` of a view row.
 #[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]

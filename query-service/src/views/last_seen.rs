@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use moka::sync::Cache;
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 
 use super::error::ViewError;
 use super::generation::{Generation, View};

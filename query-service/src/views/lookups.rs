@@ -2,8 +2,8 @@
 
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
-use shared::ids::{EntryId, UserId};
-use shared::partition::Partition;
+use shared::contract::ids::{EntryId, UserId};
+use shared::contract::partition::Partition;
 
 use super::documents::{FanOutRow, FollowersRow, KeyRow, OutboxRow, PendingRow, PulledRow};
 use super::error::ViewError;

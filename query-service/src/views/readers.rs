@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use serde::Deserialize;
-use shared::ids::UserId;
-use shared::partition::Partition;
+use shared::contract::ids::UserId;
+use shared::contract::partition::Partition;
 
 use super::documents::{KeyRow, PARKED, ReaderRow};
 use super::error::ViewError;
@@ -194,7 +194,7 @@ impl ViewWriter {
             let rows: Vec<KeyRow> = rows.await?.try_collect().await?;
             let first_gone = rows
                 .get(keep)
-                .and_then(|row| last_id::<shared::ids::EntryKind>(&row.id));
+                .and_then(|row| last_id::<shared::contract::ids::EntryKind>(&row.id));
             let Some(first_gone) = first_gone else {
                 left.push((*reader, rows.len()));
                 continue;

@@ -4,8 +4,8 @@
 use bson::doc;
 use mongodb::ClientSession;
 use mongodb::error::TRANSIENT_TRANSACTION_ERROR;
+use shared::contract::views_schema::{POINTER, SHOWN};
 use shared::resilience;
-use shared::views_schema::{POINTER, SHOWN};
 use tokio::time::{Duration, Instant};
 
 use super::error::ViewError;

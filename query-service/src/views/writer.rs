@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::{Client, Collection, Database};
-use shared::partition::{Partition, Partitions};
+use shared::contract::partition::{Partition, Partitions};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use shared::events::{
+use shared::contract::events::{
     Edge, Event, LogStream, NoAddress, NoData, Payload, PostCreated, PostDeleted, PostRef,
     ProfileEdited, Unreposted, UserRegistered,
 };
-use shared::ids::{EntryId, EventId, Id, PostId, UserId};
-use shared::time::Timestamp;
+use shared::contract::ids::{EntryId, EventId, Id, PostId, UserId};
+use shared::contract::time::Timestamp;
 
 /// A random history that a command service could have written.
 pub struct History {

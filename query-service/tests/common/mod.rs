@@ -30,13 +30,13 @@ use query_service::views::generation::{Catalog, Generation, View};
 use query_service::views::keys::binary;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
-use shared::engines::{self, Nats};
-use shared::event_stream::{self, ChainHash};
-use shared::events::Event;
-use shared::ids::{PostId, UserId};
-use shared::log::LogDocument;
-use shared::settings::Settings;
-use shared::tasks::Tasks;
+use shared::connections::{self, Nats};
+use shared::contract::event_stream::{self, ChainHash};
+use shared::contract::events::Event;
+use shared::contract::ids::{PostId, UserId};
+use shared::contract::log::LogDocument;
+use shared::runtime::settings::Settings;
+use shared::runtime::tasks::Tasks;
 
 pub struct World {
     pub settings: Settings,
@@ -73,10 +73,10 @@ impl World {
         ];
         let settings = Settings::from_vars(vars.map(|(name, value)| (name.into(), value.into())))
             .expect("valid settings");
-        let log = engines::mongo(&settings.mongodb_uri, "test", 8)
+        let log = connections::mongo(&settings.mongodb_uri, "test", 8)
             .await
             .expect("a database");
-        let nats = engines::nats(&settings.nats, "test")
+        let nats = connections::nats(&settings.nats, "test")
             .await
             .expect("a broker");
         let jetstream = nats.jetstream();
@@ -128,7 +128,7 @@ impl World {
         let (idle_after, memory, owned) = (self.idle_after, self.memory, tasks.clone());
         // Connections of its own, too: they go with it.
         let started = runtime.spawn(async move {
-            let log = engines::mongo(&settings.mongodb_uri, "fold", 8).await;
+            let log = connections::mongo(&settings.mongodb_uri, "fold", 8).await;
             let log = log.expect("a database");
             let views = open(&log, &settings, fail_point).await;
             let check = StreamCheck::of(&settings).await.expect("a check");
@@ -154,7 +154,7 @@ impl World {
     }
 
     pub fn views_database(&self) -> mongodb::Database {
-        let name = engines::views_database(&self.settings);
+        let name = connections::views_database(&self.settings);
         self.log.client().database(&name)
     }
 
@@ -177,7 +177,7 @@ impl World {
         let views = self
             .log
             .client()
-            .database(&engines::views_database(&self.settings));
+            .database(&connections::views_database(&self.settings));
         let generations = Catalog::new(&views).all().await.expect("views");
         let expired = doc! { "$set": { "expires_at": bson::DateTime::MIN } };
         for generation in generations {
@@ -191,7 +191,9 @@ impl World {
 
     /// Writes events to the log and publishes them, as the relay does.
     pub async fn publish(&mut self, events: Vec<Event>) {
-        let log = self.log.collection::<LogDocument>(shared::log::COLLECTION);
+        let log = self
+            .log
+            .collection::<LogDocument>(shared::contract::log::COLLECTION);
         let documents: Vec<_> = events
             .iter()
             .map(|event| LogDocument::new(event, event.actor, 1).expect("a document"))
@@ -427,7 +429,7 @@ impl World {
         let views = self
             .log
             .client()
-            .database(&engines::views_database(&self.settings));
+            .database(&connections::views_database(&self.settings));
         let _ = views.drop().await;
         let _ = self.log.drop().await;
         let jetstream = self.nats.jetstream();
@@ -465,7 +467,9 @@ async fn open(
     settings: &Settings,
     fail_point: Option<FailPoint>,
 ) -> ReadModel {
-    let database = log.client().database(&engines::views_database(settings));
+    let database = log
+        .client()
+        .database(&connections::views_database(settings));
     let views = ReadModel::open(&database, settings.partitions).await;
     views.expect("views").with_fail_point(fail_point)
 }

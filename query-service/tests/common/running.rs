@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::tasks::Tasks;
+use shared::runtime::tasks::Tasks;
 
 /// A running fold, in a runtime of its own as in a process of its own.
 pub struct Fold {

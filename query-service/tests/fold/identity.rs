@@ -8,9 +8,9 @@
 use bson::{Document, doc};
 use query_service::projection::stream_check::StreamCheck;
 use query_service::projection::stream_fault::StreamFault;
-use shared::event_stream::{self, StreamError};
-use shared::log_identity::{self, LogId, OwnLog};
-use shared::stream_end;
+use shared::connections::log_identity::{self, LogId, OwnLog};
+use shared::contract::event_stream::{self, StreamError};
+use shared::contract::stream_end;
 
 use crate::common::{self, World};
 
@@ -81,7 +81,9 @@ async fn views_remember_their_log_and_take_no_other_until_they_are_rebuilt() {
     world.assert_equal_to_the_model("named").await;
 
     // The log is older than the stream.
-    let log = world.log.collection::<Document>(shared::log::COLLECTION);
+    let log = world
+        .log
+        .collection::<Document>(shared::contract::log::COLLECTION);
     let newest = doc! { "_id": -1 };
     let lost = log.find_one_and_delete(doc! {}).sort(newest).await.unwrap();
     let judged = world.judged().await;
@@ -119,7 +121,9 @@ impl World {
     async fn start_over(&mut self, log: LogId) {
         let stream = self.settings.names.stream();
         self.nats.jetstream().delete_stream(stream).await.unwrap();
-        let events = self.log.collection::<Document>(shared::log::COLLECTION);
+        let events = self
+            .log
+            .collection::<Document>(shared::contract::log::COLLECTION);
         events.drop().await.unwrap();
         self.set_identity(log).await;
         self.name_stream(log).await;

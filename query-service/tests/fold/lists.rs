@@ -9,7 +9,7 @@ use query_service::reads::budget::{ReadBudget, ReadLimits};
 use query_service::reads::posts::MOST_EXAMINED;
 use query_service::views::generation::View;
 use query_service::views::keys::Key;
-use shared::ids::{EntryId, Id, UserId};
+use shared::contract::ids::{EntryId, Id, UserId};
 
 use super::common::{World, hasty};
 use super::is_long;

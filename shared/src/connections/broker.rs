@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::error::ConnectError;
 use super::refusals::{Meaning, Verdict, judge_round};
 use crate::resilience::tell_circuit;
-use crate::settings::{NatsSettings, SignIn};
+use crate::runtime::settings::{NatsSettings, SignIn};
 
 /// The label of NATS in metrics.
 pub const NATS: &str = "nats";

@@ -14,10 +14,10 @@ use mongodb::options::{
 use tracing::{info, warn};
 
 use super::error::ConnectError;
-use super::mongo_errors::reason;
 use crate::resilience::{Backoff, Breaker};
-use crate::settings::{Secret, Settings, database_name};
-use crate::tasks::Tasks;
+use crate::runtime::mongo_errors::reason;
+use crate::runtime::settings::{Secret, Settings, database_name};
+use crate::runtime::tasks::Tasks;
 
 /// The label of MongoDB in metrics.
 pub const MONGODB: &str = "mongodb";

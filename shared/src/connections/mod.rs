@@ -2,20 +2,22 @@
 //! that say which database holds what.
 //!
 //! * [`database`](self): MongoDB: what a URI may decide, where log and views are.
-//! * [`mongo_errors`](self): what an error of its driver means.
+//! * [`log_identity`]: which log a database holds, and whether a stream holds the same.
 //! * [`broker`](self): NATS: signing in, TLS, coming back, and saying once what is wrong.
 //! * [`refusals`](self): what NATS and its client say, in sentences for operators.
 
 mod broker;
 mod database;
 mod error;
-mod mongo_errors;
+pub mod log_identity;
 mod refusals;
 
+pub use crate::runtime::mongo_errors::{
+    is_duplicate, is_transient, is_unauthorized, is_unavailable, reason,
+};
 pub use broker::{NATS, Nats, nats};
 pub use database::{
     DEFAULT_DATABASE, DatabaseStatus, Databases, MONGODB, PoolSizes, log_database, mongo,
     open_both, open_log, open_views, probe_log, probe_views, views_database,
 };
 pub use error::ConnectError;
-pub use mongo_errors::{is_duplicate, is_transient, is_unauthorized, is_unavailable, reason};

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
-use crate::tasks::Tasks;
+use crate::runtime::tasks::Tasks;
 
 /// Between two beats of a pulse while the dependency answers.
 const PULSE: Duration = Duration::from_millis(200);

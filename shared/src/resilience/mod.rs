@@ -5,6 +5,7 @@
 //!   silent nobody else does.
 //! * [`Gate`]: a breaker, a bounded number of places, and a deadline: what stands between
 //!   requests and the database.
+//! * [`lease`]: a name that one process holds at a time, with epochs.
 //!
 //! By hand, for what the usual crates do not do: a call of a driver is given up and never dropped,
 //! and a refusal takes its time (failsafe, tower); a backoff is shorter than its adapter (backon).
@@ -12,6 +13,7 @@
 mod admission;
 mod backoff;
 mod circuit_breaker;
+pub mod lease;
 
 pub use admission::{Bounds, Gate, Place, Refused};
 pub use backoff::{Backoff, background, interactive};

@@ -69,12 +69,12 @@ impl World {
 
     /// The database that holds the log.
     pub async fn log(&self) -> mongodb::Database {
-        self.database(shared::engines::DEFAULT_DATABASE).await
+        self.database(shared::connections::DEFAULT_DATABASE).await
     }
 
     /// The database that holds the views.
     pub async fn views(&self) -> mongodb::Database {
-        self.database(&format!("{}_views", shared::engines::DEFAULT_DATABASE))
+        self.database(&format!("{}_views", shared::connections::DEFAULT_DATABASE))
             .await
     }
 
@@ -91,7 +91,9 @@ impl World {
 
     /// The events of the log.
     pub async fn events(&self) -> mongodb::Collection<Document> {
-        self.log().await.collection(shared::log::COLLECTION)
+        self.log()
+            .await
+            .collection(shared::contract::log::COLLECTION)
     }
 
     /// The stream of this world.
@@ -105,7 +107,7 @@ impl World {
         stream.expect("the stream is there")
     }
 
-    fn names() -> shared::event_stream::Names {
+    fn names() -> shared::contract::event_stream::Names {
         "microblog".parse().expect("a prefix")
     }
 

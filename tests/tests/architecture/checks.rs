@@ -93,7 +93,7 @@ pub fn together(sources: &[Source]) -> Vec<String> {
 
 pub fn reads_of_the_environment(sources: &[Source]) -> Vec<String> {
     let allowed =
-        |path: &str| path.ends_with("/main.rs") || path.starts_with("shared/src/settings");
+        |path: &str| path.ends_with("/main.rs") || path.starts_with("shared/src/runtime/settings");
     let services = sources.iter().filter(|source| !allowed(&source.path));
     words_in(
         services,

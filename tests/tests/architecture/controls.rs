@@ -104,12 +104,15 @@ fn the_checker_finds_a_second_startup() {
 fn the_checker_finds_a_read_of_the_environment() {
     let text = "fn f() { std::env::var(\"HOME\"); }";
     assert_eq!(
-        reads_of_the_environment(&[Source::new("shared/src/lease.rs", text)]).len(),
+        reads_of_the_environment(&[Source::new("shared/src/resilience/lease.rs", text)]).len(),
         1
     );
     assert_eq!(
-        reads_of_the_environment(&[Source::new("shared/src/lease.rs", "use std::{env, fs};")])
-            .len(),
+        reads_of_the_environment(&[Source::new(
+            "shared/src/resilience/lease.rs",
+            "use std::{env, fs};"
+        )])
+        .len(),
         1
     );
     assert!(reads_of_the_environment(&[Source::new("query-service/src/main.rs", text)]).is_empty());

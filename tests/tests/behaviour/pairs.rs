@@ -12,7 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use shared::consistency::{self, ConsistencyToken};
+use shared::contract::consistency::{self, ConsistencyToken};
 use system_tests::api::PASSWORD;
 use system_tests::world::{PATIENCE, World};
 use system_tests::{alone, eventually, http_client, is_long, seed};

@@ -8,7 +8,7 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use shared::token::{AUDIENCE, ISSUER};
+use shared::auth::token::{AUDIENCE, ISSUER};
 use system_tests::api::Session;
 use system_tests::events::{End, Events, Item};
 use system_tests::world::{PATIENCE, World};

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use bson::doc;
 use futures_util::future::join_all;
-use shared::engines;
-use shared::settings::Secret;
+use shared::connections;
+use shared::runtime::settings::Secret;
 use system_tests::eventually;
 use system_tests::process::Process;
 use system_tests::secured::{Authority, SecuredMongo, Security, write};
@@ -15,10 +15,10 @@ use super::SOON;
 
 /// The sentence that operators get about a URI; `None` if it works.
 async fn told_of(uri: &str) -> Option<String> {
-    let database = engines::mongo(&Secret::new(uri), "test", 2).await;
+    let database = connections::mongo(&Secret::new(uri), "test", 2).await;
     let database = database.unwrap_or_else(|error| panic!("{error}"));
     let answer = database.run_command(doc! { "count": "nothing" }).await;
-    answer.err().map(|error| engines::reason(&error))
+    answer.err().map(|error| connections::reason(&error))
 }
 
 const QUICKLY: &str = "serverSelectionTimeoutMS=1500";
@@ -32,7 +32,7 @@ const UNKNOWN_AUTHORITY: &str =
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongodb_says_which_of_password_authority_and_replica_set_is_wrong() {
-    shared::crypto::install_provider();
+    shared::runtime::crypto::install_provider();
     let (authority, another) = (Authority::new("ours"), Authority::new("theirs"));
     let server = authority.server("localhost");
     let with_user = Security {

@@ -18,8 +18,8 @@ const TEN_MINUTES: f64 = 600.0;
 const LEFT_OUT: &str = "left out: no process can be told another time here (libfaketime)";
 
 fn now_millis() -> i64 {
-    use shared::time::Clock;
-    shared::time::SystemClock.now().millis()
+    use shared::contract::time::Clock;
+    shared::contract::time::SystemClock.now().millis()
 }
 
 /// Every event's id, in milliseconds since the epoch, and its own time.
@@ -229,7 +229,8 @@ async fn agree(service: &Service, right: bool) {
     let what = format!("{}: is the clock right? {right}", service.process.name());
     eventually(&what, PATIENCE, async || {
         let readiness = service.readiness().await?;
-        let disagrees = !readiness.is_ready() && readiness.mentions(shared::database_clock::AGREES);
+        let disagrees =
+            !readiness.is_ready() && readiness.mentions(shared::runtime::database_clock::AGREES);
         (disagrees != right).then_some(())
     })
     .await;

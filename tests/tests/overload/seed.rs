@@ -57,9 +57,9 @@ impl Seed {
             doc! { "_id": pair(*follower, *followee), "on": true, "v": 1_i64, "s": 1_i64 }
         });
         self.rows("following", standing.collect()).await;
-        let partitions = shared::partition::Partitions::new(4).expect("a number");
+        let partitions = shared::contract::partition::Partitions::new(4).expect("a number");
         let back = edges.iter().map(|(follower, followee)| {
-            let id = shared::ids::UserId::new(*follower).expect("an id");
+            let id = shared::contract::ids::UserId::new(*follower).expect("an id");
             let partition = partitions.of(id).0.to_be_bytes();
             let key = [
                 &followee.to_be_bytes()[..],

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use shared::problem::Code;
+use shared::web::problem::Code;
 use system_tests::api::PASSWORD;
 use system_tests::world::{PATIENCE, World};
 use system_tests::{eventually, http_client};

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
-use shared::token::{AUDIENCE, ISSUER};
+use shared::auth::token::{AUDIENCE, ISSUER};
 
 /// A name for what is wrong, and the token.
 type Forged = Vec<(&'static str, String)>;

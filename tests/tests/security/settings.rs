@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::settings::VARIABLES;
+use shared::runtime::settings::VARIABLES;
 use system_tests::process::Process;
 use system_tests::world::binary_named;
 

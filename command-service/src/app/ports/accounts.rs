@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use shared::events::Event;
-use shared::ids::UserId;
-use shared::settings::Secret;
+use shared::contract::events::Event;
+use shared::contract::ids::UserId;
+use shared::runtime::settings::Secret;
 
 use super::error::Result;
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shared::events::LogStream;
-use shared::ids::UserId;
-use shared::time::Timestamp;
+use shared::contract::events::LogStream;
+use shared::contract::ids::UserId;
+use shared::contract::time::Timestamp;
 
 use super::error::Result;
 

@@ -20,7 +20,7 @@ pub enum StoreError {
 impl StoreError {
     /// The same for another who waited for the same question.
     pub fn again(&self) -> Self {
-        let text = shared::error_chain::Chain(self).to_string();
+        let text = shared::runtime::error_chain::Chain(self).to_string();
         match self {
             Self::Unavailable(_) => Self::Unavailable(text.into()),
             Self::NotPrepared => Self::NotPrepared,

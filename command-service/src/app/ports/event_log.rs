@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use shared::consistency::Position;
-use shared::events::{Event, LogStream};
-use shared::ids::{EventId, PostId, UserId};
+use shared::contract::consistency::Position;
+use shared::contract::events::{Event, LogStream};
+use shared::contract::ids::{EventId, PostId, UserId};
 
 use super::cleanups::Relation;
 use super::error::Result;
@@ -85,7 +85,7 @@ pub const OVERLAP_MS: i64 = 8_000;
 pub trait Streams: Send + Sync {
     /// The last event of a stream.
     async fn last(&self, owner: UserId, stream: LogStream) -> Result<Option<Event>>;
-    /// Where the owner's latest events stand, at most [`shared::consistency::MOST_LATEST`]: of
+    /// Where the owner's latest events stand, at most [`shared::contract::consistency::MOST_LATEST`]: of
     /// all that were accepted by now, every other is before one of them on the stream.
     async fn latest(&self, owner: UserId) -> Result<Vec<Position>>;
     /// A user as of now; nobody without a registration.

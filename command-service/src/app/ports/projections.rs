@@ -1,7 +1,7 @@
 //! What the query service's views knew last: best effort, nothing waits for it.
 
 use async_trait::async_trait;
-use shared::ids::{PostId, UserId};
+use shared::contract::ids::{PostId, UserId};
 
 /// What a like or repost is counted as.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shared::ids::UserId;
-use shared::time::Timestamp;
+use shared::contract::ids::UserId;
+use shared::contract::time::Timestamp;
 
 use super::error::Result;
 

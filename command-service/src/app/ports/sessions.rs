@@ -1,8 +1,8 @@
 //! Families of refresh tokens.
 
 use async_trait::async_trait;
-use shared::ids::UserId;
-use shared::time::Timestamp;
+use shared::contract::ids::UserId;
+use shared::contract::time::Timestamp;
 
 use super::error::Result;
 

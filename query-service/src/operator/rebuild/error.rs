@@ -1,6 +1,6 @@
 //! Why a rebuild ended without switching readers.
 
-use shared::engines;
+use shared::connections;
 
 use super::readable_letters::DeadLetterError;
 use crate::projection::stream_fault::StreamFault;
@@ -10,7 +10,7 @@ use crate::views::error::ViewError;
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     #[error(transparent)]
-    Connect(#[from] engines::ConnectError),
+    Connect(#[from] connections::ConnectError),
     #[error("work on the views")]
     Views(#[from] ViewError),
     #[error("work on the views")]

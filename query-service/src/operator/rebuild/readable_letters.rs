@@ -1,9 +1,9 @@
 //! Which dead letters this build can read.
 
 use async_nats::jetstream;
-use shared::engines;
-use shared::event_stream;
-use shared::events::Event;
+use shared::connections;
+use shared::contract::event_stream;
+use shared::contract::events::Event;
 
 use crate::views::error::ViewError;
 use crate::views::generation::Generation;
@@ -11,7 +11,7 @@ use crate::views::generation::Generation;
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLetterError {
     #[error(transparent)]
-    Connect(#[from] engines::ConnectError),
+    Connect(#[from] connections::ConnectError),
     #[error("work on the dead letters")]
     Views(#[from] ViewError),
     #[error("there are no views yet: start a query-service")]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use shared::error_chain::Chain;
-use shared::lease::{Held, Lease};
-use shared::tasks::Tasks;
+use shared::resilience::lease::{Held, Lease};
+use shared::runtime::error_chain::Chain;
+use shared::runtime::tasks::Tasks;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use async_nats::jetstream;
 use bson::doc;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use shared::engines;
-use shared::error_chain::Chain;
-use shared::events::Event;
-use shared::ids::UserId;
-use shared::log::LogDocument;
-use shared::settings::Settings;
+use shared::connections;
+use shared::contract::events::Event;
+use shared::contract::ids::UserId;
+use shared::contract::log::LogDocument;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::settings::Settings;
 use tokio::time::Instant;
 
 use super::model::{Model, is_consistent};
@@ -34,13 +34,13 @@ pub struct Arguments {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     #[error(transparent)]
-    Connect(#[from] engines::ConnectError),
+    Connect(#[from] connections::ConnectError),
     #[error("read the log")]
     Log(#[from] mongodb::error::Error),
     #[error("the log is corrupt")]
-    Corrupt(#[from] shared::log::CorruptLog),
+    Corrupt(#[from] shared::contract::log::CorruptLog),
     #[error("event {0} is not of the stream it is in")]
-    Misplaced(shared::ids::EventId),
+    Misplaced(shared::contract::ids::EventId),
     #[error("read the views")]
     Views(#[from] ViewError),
     #[error("read the views")]
@@ -106,14 +106,14 @@ pub async fn main(settings: &Settings, arguments: &Arguments) -> ExitCode {
 /// Compares all that readers can see with the log.
 pub async fn verify(settings: &Settings, patience: Duration) -> Result<Report, VerifyError> {
     const POOL: u32 = 16;
-    let log = engines::open_log(settings, "query-service verify", POOL).await?;
-    let database = engines::open_views(settings, "query-service verify", POOL).await?;
+    let log = connections::open_log(settings, "query-service verify", POOL).await?;
+    let database = connections::open_views(settings, "query-service verify", POOL).await?;
     let current = Catalog::new(&database)
         .current()
         .await?
         .ok_or(VerifyError::NoViews)?;
     let views = ReadModel::of(current).await?;
-    let nats = engines::nats(&settings.nats, "query-service verify").await?;
+    let nats = connections::nats(&settings.nats, "query-service verify").await?;
     let jetstream = nats.jetstream();
     let stream = settings.names.stream();
     let caught_up = || catch_up(&jetstream, &stream, &views, patience);
@@ -140,7 +140,7 @@ pub async fn verify(settings: &Settings, patience: Duration) -> Result<Report, V
 
 /// What the log says now.
 pub async fn read_log(log: &mongodb::Database) -> Result<Model, VerifyError> {
-    let collection = log.collection::<LogDocument>(shared::log::COLLECTION);
+    let collection = log.collection::<LogDocument>(shared::contract::log::COLLECTION);
     let bar = progress(
         "reading the log",
         collection.estimated_document_count().await?,

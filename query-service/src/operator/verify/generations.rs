@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::ids::UserId;
+use shared::contract::ids::UserId;
 
 use super::visible::{List, PAGE, answered, compare_page};
 use crate::reads::model::ReadModel;

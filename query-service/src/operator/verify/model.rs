@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 
-use shared::events::{
+use shared::contract::events::{
     Event, LogStream, Payload, PostCreated, PostDeleted, PostRef, UserRegistered,
 };
-use shared::ids::{EntryId, PostId, UserId};
-use shared::time::Timestamp;
+use shared::contract::ids::{EntryId, PostId, UserId};
+use shared::contract::time::Timestamp;
 
 use super::visible::{Cuts, Line, List, PAGE, Visible, answered};
 use crate::reads::bodies::{PostView, Relationship, Rendered, Reposter, UserView};

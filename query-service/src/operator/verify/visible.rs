@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::ids::{PostId, UserId};
+use shared::contract::ids::{PostId, UserId};
 
 use crate::reads::bodies::{Page, PostView, UserView};
 use crate::reads::model::ReadModel;

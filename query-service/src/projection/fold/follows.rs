@@ -1,6 +1,6 @@
 //! Edges: owned by the follower's partition.
 
-use shared::events::Edge;
+use shared::contract::events::Edge;
 
 use super::{Batch, Fold};
 use crate::views::changes::Stamp;

@@ -1,8 +1,8 @@
 //! Posts, likes and reposts: rows by the post's author's partition, outboxes by the poster's, and
 //! entries by every reader's.
 
-use shared::events::{Event, PostCreated, PostDeleted, PostRef, Unreposted};
-use shared::ids::{PostId, UserId};
+use shared::contract::events::{Event, PostCreated, PostDeleted, PostRef, Unreposted};
+use shared::contract::ids::{PostId, UserId};
 
 use super::{Batch, FAN_OUT_BATCH, Fold};
 use crate::views::changes::{Reaction, Stamp};

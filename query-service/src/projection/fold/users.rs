@@ -1,6 +1,6 @@
 //! Users: owned by their own partition.
 
-use shared::events::{Event, UserRegistered};
+use shared::contract::events::{Event, UserRegistered};
 
 use super::{Batch, Fold};
 use crate::views::changes::Stamp;

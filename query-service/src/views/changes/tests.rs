@@ -1,9 +1,9 @@
 //! What each operation writes, field by field, and what it names for replicas.
 
 use bson::{Document, doc};
-use shared::event_stream::ChainHash;
-use shared::events::NoAddress;
-use shared::ids::Id;
+use shared::contract::event_stream::ChainHash;
+use shared::contract::events::NoAddress;
+use shared::contract::ids::Id;
 
 use super::*;
 
@@ -71,7 +71,7 @@ fn a_user_is_a_row_and_a_reader() {
 
 #[test]
 fn changes_of_a_user_are_fields() {
-    let (user, key) = (id(5), Key::id::<shared::ids::UserKind>(id(5)));
+    let (user, key) = (id(5), Key::id::<shared::contract::ids::UserKind>(id(5)));
     let profile = ProfileEdited {
         display_name: "A".into(),
         bio: "c".into(),

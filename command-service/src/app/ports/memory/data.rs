@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shared::events::{Event, LogStream};
-use shared::ids::{EventId, UserId};
-use shared::time::Timestamp;
+use shared::contract::events::{Event, LogStream};
+use shared::contract::ids::{EventId, UserId};
+use shared::contract::time::Timestamp;
 
 use super::super::{
     AppendOutcome, DeactivationCleanup, Key, Limited, NewAccount, NewEvent, PriorRequest,

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shared::ids::UserId;
-use shared::time::{Clock, SystemClock, Timestamp};
+use shared::contract::ids::UserId;
+use shared::contract::time::{Clock, SystemClock, Timestamp};
 
 use super::super::{
     AccountName, Accounts, Cleanups, DeactivationCleanup, FOLLOW_COUNT_RESTS, FollowCounts,

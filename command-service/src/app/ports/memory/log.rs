@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use shared::consistency::{MOST_LATEST, Position};
-use shared::events::{Event, LogStream, Payload};
-use shared::ids::{EventId, PostId, SEQUENCE_BITS, UserId};
+use shared::contract::consistency::{MOST_LATEST, Position};
+use shared::contract::events::{Event, LogStream, Payload};
+use shared::contract::ids::{EventId, PostId, SEQUENCE_BITS, UserId};
 
 use super::super::{
     AppendOutcome, Counts, EventLog, NewEvent, OVERLAP_MS, PriorRequest, PriorRequests, Projected,

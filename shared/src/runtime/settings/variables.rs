@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::values::{
     CorsOrigins, LogFormat, log_filter, log_format, networks, number, one_or_more, origins, url,
 };
-use crate::event_stream::Names;
-use crate::partition::Partitions;
-use crate::public_url::PublicUrl;
+use crate::contract::event_stream::Names;
+use crate::contract::partition::Partitions;
+use crate::runtime::public_url::PublicUrl;
 use ipnet::IpNet;
 
 /// A variable, and how it is read.

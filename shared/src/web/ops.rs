@@ -10,9 +10,9 @@ use actix_web::http::Method;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::json;
 
-use crate::http::{no_such_path, resource};
-use crate::tasks::Tasks;
-use crate::telemetry;
+use crate::runtime::tasks::Tasks;
+use crate::runtime::telemetry;
+use crate::web::routing::{no_such_path, resource};
 
 /// Whether a process is ready: every condition must hold. Beside the conditions it keeps what is
 /// degraded: background work that stands still while the process still answers requests.

@@ -6,8 +6,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, Resource, ResponseError, Route, guard, web};
 
-pub use crate::middleware::{MAX_HEADERS, bound_headers, observe};
-use crate::problem::{Code, Problem};
+use crate::web::problem::{Code, Problem};
 
 /// The largest request body, in bytes.
 pub const MAX_BODY: usize = 16 * 1024;

@@ -1,14 +1,14 @@
 //! Where a user's e-mail address is: with the account, in the log's database, and nowhere else.
 //!
 //! The command service writes it, and removes it when the user leaves. The query service reads
-//! one to show a user their own. No event carries one: see [`crate::events::UserRegistered`].
+//! one to show a user their own. No event carries one: see [`crate::contract::events::UserRegistered`].
 
 use bson::{Document, doc};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::UserId;
-use crate::names;
+use crate::contract::ids::UserId;
+use crate::contract::names;
 
 /// The collection of addresses; index `user`.
 pub const ADDRESSES: &str = "emails";
@@ -39,7 +39,7 @@ impl Addresses {
     pub fn new(log: &Database) -> Self {
         Self {
             addresses: log.collection(ADDRESSES),
-            events: log.collection(crate::log::COLLECTION),
+            events: log.collection(crate::contract::log::COLLECTION),
         }
     }
 

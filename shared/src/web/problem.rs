@@ -11,7 +11,7 @@ use actix_web::http::header::{ContentType, HeaderValue, RETRY_AFTER, WWW_AUTHENT
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
-use crate::request_id;
+use crate::web::request_id;
 
 macro_rules! codes {
     ($($code:ident $name:literal $status:literal $title:literal;)*) => {

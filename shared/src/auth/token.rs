@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use crate::error_chain::Chain;
-use crate::ids::UserId;
-use crate::time::{Clock, SystemClock};
+use crate::contract::ids::UserId;
+use crate::contract::time::{Clock, SystemClock};
+use crate::runtime::error_chain::Chain;
 
 pub const ISSUER: &str = "microblog";
 pub const AUDIENCE: &str = "microblog";

@@ -8,8 +8,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::events::LogStream;
-use crate::ids::{Id, UserId};
+use crate::contract::events::LogStream;
+use crate::contract::ids::{Id, UserId};
 
 /// The header that carries it, both ways.
 pub const HEADER: &str = "x-consistency-token";

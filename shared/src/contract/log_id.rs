@@ -1,4 +1,4 @@
-//! The name of one log. What it is for: [`crate::log_identity`].
+//! The name of one log. What it is for: [`crate::connections::log_identity`].
 
 use std::fmt;
 use std::str::FromStr;

@@ -20,9 +20,9 @@ use actix_web::web::Data;
 use actix_web::{Error, HttpRequest, ResponseError};
 use ipnet::IpNet;
 
-use crate::problem::{Code, Problem, whole_seconds};
-use crate::settings::Settings;
-use crate::token::KEY_SET;
+use crate::auth::token::KEY_SET;
+use crate::runtime::settings::Settings;
+use crate::web::problem::{Code, Problem, whole_seconds};
 
 const BURST_SECS: u32 = 2;
 /// Buckets kept. An address without one starts with a full bucket.

@@ -14,9 +14,9 @@ use bson::{Document, doc};
 use mongodb::{Collection, Database};
 
 use crate::connections::is_duplicate;
-use crate::event_stream::{self, METADATA_LOG, Names, StreamError};
-pub use crate::log_id::LogId;
-use crate::stream_end::{self, StreamEnd};
+use crate::contract::event_stream::{self, METADATA_LOG, Names, StreamError};
+pub use crate::contract::log_id::LogId;
+use crate::contract::stream_end::{self, StreamEnd};
 
 /// The collection beside the log that holds its identity.
 pub const COLLECTION: &str = "log_identity";
@@ -44,7 +44,7 @@ impl OwnLog {
     pub fn new(database: &Database) -> Self {
         Self {
             identity: database.collection(COLLECTION),
-            events: database.collection(crate::log::COLLECTION),
+            events: database.collection(crate::contract::log::COLLECTION),
         }
     }
 

@@ -9,8 +9,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ids::{EntryId, EventId, PostId, UserId};
-use crate::time::Timestamp;
+use crate::contract::ids::{EntryId, EventId, PostId, UserId};
+use crate::contract::time::Timestamp;
 
 /// The schema this build writes. A reader that knows only an earlier one must not read it: it
 /// counts what may change the meaning of an event. What every reader of a schema can read
@@ -47,7 +47,7 @@ impl FromStr for LogStream {
     type Err = InvalidLogStream;
 
     fn from_str(text: &str) -> Result<Self, InvalidLogStream> {
-        fn id<K>(text: &str) -> Result<crate::ids::Id<K>, InvalidLogStream> {
+        fn id<K>(text: &str) -> Result<crate::contract::ids::Id<K>, InvalidLogStream> {
             text.parse().map_err(|_| InvalidLogStream)
         }
         let mut parts = text.split(':');
@@ -110,7 +110,7 @@ pub struct PostRef {
 
 /// Revision 2. The first one carried the user's e-mail address, which no reader needs and the
 /// stream could never forget: it is not even read any more, so that an old event is published
-/// without it. The address is with the account ([`crate::accounts`]).
+/// without it. The address is with the account ([`crate::contract::accounts`]).
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct UserRegistered {
     pub username: String,
@@ -329,8 +329,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn id<K>(n: i64) -> crate::ids::Id<K> {
-        crate::ids::Id::new(n).unwrap()
+    fn id<K>(n: i64) -> crate::contract::ids::Id<K> {
+        crate::contract::ids::Id::new(n).unwrap()
     }
 
     fn samples() -> Vec<Payload> {
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn the_golden_events_of_schema_1_still_read() {
-        let golden = include_str!("../golden/events.v1.ndjson");
+        let golden = include_str!("../../golden/events.v1.ndjson");
         let kinds: Vec<_> = golden
             .lines()
             .map(|line| Event::decode(line.as_bytes()).unwrap().payload.kind())
@@ -408,8 +408,8 @@ mod tests {
         assert_eq!(kinds, Payload::KINDS);
     }
 
-    const REGISTERED_V1: &str = include_str!("../golden/events.v1.ndjson");
-    const REGISTERED_V2: &str = include_str!("../golden/events.v2.ndjson");
+    const REGISTERED_V1: &str = include_str!("../../golden/events.v1.ndjson");
+    const REGISTERED_V2: &str = include_str!("../../golden/events.v2.ndjson");
 
     #[test]
     fn both_forms_of_a_registration_read_alike_and_neither_is_written_with_an_address() {
@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_newer_schema_or_kind_is_refused_by_name() {
-        let line = include_str!("../golden/events.v1.ndjson")
+        let line = include_str!("../../golden/events.v1.ndjson")
             .lines()
             .next()
             .unwrap();

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use crate::settings::LogFormat;
+use crate::runtime::settings::LogFormat;
 
 /// Latency buckets in seconds: from a cache hit to a request that was given up.
 const LATENCY_BUCKETS: [f64; 14] = [

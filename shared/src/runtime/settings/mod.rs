@@ -29,9 +29,9 @@ pub use secret::Secret;
 pub use values::{CorsOrigins, LogFormat};
 pub use variables::{DEFAULTS, VARIABLES};
 
-use crate::event_stream::Names;
-use crate::partition::Partitions;
-use crate::public_url::PublicUrl;
+use crate::contract::event_stream::Names;
+use crate::contract::partition::Partitions;
+use crate::runtime::public_url::PublicUrl;
 use environment::Environment;
 use faults::Faults;
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::time::{Clock, Timestamp};
+use crate::contract::time::{Clock, Timestamp};
 
 /// An id that remembers what it names. Invariant: positive.
 pub struct Id<K>(i64, PhantomData<fn() -> K>);
@@ -214,7 +214,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::time::FixedClock;
+    use crate::contract::time::FixedClock;
     use proptest::prelude::*;
 
     fn millis(id: i64) -> i64 {

@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::ids::UserId;
+use crate::contract::ids::UserId;
 
 /// The number of partitions of one generation of views.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+/// Requests in flight have this long to end, and so have background tasks after them.
+pub const GRACE: Duration = Duration::from_secs(10);
+
 /// The tasks of one process. Cloning gives another handle on the same tasks.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {

@@ -4,9 +4,9 @@
 use bson::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::events::{Event, LogStream, Payload};
-use crate::ids::{EventId, UserId};
-use crate::time::Timestamp;
+use crate::contract::events::{Event, LogStream, Payload};
+use crate::contract::ids::{EventId, UserId};
+use crate::contract::time::Timestamp;
 
 /// The collection that holds the log, in the database the command service owns.
 pub const COLLECTION: &str = "events";
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_stored_event_reads_back_with_ids_as_numbers() {
-        for line in include_str!("../golden/events.v1.ndjson").lines() {
+        for line in include_str!("../../golden/events.v1.ndjson").lines() {
             let event = Event::decode(line.as_bytes()).unwrap();
             let document = LogDocument::new(&event, event.actor, 7).unwrap();
             let raw = bson::serialize_to_raw_document_buf(&document).unwrap();

@@ -3,8 +3,8 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 
-use crate::event_stream::{self, ChainHash, LAST_EVENT, LOG, RESUME_TOKEN, StreamError};
-use crate::log_id::LogId;
+use crate::contract::event_stream::{self, ChainHash, LAST_EVENT, LOG, RESUME_TOKEN, StreamError};
+use crate::contract::log_id::LogId;
 
 /// Messages looked at in search of an event: between two there are only ticks, one in minutes.
 const MOST_TICKS: u64 = 2_000;

@@ -18,7 +18,7 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpResponse};
 
-use crate::settings::CorsOrigins;
+use crate::runtime::settings::CorsOrigins;
 
 const METHODS: &str = "GET, POST, PATCH, DELETE";
 /// What clients of ours send, and what libraries add on their own: `cache-control` and `pragma`

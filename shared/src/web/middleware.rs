@@ -14,8 +14,8 @@ use actix_web::{Error, ResponseError};
 use metrics::{Label, counter, histogram};
 use tracing::Instrument;
 
-use crate::problem::{Code, Problem};
-use crate::request_id::{self, REQUEST_ID};
+use crate::web::problem::{Code, Problem};
+use crate::web::request_id::{self, REQUEST_ID};
 
 /// The largest head of a request that is looked at: names and values of its headers, in bytes.
 pub const MAX_HEADERS: usize = 16 * 1024;
@@ -114,7 +114,7 @@ mod tests {
     use actix_web::{App, HttpResponse, test, web};
 
     use super::*;
-    use crate::http::resource;
+    use crate::web::routing::resource;
 
     #[actix_web::test]
     async fn what_answers_get_answers_head_and_waits_for_no_stream() {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bson::{Document, doc};
 use mongodb::Database;
 
-use crate::time::{Clock, SystemClock, Timestamp};
+use crate::contract::time::{Clock, SystemClock, Timestamp};
 
 /// The condition of readiness that [`Look::agreement`] is about.
 pub const AGREES: &str = "the clock agrees with MongoDB's";

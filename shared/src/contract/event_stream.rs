@@ -10,8 +10,8 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::events::Payload;
-use crate::log_id::LogId;
+use crate::contract::events::Payload;
+use crate::contract::log_id::LogId;
 
 /// Names everything one deployment has on a broker; `microblog` unless set.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -69,7 +69,7 @@ impl Names {
 pub const RESUME_TOKEN: &str = "Microblog-Resume";
 /// [`ChainHash`] up to and with this message, in hex.
 pub const CHAIN: &str = "Microblog-Chain";
-/// The log that a message comes from: see [`crate::log_identity`].
+/// The log that a message comes from: see [`crate::connections::log_identity`].
 pub const LOG: &str = "Microblog-Log";
 /// On a tick: the id of the last event before it.
 pub const LAST_EVENT: &str = "Microblog-Last-Event";

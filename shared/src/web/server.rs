@@ -8,11 +8,11 @@ use actix_web::middleware::from_fn;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App, HttpServer};
 
-use crate::address::{Addresses, limit_address};
-use crate::cors::cors;
-use crate::middleware::{bound_headers, observe, security_headers};
-use crate::process::GRACE;
-use crate::settings::Settings;
+use crate::runtime::settings::Settings;
+use crate::runtime::tasks::GRACE;
+use crate::web::cors::cors;
+use crate::web::middleware::{bound_headers, observe, security_headers};
+use crate::web::rate_limit::{Addresses, limit_address};
 
 /// Connections of one worker.
 const MAX_CONNECTIONS: usize = 10_000;

@@ -10,7 +10,7 @@ use bson::{Document, doc};
 use mongodb::Collection;
 use mongodb::options::ReturnDocument;
 
-use crate::connections::is_duplicate;
+use crate::runtime::mongo_errors::is_duplicate;
 
 /// One name to be held by at most one holder at a time.
 #[derive(Clone, Debug)]

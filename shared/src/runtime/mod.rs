@@ -1,0 +1,17 @@
+//! What every process stands on.
+//!
+//! * [`settings`], [`public_url`]: read once from the environment.
+//! * [`telemetry`], [`error_chain`]: logs and metrics, errors on a line.
+//! * [`mongo_errors`]: what an error of MongoDB's driver means.
+//! * [`tasks`]: background tasks, spawned in one place and waited for at shutdown.
+//! * [`database_clock`]: MongoDB's clock, by which ids are made.
+//! * [`crypto`]: the one provider of cryptography, installed before anything else.
+
+pub mod crypto;
+pub mod database_clock;
+pub mod error_chain;
+pub mod mongo_errors;
+pub mod public_url;
+pub mod settings;
+pub mod tasks;
+pub mod telemetry;

@@ -1,0 +1,15 @@
+//! What every request of either service passes.
+//!
+//! * [`request_id`], [`problem`]: the id of a request, and error bodies (RFC 9457).
+//! * [`routing`], [`middleware`]: routes; metrics, spans and headers of every answer.
+//! * [`rate_limit`], [`cors`]: how many requests an address may send, and from which pages.
+//! * [`server`]: the HTTP server that all that stands behind; [`ops`]: the operator's port.
+
+pub mod cors;
+pub mod middleware;
+pub mod ops;
+pub mod problem;
+pub mod rate_limit;
+pub mod request_id;
+pub mod routing;
+pub mod server;
