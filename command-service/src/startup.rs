@@ -11,7 +11,7 @@ use mongodb::Database;
 use shared::auth::token::{TokenError, TokenVerifier};
 use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
 use shared::process::{BindError, Ports, Process, TaskFailed};
-use shared::resilience::{Bounds, Breaker, Gate};
+use shared::resilience::{AdmissionControl, Breaker, Limits};
 use shared::runtime::database_clock::{self, DatabaseClock};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::Settings;
@@ -86,11 +86,11 @@ const POOLS: PoolSizes = PoolSizes {
 };
 /// A command asks one question after the other, so that twice the pool keeps it busy; as many
 /// again may be at work on passwords ([`crate::app::passwords`]).
-const BOUNDS: Bounds = Bounds {
-    places: 4 * POOL as usize,
-    waiting: 512,
-    patience: Duration::from_millis(500),
-    deadline: DEADLINE,
+const LIMITS: Limits = Limits {
+    max_in_flight: 4 * POOL as usize,
+    max_queued: 512,
+    queue_timeout: Duration::from_millis(500),
+    request_timeout: DEADLINE,
 };
 /// How long a look at the database may take before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -124,7 +124,7 @@ impl Core {
             clock,
             signer: signer.clone(),
             tasks: tasks.clone(),
-            gate: Gate::new(breaker.clone(), BOUNDS),
+            gate: AdmissionControl::new(breaker.clone(), LIMITS),
             quota: Quota {
                 posts: settings.post_quota,
                 window: Duration::from_secs(window),

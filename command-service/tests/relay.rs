@@ -28,7 +28,7 @@ use command_service::relay::{self, FailPoint, Relay};
 use futures_util::{StreamExt, future};
 use mongodb::Collection;
 use shared::connections::{self, Nats};
-use shared::contract::event_stream::{self, CHAIN, ChainHash, EVENT_ID, Names, RESUME_TOKEN};
+use shared::contract::event_stream::{self, CHAIN, ChainHash, EVENT_ID, RESUME_TOKEN, StreamNames};
 use shared::contract::events::{Event, LogStream, Payload, PostCreated, ProfileEdited};
 use shared::contract::ids::{EventId, IdGenerator};
 use shared::contract::log::LogDocument;

@@ -8,7 +8,7 @@ use metrics::{counter, describe_counter};
 use moka::future::Cache;
 use shared::contract::ids::{IdGenerator, PostId, UserId};
 use shared::contract::time::Clock;
-use shared::resilience::Gate;
+use shared::resilience::AdmissionControl;
 use shared::runtime::error_chain::Chain;
 use shared::runtime::tasks::Tasks;
 use tokio::runtime::Handle;
@@ -34,7 +34,7 @@ const STATUSES_CACHED: u64 = 100_000;
 const POSTS_CACHED: u64 = 200_000;
 /// Nobody waits longer for an answer. Above the retries of one append (1 s) and the wait for a
 /// turn at hashing (2 s), so that most get the better answer. A database that has gone silent
-/// ends the wait much earlier ([`Gate`]).
+/// ends the wait much earlier ([`AdmissionControl`]).
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The use cases and what they share.
@@ -53,7 +53,7 @@ pub struct App {
     tasks: Tasks,
     /// Where commands run: not on a web worker, which may end before they do.
     runtime: Handle,
-    gate: Gate,
+    gate: AdmissionControl,
     pub(super) cleanups: Notify,
 }
 
@@ -64,7 +64,7 @@ pub struct Parts {
     pub signer: Arc<Signer>,
     pub tasks: Tasks,
     /// What commands pass on their way to the store.
-    pub gate: Gate,
+    pub gate: AdmissionControl,
     pub quota: Quota,
     /// Off in load tests.
     pub limit_logins: bool,
@@ -142,17 +142,17 @@ impl App {
         trace: Option<String>,
         work: impl Future<Output = Result<T, CommandError>> + Send + 'static,
     ) -> Result<T, CommandError> {
-        let place = self.gate.enter().await?;
+        let permit = self.gate.acquire().await?;
         let task = async move {
             let result = TRACE.scope(trace, work).await;
-            drop(place);
+            drop(permit);
             result
         };
         let handle = {
             let _main = self.runtime.enter();
             self.tasks.run(task.in_current_span())
         };
-        self.gate.attend(handle).await?
+        self.gate.wait_for(handle).await?
     }
 
     /// For bulk loading, which decides and appends many at once.

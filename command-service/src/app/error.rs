@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use shared::contract::ids::TooFarAhead;
-use shared::resilience::Refused;
+use shared::resilience::Rejected;
 use shared::web::problem::Code;
 
 use super::ports::{Allowance, StoreError};
@@ -177,13 +177,13 @@ impl From<TooFarAhead> for CommandError {
     }
 }
 
-impl From<Refused> for CommandError {
-    fn from(refused: Refused) -> Self {
+impl From<Rejected> for CommandError {
+    fn from(refused: Rejected) -> Self {
         match refused {
-            Refused::Away => Unavailable::Away.into(),
-            Refused::Full => Unavailable::Overloaded.into(),
-            Refused::Late => Unavailable::Deadline.into(),
-            Refused::Panicked => Internal::Panicked.into(),
+            Rejected::Unavailable => Unavailable::Away.into(),
+            Rejected::Overloaded => Unavailable::Overloaded.into(),
+            Rejected::TimedOut => Unavailable::Deadline.into(),
+            Rejected::Panicked => Internal::Panicked.into(),
         }
     }
 }

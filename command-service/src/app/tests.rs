@@ -6,7 +6,7 @@ use std::time::Duration;
 use shared::contract::events::{LogStream, Payload};
 use shared::contract::ids::{PostId, UserId};
 use shared::contract::time::{Clock, SystemClock};
-use shared::resilience::{Bounds, Breaker, Gate};
+use shared::resilience::{AdmissionControl, Breaker, Limits};
 use shared::runtime::tasks::Tasks;
 
 use super::error::{Limit, Refusal};
@@ -30,18 +30,18 @@ struct World {
 impl World {
     fn new() -> Self {
         let memory = Arc::new(Memory::default());
-        let bounds = Bounds {
-            places: 64,
-            waiting: 64,
-            patience: Duration::from_secs(1),
-            deadline: super::DEADLINE,
+        let limits = Limits {
+            max_in_flight: 64,
+            max_queued: 64,
+            queue_timeout: Duration::from_secs(1),
+            request_timeout: super::DEADLINE,
         };
         let app = App::new(Parts {
             store: memory.store(),
             clock: Arc::new(SystemClock),
             signer: Arc::new(Signer::unknown().unwrap()),
             tasks: Tasks::default(),
-            gate: Gate::new(Arc::new(Breaker::new("memory")), bounds),
+            gate: AdmissionControl::new(Arc::new(Breaker::new("memory")), limits),
             quota: QUOTA,
             limit_logins: false,
         });

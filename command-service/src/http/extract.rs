@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use shared::auth::token::{TokenError, TokenVerifier};
 use shared::contract::ids::UserId;
 use shared::web::problem::{Code, Problem};
-use shared::web::rate_limit::Addresses;
+use shared::web::rate_limit::IpRateLimiter;
 use shared::web::routing::{MAX_BODY, bearer};
 
 const MAX_KEY: usize = 128;
@@ -93,7 +93,7 @@ impl FromRequest for ClientAddress {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let addresses = request.app_data::<Data<Addresses>>();
+        let addresses = request.app_data::<Data<IpRateLimiter>>();
         ready(Ok(Self(
             addresses.and_then(|addresses| addresses.of(request)),
         )))

@@ -11,7 +11,7 @@ use metrics::counter;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::{Collection, Database};
 use serde::Deserialize;
-use shared::contract::event_stream::Names;
+use shared::contract::event_stream::StreamNames;
 use shared::runtime::error_chain::Chain;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -75,7 +75,7 @@ pub fn follow(
 
 async fn forward(
     events: &Collection<RawDocumentBuf>,
-    names: &Names,
+    names: &StreamNames,
     max_await: Duration,
     token: ResumeToken,
     out: &mpsc::Sender<Result<Change, RelayError>>,

@@ -153,7 +153,7 @@ impl Health {
                 if !trouble.told {
                     warn!("relay: {says}");
                 }
-                resilience::tell_circuit(connections::NATS, true);
+                resilience::report_circuit(connections::NATS, true);
             }
         }
         self.readiness.degrade(DEGRADED, Some(says.clone()));
@@ -184,7 +184,7 @@ impl Health {
         };
         match ended.kind {
             Kind::JetStreamOff | Kind::NoRoom | Kind::Failing => {
-                resilience::tell_circuit(connections::NATS, false);
+                resilience::report_circuit(connections::NATS, false);
             }
             Kind::NotConnected | Kind::Refused => (),
         }

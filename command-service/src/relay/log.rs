@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::{Document, RawDocumentBuf};
 use mongodb::{Collection, Database};
 use shared::connections::log_identity::OwnLog;
-use shared::contract::event_stream::Names;
+use shared::contract::event_stream::StreamNames;
 
 /// Where a scan's marks are written, beside the log.
 pub const MARKS: &str = "relay_marks";
@@ -17,6 +17,6 @@ pub(super) struct Log {
     pub(super) events: Collection<RawDocumentBuf>,
     pub(super) marks: Collection<Document>,
     pub(super) own: OwnLog,
-    pub(super) names: Names,
+    pub(super) names: StreamNames,
     pub(super) max_await: Duration,
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mongodb::change_stream::event::ResumeToken;
 use shared::connections::log_identity::LogId;
 use shared::contract::event_stream::{
-    CHAIN, ChainHash, EVENT_ID, LAST_EVENT, LOG, Names, RESUME_TOKEN,
+    CHAIN, ChainHash, EVENT_ID, LAST_EVENT, LOG, RESUME_TOKEN, StreamNames,
 };
 use shared::contract::ids::EventId;
 use shared::contract::log::{CorruptLog, LogDocument};
@@ -39,7 +39,7 @@ pub struct Message {
 
 impl Message {
     /// The message of a stored event.
-    pub fn read(names: &Names, raw: &RawDocumentBuf) -> Result<Self, Unpublishable> {
+    pub fn read(names: &StreamNames, raw: &RawDocumentBuf) -> Result<Self, Unpublishable> {
         let document: LogDocument =
             bson::deserialize_from_slice(raw.as_bytes()).map_err(Unpublishable::Shape)?;
         let event = document.to_event()?;
@@ -60,7 +60,7 @@ impl Message {
     }
 
     /// The message that carries a fresh token while there is nothing to say.
-    pub fn tick(names: &Names, at: Timestamp) -> Self {
+    pub fn tick(names: &StreamNames, at: Timestamp) -> Self {
         Self {
             id: TICK_ID,
             at,
@@ -97,7 +97,7 @@ impl Message {
     }
 }
 
-fn cloud_event(names: &Names, id: i64, kind: &str, at: Timestamp) -> HeaderMap {
+fn cloud_event(names: &StreamNames, id: i64, kind: &str, at: Timestamp) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(EVENT_ID, id.to_string());
     headers.insert("ce-specversion", "1.0");
@@ -108,7 +108,7 @@ fn cloud_event(names: &Names, id: i64, kind: &str, at: Timestamp) -> HeaderMap {
     headers
 }
 
-fn source(names: &Names) -> String {
+fn source(names: &StreamNames) -> String {
     format!("/{}/log", names.stream().to_lowercase())
 }
 
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn headers_like_ours_are_not_ours_unless_the_chain_fits() {
-        let names: Names = "microblog".parse().unwrap();
+        let names: StreamNames = "microblog".parse().unwrap();
         let mut tick = Message::tick(&names, Timestamp::from_millis(0));
         let (before, log) = (ChainHash::START.then(7), LogId::random());
         tick.seal("{}", before.then(0), Some(log), Some(7));

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use shared::contract::event_stream::Names;
+use shared::contract::event_stream::StreamNames;
 
 /// How often long work tells how far it is.
 pub(super) const PROGRESS: Duration = Duration::from_secs(3);
 /// The names and replicas by operators, the rest by tests.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub names: Names,
+    pub names: StreamNames,
     /// Copies of the stream the broker keeps, if the relay creates it.
     pub replicas: usize,
     /// Begin with a scan whatever the tail says, to publish what was once left out.
@@ -34,7 +34,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub fn new(names: Names, replicas: usize) -> Self {
+    pub fn new(names: StreamNames, replicas: usize) -> Self {
         Self {
             names,
             replicas,

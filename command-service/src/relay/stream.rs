@@ -15,7 +15,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use futures_util::StreamExt;
 use shared::connections::Nats;
 use shared::connections::log_identity::{self, IdentityError, Label, LogId, OwnLog};
-use shared::contract::event_stream::{self, ChainHash, Names, StreamError};
+use shared::contract::event_stream::{self, ChainHash, StreamError, StreamNames};
 use shared::contract::stream_end::{self, Marked, StreamEnd};
 use shared::contract::time::{Clock, SystemClock};
 use shared::runtime::error_chain::Chain;
@@ -227,7 +227,7 @@ impl Publisher {
 
     /// Names the log on the stream. Messages name it anyway, so that a user of the broker who may
     /// not change the stream may publish.
-    async fn label(&self, names: &Names, log: LogId, once: &Once) {
+    async fn label(&self, names: &StreamNames, log: LogId, once: &Once) {
         if once.unlabelled.load(Ordering::Relaxed) {
             return;
         }
@@ -240,7 +240,7 @@ impl Publisher {
 
     /// Has the next relay that may use the stream begin with a scan, also after a restart: what is
     /// put back into an older log is no news to the stream, though the change stream says so.
-    async fn call_for_scan(&mut self, names: &Names) -> Result<(), RelayError> {
+    async fn call_for_scan(&mut self, names: &StreamNames) -> Result<(), RelayError> {
         let Resume::After(token) = &self.tail.resume else {
             return Ok(());
         };

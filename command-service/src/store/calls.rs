@@ -46,10 +46,10 @@ impl Calls {
 
     pub(super) fn record<T>(&self, outcome: Result<T>) -> Result<T> {
         match &outcome {
-            Err(StoreError::Unavailable(_)) => self.breaker.failed(),
+            Err(StoreError::Unavailable(_)) => self.breaker.record_failure(),
             Ok(_)
             | Err(StoreError::NotPrepared | StoreError::Corrupt(_) | StoreError::Unexpected(_)) => {
-                self.breaker.answered();
+                self.breaker.record_success();
             }
         }
         outcome

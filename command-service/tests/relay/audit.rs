@@ -17,7 +17,7 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    pub(crate) async fn read(&mut self, jetstream: &jetstream::Context, names: &Names) {
+    pub(crate) async fn read(&mut self, jetstream: &jetstream::Context, names: &StreamNames) {
         let Ok(stream) = jetstream.get_stream(names.stream()).await else {
             return;
         };
@@ -56,7 +56,12 @@ impl Audit {
             .unwrap();
     }
 
-    pub(crate) fn take(&mut self, names: &Names, sequence: u64, message: &async_nats::Message) {
+    pub(crate) fn take(
+        &mut self,
+        names: &StreamNames,
+        sequence: u64,
+        message: &async_nats::Message,
+    ) {
         let headers = message.headers.as_ref();
         let of_relay = event_stream::event_id_of(headers)
             .zip(ChainHash::of(headers))

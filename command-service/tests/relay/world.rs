@@ -18,7 +18,7 @@ pub(crate) fn at(nats_url: &str) -> NatsSettings {
 
 pub(crate) struct World {
     pub(crate) database: mongodb::Database,
-    pub(crate) names: Names,
+    pub(crate) names: StreamNames,
     pub(crate) nats: Nats,
     pub(crate) nats_url: String,
     /// One per simulated command-service; the second one's clock is ahead, the third one's behind.

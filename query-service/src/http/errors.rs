@@ -1,7 +1,7 @@
 //! What a failed read means to a caller, as a problem. Internals are logged, never told.
 
 use shared::auth::token::TokenError;
-use shared::resilience::Refused;
+use shared::resilience::Rejected;
 use shared::web::problem::{Code, Problem};
 
 use crate::reads::error::ReadError;
@@ -10,11 +10,12 @@ use crate::reads::unanswered::Unanswered;
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match &error {
-            ReadError::Rejected(Refused::Full) | ReadError::Unanswered(Unanswered::Busy) => {
+            ReadError::Rejected(Rejected::Overloaded) | ReadError::Unanswered(Unanswered::Busy) => {
                 Self::new(Code::Overloaded, "too many reads at once")
             }
             // Whoever has gone reads none of this.
-            ReadError::Rejected(Refused::Late) | ReadError::Unanswered(Unanswered::Abandoned) => {
+            ReadError::Rejected(Rejected::TimedOut)
+            | ReadError::Unanswered(Unanswered::Abandoned) => {
                 Self::new(Code::Unavailable, "the read took too long")
             }
             ReadError::Unanswered(why @ Unanswered::BadCursor) => {

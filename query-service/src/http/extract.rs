@@ -12,7 +12,7 @@ use shared::auth::token::{TokenError, TokenVerifier};
 use shared::contract::consistency::{self, ConsistencyToken};
 use shared::contract::ids::UserId;
 use shared::web::problem::{Code, Problem};
-use shared::web::rate_limit::Addresses;
+use shared::web::rate_limit::IpRateLimiter;
 use shared::web::routing::{bad_query, bearer};
 
 use super::errors::{internal, invalid_token};
@@ -63,7 +63,7 @@ impl<C: Caller> ReadRequest<C> {
         let caller = C::of(user)?;
         let after = write_to_reflect(&request)?;
         let admission: Data<Admission> = provided(&request)?;
-        let addresses: Data<Addresses> = provided(&request)?;
+        let addresses: Data<IpRateLimiter> = provided(&request)?;
         let asker = Asker::new(user, addresses.of(&request));
         let views: Data<CurrentViews> = provided(&request)?;
         let (views, admission) = (views.into_inner(), admission.into_inner());

@@ -12,11 +12,11 @@ use actix_web::web::{Bytes, Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use shared::auth::token::{TokenError, TokenVerifier, Verified};
 use shared::contract::consistency::ConsistencyToken;
-use shared::resilience::Gate;
+use shared::resilience::AdmissionControl;
 use shared::runtime::settings::Secret;
 use shared::runtime::tasks::Tasks;
 use shared::web::problem::{Code, Problem};
-use shared::web::rate_limit::Addresses;
+use shared::web::rate_limit::IpRateLimiter;
 use shared::web::routing::bearer;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -70,8 +70,8 @@ pub async fn stream(
     request: HttpRequest,
     live: Data<Live>,
     verifier: Data<TokenVerifier>,
-    (gate, admission): (Data<Gate>, Data<Admission>),
-    (addresses, views): (Data<Addresses>, Data<CurrentViews>),
+    (gate, admission): (Data<AdmissionControl>, Data<Admission>),
+    (addresses, views): (Data<IpRateLimiter>, Data<CurrentViews>),
 ) -> Response {
     let token = access_token(&request)?;
     let verified = verified(&verifier, token).await?;

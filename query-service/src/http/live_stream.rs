@@ -16,7 +16,7 @@ use rand::RngExt;
 use shared::auth::token::{TokenError, TokenVerifier, Verified};
 use shared::contract::consistency::ConsistencyToken;
 use shared::contract::ids::UserId;
-use shared::resilience::{self, Gate};
+use shared::resilience::{self, AdmissionControl};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::Secret;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -106,7 +106,7 @@ impl Ended {
 
 pub struct LiveStream {
     views: CurrentViews,
-    gate: Data<Gate>,
+    gate: Data<AdmissionControl>,
     live: Live,
     /// After which sequence it begins; `None`: now.
     resume: Option<u64>,
@@ -132,7 +132,7 @@ enum Beginning {
 impl LiveStream {
     pub fn new(
         views: CurrentViews,
-        gate: Data<Gate>,
+        gate: Data<AdmissionControl>,
         live: Live,
         resume: Option<u64>,
         reflect: Option<ConsistencyToken>,

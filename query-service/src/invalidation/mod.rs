@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use shared::connections::Nats;
-use shared::contract::event_stream::Names;
+use shared::contract::event_stream::StreamNames;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -30,7 +30,7 @@ impl Subscriber {
     }
 
     /// Takes messages until `stop`, which comes after that of the streams.
-    pub async fn run(self, nats: Nats, names: Names, stop: CancellationToken) {
+    pub async fn run(self, nats: Nats, names: StreamNames, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let subscribed = nats.client.subscribe(names.notices()).await;
             let mut messages = match subscribed {

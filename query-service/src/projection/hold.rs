@@ -9,7 +9,7 @@
 
 use mongodb::ClientSession;
 use shared::connections::Nats;
-use shared::contract::event_stream::Names;
+use shared::contract::event_stream::StreamNames;
 use shared::contract::partition::Partition;
 use shared::contract::time::{Clock, SystemClock};
 use tokio::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub struct Hold {
     pub partition: Partition,
     pub at: Checkpoint,
     nats: Nats,
-    names: Names,
+    names: StreamNames,
     /// What readers are shown: nobody remembers anything of other generations.
     current: CurrentViews,
     /// All commits of this holding are made in it.
@@ -50,7 +50,7 @@ impl Hold {
         at: Checkpoint,
         session: ClientSession,
         nats: Nats,
-        names: Names,
+        names: StreamNames,
         current: CurrentViews,
     ) -> Self {
         let mut hold = Self {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
 use shared::connections::Nats;
-use shared::contract::event_stream::Names;
+use shared::contract::event_stream::StreamNames;
 use shared::web::ops::Readiness;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ pub const CAUGHT_UP: &str = "the fold has caught up";
 pub async fn run(
     views: CurrentViews,
     nats: Nats,
-    names: Names,
+    names: StreamNames,
     check: Option<StreamCheck>,
     readiness: Readiness,
     stop: CancellationToken,
@@ -79,6 +79,6 @@ pub async fn run(
     }
 }
 
-async fn stream(nats: &Nats, names: &Names) -> Option<Stream> {
+async fn stream(nats: &Nats, names: &StreamNames) -> Option<Stream> {
     nats.jetstream().get_stream(names.stream()).await.ok()
 }

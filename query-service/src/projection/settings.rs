@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::contract::event_stream::Names;
+use shared::contract::event_stream::StreamNames;
 use shared::runtime::settings::{NatsSettings, Settings};
 use shared::runtime::tasks::Tasks;
 
@@ -15,7 +15,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone)]
 pub struct FoldSettings {
     pub nats: NatsSettings,
-    pub names: Names,
+    pub names: StreamNames,
     pub stream_replicas: usize,
     pub celebrity_threshold: u64,
     /// Readers who have not read for this long are parked; `None`: never.

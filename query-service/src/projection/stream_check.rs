@@ -15,7 +15,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::Stream;
 use shared::connections::log_identity::{Label, LogId, OwnLog, other_log};
 use shared::connections::{self, is_unauthorized};
-use shared::contract::event_stream::{self, Names, StreamError};
+use shared::contract::event_stream::{self, StreamError, StreamNames};
 use shared::contract::stream_end::{self, StreamEnd};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::Settings;
@@ -76,7 +76,7 @@ impl StreamCheck {
     /// Makes sure that `stream` may be folded into `views`. Says which log it names, if any.
     pub async fn judge(
         &self,
-        names: &Names,
+        names: &StreamNames,
         views: &Generation,
         stream: &Stream,
         end: &StreamEnd,
@@ -104,7 +104,7 @@ impl StreamCheck {
     /// Has `views` remember the log they are folded from.
     pub async fn bind(
         &self,
-        names: &Names,
+        names: &StreamNames,
         views: &Generation,
         log: LogId,
     ) -> Result<(), StreamFault> {
@@ -123,7 +123,7 @@ impl StreamCheck {
 /// Refuses a stream of another log, or of a later state of this one.
 async fn compare(
     log: &OwnLog,
-    names: &Names,
+    names: &StreamNames,
     label: Label,
     end: &StreamEnd,
 ) -> Result<(), StreamFault> {
@@ -169,7 +169,7 @@ impl Teller {
     pub async fn look(
         &mut self,
         check: &StreamCheck,
-        names: &Names,
+        names: &StreamNames,
         views: &Generation,
         stream: &Stream,
         readiness: &Readiness,
@@ -207,7 +207,7 @@ impl Teller {
 /// The stream, made if it is missing, with its end.
 pub async fn open(
     jetstream: &jetstream::Context,
-    names: &Names,
+    names: &StreamNames,
     replicas: usize,
     check: &StreamCheck,
 ) -> Result<(Stream, StreamEnd), StreamFault> {

@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, stream};
 use futures_util::StreamExt;
 use shared::connections::Nats;
 use shared::connections::log_identity::{LogId, other_log};
-use shared::contract::event_stream::{self, ChainHash, LOG, Names};
+use shared::contract::event_stream::{self, ChainHash, LOG, StreamNames};
 use shared::contract::events::{DecodeError, Event};
 use shared::runtime::tasks::Tasks;
 use tokio::time::{Instant, timeout_at};
@@ -67,7 +67,7 @@ pub enum Content {
 /// Where a partition reads from.
 pub struct StreamReader {
     nats: Nats,
-    names: Names,
+    names: StreamNames,
     replicas: usize,
     views: Generation,
     check: StreamCheck,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::contract::ids::UserId;
-use shared::resilience::{Bounds, Breaker, Gate, Place, Refused};
+use shared::resilience::{AdmissionControl, Breaker, Limits, Permit, Rejected};
 use shared::runtime::tasks::Tasks;
 use shared::web::rate_limit::customer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -66,7 +66,7 @@ pub struct Admission {
 
 #[derive(Clone)]
 struct Class {
-    gate: Gate,
+    gate: AdmissionControl,
     callers: Shares<Who>,
     /// `None`: an address may have what there is.
     addresses: Option<Shares<IpAddr>>,
@@ -92,25 +92,25 @@ struct Share {
 }
 
 /// Leave to read; belongs to the work, not to whoever waits for it.
-pub struct Permit {
-    _place: Place,
+pub struct ReadPermit {
+    _permit: Permit,
     _share: OwnedSemaphorePermit,
     _of_address: Option<OwnedSemaphorePermit>,
 }
 
 /// Together twice the pool: that keeps every connection busy, and more reads at once only make
 /// each other late. The wait for a write to be visible (1 s) is within the deadline.
-const CHEAP: Bounds = Bounds {
-    places: 48,
-    waiting: 512,
-    patience: PATIENCE,
-    deadline: DEADLINE,
+const CHEAP: Limits = Limits {
+    max_in_flight: 48,
+    max_queued: 512,
+    queue_timeout: PATIENCE,
+    request_timeout: DEADLINE,
 };
-const EXPENSIVE: Bounds = Bounds {
-    places: 16,
-    waiting: 256,
-    patience: PATIENCE,
-    deadline: DEADLINE,
+const EXPENSIVE: Limits = Limits {
+    max_in_flight: 16,
+    max_queued: 256,
+    queue_timeout: PATIENCE,
+    request_timeout: DEADLINE,
 };
 const PATIENCE: Duration = Duration::from_millis(500);
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -138,8 +138,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 impl Admission {
     /// `limit_addresses`: whether an address has a share, too, as it has a rate.
     pub fn new(breaker: &Arc<Breaker>, limit_addresses: bool) -> Self {
-        let class = |bounds, caller, address| Class {
-            gate: Gate::new(breaker.clone(), bounds),
+        let class = |limits, caller, address| Class {
+            gate: AdmissionControl::new(breaker.clone(), limits),
             callers: Shares::new(caller),
             addresses: limit_addresses.then(|| Shares::new(address)),
         };
@@ -163,15 +163,15 @@ impl Admission {
     }
 
     /// The gate that the cheap reads pass.
-    pub fn gate(&self) -> &Gate {
+    pub fn gate(&self) -> &AdmissionControl {
         &self.cheap.gate
     }
 
     /// A permit, soon or not at all. Whoever goes away while waiting leaves nothing behind.
-    pub async fn enter(&self, cost: Cost, asker: Asker) -> Result<Permit, Refused> {
+    pub async fn acquire(&self, cost: Cost, asker: Asker) -> Result<ReadPermit, Rejected> {
         match cost {
-            Cost::Cheap => self.cheap.enter(1, asker).await,
-            Cost::Expensive(permits) => self.expensive.enter(permits, asker).await,
+            Cost::Cheap => self.cheap.acquire(1, asker).await,
+            Cost::Expensive(permits) => self.expensive.acquire(permits, asker).await,
         }
     }
 }
@@ -180,23 +180,23 @@ impl Class {
     /// First within the caller's share, then within their address's, then among all: at most a
     /// share of a queue is theirs, so that those who share an address do not wait behind one of
     /// them.
-    async fn enter(&self, permits: u32, asker: Asker) -> Result<Permit, Refused> {
-        let until = Instant::now() + self.gate.patience();
+    async fn acquire(&self, permits: u32, asker: Asker) -> Result<ReadPermit, Rejected> {
+        let until = Instant::now() + self.gate.queue_timeout();
         let most = u32::try_from(self.callers.each.permits).unwrap_or(u32::MAX);
         let permits = permits.clamp(1, most);
         let own = self.callers.of(asker.who);
-        let own = own.enter(&self.gate, permits, until).await?;
+        let own = own.acquire(&self.gate, permits, until).await?;
         let of_address = match self.addresses.as_ref().zip(asker.address) {
             Some((addresses, address)) => {
                 let share = addresses.of(address);
-                Some(share.enter(&self.gate, permits, until).await?)
+                Some(share.acquire(&self.gate, permits, until).await?)
             }
             None => None,
         };
         let left = until.saturating_duration_since(Instant::now());
-        let place = self.gate.enter_with(permits, left).await?;
-        Ok(Permit {
-            _place: place,
+        let permit = self.gate.acquire_many(permits, left).await?;
+        Ok(ReadPermit {
+            _permit: permit,
             _share: own,
             _of_address: of_address,
         })
@@ -228,17 +228,17 @@ impl Share {
         }
     }
 
-    async fn enter(
+    async fn acquire(
         &self,
-        gate: &Gate,
+        gate: &AdmissionControl,
         permits: u32,
         until: Instant,
-    ) -> Result<OwnedSemaphorePermit, Refused> {
+    ) -> Result<OwnedSemaphorePermit, Rejected> {
         if let Ok(own) = self.permits.clone().try_acquire_many_owned(permits) {
             return Ok(own);
         }
         let Ok(_waiting) = self.waiting.try_acquire() else {
-            return Err(gate.refuse().await);
+            return Err(gate.reject().await);
         };
         let turn = self.permits.clone().acquire_many_owned(permits);
         match gate
@@ -246,7 +246,7 @@ impl Share {
             .await?
         {
             Ok(Ok(own)) => Ok(own),
-            Ok(Err(_)) | Err(_) => Err(Refused::Full),
+            Ok(Err(_)) | Err(_) => Err(Rejected::Overloaded),
         }
     }
 }
@@ -269,8 +269,10 @@ mod tests {
         Admission::new(&Arc::new(Breaker::new("test")), true)
     }
 
-    async fn entered(admission: &Admission, cost: Cost, askers: Vec<Asker>) -> Vec<Permit> {
-        let all = askers.into_iter().map(|asker| admission.enter(cost, asker));
+    async fn entered(admission: &Admission, cost: Cost, askers: Vec<Asker>) -> Vec<ReadPermit> {
+        let all = askers
+            .into_iter()
+            .map(|asker| admission.acquire(cost, asker));
         join_all(all).await.into_iter().flatten().collect()
     }
 
@@ -285,44 +287,51 @@ mod tests {
             let theirs = entered(&admission, cost, many()).await;
             assert_eq!(theirs.len(), most.permits);
             let began = Instant::now();
-            let rest = u8::try_from(all.places - most.permits).unwrap();
+            let rest = u8::try_from(all.max_in_flight - most.permits).unwrap();
             let others = (0..rest).map(|n| caller(n + 2)).collect();
             let others = entered(&admission, cost, others).await;
             assert_eq!(others.len(), usize::from(rest));
             assert!(began.elapsed().is_zero());
             drop(theirs);
-            assert!(admission.enter(cost, neighbour(1)).await.is_ok());
+            assert!(admission.acquire(cost, neighbour(1)).await.is_ok());
 
             let unlimited = Admission::new(&Arc::new(Breaker::new("test")), false);
             let theirs = entered(&unlimited, cost, many()).await;
-            assert_eq!(theirs.len(), all.places, "the address limits are off");
+            assert_eq!(
+                theirs.len(),
+                all.max_in_flight,
+                "the address limits are off"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_shares_an_address_does_not_wait_behind_one_of_them() {
         let admission = admission();
-        let greedy = (0..100).map(|_| admission.enter(Cost::Expensive(1), neighbour(1)));
+        let greedy = (0..100).map(|_| admission.acquire(Cost::Expensive(1), neighbour(1)));
         let mut greedy = Box::pin(join_all(greedy));
         assert!(futures_util::poll!(&mut greedy).is_pending());
         let began = Instant::now();
-        let other = admission.enter(Cost::Expensive(1), neighbour(2)).await.ok();
+        let other = admission
+            .acquire(Cost::Expensive(1), neighbour(2))
+            .await
+            .ok();
         assert!(other.is_some() && began.elapsed().is_zero());
         let unknown = Asker::new(UserId::new(3), None);
-        assert!(admission.enter(Cost::Expensive(1), unknown).await.is_ok());
+        assert!(admission.acquire(Cost::Expensive(1), unknown).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_caller_has_a_share_and_others_theirs() {
         let admission = admission();
-        let expensive = |who| admission.enter(Cost::Expensive(1), who);
+        let expensive = |who| admission.acquire(Cost::Expensive(1), who);
         let all = join_all((0..100).map(|_| expensive(caller(1)))).await;
-        let mine: Vec<Permit> = all.into_iter().flatten().collect();
+        let mine: Vec<ReadPermit> = all.into_iter().flatten().collect();
         assert_eq!(mine.len(), EXPENSIVE_EACH.permits);
         let began = Instant::now();
         let other = expensive(caller(2)).await.ok();
         assert!(other.is_some() && began.elapsed().is_zero());
-        let cheap = admission.enter(Cost::Cheap, caller(1)).await.ok();
+        let cheap = admission.acquire(Cost::Cheap, caller(1)).await.ok();
         assert!(cheap.is_some() && began.elapsed().is_zero());
         drop(mine);
         assert!(expensive(caller(1)).await.is_ok(), "a share comes back");
@@ -331,11 +340,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn expensive_reads_of_many_callers_take_no_cheap_permit() {
         let admission = admission();
-        let callers = (0..200).map(|n| admission.enter(Cost::Expensive(1), caller(n)));
-        let permits: Vec<Permit> = join_all(callers).await.into_iter().flatten().collect();
-        assert_eq!(permits.len(), EXPENSIVE.places);
+        let callers = (0..200).map(|n| admission.acquire(Cost::Expensive(1), caller(n)));
+        let permits: Vec<ReadPermit> = join_all(callers).await.into_iter().flatten().collect();
+        assert_eq!(permits.len(), EXPENSIVE.max_in_flight);
         let began = Instant::now();
-        let cheap = (0..48).map(|n| admission.enter(Cost::Cheap, caller(n)));
+        let cheap = (0..48).map(|n| admission.acquire(Cost::Cheap, caller(n)));
         assert!(join_all(cheap).await.iter().all(Result::is_ok));
         assert!(began.elapsed().is_zero());
     }
@@ -344,17 +353,22 @@ mod tests {
     async fn what_costs_more_takes_more_permits_and_is_let_in_all_the_same() {
         let admission = admission();
         let most = u32::try_from(EXPENSIVE_EACH.permits).unwrap();
-        let dear = admission.enter(Cost::Expensive(u32::MAX), caller(1)).await;
+        let dear = admission
+            .acquire(Cost::Expensive(u32::MAX), caller(1))
+            .await;
         assert!(dear.is_ok());
-        let callers = (2..200).map(|n| admission.enter(Cost::Expensive(most), caller(n)));
-        let others: Vec<Permit> = join_all(callers).await.into_iter().flatten().collect();
-        assert_eq!(others.len(), EXPENSIVE.places / EXPENSIVE_EACH.permits - 1);
+        let callers = (2..200).map(|n| admission.acquire(Cost::Expensive(most), caller(n)));
+        let others: Vec<ReadPermit> = join_all(callers).await.into_iter().flatten().collect();
+        assert_eq!(
+            others.len(),
+            EXPENSIVE.max_in_flight / EXPENSIVE_EACH.permits - 1
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_goes_away_while_waiting_leaves_nothing_behind() {
         let admission = admission();
-        let expensive = || admission.enter(Cost::Expensive(4), caller(1));
+        let expensive = || admission.acquire(Cost::Expensive(4), caller(1));
         let held = expensive().await.ok();
         let waits = tokio::time::timeout(PATIENCE / 2, expensive()).await;
         assert!(waits.is_err() && held.is_some());

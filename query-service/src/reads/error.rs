@@ -1,6 +1,6 @@
 //! Why a read has no answer.
 
-use shared::resilience::Refused;
+use shared::resilience::Rejected;
 use shared::runtime::error_chain::Chain;
 use tracing::{error, warn};
 
@@ -10,7 +10,7 @@ use crate::views::error::ViewError;
 #[derive(Debug)]
 pub enum ReadError {
     /// It did not begin, or was not waited for.
-    Rejected(Refused),
+    Rejected(Rejected),
     Unanswered(Unanswered),
     /// The views do not reflect the write that they should.
     NotYetVisible,
@@ -22,8 +22,8 @@ impl ReadError {
     /// Whether the views cannot be read at the moment: then an older answer is better than none.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Rejected(Refused::Away | Refused::Late) => true,
-            Self::Rejected(Refused::Full | Refused::Panicked) => false,
+            Self::Rejected(Rejected::Unavailable | Rejected::TimedOut) => true,
+            Self::Rejected(Rejected::Overloaded | Rejected::Panicked) => false,
             Self::NotYetVisible | Self::Deactivated => false,
             Self::Unanswered(why) => match why {
                 Unanswered::Away
@@ -46,7 +46,7 @@ impl ReadError {
     /// Whether the same read may have an answer a little later.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Rejected(Refused::Full)
+            Self::Rejected(Rejected::Overloaded)
             | Self::Unanswered(Unanswered::Busy)
             | Self::NotYetVisible => true,
             Self::Rejected(_) | Self::Unanswered(_) | Self::Deactivated => self.is_unavailable(),

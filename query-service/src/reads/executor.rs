@@ -263,7 +263,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, Unanswered>> + Send + 'static,
 {
-    let permit = admission.enter(cost, asker).await;
+    let permit = admission.acquire(cost, asker).await;
     let permit = permit.map_err(ReadError::Rejected)?;
     let budget = ReadBudget::new(ReadLimits::OF_A_REQUEST, cost != Cost::Cheap);
     let _waiting = budget.abandon_on_drop();
@@ -277,10 +277,10 @@ where
         found
     });
     let gate = admission.gate();
-    let outcome: Result<_, Unanswered> = gate.attend(work).await.map_err(ReadError::Rejected)?;
+    let outcome: Result<_, Unanswered> = gate.wait_for(work).await.map_err(ReadError::Rejected)?;
     outcome.map_err(|error| {
         if error.is_away() {
-            gate.breaker().failed();
+            gate.breaker().record_failure();
         }
         ReadError::Unanswered(error)
     })

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::error::ConnectError;
 use super::refusals::{Meaning, Verdict, judge_round};
-use crate::resilience::tell_circuit;
+use crate::resilience::report_circuit;
 use crate::runtime::settings::{NatsSettings, SignIn};
 
 /// The label of NATS in metrics.
@@ -344,7 +344,7 @@ static OUTAGES: LazyLock<Mutex<Outages>> = LazyLock::new(Mutex::default);
 impl Outages {
     fn begins(&mut self, id: u64) {
         self.down.insert(id);
-        tell_circuit(NATS, true);
+        report_circuit(NATS, true);
     }
 
     /// Logs a reason once until all connections are there again.
@@ -357,7 +357,7 @@ impl Outages {
     fn ends(&mut self, id: u64) {
         self.down.remove(&id);
         if self.down.is_empty() {
-            tell_circuit(NATS, false);
+            report_circuit(NATS, false);
             if !self.told.is_empty() {
                 self.told.clear();
                 info!("NATS: connected again");
@@ -369,7 +369,7 @@ impl Outages {
     fn forget(&mut self, id: u64) {
         if self.down.remove(&id) && self.down.is_empty() {
             self.told.clear();
-            tell_circuit(NATS, false);
+            report_circuit(NATS, false);
         }
     }
 }

@@ -236,7 +236,7 @@ async fn probe(
             outcome.is_ok()
         }
     };
-    Ok(breaker.pulse(ping, tasks.clone()))
+    Ok(breaker.probe_loop(ping, tasks.clone()))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use bson::{Document, doc};
 use mongodb::{Collection, Database};
 
 use crate::connections::is_duplicate;
-use crate::contract::event_stream::{self, METADATA_LOG, Names, StreamError};
+use crate::contract::event_stream::{self, METADATA_LOG, StreamError, StreamNames};
 pub use crate::contract::log_id::LogId;
 use crate::contract::stream_end::{self, StreamEnd};
 
@@ -104,7 +104,7 @@ impl OwnLog {
     pub async fn judge(
         &self,
         known: Option<LogId>,
-        names: &Names,
+        names: &StreamNames,
         stream: &Stream,
         end: &StreamEnd,
     ) -> Result<LogId, IdentityError> {
@@ -146,7 +146,7 @@ impl OwnLog {
 }
 
 /// The refusal of a stream that names another log.
-pub fn other_log(names: &Names, theirs: LogId, ours: LogId) -> StreamError {
+pub fn other_log(names: &StreamNames, theirs: LogId, ours: LogId) -> StreamError {
     StreamError::OtherLog {
         stream: names.stream(),
         theirs,
@@ -191,7 +191,7 @@ impl Label {
 /// Writes the log's identity into the metadata of its stream, if it is not there yet.
 pub async fn label(
     jetstream: &jetstream::Context,
-    names: &Names,
+    names: &StreamNames,
     info: &Info,
     log: LogId,
 ) -> Result<(), StreamError> {

@@ -15,7 +15,7 @@ use crate::contract::log_id::LogId;
 
 /// Names everything one deployment has on a broker; `microblog` unless set.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Names {
+pub struct StreamNames {
     prefix: String,
 }
 
@@ -23,7 +23,7 @@ pub struct Names {
 #[error("1 to 32 of a-z, 0-9 and _")]
 pub struct InvalidPrefix;
 
-impl FromStr for Names {
+impl FromStr for StreamNames {
     type Err = InvalidPrefix;
 
     fn from_str(prefix: &str) -> Result<Self, InvalidPrefix> {
@@ -37,7 +37,7 @@ impl FromStr for Names {
     }
 }
 
-impl Names {
+impl StreamNames {
     /// The stream: `MICROBLOG`.
     pub fn stream(&self) -> String {
         self.prefix.to_uppercase()
@@ -183,7 +183,7 @@ pub fn metadata(log: Option<LogId>) -> HashMap<String, String> {
 }
 
 /// The settings the stream is made with, and must have.
-pub fn config(names: &Names, replicas: usize) -> stream::Config {
+pub fn config(names: &StreamNames, replicas: usize) -> stream::Config {
     stream::Config {
         name: names.stream(),
         subjects: vec![names.all_events()],
@@ -206,7 +206,7 @@ pub fn config(names: &Names, replicas: usize) -> stream::Config {
 /// new stream names it; whether an existing one does is for the caller to compare.
 pub async fn ensure(
     jetstream: &jetstream::Context,
-    names: &Names,
+    names: &StreamNames,
     replicas: usize,
     log: Option<LogId>,
 ) -> Result<stream::Stream, StreamError> {
@@ -225,7 +225,7 @@ pub async fn ensure(
 }
 
 /// Checks that the stream keeps everything, from its first message on.
-pub fn check(names: &Names, info: &stream::Info) -> Result<(), StreamError> {
+pub fn check(names: &StreamNames, info: &stream::Info) -> Result<(), StreamError> {
     let (name, config) = (names.stream(), &info.config);
     let required = [
         (
@@ -269,8 +269,8 @@ mod tests {
 
     #[test]
     fn a_prefix_names_the_stream() {
-        assert!("Microblog".parse::<Names>().is_err());
-        let names: Names = "microblog".parse().unwrap();
+        assert!("Microblog".parse::<StreamNames>().is_err());
+        let names: StreamNames = "microblog".parse().unwrap();
         assert_eq!(names.stream(), "MICROBLOG");
     }
 }

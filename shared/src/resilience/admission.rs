@@ -9,56 +9,58 @@ use tokio::task::JoinHandle;
 
 use super::circuit_breaker::Breaker;
 
-/// Why a request was not let through, or not waited for.
+/// Why a request was not admitted, or its work not waited for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Refused {
-    /// Not begun: the dependency does not answer.
+pub enum Rejected {
+    /// The work was not begun: the dependency does not answer.
     #[error("the database does not answer now")]
-    Away,
-    /// Not begun: too much is under way.
+    Unavailable,
+    /// The work was not begun: too many requests are under way.
     #[error("too much is under way")]
-    Full,
-    /// Begun, and still under way: the dependency has gone silent, or it took too long.
+    Overloaded,
+    /// The work was begun and is still under way: the dependency stopped answering, or it took
+    /// too long.
     #[error("no answer in time")]
-    Late,
+    TimedOut,
     #[error("the work ended in a panic")]
     Panicked,
 }
 
-/// A refusal costs as much as an answer from memory, and whoever is refused at once is back at
-/// once: refusing would take the time that serving needs. So a refusal takes its time, the more
-/// the more there are, and is told within a second all the same, each time the gate is passed.
-const TURNED_AWAY: Duration = Duration::from_millis(250);
-const LONGEST_TURNED_AWAY: Duration = Duration::from_millis(750);
-/// One more [`TURNED_AWAY`] for as many at a time.
-const CROWD: usize = 1_000;
+/// Rejections are delayed by 250 ms, and by 250 ms more per 1,000 that wait for theirs, at most
+/// 750 ms. Immediate ones would be retried immediately, and a rejection costs as much CPU as an
+/// answer from memory.
+const REJECTION_DELAY: Duration = Duration::from_millis(250);
+const LONGEST_REJECTION_DELAY: Duration = Duration::from_millis(750);
+const REJECTIONS_PER_DELAY: usize = 1_000;
 
-/// How much may be under way, and how long anybody waits.
+/// How many requests may be under way and queued, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// At work at once.
-    pub places: usize,
-    /// For a place. Who finds as many waiting is refused, after a while.
-    pub waiting: usize,
-    pub patience: Duration,
-    /// For the answer, from the place on.
-    pub deadline: Duration,
+pub struct Limits {
+    /// Permits: requests at work at once.
+    pub max_in_flight: usize,
+    /// Requests queued for a permit. Beyond these they are rejected after a delay.
+    pub max_queued: usize,
+    /// How long a request may be queued.
+    pub queue_timeout: Duration,
+    /// How long a caller waits for the work, once it has its permit.
+    pub request_timeout: Duration,
 }
 
-/// Bounds what requests have under way at a dependency.
+/// Limits what requests have under way at a dependency.
 ///
-/// What is let in is worth doing: it begins soon, or not at all. Without the bound a pool's queue
-/// grows until every answer is later than its deadline, and all work is for nothing.
+/// Work is begun soon or not at all. Without the bound the queue of a connection pool grows until
+/// every answer comes after its caller has given up, and all work is for nothing.
 #[derive(Clone, Debug)]
-pub struct Gate {
+pub struct AdmissionControl {
     breaker: Arc<Breaker>,
-    places: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    turned_away: Arc<AtomicUsize>,
-    bounds: Bounds,
+    permits: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
+    /// Rejections that are being delayed.
+    rejecting: Arc<AtomicUsize>,
+    limits: Limits,
 }
 
-/// One more, for as long as it is there.
+/// Counts one more until it is dropped.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
@@ -74,20 +76,20 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// One of a gate's places; belongs to the work, not to whoever waits for it.
+/// Permission for one request's work. The work holds it, not the caller that waits for the work.
 #[derive(Debug)]
-pub struct Place {
+pub struct Permit {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Gate {
-    pub fn new(breaker: Arc<Breaker>, bounds: Bounds) -> Self {
+impl AdmissionControl {
+    pub fn new(breaker: Arc<Breaker>, limits: Limits) -> Self {
         Self {
             breaker,
-            places: Arc::new(Semaphore::new(bounds.places)),
-            waiting: Arc::new(Semaphore::new(bounds.waiting)),
-            turned_away: Arc::default(),
-            bounds,
+            permits: Arc::new(Semaphore::new(limits.max_in_flight)),
+            queue: Arc::new(Semaphore::new(limits.max_queued)),
+            rejecting: Arc::default(),
+            limits,
         }
     }
 
@@ -95,72 +97,72 @@ impl Gate {
         &self.breaker
     }
 
-    /// A place, soon or not at all. Whoever goes away while waiting leaves nothing behind.
-    pub async fn enter(&self) -> Result<Place, Refused> {
-        self.enter_with(1, self.bounds.patience).await
+    /// A permit, within the queue timeout. A caller that is dropped meanwhile leaves the queue.
+    pub async fn acquire(&self) -> Result<Permit, Rejected> {
+        self.acquire_many(1, self.limits.queue_timeout).await
     }
 
-    /// How long anybody waits for a place.
-    pub fn patience(&self) -> Duration {
-        self.bounds.patience
+    /// How long a request may be queued for a permit.
+    pub fn queue_timeout(&self) -> Duration {
+        self.limits.queue_timeout
     }
 
-    /// So many places together, within `patience`, for work that costs as much as so many others.
-    pub async fn enter_with(&self, places: u32, patience: Duration) -> Result<Place, Refused> {
+    /// So many permits together, within `timeout`, for work that costs as much as so many others.
+    pub async fn acquire_many(&self, permits: u32, timeout: Duration) -> Result<Permit, Rejected> {
         if self.breaker.is_open() {
-            return Err(Refused::Away);
+            return Err(Rejected::Unavailable);
         }
-        let most = u32::try_from(self.bounds.places).unwrap_or(u32::MAX);
-        let places = places.clamp(1, most);
-        if let Ok(permit) = self.places.clone().try_acquire_many_owned(places) {
-            return Ok(Place { _permit: permit });
+        let most = u32::try_from(self.limits.max_in_flight).unwrap_or(u32::MAX);
+        let permits = permits.clamp(1, most);
+        if let Ok(permit) = self.permits.clone().try_acquire_many_owned(permits) {
+            return Ok(Permit { _permit: permit });
         }
-        let Ok(_waiting) = self.waiting.try_acquire() else {
-            return Err(self.refuse().await);
+        let Ok(_queued) = self.queue.try_acquire() else {
+            return Err(self.reject().await);
         };
-        let turn = self.places.clone().acquire_many_owned(places);
-        let turn = tokio::time::timeout(patience, turn);
+        let turn = self.permits.clone().acquire_many_owned(permits);
+        let turn = tokio::time::timeout(timeout, turn);
         match self.unless_open(turn).await? {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
-            Ok(Err(_)) | Err(_) => Err(Refused::Full),
+            Ok(Ok(permit)) => Ok(Permit { _permit: permit }),
+            Ok(Err(_)) | Err(_) => Err(Rejected::Overloaded),
         }
     }
 
-    /// Refuses, after a while.
-    pub async fn refuse(&self) -> Refused {
-        match self.unless_open(self.turn_away()).await {
-            Ok(()) => Refused::Full,
-            Err(away) => away,
+    /// Rejects, after the delay.
+    pub async fn reject(&self) -> Rejected {
+        match self.unless_open(self.delay_rejection()).await {
+            Ok(()) => Rejected::Overloaded,
+            Err(unavailable) => unavailable,
         }
     }
 
-    /// Waits, but not for a dependency that has gone silent meanwhile.
-    pub async fn unless_open<T>(&self, wait: impl Future<Output = T>) -> Result<T, Refused> {
+    /// Waits, unless the circuit opens meanwhile.
+    pub async fn unless_open<T>(&self, wait: impl Future<Output = T>) -> Result<T, Rejected> {
         tokio::select! {
             biased;
-            () = self.breaker.opened() => Err(Refused::Away),
+            () = self.breaker.opened() => Err(Rejected::Unavailable),
             done = wait => Ok(done),
         }
     }
 
-    async fn turn_away(&self) {
-        let _counted = Counted::new(&self.turned_away);
-        let crowds = self.turned_away.load(Ordering::Relaxed) / CROWD;
-        let pause = TURNED_AWAY.saturating_mul(u32::try_from(1 + crowds).unwrap_or(u32::MAX));
-        tokio::time::sleep(pause.min(LONGEST_TURNED_AWAY)).await;
+    async fn delay_rejection(&self) {
+        let _counted = Counted::new(&self.rejecting);
+        let delays = 1 + self.rejecting.load(Ordering::Relaxed) / REJECTIONS_PER_DELAY;
+        let delay = REJECTION_DELAY.saturating_mul(u32::try_from(delays).unwrap_or(u32::MAX));
+        tokio::time::sleep(delay.min(LONGEST_REJECTION_DELAY)).await;
     }
 
-    /// Waits for work that runs in a task of its own: until the deadline, or until the dependency
-    /// has gone silent. The work goes on either way.
-    pub async fn attend<T>(&self, work: JoinHandle<T>) -> Result<T, Refused> {
+    /// Waits for work that runs in a task of its own, until the request timeout or until the
+    /// circuit opens. The work goes on in both cases.
+    pub async fn wait_for<T>(&self, work: JoinHandle<T>) -> Result<T, Rejected> {
         tokio::select! {
             biased;
             done = work => done.map_err(|panic| {
                 tracing::error!(error = %panic, "work for a request panicked");
-                Refused::Panicked
+                Rejected::Panicked
             }),
-            () = self.breaker.opened() => Err(Refused::Late),
-            () = tokio::time::sleep(self.bounds.deadline) => Err(Refused::Late),
+            () = self.breaker.opened() => Err(Rejected::TimedOut),
+            () = tokio::time::sleep(self.limits.request_timeout) => Err(Rejected::TimedOut),
         }
     }
 }
@@ -173,100 +175,112 @@ mod tests {
     use super::*;
 
     fn open(breaker: &Breaker) {
-        (0..FAILURES).for_each(|_| breaker.failed());
+        (0..FAILURES).for_each(|_| breaker.record_failure());
         assert!(breaker.is_open());
     }
 
-    fn gate(places: usize) -> Gate {
-        let bounds = Bounds {
-            places,
-            waiting: 1,
-            patience: Duration::from_millis(500),
-            deadline: Duration::from_secs(3),
+    fn admission(max_in_flight: usize) -> AdmissionControl {
+        let limits = Limits {
+            max_in_flight,
+            max_queued: 1,
+            queue_timeout: Duration::from_millis(500),
+            request_timeout: Duration::from_secs(3),
         };
-        Gate::new(Arc::new(Breaker::new("test")), bounds)
+        AdmissionControl::new(Arc::new(Breaker::new("test")), limits)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_gate_bounds_what_is_under_way_not_who_waits() {
-        let gate = gate(1);
-        let (place, done) = (gate.enter().await.unwrap(), CancellationToken::new());
-        assert_eq!(gate.enter().await.unwrap_err(), Refused::Full);
+    async fn work_is_bounded_and_not_who_waits_for_it() {
+        let admission = admission(1);
+        let (permit, done) = (admission.acquire().await.unwrap(), CancellationToken::new());
+        assert_eq!(admission.acquire().await.unwrap_err(), Rejected::Overloaded);
         let finish = done.clone();
         let work = tokio::spawn(async move {
             finish.cancelled().await;
-            drop(place);
+            drop(permit);
         });
-        assert_eq!(gate.attend(work).await, Err(Refused::Late));
-        let under_way = gate.enter().await.unwrap_err();
-        assert_eq!(under_way, Refused::Full, "it is still under way");
-        let (first, second) = tokio::join!(gate.enter(), async {
+        assert_eq!(admission.wait_for(work).await, Err(Rejected::TimedOut));
+        let under_way = admission.acquire().await.unwrap_err();
+        assert_eq!(under_way, Rejected::Overloaded, "it is still under way");
+        let (first, second) = tokio::join!(admission.acquire(), async {
             tokio::task::yield_now().await;
-            let second = gate.enter().await;
+            let second = admission.acquire().await;
             done.cancel();
             second
         });
-        assert_eq!(second.unwrap_err(), Refused::Full, "one waits already");
-        assert!(first.is_ok(), "whoever waits gets the place that is left");
+        assert_eq!(
+            second.unwrap_err(),
+            Rejected::Overloaded,
+            "one is queued already"
+        );
+        assert!(first.is_ok(), "the one that is queued gets the permit");
     }
 
-    /// A negative control: what the pulse is for.
+    /// A negative control: what the probe is for.
     #[tokio::test(start_paused = true)]
-    async fn without_a_pulse_who_waits_for_a_silent_dependency_waits_for_the_deadline() {
-        let (gate, began) = (gate(1), tokio::time::Instant::now());
+    async fn without_a_probe_a_caller_of_a_stalled_dependency_waits_for_the_timeout() {
+        let (admission, began) = (admission(1), tokio::time::Instant::now());
         let work = tokio::spawn(std::future::pending::<()>());
-        assert_eq!(gate.attend(work).await, Err(Refused::Late));
-        assert_eq!(began.elapsed(), gate.bounds.deadline);
+        assert_eq!(admission.wait_for(work).await, Err(Rejected::TimedOut));
+        assert_eq!(began.elapsed(), admission.limits.request_timeout);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_a_full_queue_is_refused_later_the_more_there_are() {
-        let gate = gate(1);
-        let _place = gate.enter().await.unwrap();
+    async fn a_full_queue_rejects_the_later_the_more_there_are() {
+        let admission = admission(1);
+        let _permit = admission.acquire().await.unwrap();
         let refused = async || {
             let began = tokio::time::Instant::now();
-            assert_eq!(gate.enter().await.unwrap_err(), Refused::Full);
+            assert_eq!(admission.acquire().await.unwrap_err(), Rejected::Overloaded);
             began.elapsed().as_millis()
         };
         let (waited, alone) = tokio::join!(refused(), refused());
         assert_eq!((waited, alone), (500, 250));
-        let crowd = futures_util::future::join_all((0..5 * CROWD).map(|_| refused())).await;
-        assert_eq!(crowd[0], 500, "the one who waits");
+        let crowd =
+            futures_util::future::join_all((0..5 * REJECTIONS_PER_DELAY).map(|_| refused())).await;
+        assert_eq!(crowd[0], 500, "the one that is queued");
         assert_eq!(crowd[1], 250);
-        assert_eq!(crowd[CROWD + 1], 500);
+        assert_eq!(crowd[REJECTIONS_PER_DELAY + 1], 500);
         assert_eq!(*crowd.last().unwrap(), 750);
-        let left = gate.turned_away.load(Ordering::Relaxed);
+        let left = admission.rejecting.load(Ordering::Relaxed);
         assert_eq!(left, 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_a_place_is_called_back_when_the_circuit_opens() {
-        let gate = gate(1);
-        let (_place, began) = (gate.enter().await.unwrap(), tokio::time::Instant::now());
-        let (waiting, turned_away, ()) = tokio::join!(gate.enter(), gate.enter(), async {
-            tokio::time::sleep(TURNED_AWAY / 2).await;
-            open(gate.breaker());
-        });
-        assert_eq!(waiting.unwrap_err(), Refused::Away);
-        assert_eq!(turned_away.unwrap_err(), Refused::Away);
-        assert_eq!(began.elapsed(), TURNED_AWAY / 2);
+    async fn an_opening_circuit_ends_the_queue() {
+        let admission = admission(1);
+        let (_permit, began) = (
+            admission.acquire().await.unwrap(),
+            tokio::time::Instant::now(),
+        );
+        let (queued, rejected, ()) =
+            tokio::join!(admission.acquire(), admission.acquire(), async {
+                tokio::time::sleep(REJECTION_DELAY / 2).await;
+                open(admission.breaker());
+            });
+        assert_eq!(queued.unwrap_err(), Rejected::Unavailable);
+        assert_eq!(rejected.unwrap_err(), Rejected::Unavailable);
+        assert_eq!(began.elapsed(), REJECTION_DELAY / 2);
     }
 
     #[tokio::test]
-    async fn an_open_circuit_refuses_at_once_and_calls_back_who_waits() {
-        let gate = gate(9);
-        let place = gate.enter().await.unwrap();
+    async fn an_open_circuit_rejects_at_once_and_ends_every_wait() {
+        let admission = admission(9);
+        let permit = admission.acquire().await.unwrap();
         let work = tokio::spawn(async move {
-            let _place = place;
+            let _permit = permit;
             std::future::pending::<()>().await;
         });
         let waiting = tokio::spawn({
-            let gate = gate.clone();
-            async move { gate.attend(work).await }
+            let admission = admission.clone();
+            async move { admission.wait_for(work).await }
         });
         tokio::task::yield_now().await;
-        open(gate.breaker());
-        assert_eq!(waiting.await.unwrap(), Err(Refused::Late));
-        assert_eq!(gate.enter().await.unwrap_err(), Refused::Away);
+        open(admission.breaker());
+        assert_eq!(waiting.await.unwrap(), Err(Rejected::TimedOut));
+        assert_eq!(
+            admission.acquire().await.unwrap_err(),
+            Rejected::Unavailable
+        );
     }
 }

@@ -39,12 +39,12 @@ impl Backoff {
     }
 }
 
-/// Nobody waits, and losing an event is not an option: the relay, the fold.
+/// For background work that goes on until it succeeds: the relay, the fold.
 pub fn background() -> Backoff {
     Backoff::between_millis(20, 1_000)
 }
 
-/// A person waits: a few quick tries, then tell them.
+/// For requests: a person waits, so there are a few quick tries, then an error.
 pub fn interactive() -> Backoff {
     Backoff::between_millis(10, 100)
 }

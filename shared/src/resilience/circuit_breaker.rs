@@ -11,31 +11,31 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use crate::runtime::tasks::Tasks;
 
-/// Between two beats of a pulse while the dependency answers.
-const PULSE: Duration = Duration::from_millis(200);
-/// When nobody had an answer for this long, the pulse included, the circuit opens: whoever waits
-/// knows within a second.
-const SILENCE: Duration = Duration::from_millis(700);
-/// What a beat is given at least, however long ago the last answer was.
-const BEAT: Duration = Duration::from_millis(400);
-/// Calls in a row that could not reach the dependency: the connections are gone.
+/// Between two probes while the dependency answers.
+const PROBE_INTERVAL: Duration = Duration::from_millis(200);
+/// The circuit opens when no call, probes included, was answered for this long. So callers that
+/// wait are told within a second.
+const STALL_THRESHOLD: Duration = Duration::from_millis(700);
+/// How long a probe is waited for at least, however long ago the last answer was.
+const SHORTEST_PROBE: Duration = Duration::from_millis(400);
+/// The circuit opens after so many calls in a row that could not reach the dependency.
 pub(super) const FAILURES: u32 = 5;
-/// Beats that nobody has answered yet, at once: each holds a connection.
-const BEATS: usize = 8;
+/// Unanswered probes at once, at most: each holds a connection.
+const MOST_PROBES: usize = 8;
 
-/// Labels: `dependency` (mongodb, nats): 1 while nobody is sent there.
+/// Labels: `dependency` (mongodb, nats): 1 while calls are refused without asking it.
 const OPEN: &str = "circuit_open";
 /// Labels: `dependency`.
 const OPENED: &str = "circuit_opened_total";
 
-/// Half-open is one beat of the pulse under way: an open circuit asks by itself, so that no
-/// caller waits to find out.
-fn heal() -> Backoff {
+/// The waits between two probes while the circuit is open. These probes are its half-open state:
+/// no caller's request is used to find out whether the dependency is back.
+fn half_open_backoff() -> Backoff {
     Backoff::between_millis(50, 1_000)
 }
 
-/// Says, as a metric, whether callers are sent to a dependency.
-pub fn tell_circuit(dependency: &'static str, open: bool) {
+/// Sets the metric that says whether the circuit of a dependency is open.
+pub fn report_circuit(dependency: &'static str, open: bool) {
     describe_gauge!(OPEN, "1 while nobody is sent to the dependency");
     gauge!(OPEN, "dependency" => dependency).set(if open { 1.0 } else { 0.0 });
 }
@@ -46,18 +46,18 @@ pub struct Breaker {
     dependency: &'static str,
     open: watch::Sender<bool>,
     failures: AtomicU32,
-    answered: Mutex<Instant>,
+    last_answer: Mutex<Instant>,
 }
 
 impl Breaker {
     pub fn new(dependency: &'static str) -> Self {
         describe_counter!(OPENED, "How often callers were no longer sent there");
-        tell_circuit(dependency, false);
+        report_circuit(dependency, false);
         Self {
             dependency,
             open: watch::Sender::new(false),
             failures: AtomicU32::new(0),
-            answered: Mutex::new(Instant::now()),
+            last_answer: Mutex::new(Instant::now()),
         }
     }
 
@@ -65,28 +65,31 @@ impl Breaker {
         *self.open.borrow()
     }
 
-    /// Comes to its end when the circuit is open.
+    /// Waits until the circuit is open.
     pub(super) async fn opened(&self) {
         let mut open = self.open.subscribe();
         // The sender is here, so that the wait ends in no other way.
         let _ = open.wait_for(|open| *open).await;
     }
 
-    /// Something came back from the dependency, be it a refusal. Closes nothing: a call may have
-    /// begun before the silence.
-    pub fn answered(&self) {
+    /// The dependency answered, be it with an error. This does not close the circuit: the call may
+    /// have begun before the dependency stalled.
+    pub fn record_success(&self) {
         self.failures.store(0, Ordering::Relaxed);
-        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self
+            .last_answer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// The dependency could not be reached.
-    pub fn failed(&self) {
+    pub fn record_failure(&self) {
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
-            self.turn(true);
+            self.set_open(true);
         }
     }
 
-    fn turn(&self, open: bool) {
+    fn set_open(&self, open: bool) {
         let changed = self
             .open
             .send_if_modified(|is| std::mem::replace(is, open) != open);
@@ -94,7 +97,7 @@ impl Breaker {
             return;
         }
         let dependency = self.dependency;
-        tell_circuit(dependency, open);
+        report_circuit(dependency, open);
         if open {
             counter!(OPENED, "dependency" => dependency).increment(1);
             warn!(
@@ -106,23 +109,23 @@ impl Breaker {
         }
     }
 
-    /// Keeps asking until it is stopped: `ping` says whether it was answered, and is never
-    /// dropped before that. It should have a connection of its own, or it waits in the queue
-    /// that it shall judge.
-    pub async fn pulse<F>(self: Arc<Self>, ping: impl Fn() -> F, tasks: Tasks)
+    /// Probes the dependency until the tasks are stopped. `ping` says whether it was answered, and
+    /// is never dropped before it ends. It should have a connection of its own: in a pool that
+    /// others use it would measure the queue for a connection.
+    pub async fn probe_loop<F>(self: Arc<Self>, ping: impl Fn() -> F, tasks: Tasks)
     where
         F: Future<Output = bool> + Send + 'static,
     {
-        let (beats, mut backoff) = (Arc::new(Semaphore::new(BEATS)), heal());
+        let (permits, mut backoff) = (Arc::new(Semaphore::new(MOST_PROBES)), half_open_backoff());
         let stop = tasks.stop_signal();
         loop {
-            let heard = match beats.clone().try_acquire_owned() {
-                Ok(beat) => self.clone().beat(ping(), beat, &tasks).await,
+            let answered = match permits.clone().try_acquire_owned() {
+                Ok(permit) => self.clone().probe(ping(), permit, &tasks).await,
                 Err(_) => false,
             };
-            let pause = if heard {
+            let pause = if answered {
                 backoff.reset();
-                PULSE
+                PROBE_INTERVAL
             } else {
                 backoff.next_delay()
             };
@@ -133,45 +136,50 @@ impl Breaker {
         }
     }
 
-    /// Asks once, and gives up on the answer, never on the question. Whether there was one.
-    async fn beat(
+    /// Asks once. Whether it was answered in time; the call itself goes on in its own task, because
+    /// a dropped driver call costs its connection.
+    async fn probe(
         self: Arc<Self>,
         ping: impl Future<Output = bool> + Send + 'static,
-        beat: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         tasks: &Tasks,
     ) -> bool {
         let (breaker, stop) = (self.clone(), tasks.stop_signal());
         let mut asked = tasks.ask(async move {
-            let heard = ping.await;
-            if heard {
-                breaker.answered();
-                breaker.turn(false);
+            let answered = ping.await;
+            if answered {
+                breaker.record_success();
+                breaker.set_open(false);
             } else {
-                breaker.failed();
+                breaker.record_failure();
             }
-            drop(beat);
-            heard
+            drop(permit);
+            answered
         });
-        let mut patience = SILENCE.saturating_sub(self.silence()).max(BEAT);
+        let since = self.since_last_answer();
+        let mut patience = STALL_THRESHOLD.saturating_sub(since).max(SHORTEST_PROBE);
         loop {
             tokio::select! {
-                heard = &mut asked => return heard.unwrap_or(false),
+                answered = &mut asked => return answered.unwrap_or(false),
                 () = tokio::time::sleep(patience) => (),
                 () = stop.cancelled() => return false,
             }
-            let silence = self.silence();
-            if silence >= SILENCE {
-                self.turn(true);
+            let since = self.since_last_answer();
+            if since >= STALL_THRESHOLD {
+                self.set_open(true);
                 return false;
             }
-            // Others are answered: only this one waits.
-            patience = SILENCE.saturating_sub(silence);
+            // Other calls are answered: only this one waits.
+            patience = STALL_THRESHOLD.saturating_sub(since);
         }
     }
 
-    fn silence(&self) -> Duration {
-        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        answered.elapsed()
+    fn since_last_answer(&self) -> Duration {
+        let last = self
+            .last_answer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last.elapsed()
     }
 }
 
@@ -180,7 +188,7 @@ mod tests {
     use super::*;
 
     fn open(breaker: &Breaker) {
-        (0..FAILURES).for_each(|_| breaker.failed());
+        (0..FAILURES).for_each(|_| breaker.record_failure());
         assert!(breaker.is_open());
     }
 
@@ -188,15 +196,15 @@ mod tests {
     async fn failures_in_a_row_open_the_circuit_and_an_answer_between_them_does_not() {
         let breaker = Breaker::new("test");
         for _ in 0..3 {
-            (1..FAILURES).for_each(|_| breaker.failed());
-            breaker.answered();
+            (1..FAILURES).for_each(|_| breaker.record_failure());
+            breaker.record_success();
         }
         assert!(!breaker.is_open());
         open(&breaker);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_opens_the_circuit_within_a_second_and_an_answer_closes_it() {
+    async fn a_stall_opens_the_circuit_within_a_second_and_an_answer_closes_it() {
         let breaker = Arc::new(Breaker::new("test"));
         let (answers, tasks) = (watch::Sender::new(true), Tasks::default());
         let hear = answers.clone();
@@ -204,36 +212,36 @@ mod tests {
             let mut heard = hear.subscribe();
             async move { heard.wait_for(|answers| *answers).await.is_ok() }
         };
-        let pulse = tokio::spawn(breaker.clone().pulse(ping, tasks.clone()));
+        let probing = tokio::spawn(breaker.clone().probe_loop(ping, tasks.clone()));
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!breaker.is_open());
         answers.send_replace(false);
-        // The clock of the silence is the real one: it has lasted when a beat gives up.
-        *breaker.answered.lock().unwrap() = Instant::now() - SILENCE;
-        tokio::time::sleep(PULSE + SILENCE + Duration::from_millis(1)).await;
+        // This one goes by the real clock, which the test cannot move on.
+        *breaker.last_answer.lock().unwrap() = Instant::now() - STALL_THRESHOLD;
+        tokio::time::sleep(PROBE_INTERVAL + STALL_THRESHOLD + Duration::from_millis(1)).await;
         assert!(breaker.is_open());
         answers.send_replace(true);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(!breaker.is_open());
         tasks.stop_signal().cancel();
-        pulse.await.unwrap();
+        probing.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_beat_is_no_silence_while_others_are_answered() {
+    async fn a_slow_probe_opens_nothing_while_others_are_answered() {
         let breaker = Arc::new(Breaker::new("test"));
         let tasks = Tasks::default();
-        let pulse = tokio::spawn(
+        let probing = tokio::spawn(
             breaker
                 .clone()
-                .pulse(std::future::pending::<bool>, tasks.clone()),
+                .probe_loop(std::future::pending::<bool>, tasks.clone()),
         );
         for _ in 0..50 {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            breaker.answered();
+            breaker.record_success();
         }
         assert!(!breaker.is_open());
         tasks.stop_signal().cancel();
-        pulse.await.unwrap();
+        probing.await.unwrap();
     }
 }

@@ -36,7 +36,7 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 /// The outermost middleware. Labels: `route` (the pattern), `method`, `status`: closed sets.
-pub async fn observe(
+pub async fn request_telemetry(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody, body::None>>, Error> {
@@ -76,7 +76,7 @@ pub async fn observe(
 }
 
 /// Refuses requests whose headers are too large, before any other code reads them.
-pub async fn bound_headers(
+pub async fn limit_header_size(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
@@ -124,7 +124,7 @@ mod tests {
             HttpResponse::Ok().streaming(never)
         };
         let app = App::new()
-            .wrap(from_fn(observe))
+            .wrap(from_fn(request_telemetry))
             .service(resource("/whole", [(Method::GET, web::to(whole))]))
             .service(resource("/endless", [(Method::GET, web::to(endless))]));
         let app = test::init_service(app).await;

@@ -34,7 +34,7 @@ pub const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Which forwarded addresses are believed, and how much one address may ask.
-pub struct Addresses {
+pub struct IpRateLimiter {
     trusted: Vec<IpNet>,
     per_second: u32,
     buckets: moka::sync::Cache<IpAddr, Arc<Mutex<Bucket>>>,
@@ -45,7 +45,7 @@ struct Bucket {
     filled: Instant,
 }
 
-impl Addresses {
+impl IpRateLimiter {
     pub fn new(settings: &Settings) -> Self {
         Self::with(
             settings.trusted_proxies.clone(),
@@ -209,9 +209,9 @@ pub fn customer(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Middleware: `.wrap(from_fn(limit_address))` with `Data<Addresses>` as application data.
-pub async fn limit_address(
-    addresses: Data<Addresses>,
+/// Middleware: `.wrap(from_fn(rate_limit_by_ip))` with `Data<IpRateLimiter>` as application data.
+pub async fn rate_limit_by_ip(
+    addresses: Data<IpRateLimiter>,
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
@@ -244,9 +244,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn trusting(trusted: &str) -> Addresses {
+    fn trusting(trusted: &str) -> IpRateLimiter {
         let vars = [("TRUSTED_PROXIES".into(), trusted.into())];
-        Addresses::new(&Settings::from_vars(vars).unwrap())
+        IpRateLimiter::new(&Settings::from_vars(vars).unwrap())
     }
 
     fn forwarded(lines: &[&[u8]]) -> HeaderMap {
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_bucket_empties_and_fills_with_time() {
-        let (addresses, start) = (Addresses::with(Vec::new(), 10), Instant::now());
+        let (addresses, start) = (IpRateLimiter::with(Vec::new(), 10), Instant::now());
         let address: IpAddr = "2001:db8::1".parse().unwrap();
         let neighbour: IpAddr = "2001:db8::2".parse().unwrap();
         let granted = |address, now| addresses.take(address, now).wait.is_none();
@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn the_bucket_is_told_after_the_limits_that_are_told_already() {
-        let addresses = Addresses::with(Vec::new(), 10);
+        let addresses = IpRateLimiter::with(Vec::new(), 10);
         let level = addresses.take(IpAddr::from([10, 0, 0, 1]), Instant::now());
         let mut headers = HeaderMap::new();
         headers.insert(POLICY, HeaderValue::from_static(r#""posts";q=300;w=10800"#));

@@ -11,8 +11,8 @@ use actix_web::{App, HttpServer};
 use crate::runtime::settings::Settings;
 use crate::runtime::tasks::GRACE;
 use crate::web::cors::cors;
-use crate::web::middleware::{bound_headers, observe, security_headers};
-use crate::web::rate_limit::{Addresses, limit_address};
+use crate::web::middleware::{limit_header_size, request_telemetry, security_headers};
+use crate::web::rate_limit::{IpRateLimiter, rate_limit_by_ip};
 
 /// Connections of one worker.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -53,7 +53,7 @@ pub fn serve(
     serving: Serving,
     configure: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> std::io::Result<Server> {
-    let addresses = Data::new(Addresses::new(settings));
+    let addresses = Data::new(IpRateLimiter::new(settings));
     let origins = Data::new(settings.cors_origins.clone());
     let public_url = Data::new(settings.public_url.clone());
     let mut server = HttpServer::new(move || {
@@ -61,10 +61,10 @@ pub fn serve(
             .app_data(addresses.clone())
             .app_data(origins.clone())
             .app_data(public_url.clone())
-            .wrap(from_fn(limit_address))
-            .wrap(from_fn(bound_headers))
+            .wrap(from_fn(rate_limit_by_ip))
+            .wrap(from_fn(limit_header_size))
             .wrap(from_fn(cors))
-            .wrap(from_fn(observe))
+            .wrap(from_fn(request_telemetry))
             .wrap(security_headers())
             .configure(&configure)
     })

@@ -107,7 +107,7 @@ impl World {
         stream.expect("the stream is there")
     }
 
-    fn names() -> shared::contract::event_stream::Names {
+    fn names() -> shared::contract::event_stream::StreamNames {
         "microblog".parse().expect("a prefix")
     }
 

@@ -29,7 +29,7 @@ pub use secret::Secret;
 pub use values::{CorsOrigins, LogFormat};
 pub use variables::{DEFAULTS, VARIABLES};
 
-use crate::contract::event_stream::Names;
+use crate::contract::event_stream::StreamNames;
 use crate::contract::partition::Partitions;
 use crate::runtime::public_url::PublicUrl;
 use environment::Environment;
@@ -48,7 +48,7 @@ pub struct Settings {
     pub views_mongodb_uri: Option<Secret>,
     pub nats: NatsSettings,
     /// Names the stream and the subjects on a broker that several deployments share.
-    pub names: Names,
+    pub names: StreamNames,
     pub stream_replicas: usize,
     pub command_addr: SocketAddr,
     pub query_addr: SocketAddr,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::values::{
     CorsOrigins, LogFormat, log_filter, log_format, networks, number, one_or_more, origins, url,
 };
-use crate::contract::event_stream::Names;
+use crate::contract::event_stream::StreamNames;
 use crate::contract::partition::Partitions;
 use crate::runtime::public_url::PublicUrl;
 use ipnet::IpNet;
@@ -71,7 +71,7 @@ variables! {
         NATS_JS_DOMAIN = "";
     }
     values {
-        NATS_PREFIX: Names = "microblog", "1 to 32 of a-z, 0-9 and _", |text| text.parse().ok();
+        NATS_PREFIX: StreamNames = "microblog", "1 to 32 of a-z, 0-9 and _", |text| text.parse().ok();
         STREAM_REPLICAS: usize = "1", "1, 3 or 5", |text| {
             number(text).filter(|count| [1, 3, 5].contains(count))
         };
