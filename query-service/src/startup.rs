@@ -137,6 +137,9 @@ impl Application {
 
 /// Opens the views and starts serving and folding; the handle of the API's server if the role has
 /// one, and if it was not told to stop before.
+///
+/// Longer than a screen, for the order of its steps is what there is to read: cut in pieces, they
+/// would hand the same ten values on to each other.
 async fn start(
     settings: &Settings,
     role: Role,

@@ -216,6 +216,19 @@ impl Rebuild {
         ))
     }
 
+    /// Shows readers a new generation, once it knows when they were last seen. Or everybody who
+    /// registered long ago would be taken for inactive. What is read until everybody has noticed the
+    /// switch the fold looks up itself.
+    async fn show(&self, new: &Generation, writer: &ViewWriter) -> Result<String, RebuildError> {
+        self.has_turn()?;
+        let current = ViewWriter::of(self.current.clone()).await?;
+        current.copy_seen_to(writer).await?;
+        if !self.catalog.complete(new).await? {
+            return Err(RebuildError::Dropped);
+        }
+        self.switch(new).await
+    }
+
     async fn run(
         &self,
         settings: &Settings,
@@ -254,15 +267,7 @@ impl Rebuild {
                 self.forget(&[new.generation().clone()]).await?;
                 return Err(RebuildError::FoldedByOthers(missed.readable));
             }
-            // Or everybody who registered long ago would be taken for idle. What is read until
-            // everybody has noticed the switch the fold looks up itself.
-            self.has_turn()?;
-            let old_writer = ViewWriter::of(self.current.clone()).await?;
-            old_writer.copy_seen_to(&writer).await?;
-            if !self.catalog.complete(new.generation()).await? {
-                return Err(RebuildError::Dropped);
-            }
-            let said = self.switch(new.generation()).await?;
+            let said = self.show(new.generation(), &writer).await?;
             // From now on readers are told what these partitions fold, and they are handed over.
             shown.send_replace(new.clone());
             tasks.stop_and_join(STOPPED).await;
