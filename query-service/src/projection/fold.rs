@@ -14,7 +14,7 @@ use shared::contract::events::{Event, Payload};
 use shared::contract::ids::UserId;
 use shared::contract::partition::Partition;
 
-use super::idle::Idle;
+use super::inactive_readers::InactiveReaders;
 use super::memory::Memory;
 use super::pending::Pending;
 use crate::views::changes::{Changes, Reaction, Stamp};
@@ -41,7 +41,7 @@ pub struct Fold {
     /// What `followers` costs, in bytes.
     cached: usize,
     counts: HashMap<UserId, FollowersRow>,
-    pub idle: Idle,
+    pub idle: InactiveReaders,
     pub pending: Pending,
     /// Fan-outs under way, oldest first.
     pub fan_outs: BTreeMap<(i64, i64), FanOutRow>,
@@ -82,7 +82,7 @@ impl Fold {
             followers: HashMap::new(),
             cached: 0,
             counts: HashMap::new(),
-            idle: Idle::load(&views, partition, idle_after, memory.parked).await?,
+            idle: InactiveReaders::load(&views, partition, idle_after, memory.parked).await?,
             pending: Pending::new(views.clone(), partition, memory.pending),
             fan_outs: BTreeMap::new(),
             more_fan_outs: true,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use shared::contract::ids::UserId;
 
 use super::fold::{FAN_OUT_BATCH, Fold};
-use super::hold::Hold;
+use super::partition_writer::PartitionWriter;
 use super::sizes::{KEPT, Sizes};
 use crate::views::changes::Changes;
 use crate::views::documents::{FanOutRow, PulledRow};
@@ -26,10 +26,10 @@ const ENTRIES_PER_SLICE: usize = 2_000;
 /// One slice of the oldest fan-out, if there is one.
 pub async fn fan_out(
     fold: &mut Fold,
-    hold: &mut Hold,
+    writer: &mut PartitionWriter,
     sizes: &mut Sizes,
 ) -> Result<bool, CommitError> {
-    let (views, partition) = (hold.views.clone(), hold.partition);
+    let (views, partition) = (writer.views.clone(), writer.partition);
     fold.load_fan_outs().await?;
     let Some((&key, job)) = fold.fan_outs.iter().next() else {
         return Ok(false);
@@ -73,7 +73,7 @@ pub async fn fan_out(
             changes.fan_out_done(partition, entry, author, jobs > 1 || hot);
         }
     }
-    hold.commit_job(&entries, changes).await?;
+    writer.commit_job(&entries, changes).await?;
     match (reached, fold.fan_outs.get_mut(&key)) {
         (Some(last), Some(job)) => job.next = last.get(),
         _ => {
@@ -88,13 +88,13 @@ pub async fn fan_out(
 /// whether anything was done.
 pub async fn backfill(
     fold: &mut Fold,
-    hold: &mut Hold,
+    writer: &mut PartitionWriter,
     sizes: &mut Sizes,
 ) -> Result<bool, CommitError> {
     if !fold.pending.is_waiting() {
         return Ok(false);
     }
-    let views = hold.views.clone();
+    let views = writer.views.clone();
     let passed = views.passed().await?;
     let edges = fold.pending.ripe(&passed, EDGES_PER_SLICE).await?;
     if edges.is_empty() {
@@ -109,7 +109,7 @@ pub async fn backfill(
     for (follower, followee) in &edges {
         changes.edge_not_pending(*follower, *followee);
     }
-    hold.commit_job(&entries, changes).await?;
+    writer.commit_job(&entries, changes).await?;
     for edge in &edges {
         fold.pending.remove(*edge);
     }

@@ -20,12 +20,12 @@
 
 pub mod fold;
 pub mod generations;
-pub mod hold;
-pub mod idle;
+pub mod inactive_readers;
 pub mod jobs;
 pub mod memory;
 pub mod monitor;
 pub mod partition_worker;
+pub mod partition_writer;
 pub mod pending;
 pub mod projector;
 pub mod settings;

@@ -14,8 +14,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, warn};
 
 use super::fold::{Batch, Fold};
-use super::hold::{HEARTBEAT, Hold};
 use super::jobs;
+use super::partition_writer::{HEARTBEAT, PartitionWriter};
 use super::settings::FoldSettings;
 use super::sizes::Sizes;
 use super::stream_fault::{self, StreamFault};
@@ -51,7 +51,7 @@ pub enum Ended {
 pub struct PartitionWorker {
     reader: StreamReader,
     fold: Fold,
-    writer: Hold,
+    writer: PartitionWriter,
     sizes: Sizes,
     backoff: Backoff,
     /// The last step did a job: there may be more.
@@ -98,7 +98,9 @@ impl PartitionWorker {
         let reader =
             StreamReader::new(nats.clone(), settings, generation.clone(), at.seq, at.chain);
         let (names, current) = (settings.names.clone(), current.clone());
-        let writer = Hold::begin(views.clone(), partition, at, session, nats, names, current).await;
+        let writer =
+            PartitionWriter::begin(views.clone(), partition, at, session, nats, names, current)
+                .await;
         Ok(Some(Self {
             reader,
             fold,

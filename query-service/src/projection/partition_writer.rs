@@ -1,6 +1,6 @@
 //! One holding of a partition: what it writes, where it stands, and what it tells.
 //!
-//! Whatever the fold and its jobs change goes through [`Hold::commit`]: the entries, then the rows
+//! Whatever the fold and its jobs change goes through [`PartitionWriter::commit`]: the entries, then the rows
 //! with the checkpoint, then the message. A crash between any two of them is healed: entries are
 //! hints, the checkpoint guards the rows, and who misses a message finds out by its number.
 //!
@@ -26,7 +26,7 @@ use shared::contract::ids::UserId;
 /// A partition with nothing to say says so this often.
 pub const HEARTBEAT: Duration = Duration::from_millis(500);
 
-pub struct Hold {
+pub struct PartitionWriter {
     pub views: ViewWriter,
     pub partition: Partition,
     pub at: Checkpoint,
@@ -42,7 +42,7 @@ pub struct Hold {
     told_at: Instant,
 }
 
-impl Hold {
+impl PartitionWriter {
     /// Begins at a checkpoint that was just taken over.
     pub async fn begin(
         views: ViewWriter,
@@ -53,7 +53,7 @@ impl Hold {
         names: StreamNames,
         current: CurrentViews,
     ) -> Self {
-        let mut hold = Self {
+        let mut writer = Self {
             views,
             partition,
             at,
@@ -66,12 +66,13 @@ impl Hold {
             told_at: Instant::now(),
         };
         // The holder before may have died between a commit and its message.
-        hold.tell(InvalidationMessage {
-            all: true,
-            ..InvalidationMessage::default()
-        })
-        .await;
-        hold
+        writer
+            .tell(InvalidationMessage {
+                all: true,
+                ..InvalidationMessage::default()
+            })
+            .await;
+        writer
     }
 
     /// Inserts entries, then changes rows and moves the checkpoint, then tells.

@@ -17,7 +17,7 @@ use shared::contract::partition::Partition;
 use shared::contract::time::{Clock, SystemClock};
 use tokio::time::Instant;
 
-use super::hold::Hold;
+use super::partition_writer::PartitionWriter;
 use crate::views::changes::Changes;
 use crate::views::error::ViewError;
 use crate::views::generation::Generation;
@@ -33,7 +33,7 @@ const TOGETHER: usize = 16;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Who is parked in one partition.
-pub struct Idle {
+pub struct InactiveReaders {
     views: Generation,
     /// `None`: nobody is ever parked.
     after: Option<Duration>,
@@ -46,7 +46,7 @@ pub struct Idle {
     next_look: Instant,
 }
 
-impl Idle {
+impl InactiveReaders {
     pub async fn load(
         views: &Generation,
         partition: Partition,
@@ -103,7 +103,7 @@ impl Idle {
     /// anything was done.
     ///
     /// Both are commits of this partition: a holder that was paused cannot do either.
-    pub async fn look(&mut self, hold: &mut Hold) -> Result<bool, CommitError> {
+    pub async fn look(&mut self, writer: &mut PartitionWriter) -> Result<bool, CommitError> {
         if Instant::now() < self.next_look {
             return Ok(false);
         }
@@ -113,9 +113,9 @@ impl Idle {
             .and_then(|after| i64::try_from(after.as_millis()).ok());
         // Without a limit nobody is away for too long, and whoever is parked comes back.
         let since = away.map_or(i64::MIN, |away| SystemClock.now().millis() - away);
-        let back = self.back(hold.partition, since).await?;
-        let gone = if away.is_some() && hold.is_shown() {
-            self.gone(hold, since).await?
+        let back = self.back(writer.partition, since).await?;
+        let gone = if away.is_some() && writer.is_shown() {
+            self.gone(writer, since).await?
         } else {
             Vec::new()
         };
@@ -124,12 +124,12 @@ impl Idle {
         }
         let mut changes = Changes::default();
         for reader in &back {
-            changes.reader_reactivated(*reader, &hold.at);
+            changes.reader_reactivated(*reader, &writer.at);
         }
         for reader in &gone {
             changes.reader_parked(*reader);
         }
-        hold.commit_job(&[], changes).await?;
+        writer.commit_job(&[], changes).await?;
         self.parked = (self.parked + gone.len()).saturating_sub(back.len());
         for reader in back {
             self.note(reader, false);
@@ -138,10 +138,10 @@ impl Idle {
             self.note(*reader, true);
         }
         for some in gone.chunks(TOGETHER) {
-            hold.views.delete_entries(some, hold.at.top).await?;
-            hold.heartbeat().await;
+            writer.views.delete_entries(some, writer.at.top).await?;
+            writer.heartbeat().await;
         }
-        metrics::gauge!("query_service_parked_readers", "partition" => hold.partition.0.to_string())
+        metrics::gauge!("query_service_parked_readers", "partition" => writer.partition.0.to_string())
             .set(self.parked as f64);
         Ok(true)
     }
@@ -156,13 +156,13 @@ impl Idle {
     }
 
     /// Some of those who have not read since `since`, whatever they were shown.
-    async fn gone(&self, hold: &Hold, since: i64) -> Result<Vec<UserId>, ViewError> {
+    async fn gone(&self, writer: &PartitionWriter, since: i64) -> Result<Vec<UserId>, ViewError> {
         let mut gone = self
             .views
-            .unparked_and_unseen(hold.partition, since, GONE_PER_SLICE)
+            .unparked_and_unseen(writer.partition, since, GONE_PER_SLICE)
             .await?;
         if !gone.is_empty() {
-            let seen = hold.views.take_marks_of_others(&gone, since).await?;
+            let seen = writer.views.take_marks_of_others(&gone, since).await?;
             gone.retain(|reader| !seen.contains(reader));
         }
         Ok(gone)
