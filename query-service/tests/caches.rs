@@ -262,7 +262,7 @@ async fn a_page_by_a_cursor_is_never_remembered_as_the_newest() {
     world.clean_up().await;
 }
 
-/// Whoever resumes while what they miss is trimmed gets it from the outboxes.
+/// Whoever resumes while what they miss is trimmed gets it from the author feeds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumption_misses_nothing_that_is_trimmed_meanwhile() {
     const POSTS: usize = 100;

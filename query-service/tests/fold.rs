@@ -165,7 +165,7 @@ async fn a_scroll_past_the_horizon_shows_every_entry_once() {
             .collect();
         world.publish(posts).await;
     }
-    // 1,760 entries, 800 kept: most of the scroll merges outboxes.
+    // 1,760 entries, 800 kept: most of the scroll merges author feeds.
     world.assert_equal_to_the_model("past the horizon").await;
     fold.stop().await;
     world.clean_up().await;

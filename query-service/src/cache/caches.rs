@@ -11,14 +11,14 @@ use shared::contract::partition::{Partition, Partitions};
 use shared::contract::time::{Clock, SystemClock};
 
 use super::freshness::{Quickest, SILENCE};
-use super::newest::{Outbox, Timeline};
+use super::newest::{AuthorFeed, Timeline};
 use super::slots::{CacheSlots, LONGEST, LoadTicket, Lookup, ReadFrom, Remembered};
 use super::values::{Edges, Post, Pulled, Reactions};
 use crate::views::documents::UserRow;
 use crate::views::entry::TimelineItem;
 use crate::views::invalidation::{Fanout, Invalidation, InvalidationMessage};
 
-/// Outboxes that changed, remembered by name.
+/// Author feeds that changed, remembered by name.
 const MOST_CHANGED: usize = 4_096;
 
 /// All that is remembered. The numbers bound each kind; together they stay below 150 MB.
@@ -31,8 +31,8 @@ pub struct Caches {
     pub users: CacheSlots<UserId, UserRow>,
     pub follower_counts: CacheSlots<UserId, i64>,
     pub reactions: CacheSlots<(PostId, UserId), Reactions>,
-    pub outboxes: CacheSlots<UserId, Outbox>,
-    /// Reposts whose outbox row stands.
+    pub author_feeds: CacheSlots<UserId, AuthorFeed>,
+    /// Reposts whose author feed row stands.
     pub standing: CacheSlots<EntryId, ()>,
     pub timelines: CacheSlots<UserId, Timeline>,
     pub edges: CacheSlots<UserId, Edges>,
@@ -41,14 +41,14 @@ pub struct Caches {
     pub names: moka::sync::Cache<String, UserId>,
 }
 
-/// Authors whose outboxes messages named, in their order: the last ones, and how many in all.
+/// Authors whose author feeds messages named, in their order: the last ones, and how many in all.
 #[derive(Default)]
 struct Changed {
     count: u64,
     last: VecDeque<UserId>,
 }
 
-/// What was known when a load began, for what is made of many outboxes.
+/// What was known when a load began, for what is made of many author feeds.
 pub struct Since {
     epoch: u64,
     changed: u64,
@@ -79,7 +79,7 @@ impl Caches {
             users: CacheSlots::new("users", 40_000),
             follower_counts: CacheSlots::new("follower_counts", 40_000),
             reactions: CacheSlots::new("reactions", 200_000),
-            outboxes: CacheSlots::new("outboxes", 4_000),
+            author_feeds: CacheSlots::new("outboxes", 4_000),
             standing: CacheSlots::new("reposts", 100_000),
             timelines: CacheSlots::new("timelines", 10_000),
             edges: CacheSlots::new("edges", 2_000),
@@ -96,7 +96,7 @@ impl Caches {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be asked before a load of many outboxes begins.
+    /// To be asked before a load of many author feeds begins.
     pub fn since_now(&self) -> Since {
         Since {
             epoch: self.epoch.load(Ordering::Acquire),
@@ -105,7 +105,7 @@ impl Caches {
         }
     }
 
-    /// Whether no outbox of those involved can have changed since.
+    /// Whether no author feed of those involved can have changed since.
     pub fn unchanged(&self, since: &Since, involved: impl Fn(UserId) -> bool) -> bool {
         let epoch = self.epoch.load(Ordering::Acquire);
         let changed = self.changed();
@@ -201,14 +201,14 @@ impl Caches {
             }
             Invalidation::Standing(user) => self.users.evict(user),
             Invalidation::Reaction(post, user) => self.reactions.invalidate(&(*post, *user)),
-            Invalidation::Outbox(author) => {
+            Invalidation::AuthorFeed(author) => {
                 self.has_changed(*author);
-                self.outboxes.invalidate(author);
+                self.author_feeds.invalidate(author);
             }
             Invalidation::Withdrawn(author, entry) => {
                 self.has_changed(*author);
                 self.standing.evict(entry);
-                self.outboxes.evict(author);
+                self.author_feeds.evict(author);
             }
             Invalidation::Timeline(reader) => self.timelines.invalidate(reader),
             Invalidation::Edges(reader) => self.edges.invalidate(reader),
@@ -275,13 +275,13 @@ mod tests {
     const KEY: i64 = 5;
 
     #[test]
-    fn what_many_outboxes_made_holds_until_one_of_them_changes_or_too_many_do() {
+    fn what_many_feeds_made_holds_until_one_of_them_changes_or_too_many_do() {
         let (caches, mine, other) = (caches(), Id::new(1).unwrap(), Id::new(2).unwrap());
         let involved = |author| author == mine;
         let mut n = 0;
         let mut touch = |author| {
             n += 1;
-            caches.take(&message(7, n, &[Invalidation::Outbox(author)]));
+            caches.take(&message(7, n, &[Invalidation::AuthorFeed(author)]));
         };
         let since = caches.since_now();
         touch(other);

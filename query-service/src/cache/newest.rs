@@ -3,7 +3,7 @@
 use super::slots::Remembered;
 use crate::views::entry::TimelineItem;
 
-/// Entries of one cached timeline, of one cached outbox.
+/// Entries of one cached timeline, of one cached author feed.
 pub const MOST_ENTRIES: usize = 200;
 
 /// The newest items of something.
@@ -16,7 +16,7 @@ pub struct NewestItems {
 }
 
 pub type Timeline = NewestItems;
-pub type Outbox = NewestItems;
+pub type AuthorFeed = NewestItems;
 
 impl Remembered for NewestItems {
     fn append(&mut self, item: TimelineItem) {

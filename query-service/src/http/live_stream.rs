@@ -310,7 +310,7 @@ impl LiveStream {
 
     /// Reads the views in a task of its own, in turn with other streams: comments go on meanwhile,
     /// and what is begun at the database is never dropped half way. When the stream ends, the read
-    /// ends before its next query. One that `waits_to_walk` many outboxes takes no place of the
+    /// ends before its next query. One that `waits_to_walk` many author feeds takes no place of the
     /// others meanwhile.
     async fn look<T, F>(
         &mut self,

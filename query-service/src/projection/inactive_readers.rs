@@ -1,7 +1,7 @@
 //! Readers who stay away: nothing is fanned out to them until they return.
 //!
 //! A parked reader's horizon is above everything, so that their timeline is merged from the
-//! outboxes: slower, and whole. Reading marks them as seen; the partition then re-activates them
+//! author feeds: slower, and whole. Reading marks them as seen; the partition then re-activates them
 //! between two messages, with the greatest entry id it has applied as their horizon: everything
 //! above it is fanned out again, everything below is merged.
 //!

@@ -117,7 +117,7 @@ pub async fn backfill(
     Ok(true)
 }
 
-/// The followees' outbox entries above each follower's horizon, at most [`KEPT`] for each edge;
+/// The followees' author feed entries above each follower's horizon, at most [`KEPT`] for each edge;
 /// where there are more, the horizon rises first. Comes with the edges that are done by these
 /// entries: about [`ENTRIES_PER_SLICE`] are enough for one slice.
 async fn older_entries(
@@ -129,14 +129,14 @@ async fn older_entries(
         by_followee.entry(*followee).or_default().push(*follower);
     }
     let followees: Vec<UserId> = by_followee.keys().copied().collect();
-    let with_outbox: HashSet<UserId> = views
+    let with_feed: HashSet<UserId> = views
         .generation()
-        .with_outbox(&followees)
+        .with_feed(&followees)
         .await?
         .into_iter()
         .collect();
     let followers: Vec<UserId> = edges.iter().map(|(follower, _)| *follower).collect();
-    let horizons = if with_outbox.is_empty() {
+    let horizons = if with_feed.is_empty() {
         HashMap::new()
     } else {
         views.generation().horizons(&followers).await?
@@ -148,15 +148,15 @@ async fn older_entries(
             break;
         }
         let lowest = readers.iter().map(horizon_of).min().unwrap_or(0);
-        let outbox = if with_outbox.contains(&followee) {
+        let feed = if with_feed.contains(&followee) {
             views
                 .generation()
-                .outbox_above(followee, lowest, KEPT + 1)
+                .feed_above(followee, lowest, KEPT + 1)
                 .await?
         } else {
             Vec::new()
         };
-        let (outbox, beyond) = outbox.split_at(outbox.len().min(KEPT));
+        let (feed, beyond) = feed.split_at(feed.len().min(KEPT));
         for reader in readers {
             if entries.len() >= ENTRIES_PER_SLICE {
                 break;
@@ -165,7 +165,7 @@ async fn older_entries(
                 views.raise_horizon(reader, entry.get()).await?;
             }
             let horizon = horizon_of(&reader);
-            let above = outbox.iter().filter(|(entry, _)| entry.get() > horizon);
+            let above = feed.iter().filter(|(entry, _)| entry.get() > horizon);
             entries.extend(above.map(|(entry, row)| Entry {
                 reader,
                 item: TimelineItem {

@@ -1,9 +1,9 @@
-//! Below the horizon nothing is stored for a reader: the outboxes of everybody they follow are
+//! Below the horizon nothing is stored for a reader: the author feeds of everybody they follow are
 //! merged, thousands of them for one page.
 //!
 //! It takes as many seeks as they follow people, whatever the page's length. So one merge finds
 //! the newest few hundred entries, and remembers them for the pages after it, as long as no message
-//! names one of these outboxes. Outboxes are asked for together where the database answers that
+//! names one of these author feeds. Author feeds are asked for together where the database answers that
 //! with seeks, and only for what is newer than the entries found so far.
 
 use std::collections::BTreeMap;
@@ -23,24 +23,24 @@ use super::unanswered::Unanswered;
 use super::visibility::Candidate;
 use super::windows::took_too_long;
 use crate::cache::{LOOKS, ReadFrom};
-use crate::views::documents::OutboxRow;
+use crate::views::documents::AuthorFeedRow;
 use crate::views::entry::TimelineItem;
 use crate::views::generation::View;
 use crate::views::keys::{between, first_id, now_id};
 
 /// Entries that one merge finds.
 const KEPT: usize = MOST_TOGETHER;
-/// Outboxes asked for with one query, where the database seeks each.
+/// Author feeds asked for with one query, where the database seeks each.
 const TOGETHER: usize = 64;
-/// Rows of so many outboxes; where there are more, only newer ones are wanted.
+/// Rows of so many author feeds; where there are more, only newer ones are wanted.
 const MOST_ROWS: usize = 2_000;
 /// What a query may take where it could be for less.
 const HURRY: Duration = Duration::from_millis(100);
-/// Outboxes asked for at the same time, where each takes a query.
+/// Author feeds asked for at the same time, where each takes a query.
 const AT_ONCE: usize = 2;
-/// Rows of one outbox, where each takes a query.
+/// Rows of one author feed, where each takes a query.
 const MOST_OF_ONE: usize = 50;
-/// Rows of an outbox looked at, at a time, for what is new.
+/// Rows of an author feed looked at, at a time, for what is new.
 const LOOKBACK: usize = 100;
 /// Sixteen milliseconds of ids.
 const NARROWEST: i64 = 16 << 16;
@@ -130,13 +130,13 @@ impl ReadModel {
     }
 
     /// # Errors
-    /// `Expensive` if the read has no permits to merge so many outboxes.
-    pub(super) fn may_merge(&self, outboxes: usize) -> Result<(), Unanswered> {
-        let thousands = u32::try_from(outboxes / 1_000).unwrap_or(u32::MAX);
+    /// `Expensive` if the read has no permits to merge so many author feeds.
+    pub(super) fn may_merge(&self, feeds: usize) -> Result<(), Unanswered> {
+        let thousands = u32::try_from(feeds / 1_000).unwrap_or(u32::MAX);
         self.may_be_expensive(thousands.saturating_add(1))
     }
 
-    /// Merges the outboxes of `authors` between `complete_above` and `before`. What is found is
+    /// Merges the author feeds of `authors` between `complete_above` and `before`. What is found is
     /// bounded: where there is more, completeness ends higher up.
     pub(super) async fn merge(
         &self,
@@ -152,10 +152,9 @@ impl ReadModel {
             let (items, complete) = loop {
                 let found = if self.seeks_many_ranges() {
                     let may_narrow = top - low > NARROWEST;
-                    self.outboxes_together(some, low, before, may_narrow)
-                        .await?
+                    self.feeds_together(some, low, before, may_narrow).await?
                 } else {
-                    Some(self.outboxes_one_by_one(some, low, before).await?)
+                    Some(self.feeds_one_by_one(some, low, before).await?)
                 };
                 match found {
                     Some(found) => break found,
@@ -175,17 +174,17 @@ impl ReadModel {
         Ok(())
     }
 
-    /// What an outbox has with a sequence above `low`, up to `high`.
-    pub(super) async fn outbox_since(
+    /// What an author feed has with a sequence above `low`, up to `high`.
+    pub(super) async fn feed_since(
         &self,
         author: UserId,
         low: i64,
         high: i64,
     ) -> Result<Vec<(i64, TimelineItem)>, Unanswered> {
-        let mut scan = self.scan(List::of(View::Outbox, author, 0), i64::MAX);
+        let mut scan = self.scan(List::of(View::AuthorFeed, author, 0), i64::MAX);
         let (mut found, mut older) = (Vec::new(), 0);
         loop {
-            let look = self.look_at::<OutboxRow>(&mut scan, LOOKBACK).await?;
+            let look = self.look_at::<AuthorFeedRow>(&mut scan, LOOKBACK).await?;
             for (_, row) in &look.rows {
                 // An author's ids and sequences rise together but for clocks that differ.
                 older = if row.s > low { 0 } else { older + 1 };
@@ -199,9 +198,9 @@ impl ReadModel {
         }
     }
 
-    /// Rows of some outboxes between `low` and `before`, and above what they are complete; `None`
+    /// Rows of some author feeds between `low` and `before`, and above what they are complete; `None`
     /// if they are too many, or take too long.
-    async fn outboxes_together(
+    async fn feeds_together(
         &self,
         authors: &[UserId],
         low: i64,
@@ -213,13 +212,13 @@ impl ReadModel {
         let ranges: Vec<Document> = ranges
             .map(|author| between(&author.to_key(), low, before))
             .collect();
-        let rows = self.rows::<OutboxRow>(View::Outbox);
+        let rows = self.rows::<AuthorFeedRow>(View::AuthorFeed);
         let mut query = rows.find(doc! { "$or": ranges });
         if may_narrow {
             let limit = i64::try_from(MOST_ROWS + 1).unwrap_or(i64::MAX);
             query = query.limit(limit).max_time(HURRY);
         }
-        let found: Result<Vec<OutboxRow>, _> = match query.await {
+        let found: Result<Vec<AuthorFeedRow>, _> = match query.await {
             Ok(rows) => rows.try_collect().await,
             Err(error) => Err(error),
         };
@@ -236,7 +235,7 @@ impl ReadModel {
         Ok(Some((items.collect(), low)))
     }
 
-    async fn outboxes_one_by_one(
+    async fn feeds_one_by_one(
         &self,
         authors: &[UserId],
         low: i64,
@@ -244,7 +243,8 @@ impl ReadModel {
     ) -> Result<(Vec<TimelineItem>, i64), Unanswered> {
         let of = |author: UserId| async move {
             let range = between(&author.to_key(), low, before);
-            let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, MOST_OF_ONE).await?;
+            let rows: Vec<AuthorFeedRow> =
+                self.newest(View::AuthorFeed, range, MOST_OF_ONE).await?;
             let is_cut = rows.len() == MOST_OF_ONE;
             let items: Vec<TimelineItem> = rows.iter().filter_map(|row| row.item(author)).collect();
             let lowest = items.last().filter(|_| is_cut);

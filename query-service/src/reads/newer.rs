@@ -1,6 +1,6 @@
 //! What has become visible to a reader since a sequence: what live streams send.
 //!
-//! Where a reader's stored entries do not reach back so far, the outboxes of everybody they follow
+//! Where a reader's stored entries do not reach back so far, the author feeds of everybody they follow
 //! are walked, from the newest row down. What a walk finds beyond what is sent at a time is kept
 //! for the looks after it, so that whoever resumes from long ago walks seldom.
 
@@ -66,7 +66,7 @@ impl ReadModel {
     /// it waited for one.
     ///
     /// # Errors
-    /// `Busy` if it has to walk many outboxes, has no turn and none is free: wait for one with
+    /// `Busy` if it has to walk many author feeds, has no turn and none is free: wait for one with
     /// [`ReadModel::turn_to_walk`].
     pub async fn newer_for_a_stream(
         &self,
@@ -156,7 +156,7 @@ impl ReadModel {
             };
         }
         for author in state.pulled {
-            for (seq, item) in self.outbox_since(author, low, high).await? {
+            for (seq, item) in self.feed_since(author, low, high).await? {
                 newer.insert(seq, Candidate::new(item, true));
             }
         }
@@ -164,17 +164,17 @@ impl ReadModel {
         Ok(newer)
     }
 
-    /// Waits for leave to walk many outboxes; whoever asked first gets it first.
+    /// Waits for leave to walk many author feeds; whoever asked first gets it first.
     pub async fn turn_to_walk(&self) -> Option<WalkTurn> {
         self.walks().turn().await
     }
 
-    /// Leave to walk so many outboxes, at once; few need none.
+    /// Leave to walk so many author feeds, at once; few need none.
     ///
     /// # Errors
     /// `Busy` if others walk.
-    fn may_walk(&self, outboxes: usize) -> Result<Option<WalkTurn>, Unanswered> {
-        if outboxes <= CHEAP_PULLS {
+    fn may_walk(&self, feeds: usize) -> Result<Option<WalkTurn>, Unanswered> {
+        if feeds <= CHEAP_PULLS {
             return Ok(None);
         }
         self.walks().try_turn().ok_or(Unanswered::Busy).map(Some)
@@ -257,9 +257,9 @@ mod tests {
         };
         let total = MOST_FOUND as i64 + 100;
         let mut found = Found::up_to(total + 50);
-        // An outbox at a time, each from its newest row down.
-        for outbox in 0..4 {
-            let of_one = (1..=total).rev().filter(|seq| seq % 4 == outbox);
+        // An author feed at a time, each from its newest row down.
+        for feed in 0..4 {
+            let of_one = (1..=total).rev().filter(|seq| seq % 4 == feed);
             of_one.for_each(|seq| found.insert(seq, candidate(seq)));
         }
         let mut after = 0;

@@ -10,7 +10,7 @@ use super::model::ReadModel;
 use super::scan::{List, Listed};
 use super::unanswered::Unanswered;
 use super::visibility::Candidate;
-use crate::views::documents::{AccountStatus, OutboxRow};
+use crate::views::documents::{AccountStatus, AuthorFeedRow};
 use crate::views::entry::TimelineItem;
 use crate::views::generation::View;
 use crate::views::keys::last_id;
@@ -22,7 +22,7 @@ pub(super) const MOST_TOGETHER: usize = 500;
 /// And at the least: a short page costs as much as one of the usual length, not more.
 const LEAST_TOGETHER: usize = 21;
 
-impl Listed for OutboxRow {
+impl Listed for AuthorFeedRow {
     fn listed_id(&self) -> Option<i64> {
         last_id::<EntryKind>(&self.id).map(EntryId::get)
     }
@@ -70,7 +70,7 @@ impl ReadModel {
         self.may_load()?;
         let rows = users.get(&user).map_or(0, |row| row.outbox);
         let page = self.range_page(
-            List::of(View::Outbox, user, rows),
+            List::of(View::AuthorFeed, user, rows),
             before,
             limit,
             viewer,
@@ -163,12 +163,12 @@ impl ReadModel {
         before: i64,
         limit: usize,
         viewer: Option<UserId>,
-        item: impl Fn(&OutboxRow, EntryId) -> TimelineItem,
+        item: impl Fn(&AuthorFeedRow, EntryId) -> TimelineItem,
     ) -> Result<Filled, Unanswered> {
         let (mut filling, mut most) = (Filling::new(limit), LEAST_TOGETHER.max(limit + 1));
         let mut scan = self.scan(list, before);
         loop {
-            let look = self.look_at::<OutboxRow>(&mut scan, most).await?;
+            let look = self.look_at::<AuthorFeedRow>(&mut scan, most).await?;
             let items = look.rows.iter();
             let items = items.filter_map(|(id, row)| Some(item(row, EntryId::new(*id)?)));
             let candidates: Vec<_> = items.map(|item| Candidate::new(item, true)).collect();

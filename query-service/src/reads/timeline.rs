@@ -1,4 +1,4 @@
-//! Home timelines: a range read of stored entries, merged with the outboxes of authors that are
+//! Home timelines: a range read of stored entries, merged with the author feeds of authors that are
 //! pulled, checked, and filled up until the page is full.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use super::posts::{Filling, MOST_TOGETHER};
 use super::unanswered::Unanswered;
 use super::visibility::Candidate;
 use crate::cache::{Edges, Lookup, MOST_ENTRIES, NewestItems, Pulled, RecentlyPulled};
-use crate::views::documents::{EntryRow, KeyRow, OutboxRow, ReaderRow};
+use crate::views::documents::{AuthorFeedRow, EntryRow, KeyRow, ReaderRow};
 use crate::views::entry::TimelineItem;
 use crate::views::fail_point::FailPoint;
 use crate::views::generation::View;
@@ -26,7 +26,7 @@ use crate::views::keys::{between, last_id, now_id};
 pub(super) struct Reader {
     pub id: UserId,
     pub edges: Arc<Edges>,
-    /// Of those they follow, whose outbox must be merged: hot, being fanned out, or just followed.
+    /// Of those they follow, whose author feed must be merged: hot, being fanned out, or just followed.
     pub pulled: Vec<UserId>,
 }
 
@@ -57,9 +57,9 @@ const WIDER: i64 = 8;
 /// Where a page without a cursor begins. Only what begins here can be extended by what comes, and is
 /// remembered as the newest: ids may be ahead of this replica's clock, so that no clock can tell.
 const NEWEST: i64 = i64::MAX;
-/// Outboxes read at a time.
+/// Author feeds read at a time.
 const PULLS_AT_ONCE: usize = 4;
-/// Outboxes that any page may merge: more are expensive.
+/// Author feeds that any page may merge: more are expensive.
 pub(super) const CHEAP_PULLS: usize = 64;
 
 impl ReadModel {
@@ -112,7 +112,7 @@ impl ReadModel {
                 return ends(reached.max(remembered), filling.cut_at(before));
             }
             // Short: look further back at once; where nothing was, everywhere. Below the horizon a
-            // look asks for every followee's outbox, so that looks are what costs.
+            // look asks for every followee's author feed, so that looks are what costs.
             window = if is_empty {
                 EVERYTHING
             } else {
@@ -290,7 +290,7 @@ impl ReadModel {
         Ok(Some((items, complete_above)))
     }
 
-    /// Merges the outboxes of `authors` between `complete_above` and `before`; where one has more
+    /// Merges the author feeds of `authors` between `complete_above` and `before`; where one has more
     /// than is taken at a time, completeness ends higher up.
     async fn pull(
         &self,
@@ -308,7 +308,7 @@ impl ReadModel {
         };
         let mut unknown = Vec::new();
         for author in authors {
-            match self.remembered_outbox(*author, low, before, take) {
+            match self.remembered_feed(*author, low, before, take) {
                 Some(found) => add(found),
                 None => unknown.push(*author),
             }
@@ -327,7 +327,7 @@ impl ReadModel {
             self.may_merge(rest.len())?;
         }
         let loads = stream::iter(unknown)
-            .map(|author| self.load_outbox(author, low, before, take))
+            .map(|author| self.load_feed(author, low, before, take))
             .buffer_unordered(PULLS_AT_ONCE);
         // To their ends, also where one fails: a query is never dropped half way.
         let found: Vec<Result<_, Unanswered>> = loads.collect().await;
@@ -341,16 +341,16 @@ impl ReadModel {
         Ok(())
     }
 
-    /// The newest rows of an outbox between `low` and `before`, and above what they are complete,
+    /// The newest rows of an author feed between `low` and `before`, and above what they are complete,
     /// if they are remembered.
-    fn remembered_outbox(
+    fn remembered_feed(
         &self,
         author: UserId,
         low: i64,
         before: i64,
         take: Take,
     ) -> Option<(Vec<TimelineItem>, i64)> {
-        if let Lookup::Hit(head) = self.look(&self.caches().outboxes, &author) {
+        if let Lookup::Hit(head) = self.look(&self.caches().author_feeds, &author) {
             let (mut items, complete_above) = head.below(before, take.remembered);
             let enough = complete_above <= low || items.len() == take.remembered;
             // From memory the page ends where that does, as long as it gets anywhere.
@@ -363,7 +363,7 @@ impl ReadModel {
         None
     }
 
-    async fn load_outbox(
+    async fn load_feed(
         &self,
         author: UserId,
         low: i64,
@@ -371,9 +371,9 @@ impl ReadModel {
         take: Take,
     ) -> Result<(Vec<TimelineItem>, i64), Unanswered> {
         self.may_load()?;
-        let loading = self.caches().load(&self.caches().outboxes, &author);
+        let loading = self.caches().load(&self.caches().author_feeds, &author);
         let range = between(&author.to_key(), low, before);
-        let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, take.loaded).await?;
+        let rows: Vec<AuthorFeedRow> = self.newest(View::AuthorFeed, range, take.loaded).await?;
         let items: Vec<TimelineItem> = rows.iter().filter_map(|row| row.item(author)).collect();
         let mut complete_above = low;
         if let Some(last) = items.last().filter(|_| rows.len() == take.loaded) {

@@ -1,7 +1,7 @@
 //! Which candidates a reader may see, and what they look like.
 //!
-//! Entries, outbox rows and reply rows are candidates. One is shown exactly when the post stands,
-//! its author and reposter are active, and, for a repost, its outbox row stands.
+//! Entries, author feed rows and reply rows are candidates. One is shown exactly when the post stands,
+//! its author and reposter are active, and, for a repost, its author feed row stands.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -24,7 +24,7 @@ use crate::views::keys::{Key, first_id, last_id};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Candidate {
     pub item: TimelineItem,
-    /// Whether the outbox row was read just now, so that it need not be looked up.
+    /// Whether the author feed row was read just now, so that it need not be looked up.
     pub proven: bool,
 }
 
@@ -38,7 +38,7 @@ impl Candidate {
 struct Rows {
     posts: HashMap<PostId, Arc<Post>>,
     users: HashMap<UserId, Arc<UserRow>>,
-    /// Of the reposts that were not proven, the entries whose outbox row stands.
+    /// Of the reposts that were not proven, the entries whose author feed row stands.
     standing_reposts: HashSet<EntryId>,
     /// What the viewer did to each post.
     reactions: HashMap<PostId, Reactions>,
@@ -200,7 +200,7 @@ impl ReadModel {
         Ok(found)
     }
 
-    /// Of these repost candidates, the entries whose outbox row stands.
+    /// Of these repost candidates, the entries whose author feed row stands.
     async fn standing_reposts(
         &self,
         reposts: impl Iterator<Item = &Candidate>,
@@ -215,7 +215,7 @@ impl ReadModel {
                 .map(|entry| Key::pair(by[entry], *entry).bson())
                 .collect();
             let rows: Vec<KeyRow> = self
-                .all(View::Outbox, doc! { "_id": { "$in": keys } })
+                .all(View::AuthorFeed, doc! { "_id": { "$in": keys } })
                 .await?;
             Ok(rows
                 .iter()

@@ -1,4 +1,4 @@
-//! Live streams that read the outboxes of everybody their reader follows take turns.
+//! Live streams that read the author feeds of everybody their reader follows take turns.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Streams whose rest is kept at the same time; others walk again.
 const MOST_RESTS: usize = 64;
-/// Live streams that walk many outboxes at the same time.
+/// Live streams that walk many author feeds at the same time.
 const MOST_WALKS: usize = 2;
 
-/// Leave to walk many outboxes.
+/// Leave to walk many author feeds.
 pub struct WalkTurn(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
 
 /// What the live streams of these views share.

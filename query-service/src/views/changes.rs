@@ -294,13 +294,13 @@ impl Changes {
     pub fn author_posted(&mut self, item: &TimelineItem, seq: u64) {
         let row = doc! { "post": item.post.get(), "s": signed(seq) };
         self.rows
-            .insert(View::Outbox, Key::pair(item.by, item.entry), row);
-        self.invalidates(Invalidation::Outbox(item.by));
+            .insert(View::AuthorFeed, Key::pair(item.by, item.entry), row);
+        self.invalidates(Invalidation::AuthorFeed(item.by));
         self.count_for_user(item.by, "outbox", 1);
     }
 
     pub fn author_withdrew(&mut self, author: UserId, entry: EntryId) {
-        self.rows.delete(View::Outbox, Key::pair(author, entry));
+        self.rows.delete(View::AuthorFeed, Key::pair(author, entry));
         self.invalidates(Invalidation::Withdrawn(author, entry));
     }
 

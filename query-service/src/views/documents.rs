@@ -25,7 +25,7 @@ pub struct EntryRow {
 
 /// One post or repost of an author.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OutboxRow {
+pub struct AuthorFeedRow {
     /// `author ‖ entry`
     #[serde(rename = "_id")]
     pub id: Binary,
@@ -54,7 +54,7 @@ impl From<&Entry> for EntryRow {
     }
 }
 
-impl OutboxRow {
+impl AuthorFeedRow {
     pub fn item(&self, author: UserId) -> Option<TimelineItem> {
         Some(TimelineItem {
             entry: last_id(&self.id)?,
@@ -188,7 +188,7 @@ pub struct UserRow {
     pub following: i64,
     #[serde(default)]
     pub posts: i64,
-    /// Outbox rows ever written: 0 means that there is nothing to pull.
+    /// Author feed rows ever written: 0 means that there is nothing to pull.
     #[serde(default)]
     pub outbox: i64,
     pub v: i64,

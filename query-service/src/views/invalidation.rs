@@ -78,8 +78,10 @@ pub enum Invalidation {
     /// A user who was deactivated, suspended, or is back.
     Standing(UserId),
     Reaction(PostId, UserId),
-    Outbox(UserId),
-    /// An entry that was withdrawn from its outbox.
+    /// Its first name stays in messages.
+    #[serde(rename = "Outbox")]
+    AuthorFeed(UserId),
+    /// An entry that was withdrawn from its author feed.
     Withdrawn(UserId, EntryId),
     /// A reader's stored entries as a whole: parked, or back.
     Timeline(UserId),
@@ -101,7 +103,7 @@ impl Invalidation {
             Self::Post(_)
             | Self::User(_)
             | Self::Reaction(..)
-            | Self::Outbox(_)
+            | Self::AuthorFeed(_)
             | Self::Timeline(_)
             | Self::Edges(_)
             | Self::Pulled => false,
@@ -178,9 +180,13 @@ mod tests {
         // A build of before does not say when it was sent, and does not mind that others do.
         let old = br#"{"g":1,"p":0,"hold":2,"n":3,"to":4}"#;
         assert_eq!(InvalidationMessage::decode(old).unwrap().sent, None);
-        let said = br#"{"g":1,"p":0,"hold":2,"n":3,"to":4,"touched":["Pulled"]}"#;
+        let said = br#"{"g":1,"p":0,"hold":2,"n":3,"to":4,"touched":[{"Outbox":"5"},"Pulled"]}"#;
         let read = InvalidationMessage::decode(said).unwrap();
-        assert_eq!(read.invalidations, [Invalidation::Pulled].into());
+        let named = [
+            Invalidation::AuthorFeed(Id::new(5).unwrap()),
+            Invalidation::Pulled,
+        ];
+        assert_eq!(read.invalidations, named.into());
         assert_eq!(read.encode(), said, "builds of before read it by this name");
         let body = InvalidationMessage::of(BTreeSet::new(), &many, &[]).encode();
         let back = InvalidationMessage::decode(&body).unwrap();

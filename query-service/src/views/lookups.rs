@@ -5,7 +5,7 @@ use futures_util::TryStreamExt;
 use shared::contract::ids::{EntryId, UserId};
 use shared::contract::partition::Partition;
 
-use super::documents::{FanOutRow, FollowersRow, KeyRow, OutboxRow, PendingRow, PulledRow};
+use super::documents::{AuthorFeedRow, FanOutRow, FollowersRow, KeyRow, PendingRow, PulledRow};
 use super::error::ViewError;
 use super::generation::{Generation, View};
 use super::keys::{Key, between, first_id, last_id, signed};
@@ -87,8 +87,8 @@ impl Generation {
             .collect())
     }
 
-    /// Which of these users have ever had an outbox row.
-    pub async fn with_outbox(&self, users: &[UserId]) -> Result<Vec<UserId>, ViewError> {
+    /// Which of these users have ever had an author feed row.
+    pub async fn with_feed(&self, users: &[UserId]) -> Result<Vec<UserId>, ViewError> {
         let ids: Vec<i64> = users.iter().map(|user| user.get()).collect();
         let filter = doc! { "_id": { "$in": ids }, "outbox": { "$gt": 0 } };
         let rows: Vec<Document> = self.all(View::Users, filter).await?;
@@ -98,15 +98,15 @@ impl Generation {
             .collect())
     }
 
-    /// The newest rows of an author's outbox above `low`, at most `limit`, newest first.
-    pub async fn outbox_above(
+    /// The newest rows of an author's author feed above `low`, at most `limit`, newest first.
+    pub async fn feed_above(
         &self,
         author: UserId,
         low: i64,
         limit: usize,
-    ) -> Result<Vec<(EntryId, OutboxRow)>, ViewError> {
+    ) -> Result<Vec<(EntryId, AuthorFeedRow)>, ViewError> {
         let range = between(&author.to_key(), low, i64::MAX);
-        let rows: Vec<OutboxRow> = self.newest(View::Outbox, range, limit).await?;
+        let rows: Vec<AuthorFeedRow> = self.newest(View::AuthorFeed, range, limit).await?;
         Ok(rows
             .into_iter()
             .filter_map(|row| Some((last_id(&row.id)?, row)))

@@ -88,7 +88,7 @@ impl Seed<'_> {
 
     /// A post at each of these times.
     async fn posts(&self, author: UserId, times: impl IntoIterator<Item = i64>) -> Vec<EntryId> {
-        let (mut posts, mut outbox, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut posts, mut feed, mut ids) = (Vec::new(), Vec::new(), Vec::new());
         for (n, at) in times.into_iter().enumerate() {
             // No two authors' posts share an id.
             let id: EntryId =
@@ -98,7 +98,7 @@ impl Seed<'_> {
                 "at": bson::DateTime::from_millis(at), "v": 1_i64, "s": 1_i64,
             });
             let key = Key::pair(author, id).bson();
-            outbox.push(doc! { "_id": key, "post": id.get(), "s": 1_i64 });
+            feed.push(doc! { "_id": key, "post": id.get(), "s": 1_i64 });
             ids.push(id);
         }
         let users = self.views.generation().collection::<Document>(View::Users);
@@ -106,7 +106,7 @@ impl Seed<'_> {
         let updated = users.update_one(doc! { "_id": author.get() }, count).await;
         updated.expect("a row");
         self.rows(View::Posts, posts).await;
-        self.rows(View::Outbox, outbox).await;
+        self.rows(View::AuthorFeed, feed).await;
         ids
     }
 }

@@ -44,7 +44,7 @@ pub struct Model {
     reposts: HashMap<PostId, HashSet<UserId>>,
     replies: HashMap<PostId, BTreeSet<PostId>>,
     /// What each user posted and reposted.
-    outboxes: HashMap<UserId, BTreeMap<EntryId, PostId>>,
+    author_feeds: HashMap<UserId, BTreeMap<EntryId, PostId>>,
 }
 
 /// What belongs to a key, empty at first.
@@ -96,11 +96,11 @@ impl Model {
             }
             Payload::Reposted(post) => {
                 set(&mut self.reposts, post.post).insert(actor);
-                set(&mut self.outboxes, actor).insert(event.id.cast(), post.post);
+                set(&mut self.author_feeds, actor).insert(event.id.cast(), post.post);
             }
             Payload::Unreposted(repost) => {
                 set(&mut self.reposts, repost.post).remove(&actor);
-                set(&mut self.outboxes, actor).remove(&repost.entry);
+                set(&mut self.author_feeds, actor).remove(&repost.entry);
             }
         }
     }
@@ -128,7 +128,7 @@ impl Model {
             reply_to: post.reply_to,
         };
         self.posts.insert(id, post);
-        set(&mut self.outboxes, author).insert(id.cast(), id);
+        set(&mut self.author_feeds, author).insert(id.cast(), id);
     }
 
     fn post_deleted(&mut self, author: UserId, deleted: &PostDeleted) {
@@ -136,7 +136,7 @@ impl Model {
         if let Some(parent) = deleted.reply_to {
             set(&mut self.replies, parent.post).remove(&deleted.post);
         }
-        set(&mut self.outboxes, author).remove(&deleted.post.cast());
+        set(&mut self.author_feeds, author).remove(&deleted.post.cast());
     }
 
     fn change(&mut self, user: UserId, change: impl FnOnce(&mut User)) {
@@ -197,7 +197,7 @@ impl Model {
     /// The profile that others see; `None` for a deactivated user.
     pub fn user(&self, id: UserId) -> Option<UserView> {
         let user = self.active(id)?;
-        let own = self.outboxes.get(&id).into_iter().flatten();
+        let own = self.author_feeds.get(&id).into_iter().flatten();
         Some(UserView {
             user_id: id,
             username: user.username.clone(),
@@ -261,7 +261,7 @@ impl Model {
         let authors = followees.chain([&reader]);
         let mut entries: Vec<(EntryId, PostId, UserId)> = authors
             .flat_map(|author| {
-                self.outboxes
+                self.author_feeds
                     .get(author)
                     .into_iter()
                     .flatten()
@@ -277,9 +277,8 @@ impl Model {
 
     /// Everything a user posted and reposted, newest first.
     pub fn posts_of(&self, user: UserId) -> Vec<PostView> {
-        let outbox = self.outboxes.get(&user).into_iter().flatten();
-        outbox
-            .rev()
+        let feed = self.author_feeds.get(&user).into_iter().flatten();
+        feed.rev()
             .filter_map(|(entry, post)| self.post(*entry, *post, user, None))
             .collect()
     }

@@ -1,4 +1,4 @@
-//! Posts, likes and reposts: rows by the post's author's partition, outboxes by the poster's, and
+//! Posts, likes and reposts: rows by the post's author's partition, author feeds by the poster's, and
 //! entries by every reader's.
 
 use shared::contract::events::{Event, PostCreated, PostDeleted, PostRef, Unreposted};
@@ -117,7 +117,7 @@ impl Fold {
         }
     }
 
-    /// Writes the outbox row and own entry of an author, and an entry for each follower here: now,
+    /// Writes the author feed row and own entry of an author, and an entry for each follower here: now,
     /// by a job when they are many, not at all when the author is hot.
     async fn fan_out(
         &mut self,

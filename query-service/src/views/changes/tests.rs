@@ -217,7 +217,11 @@ fn a_post_is_a_row_and_a_tombstone_after_it() {
     let set = doc! { "deleted": true, "content": "", "v": 2_i64, "s": 11_i64 };
     let row = update(&changes, View::Posts, &Key::id(post));
     assert_eq!(row, doc! { "$set": set });
-    assert!(is_deleted(&changes, View::Outbox, &Key::pair(author, post)));
+    assert!(is_deleted(
+        &changes,
+        View::AuthorFeed,
+        &Key::pair(author, post)
+    ));
     assert!(is_deleted(&changes, View::Replies, &reply));
     let named = [
         Invalidation::Post(parent.post),
@@ -261,12 +265,12 @@ fn reactions_count_and_what_is_posted_is_listed() {
     changes.author_posted(&item, 9);
     let row = doc! { "post": 20_i64, "s": 9_i64 };
     let listed = Key::pair(user, item.entry);
-    assert_eq!(inserted(&changes, View::Outbox, &listed), row);
+    assert_eq!(inserted(&changes, View::AuthorFeed, &listed), row);
     let counted = update(&changes, View::Users, &Key::id(user));
     assert_eq!(counted, doc! { "$inc": { "outbox": 1_i64 } });
     assert_eq!(
         invalidations(changes),
-        [Invalidation::User(user), Invalidation::Outbox(user)]
+        [Invalidation::User(user), Invalidation::AuthorFeed(user)]
     );
 }
 
