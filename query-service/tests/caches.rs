@@ -384,7 +384,7 @@ async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
     common::eventually("whoever stays away is parked", async || {
         views
             .generation()
-            .some_parked(own, 100)
+            .some_inactive(own, 100)
             .await
             .unwrap()
             .contains(&reader)
@@ -405,7 +405,7 @@ async fn a_live_stream_misses_nothing_while_its_reader_comes_back() {
         back += usize::from(
             !views
                 .generation()
-                .some_parked(own, 100)
+                .some_inactive(own, 100)
                 .await
                 .unwrap()
                 .contains(&reader),

@@ -1,5 +1,5 @@
 //! Random interleavings of everything people do, folded with restarts and failing commits, equal a
-//! plain model: past the horizon, through a rebuild, for readers who are parked and return. With a
+//! plain model: past the horizon, through a rebuild, for readers who are inactive and return. With a
 //! fault built in they do not.
 
 #![allow(
@@ -325,7 +325,7 @@ async fn what_only_some_partitions_understand_is_kept_and_can_be_replayed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_who_are_parked_and_return_see_everything() {
     let mut world = World::new("idle", 2, 100_000, 21).await;
-    // Whoever has not read for two seconds is parked: most are, most of the time. Who they are has
+    // Whoever has not read for two seconds is inactive: most are, most of the time. Who they are has
     // no room in memory.
     world.memory = Memory::NONE;
     world.idle_after = Some(Duration::from_secs(2));
@@ -345,7 +345,7 @@ async fn readers_who_are_parked_and_return_see_everything() {
     }
     let views = world.views().await;
     common::eventually("everybody who stays away is parked", async || {
-        world.parked(&views).await.len() >= world.history.users().len()
+        world.inactive(&views).await.len() >= world.history.users().len()
     })
     .await;
     let events = (0..80).map(|_| world.history.act()).collect();
@@ -354,7 +354,7 @@ async fn readers_who_are_parked_and_return_see_everything() {
     let reader = world.history.users()[0];
     world.views().await.note_seen(reader).await.unwrap();
     common::eventually("whoever reads is fanned out to again", async || {
-        !world.parked(&views).await.contains(&reader)
+        !world.inactive(&views).await.contains(&reader)
     })
     .await;
     let events = (0..80).map(|_| world.history.act()).collect();
@@ -391,18 +391,18 @@ async fn an_old_site(name: &str) -> (World, ReadModel, UserId, (u64, i64)) {
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Everybody but one is parked, and theirs is as before.
-async fn assert_others_are_parked(
+/// Everybody but one is inactive, and theirs is as before.
+async fn assert_others_are_inactive(
     world: &World,
     views: &ReadModel,
     reader: UserId,
     before: (u64, i64),
 ) {
     common::eventually("whoever stays away is parked", async || {
-        world.parked(views).await.len() >= world.history.users().len() - 1
+        world.inactive(views).await.len() >= world.history.users().len() - 1
     })
     .await;
-    assert!(!world.parked(views).await.contains(&reader));
+    assert!(!world.inactive(views).await.contains(&reader));
     assert_eq!(world.stored(views, reader).await, before);
 }
 
@@ -410,12 +410,12 @@ async fn assert_others_are_parked(
 async fn after_a_rebuild_whoever_reads_has_what_they_had() {
     let (world, views, reader, before) = an_old_site("aged").await;
     let mut projector = world.projector("2");
-    assert_others_are_parked(&world, &views, reader, before).await;
+    assert_others_are_inactive(&world, &views, reader, before).await;
     for arguments in [&["rebuild"][..], &["rebuild", "--revert"]] {
         let output = world.query_service("2", arguments).await;
         assert!(output.status.success(), "{output:?}");
         let shown = world.views().await;
-        assert_others_are_parked(&world, &shown, reader, before).await;
+        assert_others_are_inactive(&world, &shown, reader, before).await;
     }
     projector.kill().await.unwrap();
     world.assert_equal_to_the_model("back again").await;
@@ -432,12 +432,12 @@ async fn nobody_is_parked_before_readers_are_shown_it_and_marks_are_taken_over()
     let fold = world.fold().await;
     let (beside, switch) = world.fold_beside(made).await;
     world.caught_up(&new).await;
-    // The shown one has parked, by the same rules and the same clock.
-    assert_others_are_parked(&world, &views, reader, before).await;
-    assert!(world.parked(&new).await.is_empty());
+    // The shown one has inactive, by the same rules and the same clock.
+    assert_others_are_inactive(&world, &views, reader, before).await;
+    assert!(world.inactive(&new).await.is_empty());
     // Nobody has copied that they have read: the fold looks it up.
     switch.send_replace(new.clone());
-    assert_others_are_parked(&world, &new, reader, before).await;
+    assert_others_are_inactive(&world, &new, reader, before).await;
     fold.stop().await;
     beside.stop().await;
     world.clean_up().await;

@@ -267,7 +267,7 @@ impl State {
             }
         }
         for invalidation in &message.invalidations {
-            // Parked, or back: there is no entry to name.
+            // Inactive, or back: there is no entry to name.
             if let Invalidation::Timeline(reader) = invalidation {
                 let [_, last] = readers.entry(*reader).or_insert([message.to; 2]);
                 *last = message.to.max(*last);

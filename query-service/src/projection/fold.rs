@@ -41,7 +41,7 @@ pub struct Fold {
     /// What `followers` costs, in bytes.
     cached: usize,
     counts: HashMap<UserId, FollowersRow>,
-    pub idle: InactiveReaders,
+    pub inactive_readers: InactiveReaders,
     pub pending: Pending,
     /// Fan-outs under way, oldest first.
     pub fan_outs: BTreeMap<(i64, i64), FanOutRow>,
@@ -82,7 +82,8 @@ impl Fold {
             followers: HashMap::new(),
             cached: 0,
             counts: HashMap::new(),
-            idle: InactiveReaders::load(&views, partition, idle_after, memory.parked).await?,
+            inactive_readers: InactiveReaders::load(&views, partition, idle_after, memory.inactive)
+                .await?,
             pending: Pending::new(views.clone(), partition, memory.pending),
             fan_outs: BTreeMap::new(),
             more_fan_outs: true,
@@ -169,7 +170,7 @@ impl Fold {
             self.counts.extend(rows);
         }
         let own: Vec<UserId> = own.into_iter().collect();
-        self.idle.learn(&own).await
+        self.inactive_readers.learn(&own).await
     }
 
     /// Takes one event's share of this partition into the batch.

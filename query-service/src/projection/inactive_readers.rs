@@ -1,11 +1,11 @@
 //! Readers who stay away: nothing is fanned out to them until they return.
 //!
-//! A parked reader's horizon is above everything, so that their timeline is merged from the
+//! An inactive reader's horizon is above everything, so that their timeline is merged from the
 //! author feeds: slower, and whole. Reading marks them as seen; the partition then re-activates them
 //! between two messages, with the greatest entry id it has applied as their horizon: everything
 //! above it is fanned out again, everything below is merged.
 //!
-//! Nobody is parked in a generation that readers are not shown: its marks are as old as the
+//! Nobody is inactive in a generation that readers are not shown: its marks are as old as the
 //! readers' registration. Reads are noted in the generation that is shown, for a moment also in
 //! the one that was shown before; so whoever seems to be away is looked up in the others first.
 
@@ -25,24 +25,24 @@ use crate::views::transaction::CommitError;
 
 /// Readers re-activated in one slice.
 const BACK_PER_SLICE: usize = 500;
-/// Readers parked in one slice: their entries are deleted with it.
+/// Readers inactive in one slice: their entries are deleted with it.
 const GONE_PER_SLICE: usize = 100;
 /// Of them, those whose entries are deleted by one command.
 const TOGETHER: usize = 16;
 /// How soon a returned reader is re-activated. Until then their timeline is merged.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Who is parked in one partition.
+/// Who is inactive in one partition.
 pub struct InactiveReaders {
     views: Generation,
-    /// `None`: nobody is ever parked.
+    /// `None`: nobody is ever inactive.
     after: Option<Duration>,
-    /// Of how many readers it may be remembered whether they are parked.
+    /// Of how many readers it may be remembered whether they are inactive.
     most: usize,
     known: HashMap<UserId, bool>,
-    /// Everybody who is parked is known: whoever is not known is not parked.
+    /// Everybody who is inactive is known: whoever is not known is not inactive.
     complete: bool,
-    parked: usize,
+    inactive: usize,
     next_look: Instant,
 }
 
@@ -53,12 +53,12 @@ impl InactiveReaders {
         after: Option<Duration>,
         most: usize,
     ) -> Result<Self, ViewError> {
-        let some = views.some_parked(partition, most + 1).await?;
+        let some = views.some_inactive(partition, most + 1).await?;
         let complete = some.len() <= most;
-        let parked = if complete {
+        let inactive = if complete {
             some.len()
         } else {
-            views.count_parked(partition).await?
+            views.count_inactive(partition).await?
         };
         let known = some.into_iter().take(most).map(|reader| (reader, true));
         Ok(Self {
@@ -67,12 +67,12 @@ impl InactiveReaders {
             most,
             known: known.collect(),
             complete,
-            parked,
+            inactive,
             next_look: Instant::now(),
         })
     }
 
-    /// Finds out who of these readers is parked, where that is not known: one query at most.
+    /// Finds out who of these readers is inactive, where that is not known: one query at most.
     pub async fn learn(&mut self, readers: &[UserId]) -> Result<(), ViewError> {
         if self.complete {
             return Ok(());
@@ -86,16 +86,16 @@ impl InactiveReaders {
             self.known.clear();
             unknown = readers.to_vec();
         }
-        let parked = self.views.parked_among(&unknown).await?;
+        let inactive = self.views.inactive_among(&unknown).await?;
         self.known
             .extend(unknown.into_iter().map(|reader| (reader, false)));
         self.known
-            .extend(parked.into_iter().map(|reader| (reader, true)));
+            .extend(inactive.into_iter().map(|reader| (reader, true)));
         Ok(())
     }
 
-    /// Whether a reader is parked, of those who were learned last.
-    pub fn is_parked(&self, reader: UserId) -> bool {
+    /// Whether a reader is inactive, of those who were learned last.
+    pub fn is_inactive(&self, reader: UserId) -> bool {
         self.known.get(&reader).copied().unwrap_or(false)
     }
 
@@ -111,7 +111,7 @@ impl InactiveReaders {
         let away = self
             .after
             .and_then(|after| i64::try_from(after.as_millis()).ok());
-        // Without a limit nobody is away for too long, and whoever is parked comes back.
+        // Without a limit nobody is away for too long, and whoever is inactive comes back.
         let since = away.map_or(i64::MIN, |away| SystemClock.now().millis() - away);
         let back = self.back(writer.partition, since).await?;
         let gone = if away.is_some() && writer.is_shown() {
@@ -127,10 +127,10 @@ impl InactiveReaders {
             changes.reader_reactivated(*reader, &writer.at);
         }
         for reader in &gone {
-            changes.reader_parked(*reader);
+            changes.reader_becomes_inactive(*reader);
         }
         writer.commit_job(&[], changes).await?;
-        self.parked = (self.parked + gone.len()).saturating_sub(back.len());
+        self.inactive = (self.inactive + gone.len()).saturating_sub(back.len());
         for reader in back {
             self.note(reader, false);
         }
@@ -142,16 +142,16 @@ impl InactiveReaders {
             writer.heartbeat().await;
         }
         metrics::gauge!("query_service_parked_readers", "partition" => writer.partition.0.to_string())
-            .set(self.parked as f64);
+            .set(self.inactive as f64);
         Ok(true)
     }
 
     async fn back(&self, partition: Partition, since: i64) -> Result<Vec<UserId>, ViewError> {
-        if self.parked == 0 {
+        if self.inactive == 0 {
             return Ok(Vec::new());
         }
         self.views
-            .parked_and_seen(partition, since, BACK_PER_SLICE)
+            .inactive_and_seen(partition, since, BACK_PER_SLICE)
             .await
     }
 
@@ -159,7 +159,7 @@ impl InactiveReaders {
     async fn gone(&self, writer: &PartitionWriter, since: i64) -> Result<Vec<UserId>, ViewError> {
         let mut gone = self
             .views
-            .unparked_and_unseen(writer.partition, since, GONE_PER_SLICE)
+            .active_and_unseen(writer.partition, since, GONE_PER_SLICE)
             .await?;
         if !gone.is_empty() {
             let seen = writer.views.take_marks_of_others(&gone, since).await?;
@@ -168,15 +168,15 @@ impl InactiveReaders {
         Ok(gone)
     }
 
-    fn note(&mut self, reader: UserId, is_parked: bool) {
-        if self.complete && !is_parked {
+    fn note(&mut self, reader: UserId, is_inactive: bool) {
+        if self.complete && !is_inactive {
             self.known.remove(&reader);
             return;
         }
-        // Past the bound not everybody who is parked is known; `learn` keeps to it from then on.
+        // Past the bound not everybody who is inactive is known; `learn` keeps to it from then on.
         self.complete &= self.known.len() < self.most;
         if self.complete || self.known.contains_key(&reader) {
-            self.known.insert(reader, is_parked);
+            self.known.insert(reader, is_inactive);
         }
     }
 }

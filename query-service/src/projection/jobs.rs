@@ -46,7 +46,7 @@ pub async fn fan_out(
         .generation()
         .followers_in(author, partition, next, FAN_OUT_BATCH)
         .await?;
-    fold.idle.learn(&followers).await?;
+    fold.inactive_readers.learn(&followers).await?;
     let seq = u64::try_from(s).unwrap_or(0);
     let item = TimelineItem {
         entry,
@@ -55,7 +55,7 @@ pub async fn fan_out(
     };
     let entries: Vec<Entry> = followers
         .iter()
-        .filter(|reader| !fold.idle.is_parked(**reader))
+        .filter(|reader| !fold.inactive_readers.is_inactive(**reader))
         .map(|reader| Entry {
             reader: *reader,
             item,

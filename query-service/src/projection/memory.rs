@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | counts of followers | 1,000,000 | 25, in a table half to seven eighths full | 50 MB |
 //! | followers of authors | 64 MB | 8, and 96 for each author | 64 MB |
-//! | who is parked | 1,000,000 | 17, as above | 36 MB |
+//! | who is inactive | 1,000,000 | 17, as above | 36 MB |
 //! | sizes of timelines | 1,000,000 | 13, as above | 30 MB |
 //! | edges to be filled up | 200,000 | about 120 | 24 MB |
 //! | fan-outs under way | 50,000 | about 200 | 10 MB |
@@ -28,8 +28,8 @@ pub struct Memory {
     pub counts: usize,
     /// Bytes of lists of followers.
     pub followers: usize,
-    /// Readers of whom it is known whether they are parked.
-    pub parked: usize,
+    /// Readers of whom it is known whether they are inactive.
+    pub inactive: usize,
     /// Readers whose number of stored entries is known.
     pub sizes: usize,
     /// Edges whose older entries are to be inserted.
@@ -42,7 +42,7 @@ impl Default for Memory {
         Self {
             counts: 1_000_000,
             followers: 64 << 20,
-            parked: 1_000_000,
+            inactive: 1_000_000,
             sizes: 1_000_000,
             pending: 200_000,
             fan_outs: 50_000,
@@ -55,7 +55,7 @@ impl Memory {
     pub const NONE: Self = Self {
         counts: 0,
         followers: 0,
-        parked: 0,
+        inactive: 0,
         sizes: 0,
         pending: 0,
         fan_outs: 0,
@@ -67,7 +67,7 @@ impl Memory {
         Self {
             counts: self.counts / among,
             followers: self.followers / among,
-            parked: self.parked / among,
+            inactive: self.inactive / among,
             sizes: self.sizes / among,
             pending: (self.pending / among).max(1),
             fan_outs: (self.fan_outs / among).max(1),
@@ -88,7 +88,7 @@ mod tests {
             let count = usize::from(count);
             assert!(each.counts * count <= all.counts && each.counts > 1_000);
             assert!(each.followers * count <= all.followers);
-            assert!(each.parked * count <= all.parked);
+            assert!(each.inactive * count <= all.inactive);
             assert!(each.sizes * count <= all.sizes);
             assert!(each.pending * count <= all.pending);
             assert!(each.fan_outs * count <= all.fan_outs);

@@ -192,7 +192,7 @@ impl PartitionWorker {
             }
         }
         let trimmed = sizes.trim(&writer.views).await?;
-        let idle = fold.idle.look(writer).await?;
+        let idle = fold.inactive_readers.look(writer).await?;
         writer.heartbeat().await;
         Ok(any || trimmed || idle)
     }

@@ -18,7 +18,7 @@ pub struct FoldSettings {
     pub names: StreamNames,
     pub stream_replicas: usize,
     pub celebrity_threshold: u64,
-    /// Readers who have not read for this long are parked; `None`: never.
+    /// Readers who have not read for this long are inactive; `None`: never.
     pub idle_after: Option<Duration>,
     /// What the fold of a generation may keep in memory.
     pub memory: Memory,

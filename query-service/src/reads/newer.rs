@@ -148,7 +148,7 @@ impl ReadModel {
         // Ordinary streams wait for nobody's walk, however many authors are pulled.
         let mut walking = None;
         if row.horizon == PARKED || low < row.active_since || trimmed {
-            // What came while they were parked, or was trimmed since, is in nobody's timeline.
+            // What came while they became inactive, or was trimmed since, is in nobody's timeline.
             state.pulled = state.everybody();
             walking = match turn {
                 Some(turn) => Some(turn),

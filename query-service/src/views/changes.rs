@@ -126,7 +126,7 @@ impl Changes {
     }
 
     /// Promises a reader nothing: their timeline is merged.
-    pub fn reader_parked(&mut self, reader: UserId) {
+    pub fn reader_becomes_inactive(&mut self, reader: UserId) {
         self.set_reader(reader, doc! { "horizon": PARKED });
     }
 

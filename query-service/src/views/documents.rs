@@ -106,7 +106,7 @@ pub struct FollowersRow {
 pub struct ReaderRow {
     /// Stored entries are complete above this entry id.
     pub horizon: i64,
-    /// Whoever was parked is fanned out to again after this sequence.
+    /// Whoever became inactive is fanned out to again after this sequence.
     pub active_since: i64,
 }
 

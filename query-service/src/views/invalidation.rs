@@ -83,7 +83,7 @@ pub enum Invalidation {
     AuthorFeed(UserId),
     /// An entry that was withdrawn from its author feed.
     Withdrawn(UserId, EntryId),
-    /// A reader's stored entries as a whole: parked, or back.
+    /// A reader's stored entries as a whole: inactive, or back.
     Timeline(UserId),
     /// Whom a reader follows, and which of those edges are pending.
     Edges(UserId),

@@ -6,7 +6,7 @@
 //! * [`changes`], `row_changes`: what one batch of events changes; [`invalidation`]: what replicas are told of it.
 //! * [`writer`], [`transaction`]: the handle of the fold, and its one way to commit.
 //! * [`queries`], [`lookups`], [`checkpoints`]: what is looked up by those who write.
-//! * [`readers`], [`last_seen`]: horizons, who is parked, and when readers have read.
+//! * [`readers`], [`last_seen`]: horizons, who is inactive, and when readers have read.
 //! * [`dead_letters`]: messages that could not be understood.
 //! * [`addresses`]: takes out what earlier builds have stored of them.
 //! * [`fail_point`]: faults that tests build in.

@@ -1,4 +1,4 @@
-//! Readers: how far their stored entries reach, when they have read, and who is parked.
+//! Readers: how far their stored entries reach, when they have read, and who is inactive.
 
 use std::collections::HashSet;
 
@@ -52,30 +52,30 @@ impl Generation {
             .collect())
     }
 
-    /// Some parked readers of a partition, in no order.
-    pub async fn some_parked(
+    /// Some inactive readers of a partition, in no order.
+    pub async fn some_inactive(
         &self,
         partition: Partition,
         limit: usize,
     ) -> Result<Vec<UserId>, ViewError> {
-        self.some_readers(parked(partition), limit).await
+        self.some_readers(inactive(partition), limit).await
     }
 
-    pub async fn count_parked(&self, partition: Partition) -> Result<usize, ViewError> {
+    pub async fn count_inactive(&self, partition: Partition) -> Result<usize, ViewError> {
         let rows = self.collection::<Document>(View::Readers);
-        let count = rows.count_documents(parked(partition)).await?;
+        let count = rows.count_documents(inactive(partition)).await?;
         Ok(usize::try_from(count).unwrap_or(usize::MAX))
     }
 
-    /// Who of these readers is parked.
-    pub async fn parked_among(&self, readers: &[UserId]) -> Result<Vec<UserId>, ViewError> {
+    /// Who of these readers is inactive.
+    pub async fn inactive_among(&self, readers: &[UserId]) -> Result<Vec<UserId>, ViewError> {
         let ids: Vec<i64> = readers.iter().map(|reader| reader.get()).collect();
         let filter = doc! { "_id": { "$in": ids }, "horizon": PARKED };
         self.some_readers(filter, readers.len()).await
     }
 
-    /// Parked readers who have read since `since`, in Unix milliseconds.
-    pub async fn parked_and_seen(
+    /// Inactive readers who have read since `since`, in Unix milliseconds.
+    pub async fn inactive_and_seen(
         &self,
         partition: Partition,
         since: i64,
@@ -86,8 +86,8 @@ impl Generation {
         self.some_readers(filter, limit).await
     }
 
-    /// Readers who are not parked and have not read since `since`, in Unix milliseconds.
-    pub async fn unparked_and_unseen(
+    /// Readers who are not inactive and have not read since `since`, in Unix milliseconds.
+    pub async fn active_and_unseen(
         &self,
         partition: Partition,
         since: i64,
@@ -120,12 +120,12 @@ impl ViewWriter {
         Ok(())
     }
 
-    /// Deletes parked readers' entries up to `top`, the greatest id applied when they were
-    /// parked. They may be back by now; then their horizon is not below it.
+    /// Deletes inactive readers' entries up to `top`, the greatest id applied when they became
+    /// inactive. They may be back by now; then their horizon is not below it.
     pub async fn delete_entries(&self, readers: &[UserId], top: i64) -> Result<(), ViewError> {
         let deletes = readers.iter().map(|reader| {
-            let parked = between(&reader.to_key(), 0, top.saturating_add(1));
-            doc! { "q": parked, "limit": 0 }
+            let inactive = between(&reader.to_key(), 0, top.saturating_add(1));
+            doc! { "q": inactive, "limit": 0 }
         });
         self.delete_all(deletes.collect()).await
     }
@@ -220,6 +220,6 @@ impl ViewWriter {
     }
 }
 
-fn parked(partition: Partition) -> Document {
+fn inactive(partition: Partition) -> Document {
     doc! { "p": i32::from(partition.0), "horizon": PARKED }
 }

@@ -28,7 +28,7 @@ fn merges_from_memory() -> u64 {
 async fn a_merge_that_is_remembered_equals_the_model_while_people_act() {
     telemetry::init_metrics();
     let mut world = World::new("merges", 2, 100_000, 41).await;
-    // Everybody is parked, and reads by merging.
+    // Everybody is inactive, and reads by merging.
     world.idle_after = Some(Duration::from_millis(1));
     let people = (0..8).map(|_| world.history.register()).collect();
     world.publish(people).await;
@@ -42,7 +42,13 @@ async fn a_merge_that_is_remembered_equals_the_model_while_people_act() {
     world.caught_up(&views).await;
     common::eventually("everybody is parked", async || {
         let users = world.history.users();
-        views.generation().parked_among(users).await.unwrap().len() == users.len()
+        views
+            .generation()
+            .inactive_among(users)
+            .await
+            .unwrap()
+            .len()
+            == users.len()
     })
     .await;
     for round in 0..6 {

@@ -285,19 +285,19 @@ impl World {
         (count, horizons.get(&reader).copied().unwrap_or(0))
     }
 
-    /// Who is parked, in all partitions.
-    pub async fn parked(&self, views: &ReadModel) -> BTreeSet<UserId> {
-        let mut parked = BTreeSet::new();
+    /// Who is inactive, in all partitions.
+    pub async fn inactive(&self, views: &ReadModel) -> BTreeSet<UserId> {
+        let mut inactive = BTreeSet::new();
         for partition in views.partitions().all() {
-            parked.extend(
+            inactive.extend(
                 views
                     .generation()
-                    .some_parked(partition, 1_000)
+                    .some_inactive(partition, 1_000)
                     .await
                     .expect("readers"),
             );
         }
-        parked
+        inactive
     }
 
     /// Publishes something that is no event.

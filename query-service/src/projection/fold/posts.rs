@@ -129,8 +129,8 @@ impl Fold {
         let for_reader = |reader: UserId| Entry { reader, item, seq };
         if self.is_ours(by) {
             batch.changes.author_posted(&item, seq);
-            self.idle.learn(&[by]).await?;
-            if !self.idle.is_parked(by) {
+            self.inactive_readers.learn(&[by]).await?;
+            if !self.inactive_readers.is_inactive(by) {
                 batch.entries.push(for_reader(by));
             }
         }
@@ -145,10 +145,10 @@ impl Fold {
         if usize::try_from(count.n).is_ok_and(|n| n <= FAN_OUT_BATCH) {
             self.followers(batch, by).await?;
             let followers = self.followers.get(&by).map_or(&[][..], Vec::as_slice);
-            self.idle.learn(followers).await?;
+            self.inactive_readers.learn(followers).await?;
             let read = followers
                 .iter()
-                .filter(|reader| !self.idle.is_parked(**reader));
+                .filter(|reader| !self.inactive_readers.is_inactive(**reader));
             batch.entries.extend(read.map(|reader| for_reader(*reader)));
             return Ok(());
         }

@@ -112,11 +112,11 @@ fn readers_are_parked_and_back() {
         epoch: 1,
         top: 70,
     };
-    changes.reader_parked(one);
+    changes.reader_becomes_inactive(one);
     changes.reader_reactivated(two, &at);
     let set = doc! { "horizon": i64::MAX - 1 };
-    let parked = update(&changes, View::Readers, &Key::id(one));
-    assert_eq!(parked, doc! { "$set": set });
+    let inactive = update(&changes, View::Readers, &Key::id(one));
+    assert_eq!(inactive, doc! { "$set": set });
     let set = doc! { "horizon": 70_i64, "active_since": 7_i64 };
     let back = update(&changes, View::Readers, &Key::id(two));
     assert_eq!(back, doc! { "$set": set });
@@ -321,7 +321,7 @@ fn what_a_commit_changed_is_named_in_the_order_that_caches_need() {
     let (one, two): (UserId, UserId) = (id(1), id(2));
     let mut changes = Changes::default();
     changes.edge_not_pending(one, two);
-    changes.reader_parked(two);
+    changes.reader_becomes_inactive(two);
     changes.author_withdrew(one, two.cast());
     changes.reacted(Reaction::Like, two.cast(), one, STAMP);
     changes.status_changed(one, AccountStatus::Deactivated, LATER);
