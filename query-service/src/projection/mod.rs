@@ -11,9 +11,9 @@
 //!   has none.
 //! * [`stream_check`]: whether the stream holds the log that the views are of.
 //! * [`fold`]: events in, changes and entries out.
-//! * [`hold`]: commits them, then tells the replicas.
+//! * [`partition_writer`]: commits them, then tells the replicas.
 //! * [`jobs`], [`pending`]: fan-outs and backfills.
-//! * [`sizes`], [`idle`]: timelines that grow too long; readers who stay away.
+//! * [`sizes`], [`inactive_readers`]: timelines that grow too long; readers who stay away.
 //! * [`memory`]: what of all that is kept in memory.
 //! * [`generations`]: which views are folded, and which are shown.
 //! * [`monitor`]: how far the fold is behind.
