@@ -46,8 +46,12 @@ async fn the_fold_makes_the_documents_that_it_always_made() {
         if VARIES.contains(&view) {
             continue;
         }
-        let rows = views.generation().collection::<Document>(view);
-        let rows = rows.find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
+        let collection = views.generation().collection::<Document>(view);
+        let rows = collection
+            .find(doc! {})
+            .sort(doc! { "_id": 1 })
+            .await
+            .unwrap();
         let rows: Vec<Document> = rows.try_collect().await.unwrap();
         assert!(
             !rows.is_empty() || matches!(view, View::FanOuts | View::Pending),
@@ -55,7 +59,7 @@ async fn the_fold_makes_the_documents_that_it_always_made() {
         );
         for row in rows {
             let row = sorted(row);
-            shown += &format!("{view:?} {row:?}\n");
+            shown += &format!("{} {row:?}\n", collection.name());
         }
     }
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
