@@ -82,6 +82,7 @@ async fn an_import_that_is_killed_at_any_moment_is_completed_by_the_next() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        // The moment of the kill is the fault itself.
         tokio::time::sleep(Duration::from_millis(millis)).await;
         child.kill().unwrap();
         child.wait().unwrap();

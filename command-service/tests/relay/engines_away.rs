@@ -22,11 +22,7 @@ impl Broker {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            assert!(Instant::now() < until, "the broker does not start");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually(async || TcpStream::connect(("127.0.0.1", port)).await).await;
         Self { child, port }
     }
 

@@ -295,15 +295,15 @@ async fn a_relay_that_refuses_its_stream_gives_the_lease_up() {
     .await;
     let running = Running::start(world.relay(world.settings()).await);
     world.write(1, 4).await;
-    let (count, mut audit) = (8, Audit::default());
-    let until = Instant::now() + PATIENCE;
-    while audit.events.len() < count {
-        assert!(Instant::now() < until, "the lease is not given up");
-        let missing = readiness.missing();
-        assert!(missing.contains_key(relay::READY), "{missing:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        audit.read(&world.jetstream(), &world.names).await;
-    }
+    let count = 8;
+    world
+        .read_until(&mut Audit::default(), async |audit| {
+            let missing = readiness.missing();
+            assert!(missing.contains_key(relay::READY), "{missing:?}");
+            let is_all = audit.events.len() >= count;
+            is_all.then_some(()).ok_or("the lease is not given up")
+        })
+        .await;
     world.assert_exact().await;
     running.stop().await;
     misled.stop().await;

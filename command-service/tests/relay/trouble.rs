@@ -65,6 +65,7 @@ async fn a_relay_that_never_reached_the_broker_leaves_the_lease_to_one_that_does
     able.kill().await;
     world.write(1, 4).await;
     let epoch = world.lease_epoch().await;
+    // Nothing shall happen: long enough to take a lease that is free.
     tokio::time::sleep(world.settings().lease * 3).await;
     assert_eq!(
         world.lease_epoch().await,

@@ -123,7 +123,7 @@ impl World {
         let mut document = LogDocument::new(event, event.actor, rand::random()).unwrap();
         document.trace = Some(TRACE.to_owned());
         match self.log().insert_one(document).await {
-            Err(error) if shared::connections::is_duplicate(&error) => false,
+            Err(error) if shared::runtime::mongo_errors::is_duplicate(&error) => false,
             result => result.is_ok(),
         }
     }
@@ -188,26 +188,37 @@ impl World {
         }
     }
 
+    /// Reads the stream on until `look` finds what it looks for.
+    pub(crate) async fn read_until<E: Debug>(
+        &self,
+        audit: &mut Audit,
+        look: impl AsyncFn(&Audit) -> Result<(), E>,
+    ) {
+        let jetstream = self.jetstream();
+        eventually(async || {
+            audit.read(&jetstream, &self.names).await;
+            look(audit).await
+        })
+        .await;
+    }
+
     /// Waits until the stream has as many events as the log, then checks all of them.
     pub(crate) async fn settle(&self) -> Audit {
         let mut audit = Audit::default();
-        let until = Instant::now() + PATIENCE;
         let log = self.log();
-        loop {
-            audit.read(&self.jetstream(), &self.names).await;
+        self.read_until(&mut audit, async |audit| {
             let count = log.count_documents(doc! {}).await.unwrap();
-            if audit.events.len() as u64 >= count {
-                break;
+            let read = audit.events.len() as u64;
+            if read >= count {
+                return Ok(());
             }
-            assert!(
-                Instant::now() < until,
-                "the stream has {} of {count} events: {:?}",
-                audit.events.len(),
-                audit.faults,
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        // Whatever is still under way may add to it.
+            let faults = &audit.faults;
+            Err(format!(
+                "the stream has {read} of {count} events: {faults:?}"
+            ))
+        })
+        .await;
+        // Nothing shall come: what is still under way would add to it.
         tokio::time::sleep(Duration::from_millis(100)).await;
         audit.read(&self.jetstream(), &self.names).await;
         audit.compare(self).await;
@@ -224,12 +235,13 @@ impl World {
     /// Gets the first scan, of an empty log, out of the way: from here on there are plain tokens.
     pub(crate) async fn start_off(&self) {
         let running = Running::start(self.relay(self.settings()).await);
-        let (mut audit, until) = (Audit::default(), Instant::now() + PATIENCE);
-        while audit.ticks == 0 {
-            assert!(Instant::now() < until, "the first scan does not end");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            audit.read(&self.jetstream(), &self.names).await;
-        }
+        self.read_until(&mut Audit::default(), async |audit| {
+            let has_ticked = audit.ticks > 0;
+            has_ticked
+                .then_some(())
+                .ok_or("the first scan does not end")
+        })
+        .await;
         running.stop().await;
     }
 
@@ -265,7 +277,7 @@ impl Running {
 }
 
 /// Looks until there is what is looked for; fails, with what was there instead, when that is never.
-pub(crate) async fn eventually<T, E: Debug>(look: impl AsyncFn() -> Result<T, E>) -> T {
+pub(crate) async fn eventually<T, E: Debug>(mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
         match look().await {
