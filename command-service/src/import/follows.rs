@@ -74,10 +74,7 @@ impl Pass for Follows {
         candidates: Vec<Candidate>,
     ) -> Result<(), ImportError> {
         let candidates = skip_done(loader, self, candidates).await?;
-        let users = candidates.iter().flat_map(Self::users);
-        loader.load_statuses(users).await?;
-        self.count(loader, &candidates).await?;
-        let planned = plan(loader, self, candidates);
+        let planned = plan(loader, self, candidates).await?;
         // Before and after: what a replica counts in between is not believed.
         let older = older_followers(loader, &planned);
         mark_counts(loader, &older).await?;
@@ -132,21 +129,8 @@ impl Events for Follows {
         }
     }
 
-    fn reserve(&mut self, candidate: &Candidate) {
-        let following = self.following.entry(candidate.ends.follower).or_default();
-        *following += 1;
-    }
-
-    fn release(&mut self, candidate: &Candidate) {
-        if let Some(following) = self.following.get_mut(&candidate.ends.follower) {
-            *following = following.saturating_sub(1);
-        }
-    }
-}
-
-impl Follows {
     /// How many each follower follows, counted in the log the first time.
-    async fn count(
+    async fn prepare(
         &mut self,
         loader: &mut Loader<'_>,
         candidates: &[Candidate],
@@ -163,6 +147,17 @@ impl Follows {
             self.following.insert(follower, following);
         }
         Ok(())
+    }
+
+    fn reserve(&mut self, candidate: &Candidate) {
+        let following = self.following.entry(candidate.ends.follower).or_default();
+        *following += 1;
+    }
+
+    fn release(&mut self, candidate: &Candidate) {
+        if let Some(following) = self.following.get_mut(&candidate.ends.follower) {
+            *following = following.saturating_sub(1);
+        }
     }
 }
 

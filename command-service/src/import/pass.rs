@@ -72,6 +72,15 @@ pub(super) trait Events: Pass {
     /// The first event of the stream.
     fn draft(loader: &Loader<'_>, candidate: &Self::Candidate, payload: Payload) -> Draft;
 
+    /// Looks up what else the decisions on these ask for.
+    async fn prepare(
+        &mut self,
+        _: &mut Loader<'_>,
+        _: &[Self::Candidate],
+    ) -> Result<(), ImportError> {
+        Ok(())
+    }
+
     /// An earlier run has appended the event; `says` is the hash stored with its key. Why the line
     /// is refused all the same, if it is.
     fn was_done(&mut self, _: &Self::Candidate, _: EventId, _says: i64) -> Result<(), String> {
@@ -110,12 +119,15 @@ pub(super) async fn skip_done<P: Events>(
     Ok(remaining)
 }
 
-/// Decides on each as if its stream were empty. The status of their users is loaded before.
-pub(super) fn plan<P: Events>(
+/// Decides on each as if its stream were empty.
+pub(super) async fn plan<P: Events>(
     loader: &mut Loader<'_>,
     pass: &mut P,
     candidates: Vec<P::Candidate>,
-) -> Vec<PlannedAppend<P::Candidate>> {
+) -> Result<Vec<PlannedAppend<P::Candidate>>, ImportError> {
+    let users = candidates.iter().flat_map(P::users);
+    loader.load_statuses(users).await?;
+    pass.prepare(loader, &candidates).await?;
     let mut planned = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         match pass.decide(loader, &candidate, &Edge::default()) {
@@ -131,7 +143,7 @@ pub(super) fn plan<P: Events>(
             }
         }
     }
-    planned
+    Ok(planned)
 }
 
 /// Appends all at once, and then, one by one, those of which that did not come true: their stream

@@ -337,10 +337,7 @@ impl<'a> Posts<'a> {
             }
             ready.push(candidate);
         }
-        loader
-            .load_statuses(ready.iter().flat_map(Self::users))
-            .await?;
-        let planned = plan(loader, self, ready);
+        let planned = plan(loader, self, ready).await?;
         append(loader, self, &planned).await
     }
 }

@@ -86,9 +86,7 @@ impl Pass for Reactions<'_> {
         candidates: Vec<Candidate>,
     ) -> Result<(), ImportError> {
         let candidates = skip_done(loader, self, candidates).await?;
-        let users = candidates.iter().flat_map(Self::users);
-        loader.load_statuses(users).await?;
-        let planned = plan(loader, self, candidates);
+        let planned = plan(loader, self, candidates).await?;
         append(loader, self, &planned).await
     }
 }
