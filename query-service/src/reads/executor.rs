@@ -149,7 +149,7 @@ impl ReadExecutor {
         let (admission, asker) = (self.admission.clone(), self.asker);
         // In a task of its own, with a permit, as every use of the database.
         let noted = self.admission.tasks().run(async move {
-            let note = async move |views: ReadModel| views.note_seen(reader).await;
+            let note = async move |views: ReadModel| views.note_begun(reader).await;
             if load(&admission, asker, &views, note).await.is_err() {
                 views.last_seen().failed(reader);
             }

@@ -116,11 +116,20 @@ impl ReadModel {
 
     /// Notes that a reader reads, unless that was noted a little while ago.
     pub async fn note_seen(&self, reader: UserId) -> Result<(), Unanswered> {
-        if !self.last_seen().is_noted(reader) {
-            self.may_load()?;
-            self.last_seen().note(reader).await?;
+        if !self.last_seen().begin(reader) {
+            return Ok(());
         }
-        Ok(())
+        let noted = self.note_begun(reader).await;
+        if noted.is_err() {
+            self.last_seen().failed(reader);
+        }
+        noted
+    }
+
+    /// Makes the note that [`LastSeen::begin`] asked the caller for.
+    pub(super) async fn note_begun(&self, reader: UserId) -> Result<(), Unanswered> {
+        self.may_load()?;
+        Ok(self.last_seen().note(reader).await?)
     }
 
     /// Names these views, whatever their generation: other deployments may use the same broker.
@@ -195,15 +204,24 @@ impl ReadModel {
         &self.inner.cursors
     }
 
+    /// Makes a query if one more is allowed, and counts its rows.
+    async fn within_budget<T>(
+        &self,
+        query: impl Future<Output = Result<Vec<T>, ViewError>>,
+    ) -> Result<Vec<T>, Unanswered> {
+        self.may_load()?;
+        let rows = query.await?;
+        self.has_read(rows.len());
+        Ok(rows)
+    }
+
     /// As [`Generation::all`], within the budget.
     pub(super) async fn all<T>(&self, view: View, filter: Document) -> Result<Vec<T>, Unanswered>
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
-        self.may_load()?;
-        let rows = self.generation().all(view, filter).await?;
-        self.has_read(rows.len());
-        Ok(rows)
+        self.within_budget(self.generation().all(view, filter))
+            .await
     }
 
     /// As [`Generation::newest`], within the budget.
@@ -216,10 +234,8 @@ impl ReadModel {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
-        self.may_load()?;
-        let rows = self.generation().newest(view, filter, limit).await?;
-        self.has_read(rows.len());
-        Ok(rows)
+        self.within_budget(self.generation().newest(view, filter, limit))
+            .await
     }
 
     /// As [`Generation::oldest`], within the budget.
@@ -232,18 +248,13 @@ impl ReadModel {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
-        self.may_load()?;
-        let rows = self.generation().oldest(view, filter, limit).await?;
-        self.has_read(rows.len());
-        Ok(rows)
+        self.within_budget(self.generation().oldest(view, filter, limit))
+            .await
     }
 
     /// As [`Generation::checkpoints`], within the budget.
     pub(super) async fn checkpoints(&self) -> Result<Vec<(Partition, Checkpoint)>, Unanswered> {
-        self.may_load()?;
-        let checkpoints = self.generation().checkpoints().await?;
-        self.has_read(checkpoints.len());
-        Ok(checkpoints)
+        self.within_budget(self.generation().checkpoints()).await
     }
 
     /// The lowest sequence that all partitions have applied.

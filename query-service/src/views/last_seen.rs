@@ -19,13 +19,7 @@ const AGAIN: Duration = Duration::from_secs(600);
 pub struct LastSeen {
     generation: Generation,
     /// Readers noted a little while ago, or about to be.
-    noted: Cache<UserId, Noted>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Noted {
-    Begun,
-    Yes,
+    noted: Cache<UserId, ()>,
 }
 
 impl LastSeen {
@@ -40,16 +34,10 @@ impl LastSeen {
         }
     }
 
-    /// Whether the reader was noted a little while ago.
-    pub fn is_noted(&self, reader: UserId) -> bool {
-        self.noted.get(&reader) == Some(Noted::Yes)
-    }
-
-    /// Whether the caller shall note the reader: nobody did or is about to. Who then cannot says so
-    /// with [`Self::failed`].
+    /// Whether the caller shall note the reader: nobody did a little while ago, or is about to. Who
+    /// then cannot says so with [`Self::failed`].
     pub fn begin(&self, reader: UserId) -> bool {
-        let begun = self.noted.entry(reader).or_insert(Noted::Begun);
-        begun.is_fresh()
+        self.noted.entry(reader).or_insert(()).is_fresh()
     }
 
     /// A note that was begun failed: the next read of the reader begins another.
@@ -59,9 +47,7 @@ impl LastSeen {
 
     /// Notes that a reader has read.
     pub async fn note(&self, reader: UserId) -> Result<(), ViewError> {
-        mark_seen(&self.generation, &[(reader, now_id() >> 16)]).await?;
-        self.noted.insert(reader, Noted::Yes);
-        Ok(())
+        mark_seen(&self.generation, &[(reader, now_id() >> 16)]).await
     }
 }
 
