@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use shared::process::USAGE;
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::Settings;
 use shared::runtime::tasks::{Tasks, stop_on_signals};
@@ -72,19 +71,6 @@ enum CliError {
         #[source]
         source: CommandError,
     },
-}
-
-/// Reads the arguments; help and version are no errors.
-pub fn parse() -> Result<Arguments, ExitCode> {
-    Arguments::try_parse().map_err(|error| {
-        // Nobody is left to be told if this cannot be printed.
-        let _ = error.print();
-        if error.use_stderr() {
-            USAGE.into()
-        } else {
-            ExitCode::SUCCESS
-        }
-    })
 }
 
 pub async fn run(arguments: Arguments, settings: Settings) -> ExitCode {

@@ -21,12 +21,8 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> ExitCode {
-    let arguments = match cli::parse() {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match shared::process::read_settings().await {
-        Ok(settings) => cli::run(arguments, settings).await,
+    match shared::process::begin().await {
+        Ok((arguments, settings)) => cli::run(arguments, settings).await,
         Err(code) => code,
     }
 }

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use shared::process::USAGE;
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::Settings;
 use shared::runtime::tasks::stop_on_signals;
@@ -34,19 +33,6 @@ enum Command {
     Rebuild(rebuild::Arguments),
     /// Messages that the fold could not understand.
     DeadLetters(dead_letters::Arguments),
-}
-
-/// Reads the arguments; help and version are no errors.
-pub fn parse() -> Result<Arguments, ExitCode> {
-    Arguments::try_parse().map_err(|error| {
-        // Nobody is left to be told if this cannot be printed.
-        let _ = error.print();
-        if error.use_stderr() {
-            USAGE.into()
-        } else {
-            ExitCode::SUCCESS
-        }
-    })
 }
 
 pub async fn run(arguments: Arguments, settings: Settings) -> ExitCode {

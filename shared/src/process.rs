@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 
 use actix_web::dev::ServerHandle;
+use clap::Parser;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -15,17 +16,26 @@ use crate::web::ops::{OpsServer, Readiness};
 /// EX_USAGE of sysexits.h: the exit code for bad settings or arguments.
 pub const USAGE: u8 = 64;
 
-/// The settings of this process, after which it logs as they say.
+/// The arguments and the settings of this process, after which it logs as they say.
 ///
 /// # Errors
-/// [`USAGE`], after all faults were printed.
-pub async fn read_settings() -> Result<Settings, ExitCode> {
+/// [`USAGE`], after all faults were printed; success, after help or the version was.
+pub async fn begin<A: Parser>() -> Result<(A, Settings), ExitCode> {
+    let arguments = A::try_parse().map_err(|error| {
+        // Nobody is left to be told if this cannot be printed.
+        let _ = error.print();
+        if error.use_stderr() {
+            ExitCode::from(USAGE)
+        } else {
+            ExitCode::SUCCESS
+        }
+    })?;
     let settings = Settings::from_env().await.map_err(|faults| {
         eprintln!("{faults}");
         ExitCode::from(USAGE)
     })?;
     telemetry::init_logs(settings.log_format, &settings.log_filter);
-    Ok(settings)
+    Ok((arguments, settings))
 }
 
 /// A port cannot be listened on.
