@@ -13,6 +13,7 @@ use shared::process::{BindError, Ports, Process, TaskFailed};
 use shared::resilience::{self, Breaker};
 use shared::runtime::database_clock::{self, Look};
 use shared::runtime::error_chain::Chain;
+use shared::runtime::mongo_errors;
 use shared::runtime::settings::Settings;
 use shared::runtime::tasks::GRACE;
 use shared::runtime::tasks::{EverySecond, Tasks};
@@ -245,7 +246,7 @@ async fn open_views(
         match ReadModel::open(database, settings.partitions).await {
             Ok(views) => return Ok(Some(views)),
             Err(ViewError::Database(error)) => {
-                let why = connections::reason(&error);
+                let why = mongo_errors::reason(&error);
                 // The same at each attempt would be noise.
                 if told.as_ref() != Some(&why) {
                     warn!(error = %Chain(&error), "the views cannot be opened yet: {why}");

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use mongodb::error::Error;
-pub(super) use shared::connections::{is_duplicate, is_transient};
 use shared::resilience;
+pub(super) use shared::runtime::mongo_errors::{is_duplicate, is_transient};
 
 use crate::app::ports::{Result, StoreError};
 

@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Stream;
+use shared::connections;
 use shared::connections::log_identity::{Label, LogId, OwnLog, other_log};
-use shared::connections::{self, is_unauthorized};
 use shared::contract::event_stream::{self, StreamError, StreamNames};
 use shared::contract::stream_end::{self, StreamEnd};
 use shared::runtime::error_chain::Chain;
+use shared::runtime::mongo_errors::is_unauthorized;
 use shared::runtime::settings::Settings;
 use shared::web::ops::Readiness;
 use tracing::{error, info, warn};

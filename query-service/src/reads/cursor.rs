@@ -44,7 +44,9 @@ impl CursorKey {
         let made: [u8; 32] = rand::random();
         let row = doc! { "_id": "cursor_key", "key": binary(made.to_vec()) };
         match secrets.insert_one(row).await {
-            Err(error) if !shared::connections::is_duplicate(&error) => return Err(error.into()),
+            Err(error) if !shared::runtime::mongo_errors::is_duplicate(&error) => {
+                return Err(error.into());
+            }
             Ok(_) | Err(_) => (),
         }
         let row = secrets.find_one(doc! { "_id": "cursor_key" }).await?;

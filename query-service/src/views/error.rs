@@ -19,7 +19,7 @@ impl ViewError {
     /// Whether the database could not be reached, rather than said something we do not like.
     pub fn is_away(&self) -> bool {
         match self {
-            Self::Database(error) => shared::connections::is_unavailable(error),
+            Self::Database(error) => shared::runtime::mongo_errors::is_unavailable(error),
             Self::Corrupt(_) | Self::Refused(_) | Self::OtherPartitions { .. } => false,
         }
     }

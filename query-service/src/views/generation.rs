@@ -436,7 +436,7 @@ impl Generation {
 
 async fn insert_if_missing(rows: &Collection<Document>, row: Document) -> Result<(), ViewError> {
     match rows.insert_one(row).await {
-        Err(error) if !shared::connections::is_duplicate(&error) => Err(error.into()),
+        Err(error) if !shared::runtime::mongo_errors::is_duplicate(&error) => Err(error.into()),
         Ok(_) | Err(_) => Ok(()),
     }
 }

@@ -3,11 +3,11 @@
 use bson::{Document, doc};
 use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::{ClientSession, Collection};
-use shared::connections::{is_duplicate, is_unavailable};
 use shared::contract::event_stream::ChainHash;
 use shared::contract::partition::Partition;
 use shared::resilience;
 use shared::runtime::error_chain::Chain;
+use shared::runtime::mongo_errors::{is_duplicate, is_unavailable};
 use tokio::time::{Duration, Instant};
 use tracing::warn;
 

@@ -13,10 +13,10 @@ use async_nats::jetstream::{self};
 use bson::{Document, doc};
 use mongodb::{Collection, Database};
 
-use crate::connections::is_duplicate;
 use crate::contract::event_stream::{self, METADATA_LOG, StreamError, StreamNames};
 pub use crate::contract::log_id::LogId;
 use crate::contract::stream_end::{self, StreamEnd};
+use crate::runtime::mongo_errors::is_duplicate;
 
 /// The collection beside the log that holds its identity.
 pub const COLLECTION: &str = "log_identity";

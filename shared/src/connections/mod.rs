@@ -12,9 +12,6 @@ mod error;
 pub mod log_identity;
 mod refusals;
 
-pub use crate::runtime::mongo_errors::{
-    is_duplicate, is_transient, is_unauthorized, is_unavailable, reason,
-};
 pub use broker::{NATS, Nats, nats};
 pub use database::{
     DEFAULT_DATABASE, DatabaseStatus, Databases, MONGODB, PoolSizes, log_database, mongo,

@@ -5,6 +5,7 @@ use std::path::Path;
 use bson::doc;
 use futures_util::future::join_all;
 use shared::connections;
+use shared::runtime::mongo_errors;
 use shared::runtime::settings::Secret;
 use system_tests::eventually;
 use system_tests::process::Process;
@@ -18,7 +19,7 @@ async fn told_of(uri: &str) -> Option<String> {
     let database = connections::mongo(&Secret::new(uri), "test", 2).await;
     let database = database.unwrap_or_else(|error| panic!("{error}"));
     let answer = database.run_command(doc! { "count": "nothing" }).await;
-    answer.err().map(|error| connections::reason(&error))
+    answer.err().map(|error| mongo_errors::reason(&error))
 }
 
 const QUICKLY: &str = "serverSelectionTimeoutMS=1500";
