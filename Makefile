@@ -57,7 +57,7 @@ architecture: ## the rooms and what they must not mention
 fmt: ## format everything
 	cargo fmt --all
 
-engines: ## install MongoDB and NATS where they are missing, and print their paths
+engines: ## install MongoDB, NATS and Traefik where they are missing, and print their paths
 	@exec $(DEV) engines
 
 clean: ## remove what was built; data and the cached engines stay

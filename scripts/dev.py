@@ -19,7 +19,9 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
-from engines import MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, shellcheck  # noqa: E402
+from engines import (  # noqa: E402
+    MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, port_number, reachable, shellcheck,
+    split_address, traefik, url_host)
 from supervisor import Failed, Process, Stopped, Supervisor, say  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,26 +131,11 @@ def find_mongodb_for(supervisor: Supervisor, data: Path) -> MongoDB:
     return mongodb
 
 
-def split_address(name: str, address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    try:
-        return host.strip("[]"), port_number(port)
-    except ValueError:
-        raise Failed(f"{name} wants host:port, with a port from 1 to 65535") from None
-
-
 def port_from(environment: dict[str, str], name: str, default: int) -> int:
     try:
         return port_number(environment.get(name, str(default)))
     except ValueError:
         raise Failed(f"{name} wants a port from 1 to 65535") from None
-
-
-def port_number(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
-        raise ValueError
-    return port
 
 
 def check_ports_are_free(ports: dict[str, tuple[str, int]]) -> None:
@@ -167,16 +154,6 @@ def check_ports_are_free(ports: dict[str, tuple[str, int]]) -> None:
                     raise Failed(f"port {port} is in use: stop what listens there, "
                                  f"or choose another with `make run {change}`") from None
                 raise Failed(f"{name}: {host}:{port} cannot be listened on: {error.strerror}") from None
-
-
-def reachable(host: str) -> str:
-    """Where to find what listens there: not every address to listen on is one to connect to."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
-def url_host(host: str, port: int) -> str:
-    host = reachable(host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def wait_until_ready(supervisor: Supervisor, service: Process, host: str, port: int) -> None:
@@ -264,6 +241,7 @@ def start_temporary_engines(supervisor: Supervisor) -> dict[str, str]:
         "MICROBLOG_MONGODB_KIND": mongodb.kind,
         "MICROBLOG_MONGODB_BIN": str(mongodb.program),
         "MICROBLOG_NATS_BIN": str(nats.program),
+        "MICROBLOG_TRAEFIK_BIN": str(traefik(supervisor)),
     }
 
 
@@ -275,10 +253,11 @@ def run_beside_engines(supervisor: Supervisor, command: list[str], environment: 
 
 
 def engines(supervisor: Supervisor, _arguments: argparse.Namespace) -> int:
-    """install what engines are missing and print their paths"""
+    """install what is missing of the engines and the gateway, and print their paths"""
     mongodb, nats = MongoDB.find(supervisor), Nats.find(supervisor)
     say(f"{mongodb.kind} {mongodb.program}")
     say(f"nats-server {nats.program}")
+    say(f"traefik {traefik(supervisor)}")
     return 0
 
 

