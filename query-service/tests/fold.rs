@@ -14,6 +14,8 @@ mod documents;
 mod identity;
 #[path = "fold/lists.rs"]
 mod lists;
+#[path = "fold/reader.rs"]
+mod reader;
 #[path = "fold/turns.rs"]
 mod turns;
 

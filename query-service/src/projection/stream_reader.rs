@@ -4,6 +4,7 @@
 //! sequence that extends the chain is handed on; whatever was seen before is dropped, and a gap,
 //! an error or a lost connection reopens at the position.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -15,6 +16,7 @@ use shared::connections::log_identity::{LogId, other_log};
 use shared::contract::event_stream::{self, ChainHash, LOG, StreamNames};
 use shared::contract::events::{DecodeError, Event};
 use shared::runtime::tasks::Tasks;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
 
 use super::settings::FoldSettings;
@@ -76,7 +78,14 @@ pub struct StreamReader {
     chain: ChainHash,
     /// The log that the stream named when it was opened.
     log: Option<LogId>,
-    messages: Option<pull::Stream>,
+    open: Option<OpenStream>,
+}
+
+/// The consumer, and what says that the connection it was opened on has changed: armed before the
+/// consumer was made, so that a change is noticed also while nothing is read.
+struct OpenStream {
+    messages: pull::Stream,
+    changed: Pin<Box<OwnedNotified>>,
 }
 
 impl StreamReader {
@@ -98,7 +107,7 @@ impl StreamReader {
             last,
             chain,
             log: None,
-            messages: None,
+            open: None,
         }
     }
 
@@ -108,23 +117,23 @@ impl StreamReader {
     pub async fn next_batch(&mut self, deadline: Instant) -> Result<Vec<Message>, StreamFault> {
         let outcome = self.read(deadline).await;
         if outcome.is_err() {
-            self.messages = None;
+            self.open = None;
         }
         outcome
     }
 
     async fn read(&mut self, deadline: Instant) -> Result<Vec<Message>, StreamFault> {
-        let mut messages = match self.messages.take() {
-            Some(messages) => messages,
+        let mut open = match self.open.take() {
+            Some(open) => open,
             None => self.open().await?,
         };
-        let changed = self.nats.changed();
         let mut batch = Vec::new();
         let mut until = deadline;
         while batch.len() < BATCH {
             let next = tokio::select! {
-                next = timeout_at(until, messages.next()) => next,
-                () = changed.notified() => return self.keep(batch, StreamFault::Disconnected),
+                biased;
+                () = &mut open.changed => return self.keep(batch, StreamFault::Disconnected),
+                next = timeout_at(until, open.messages.next()) => next,
             };
             let message = match next {
                 Err(_elapsed) => break,
@@ -151,7 +160,7 @@ impl StreamReader {
             }
             until = deadline.min(Instant::now() + LINGER);
         }
-        self.messages = Some(messages);
+        self.open = Some(open);
         Ok(batch)
     }
 
@@ -207,7 +216,9 @@ impl StreamReader {
     }
 
     /// Checks that the stream continues what was folded, and reads on from there.
-    async fn open(&mut self) -> Result<pull::Stream, StreamFault> {
+    async fn open(&mut self) -> Result<OpenStream, StreamFault> {
+        let mut changed = Box::pin(self.nats.changed().notified_owned());
+        changed.as_mut().enable();
         let mut jetstream = self.nats.jetstream();
         jetstream.set_timeout(Duration::from_secs(5));
         // Whoever waits here may be gone before the database has answered: it is asked in tasks.
@@ -256,7 +267,7 @@ impl StreamReader {
             .messages()
             .await
             .map_err(|error| StreamFault::Broker(error.into()))?;
-        Ok(messages)
+        Ok(OpenStream { messages, changed })
     }
 
     /// The message at the checkpoint, or the nearest of the relay's before it, ends our chain.

@@ -56,6 +56,12 @@ pub struct World {
 impl World {
     /// A new world; `MONGODB_URI` and `NATS_URL` say where the engines are.
     pub async fn new(name: &str, partitions: u16, threshold: u64, seed: u64) -> Self {
+        let nats = std::env::var("NATS_URL").expect("NATS_URL: run the tests with `make test`");
+        Self::on(nats, name, partitions, threshold, seed).await
+    }
+
+    /// A new world on another broker.
+    pub async fn on(nats: String, name: &str, partitions: u16, threshold: u64, seed: u64) -> Self {
         let unique = format!("t_{name}_{:08x}", rand::random::<u32>());
         let mongo =
             std::env::var("MONGODB_URI").expect("MONGODB_URI: run the tests with `make test`");
@@ -63,7 +69,6 @@ impl World {
             .split_once("/?")
             .unwrap_or((mongo.trim_end_matches('/'), ""));
         let uri = format!("{base}/{unique}?{query}");
-        let nats = std::env::var("NATS_URL").expect("NATS_URL: run the tests with `make test`");
         let vars = [
             ("MONGODB_URI", uri),
             ("NATS_URL", nats),
