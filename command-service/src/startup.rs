@@ -295,7 +295,7 @@ async fn watch_database(
             }
         }
         let asking = store.clone();
-        let asked = tasks.ask_within(PATIENCE, async move { asking.look().await });
+        let asked = tasks.ask_within(PATIENCE, async move { asking.read_clock().await });
         match asked.await {
             Some(Ok(look)) => {
                 readiness.set(DATABASE, Ok(()));
@@ -310,7 +310,7 @@ async fn watch_database(
 pub async fn keep_time(store: Arc<MongoStore>, stop: CancellationToken) {
     let mut seconds = EverySecond::until(stop);
     while seconds.next().await {
-        if let Err(error) = store.look().await {
+        if let Err(error) = store.read_clock().await {
             debug!(error = %Chain(&error), "the database's clock could not be read");
         }
     }

@@ -11,7 +11,7 @@ use shared::auth::token::TokenVerifier;
 use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
 use shared::process::{BindError, Ports, Process, TaskFailed};
 use shared::resilience::{self, Breaker};
-use shared::runtime::database_clock::{self, Look};
+use shared::runtime::database_clock::{self, ClockReading};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::mongo_errors;
 use shared::runtime::settings::Settings;
@@ -358,7 +358,7 @@ impl Watch {
             return;
         }
         let database = self.database.clone();
-        let asked = async move { Look::at(&database).await };
+        let asked = async move { ClockReading::at(&database).await };
         if let Some(Ok(look)) = self.tasks.ask_within(PATIENCE, asked).await {
             self.readiness.set(CLOCK, look.agreement());
         }

@@ -36,7 +36,7 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let mut response = self.problem.error_response();
         if let Some(limit) = &self.limit {
-            limit.tell(response.headers_mut());
+            limit.add_to(response.headers_mut());
         }
         response
     }
@@ -142,7 +142,7 @@ impl RateLimit {
         }
     }
 
-    pub fn tell(&self, headers: &mut HeaderMap) {
+    pub fn add_to(&self, headers: &mut HeaderMap) {
         let Self {
             name,
             most,

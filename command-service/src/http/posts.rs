@@ -131,7 +131,7 @@ pub async fn create(
     let allowance = created.value.allowance;
     let mut response = accepted(response, created, PostView::from);
     if let Some(allowance) = &allowance {
-        RateLimit::of(allowance).tell(response.headers_mut());
+        RateLimit::of(allowance).add_to(response.headers_mut());
     }
     Ok(response)
 }

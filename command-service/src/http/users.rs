@@ -155,7 +155,7 @@ pub async fn edit_profile(
     let allowance = edited.value.allowance;
     let mut response = accepted(HttpResponse::Ok(), edited, UserView::from);
     if let Some(allowance) = &allowance {
-        RateLimit::of(allowance).tell(response.headers_mut());
+        RateLimit::of(allowance).add_to(response.headers_mut());
     }
     Ok(response)
 }

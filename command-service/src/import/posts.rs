@@ -5,7 +5,7 @@
 //! the same input run again, whole, corrected or with more behind it, adds none.
 //!
 //! Replies may stand before their parent. They wait for it in memory ([`super::order`]); where too
-//! many do, the input is looked at again, as often as it takes to write what can be written.
+//! many do, the input is read again, as often as it takes to write what can be written.
 
 use std::collections::{HashMap, HashSet};
 
@@ -35,10 +35,10 @@ const WORDS: [&str; 16] = [
     "willow", "compass", "marble", "falcon", "saffron", "glacier", "timber",
 ];
 
-/// One look at the input.
+/// One round through the input.
 struct Posts<'a> {
     named: &'a mut NamedPosts,
-    look: Look,
+    round: Round,
     waiting: Waiting<Candidate>,
 }
 
@@ -59,8 +59,8 @@ struct Candidate {
     earlier: Option<String>,
 }
 
-/// Which lines a look at the input is for.
-enum Look {
+/// Which lines a round is for.
+enum Round {
     First(Said),
     /// These, with what their posts were counted as.
     Again(HashMap<u64, u32>),
@@ -71,11 +71,11 @@ pub(super) async fn load(
     named: &mut NamedPosts,
     source: &Source,
 ) -> Result<(), ImportError> {
-    let mut look = Look::First(Said::default());
+    let mut round = Round::First(Said::default());
     loop {
         let known = named.len();
-        let is_first = matches!(look, Look::First(_));
-        let mut posts = Posts::new(named, look, MOST_WAITING);
+        let is_first = matches!(round, Round::First(_));
+        let mut posts = Posts::new(named, round, MOST_WAITING);
         run_pass(loader, &mut posts, source.items(ItemKind::Posts)?).await?;
         let left = match posts.waiting.end() {
             Ok(alone) => {
@@ -85,10 +85,10 @@ pub(super) async fn load(
             Err(left) => left,
         };
         if !is_first && named.len() == known {
-            // Nobody's parent was written in this look, so none will be in the next.
+            // Nobody's parent was written in this round, so none will be in the next.
             return refuse_lines(loader, source.items(ItemKind::Posts)?, &left);
         }
-        look = Look::Again(left);
+        round = Round::Again(left);
     }
 }
 
@@ -130,7 +130,7 @@ pub(super) async fn generate(
     loader.report.begin("posts", total);
     let turns = (1..=each).flat_map(|turn| everybody.iter().map(move |author| (turn, *author)));
     let mut turns = turns.peekable();
-    let mut posts = Posts::new(named, Look::First(Said::default()), 0);
+    let mut posts = Posts::new(named, Round::First(Said::default()), 0);
     let mut written = 0;
     while turns.peek().is_some() {
         loader.check_stop()?;
@@ -176,9 +176,9 @@ impl Pass for Posts<'_> {
     ) -> Result<Vec<Candidate>, ImportError> {
         let posts: Vec<(u64, PostItem)> = lines
             .into_iter()
-            .filter(|line| match &self.look {
-                Look::First(_) => true,
-                Look::Again(left) => left.contains_key(&line.number),
+            .filter(|line| match &self.round {
+                Round::First(_) => true,
+                Round::Again(left) => left.contains_key(&line.number),
             })
             .filter_map(|line| match line.item {
                 Ok(Item::Post(post)) => Some((line.number, post)),
@@ -189,7 +189,7 @@ impl Pass for Posts<'_> {
         let users = loader.resolve(names).await?;
         let mut candidates = Vec::with_capacity(posts.len());
         for (line, post) in posts {
-            match candidate(line, &post, users.get(&post.username), &mut self.look) {
+            match candidate(line, &post, users.get(&post.username), &mut self.round) {
                 Ok(Some(candidate)) => candidates.push(candidate),
                 Ok(None) => loader.report.already_there(1),
                 Err(why) => loader.report.refused(line, &why),
@@ -299,10 +299,10 @@ impl Events for Posts<'_> {
 }
 
 impl<'a> Posts<'a> {
-    fn new(named: &'a mut NamedPosts, look: Look, most_waiting: usize) -> Self {
+    fn new(named: &'a mut NamedPosts, round: Round, most_waiting: usize) -> Self {
         Self {
             named,
-            look,
+            round,
             waiting: Waiting::new(most_waiting),
         }
     }
@@ -347,7 +347,7 @@ fn candidate(
     line: u64,
     post: &PostItem,
     author: Option<&UserId>,
-    look: &mut Look,
+    round: &mut Round,
 ) -> Result<Option<Candidate>, String> {
     let author = *author.ok_or_else(|| format!("no user {}", post.username))?;
     let content = Content::parse(&post.content).map_err(|error| format!("content: {error}"))?;
@@ -356,16 +356,16 @@ fn candidate(
     let same = ["text", &author_text, content.as_str(), parent];
     let name = post.name.as_deref().map(name_hash);
     let says = fingerprint(&same);
-    let count = match (look, name) {
-        (Look::First(said), Some(name)) => match said.name(name, line, says) {
+    let count = match (round, name) {
+        (Round::First(said), Some(name)) => match said.name(name, line, says) {
             Naming::New => 1,
             Naming::Again => return Ok(None),
             Naming::Taken(first) => {
                 return Err(format!("line {first} gives its id to another post"));
             }
         },
-        (Look::First(said), None) => said.count(key(&same).text.as_bytes()),
-        (Look::Again(left), _) => left.get(&line).copied().unwrap_or(1),
+        (Round::First(said), None) => said.count(key(&same).text.as_bytes()),
+        (Round::Again(left), _) => left.get(&line).copied().unwrap_or(1),
     };
     let earlier = (name.is_none() && count == 1)
         .then(|| earlier_key(&author_text, &post.content, parent))

@@ -27,11 +27,11 @@ pub const READY: &str = "event stream";
 /// What is degraded, in the body of `/readyz`.
 pub const DEGRADED: &str = "relay";
 
-/// What only may pass by itself is told when it has lasted so long: a broker that restarts is back
+/// What only may pass by itself is reported when it has lasted so long: a broker that restarts is back
 /// sooner.
 const PASSING: Duration = Duration::from_secs(2);
 
-/// A kind of trouble. Within one, the words may change and nobody is told again.
+/// A kind of trouble. Within one, the words may change and nothing is reported again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
     /// The broker is not connected; the connection itself says so in the log.
@@ -55,8 +55,8 @@ struct Trouble {
     in_publishing: bool,
     /// The stream's end when it began: another relay may move it on.
     stream_end: u64,
-    /// It was told in these words.
-    told: bool,
+    /// It was reported in these words.
+    reported: bool,
     /// Readiness shows it, or what it was before.
     shown: bool,
 }
@@ -113,51 +113,51 @@ impl Health {
                 since,
                 in_publishing,
                 stream_end,
-                told: false,
+                reported: false,
                 shown: trouble.as_ref().is_some_and(|before| before.shown),
             };
-            self.tell(&mut begun);
+            self.report(&mut begun);
             *trouble = Some(begun);
             return;
         };
         known.in_publishing |= in_publishing;
-        if known.told && known.says != says {
+        if known.reported && known.says != says {
             debug!("relay: {says}");
         }
-        let told = known.told && known.says == says;
+        let reported = known.reported && known.says == says;
         known.says = says;
-        if !told {
-            self.tell(known);
+        if !reported {
+            self.report(known);
         }
     }
 
-    fn tell(&self, trouble: &mut Trouble) {
+    fn report(&self, trouble: &mut Trouble) {
         let says = &trouble.says;
         match trouble.kind {
             Kind::Refused => {
-                if !trouble.told {
+                if !trouble.reported {
                     error!("relay: {says}");
                 }
                 self.readiness.degrade(DEGRADED, None);
                 self.readiness.set(READY, Err(says.clone()));
-                (trouble.told, trouble.shown) = (true, true);
+                (trouble.reported, trouble.shown) = (true, true);
                 return;
             }
             Kind::NotConnected | Kind::Failing if trouble.since.elapsed() < PASSING => {
                 debug!("relay: {says}");
                 return;
             }
-            // The connection has told it, also in `circuit_open`.
+            // The connection has reported it, also in `circuit_open`.
             Kind::NotConnected => (),
             Kind::JetStreamOff | Kind::NoRoom | Kind::Failing => {
-                if !trouble.told {
+                if !trouble.reported {
                     warn!("relay: {says}");
                 }
                 resilience::report_circuit(connections::NATS, true);
             }
         }
         self.readiness.degrade(DEGRADED, Some(says.clone()));
-        (trouble.told, trouble.shown) = (true, true);
+        (trouble.reported, trouble.shown) = (true, true);
     }
 
     /// The broker has answered, and the stream may be used. If others have moved it on to

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use metrics::gauge;
-use shared::resilience::lease::{Held, Lease};
+use shared::resilience::lease::{HeldLease, Lease};
 use shared::runtime::error_chain::Chain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -111,7 +111,7 @@ impl Relay {
     }
 
     /// The lease, and when it was asked for.
-    async fn wait_for_lease(&self, stop: &CancellationToken) -> Option<(Held, Instant)> {
+    async fn wait_for_lease(&self, stop: &CancellationToken) -> Option<(HeldLease, Instant)> {
         while !stop.is_cancelled() {
             let connection = self.nats.changed();
             let mut changed = pin!(connection.notified());
@@ -140,7 +140,7 @@ impl Relay {
     /// Renews the lease until `done`, then releases it; ends `active` when it is lost.
     fn keep_lease(
         &self,
-        held: Held,
+        held: HeldLease,
         asked: Instant,
         active: CancellationToken,
         done: CancellationToken,
@@ -184,11 +184,11 @@ impl Relay {
 /// lease lasts, the process does not count as active: another may be.
 async fn renew(
     lease: &Lease,
-    held: Held,
+    held: HeldLease,
     state: &State,
     runs_out: Instant,
     done: &CancellationToken,
-) -> mongodb::error::Result<Option<Held>> {
+) -> mongodb::error::Result<Option<HeldLease>> {
     let published = state.last_id.load(Ordering::Relaxed);
     let note = match published {
         0 => Document::new(),

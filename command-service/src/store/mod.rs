@@ -31,7 +31,7 @@ use std::sync::Arc;
 use mongodb::{Collection, Database};
 use shared::contract::log::LogDocument;
 use shared::resilience::Breaker;
-use shared::runtime::database_clock::{DatabaseClock, Look};
+use shared::runtime::database_clock::{ClockReading, DatabaseClock};
 use shared::runtime::tasks::Tasks;
 
 use crate::app::ports::{Result, Store};
@@ -56,7 +56,7 @@ pub struct MongoStore {
 
 impl MongoStore {
     /// A store on this database; `views` is where the query service keeps its own. `clock` learns
-    /// from every look at the database's.
+    /// from every reading of the database's.
     pub fn new(
         database: Database,
         views: Database,
@@ -93,16 +93,16 @@ impl MongoStore {
 
     /// Learns the time and makes the indexes. Nothing is appended before.
     pub async fn prepare(&self) -> Result<()> {
-        self.look().await?;
+        self.read_clock().await?;
         indexes::make(&self.database).await.map_err(translate)?;
         self.calls.set_prepared();
         Ok(())
     }
 
-    /// Looks at the database's clock; also whether it answers.
-    pub async fn look(&self) -> Result<Look> {
-        let look = Look::at(&self.database).await.map_err(translate)?;
-        self.clock.learn(&look);
-        Ok(look)
+    /// Reads the database's clock, and so finds out whether it answers.
+    pub async fn read_clock(&self) -> Result<ClockReading> {
+        let reading = ClockReading::at(&self.database).await.map_err(translate)?;
+        self.clock.learn(&reading);
+        Ok(reading)
     }
 }

@@ -332,7 +332,10 @@ impl LiveStream {
             let views = self.views.borrow().clone();
             walk = self.line.during(views.turn_to_walk(), comment).await?;
         }
-        let look = self.line.during(self.live.look(turn), comment).await?;
+        let look = self
+            .line
+            .during(self.live.begin_read(turn), comment)
+            .await?;
         let budget = ReadBudget::new(ReadLimits::OF_A_LOOK, true);
         // Lives as long as the stream waits, not as long as the task.
         let _waiting = budget.abandon_on_drop();

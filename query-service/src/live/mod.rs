@@ -3,7 +3,7 @@
 //! A stream is woken once every partition has applied what concerns it: then all rows that make
 //! an entry true are there, and sequences rise from event to event.
 
-mod looks;
+mod stream_reads;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reads::model::CurrentViews;
 use crate::views::invalidation::{Invalidation, InvalidationMessage};
-use looks::{Look, Looks, Turn};
+use stream_reads::{StreamRead, StreamReads, Turn};
 
 /// Live streams that one process serves at the most.
 const MOST_STREAMS: usize = 10_000;
@@ -37,7 +37,7 @@ pub struct Live {
     views: CurrentViews,
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    looks: Looks,
+    reads: StreamReads,
     stop: CancellationToken,
     heartbeat: Duration,
     tasks: Tasks,
@@ -121,7 +121,7 @@ impl Live {
             views,
             places: Arc::new(Semaphore::new(MOST_STREAMS)),
             waiting: Arc::new(Semaphore::new(MOST_WAITING)),
-            looks: Looks::default(),
+            reads: StreamReads::default(),
             stop,
             heartbeat: Duration::from_secs(15),
             tasks: Tasks::default(),
@@ -156,14 +156,14 @@ impl Live {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until no other stream of the reader looks at the views.
+    /// Waits until no other stream of the reader reads the views.
     pub async fn turn(&self, reader: UserId) -> Option<Turn> {
-        self.looks.turn(reader).await
+        self.reads.turn(reader).await
     }
 
     /// A permit to look at the views, in turn; to be dropped before anything is sent.
-    pub async fn look(&self, turn: Option<Turn>) -> Option<Look> {
-        self.looks.begin(turn?).await
+    pub async fn begin_read(&self, turn: Option<Turn>) -> Option<StreamRead> {
+        self.reads.begin(turn?).await
     }
 
     /// A permit for a stream whose reader is not known yet; `None` if too many wait.

@@ -6,7 +6,7 @@ use shared::connections::Nats;
 use shared::contract::events::{DecodeError, Event, Payload};
 use shared::contract::partition::Partition;
 use shared::contract::time::{Clock, SystemClock};
-use shared::resilience::lease::{Held, Lease};
+use shared::resilience::lease::{HeldLease, Lease};
 use shared::resilience::{self, Backoff};
 use shared::runtime::error_chain::Chain;
 use tokio::time::Instant;
@@ -72,7 +72,7 @@ impl PartitionWorker {
         settings: &FoldSettings,
         partition: Partition,
         lease: &Lease,
-        held: Held,
+        held: HeldLease,
         nats: &Nats,
     ) -> Result<Option<Self>, ViewError> {
         // A step may take longer than the lease: it is renewed beside them, until this ends.
@@ -301,7 +301,12 @@ fn report_letters(partition: Partition, letters: &[DeadLetter]) {
 }
 
 /// Renews a lease until `done`; says so when it is lost.
-async fn keep_lease(lease: Lease, held: Held, lost: CancellationToken, done: CancellationToken) {
+async fn keep_lease(
+    lease: Lease,
+    held: HeldLease,
+    lost: CancellationToken,
+    done: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(RENEW) => (),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shared::connections::{self, Nats};
 use shared::contract::partition::Partition;
-use shared::resilience::lease::{Held, Lease};
+use shared::resilience::lease::{HeldLease, Lease};
 use shared::resilience::{self, Backoff};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::tasks::Tasks;
@@ -98,7 +98,7 @@ impl Projector {
         &self,
         partition: Partition,
         lease: &Lease,
-        held: Held,
+        held: HeldLease,
         nats: &Nats,
         stop: &CancellationToken,
     ) -> ControlFlow<()> {
@@ -139,7 +139,7 @@ impl Projector {
     }
 }
 
-async fn release(partition: Partition, lease: &Lease, held: Held) {
+async fn release(partition: Partition, lease: &Lease, held: HeldLease) {
     if let Err(error) = lease.release(held).await {
         warn!(error = %Chain(&error), "partition {} not released: it is free in {LEASE:?}", partition.0);
     }

@@ -184,7 +184,9 @@ impl ReadModel {
         let mut scan = self.scan(List::of(View::AuthorFeed, author, 0), i64::MAX);
         let (mut found, mut older) = (Vec::new(), 0);
         loop {
-            let look = self.look_at::<AuthorFeedRow>(&mut scan, LOOKBACK).await?;
+            let look = self
+                .read_window::<AuthorFeedRow>(&mut scan, LOOKBACK)
+                .await?;
             for (_, row) in &look.rows {
                 // An author's ids and sequences rise together but for clocks that differ.
                 older = if row.s > low { 0 } else { older + 1 };

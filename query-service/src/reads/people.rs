@@ -259,7 +259,7 @@ impl ReadModel {
         let mut scan = self.scan(walked.list(self, user, &profile), before);
         let mut most = LEAST_TOGETHER.max(limit + 1);
         loop {
-            let look = self.look_at::<ListedEdge>(&mut scan, most).await?;
+            let look = self.read_window::<ListedEdge>(&mut scan, most).await?;
             let standing = look.rows.iter().filter(|(_, edge)| edge.on);
             let mut ids: Vec<UserId> = standing.filter_map(|(id, _)| UserId::new(*id)).collect();
             if kind == CursorKind::Mutuals {

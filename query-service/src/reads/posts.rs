@@ -168,7 +168,7 @@ impl ReadModel {
         let (mut filling, mut most) = (Filling::new(limit), LEAST_TOGETHER.max(limit + 1));
         let mut scan = self.scan(list, before);
         loop {
-            let look = self.look_at::<AuthorFeedRow>(&mut scan, most).await?;
+            let look = self.read_window::<AuthorFeedRow>(&mut scan, most).await?;
             let items = look.rows.iter();
             let items = items.filter_map(|(id, row)| Some(item(row, EntryId::new(*id)?)));
             let candidates: Vec<_> = items.map(|item| Candidate::new(item, true)).collect();

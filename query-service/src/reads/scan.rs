@@ -43,8 +43,8 @@ pub(super) struct Scan {
     hurries: u8,
 }
 
-/// What one look found.
-pub(super) struct Look<T> {
+/// What one read of a window found.
+pub(super) struct WindowRows<T> {
     /// Newest first.
     pub rows: Vec<(i64, T)>,
     /// There are no others above this id.
@@ -169,13 +169,13 @@ impl Scan {
         high.min(now_id()) - low <= NARROWEST
     }
 
-    pub fn went_to<T>(&mut self, look: &Look<T>, found_enough: bool) {
+    pub fn went_to<T>(&mut self, read: &WindowRows<T>, found_enough: bool) {
         self.first_low = None;
-        self.before = look.complete_above.saturating_add(1);
-        if let Some((lowest, _)) = look.rows.last() {
-            let page = match look.rows.get(look.rows.len() / 2) {
+        self.before = read.complete_above.saturating_add(1);
+        if let Some((lowest, _)) = read.rows.last() {
+            let page = match read.rows.get(read.rows.len() / 2) {
                 // Half of these rows, and as many again as there were: a page and more.
-                Some((middle, _)) if look.rows.len() >= FEW => (middle - lowest).saturating_mul(3),
+                Some((middle, _)) if read.rows.len() >= FEW => (middle - lowest).saturating_mul(3),
                 Some(_) | None => self.width,
             };
             self.seen = Some((*lowest, page));
@@ -186,7 +186,7 @@ impl Scan {
     }
 }
 
-impl<T: Listed> Look<T> {
+impl<T: Listed> WindowRows<T> {
     /// Merges what the prefixes had above `low`. One that had `most` may have more below those.
     pub fn of(found: Vec<Vec<T>>, low: i64, most: usize) -> Self {
         let mut complete_above = low;

@@ -1,7 +1,7 @@
 //! Lists are read in windows of ids, as narrow as a page needs.
 //!
 //! A database need not stop a range scan at the limit: MongoDB does, the embedded engine reads the
-//! whole range first. So every look at a list is bounded on both sides. Ids are times, but a list
+//! whole range first. So every read of a list is bounded on both sides. Ids are times, but a list
 //! is spread over them in its own way: a window begins as wide as what last filled a page of that
 //! list, grows while it finds too little, and shrinks when the database says that it took too long.
 
@@ -11,7 +11,7 @@ use bson::Document;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::model::ReadModel;
-use super::scan::{List, Listed, Look, Scan};
+use super::scan::{List, Listed, Scan, WindowRows};
 use super::unanswered::Unanswered;
 use crate::views::error::ViewError;
 use crate::views::generation::View;
@@ -30,11 +30,11 @@ impl ReadModel {
     }
 
     /// One step down a list: at most `most` rows of each prefix, of the next window.
-    pub(super) async fn look_at<T: Listed>(
+    pub(super) async fn read_window<T: Listed>(
         &self,
         scan: &mut Scan,
         most: usize,
-    ) -> Result<Look<T>, Unanswered> {
+    ) -> Result<WindowRows<T>, Unanswered> {
         loop {
             let (low, high) = scan.window();
             let hurry = scan.may_hurry().then_some(HURRY);
@@ -60,9 +60,9 @@ impl ReadModel {
                 continue;
             };
             let found_enough = found.iter().map(Vec::len).sum::<usize>() >= most;
-            let look = Look::of(found, low, most);
-            scan.went_to(&look, found_enough);
-            return Ok(look);
+            let read = WindowRows::of(found, low, most);
+            scan.went_to(&read, found_enough);
+            return Ok(read);
         }
     }
 

@@ -69,16 +69,16 @@ enum Source {
     Url { url: String, http: reqwest::Client },
 }
 
-/// The last look at the key set.
+/// The last fetch of the key set.
 #[derive(Clone, Copy)]
-struct Look {
+struct KeyFetch {
     at: Instant,
     /// Not before it has come to its end.
     worked: bool,
 }
 
-impl Look {
-    /// The answer for callers that ask too soon for another look; `None` if it is time for one.
+impl KeyFetch {
+    /// The answer for callers that ask too soon for another fetch; `None` if it is time for one.
     fn answer(self) -> Option<Result<(), TokenError>> {
         let (holds, answer) = if self.worked {
             (REFETCH, Ok(()))
@@ -94,7 +94,7 @@ pub struct TokenVerifier {
     source: Source,
     keys: RwLock<HashMap<String, Arc<DecodingKey>>>,
     /// Held while the key set is fetched: those that wait for it share the outcome of that fetch.
-    looked: tokio::sync::Mutex<Option<Look>>,
+    fetched: tokio::sync::Mutex<Option<KeyFetch>>,
     verified: moka::sync::Cache<[u8; 32], (UserId, u64)>,
 }
 
@@ -118,7 +118,7 @@ impl TokenVerifier {
         Self {
             source,
             keys: RwLock::default(),
-            looked: tokio::sync::Mutex::default(),
+            fetched: tokio::sync::Mutex::default(),
             verified: moka::sync::Cache::builder()
                 .max_capacity(100_000)
                 .time_to_live(LIFETIME)
@@ -213,16 +213,16 @@ impl TokenVerifier {
         let Source::Url { url, http } = &self.source else {
             return Ok(());
         };
-        let mut looked = self.looked.lock().await;
-        if let Some(answer) = looked.and_then(Look::answer) {
+        let mut fetched = self.fetched.lock().await;
+        if let Some(answer) = fetched.and_then(KeyFetch::answer) {
             return answer;
         }
-        let mut tell = |worked| {
+        let mut note = |worked| {
             let at = Instant::now();
-            *looked = Some(Look { at, worked });
+            *fetched = Some(KeyFetch { at, worked });
         };
-        // Before the fetch: if the caller is dropped meanwhile, the look counts as failed.
-        tell(false);
+        // Before the fetch: if the caller is dropped meanwhile, the fetch counts as failed.
+        note(false);
         let answer = async {
             http.get(url)
                 .send()
@@ -234,11 +234,11 @@ impl TokenVerifier {
         match answer.await {
             Ok(set) => {
                 self.learn(&set);
-                tell(true);
+                note(true);
                 Ok(())
             }
             Err(error) => {
-                tell(false);
+                note(false);
                 warn!(error = %Chain(&error), "the key set cannot be fetched");
                 Err(TokenError::NoKeys)
             }

@@ -23,7 +23,7 @@ pub struct Lease {
 
 /// A lease that was held when the database answered. Epochs grow with every new holder.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Held {
+pub struct HeldLease {
     pub epoch: i64,
 }
 
@@ -43,7 +43,7 @@ impl Lease {
     }
 
     /// Takes the lease if it is free, expired or ours; `None` if another holds it.
-    pub async fn acquire(&self) -> mongodb::error::Result<Option<Held>> {
+    pub async fn acquire(&self) -> mongodb::error::Result<Option<HeldLease>> {
         self.create_if_missing().await?;
         let ours = doc! { "$eq": ["$holder", self.holder.as_str()] };
         let free = doc! { "$or": [
@@ -60,7 +60,7 @@ impl Lease {
     }
 
     /// Extends a lease held at `epoch`; `None` if it was lost.
-    pub async fn renew(&self, held: Held) -> mongodb::error::Result<Option<Held>> {
+    pub async fn renew(&self, held: HeldLease) -> mongodb::error::Result<Option<HeldLease>> {
         self.renew_with(held, Document::new()).await
     }
 
@@ -68,9 +68,9 @@ impl Lease {
     /// [`Self::note`], and that outlive the holder. It must not name the lease's own.
     pub async fn renew_with(
         &self,
-        held: Held,
+        held: HeldLease,
         note: Document,
-    ) -> mongodb::error::Result<Option<Held>> {
+    ) -> mongodb::error::Result<Option<HeldLease>> {
         let still = doc! { "holder": self.holder.as_str(), "epoch": held.epoch };
         let mut set = note;
         set.insert("expires_at", self.expiry());
@@ -83,7 +83,7 @@ impl Lease {
     }
 
     /// Gives the lease up, so that another need not wait for its end.
-    pub async fn release(&self, held: Held) -> mongodb::error::Result<()> {
+    pub async fn release(&self, held: HeldLease) -> mongodb::error::Result<()> {
         let ours = doc! { "_id": &self.name, "holder": &self.holder, "epoch": held.epoch };
         let free = doc! { "$set": { "holder": "", "expires_at": bson::DateTime::MIN } };
         self.leases.update_one(ours, free).await.map(|_| ())
@@ -102,7 +102,7 @@ impl Lease {
         &self,
         mut filter: Document,
         change: Document,
-    ) -> mongodb::error::Result<Option<Held>> {
+    ) -> mongodb::error::Result<Option<HeldLease>> {
         filter.insert("_id", &self.name);
         let row = self
             .leases
@@ -111,7 +111,7 @@ impl Lease {
             .await?;
         Ok(row
             .and_then(|row| row.get_i64("epoch").ok())
-            .map(|epoch| Held { epoch }))
+            .map(|epoch| HeldLease { epoch }))
     }
 
     async fn create_if_missing(&self) -> mongodb::error::Result<()> {

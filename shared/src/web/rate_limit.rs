@@ -6,7 +6,8 @@
 //!
 //! One token bucket per address and replica: `IP_RATE_PER_SECOND` fill it, two seconds' worth is
 //! the most it holds. An IPv6 customer has a /64 at least, so that is what is counted. Every answer
-//! says how the bucket stands.
+//! says how the bucket stands. By hand and not by governor, whose keyed store has no bound: a caller
+//! with many addresses would fill it.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};

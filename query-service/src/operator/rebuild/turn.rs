@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::resilience::lease::{Held, Lease};
+use shared::resilience::lease::{HeldLease, Lease};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::tasks::Tasks;
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use crate::views::generation::Catalog;
 /// builds.
 pub struct Turn {
     lease: Lease,
-    held: Held,
+    held: HeldLease,
     done: CancellationToken,
     /// Somebody else has taken the lease.
     pub lost: CancellationToken,
@@ -57,7 +57,7 @@ impl Turn {
     }
 }
 
-async fn keep(lease: Lease, held: Held, done: CancellationToken, lost: CancellationToken) {
+async fn keep(lease: Lease, held: HeldLease, done: CancellationToken, lost: CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(TURN / 3) => (),
