@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos upgrade clients check format clippy doc dependencies shell collection documents architecture postman fmt engines clean
+.PHONY: help run test chaos upgrade clients check format clippy doc dependencies shell collection documents architecture manifests postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -28,7 +28,7 @@ clients: ## live streams through client libraries from npm and PyPI; needs the n
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman
 
-check: format clippy doc dependencies shell collection documents architecture ## formatting, lints, documentation, dependencies, routes, rooms
+check: format clippy doc dependencies shell collection documents architecture manifests ## formatting, lints, documentation, dependencies, routes, rooms, manifests
 
 format: ## is everything formatted?
 	cargo fmt --all --check
@@ -53,6 +53,9 @@ documents: ## do the files, tests, names, settings, codes and metrics in the doc
 
 architecture: ## the rooms and what they must not mention
 	cargo test --quiet -p system-tests --test architecture
+
+manifests: ## do the manifests render, are they valid, and is everything there that they name?
+	@exec $(PYTHON) scripts/check_manifests.py
 
 fmt: ## format everything
 	cargo fmt --all

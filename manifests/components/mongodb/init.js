@@ -1,0 +1,54 @@
+// Makes one replica set of the members, and the users. May run at any time, any number of times: it changes nothing that
+// is as it should be, and gives the users the passwords that are in the Secret now.
+const { MONGODB_MEMBERS, ROOT_USERNAME, ROOT_PASSWORD, SERVICE_USERNAME, SERVICE_PASSWORD } = process.env;
+const hosts = MONGODB_MEMBERS.split(",");
+// Signs in as the members do among themselves: there are no users yet, or they have other passwords.
+const key = require("fs").readFileSync("/etc/mongodb-keyfile/keyfile", "utf8").replace(/\s/g, "");
+
+function signIn(where, options) {
+  const mongo = new Mongo(`mongodb://${where}/?tls=true&tlsCAFile=/etc/mongodb-tls/ca.crt&${options}`);
+  mongo.getDB("local").auth("__system", key);
+  return mongo.getDB("admin");
+}
+
+function isInitiated(admin) {
+  try {
+    return admin.runCommand({ replSetGetStatus: 1 }).ok === 1;
+  } catch (error) {
+    if (error.codeName === "NotYetInitialized") return false;
+    throw error;
+  }
+}
+
+function initiate(admin) {
+  print(`Initiating the replica set: ${hosts.join(", ")}`);
+  const set = {
+    _id: "rs0",
+    members: hosts.map((host, index) => ({ _id: index, host, priority: index === 0 ? 2 : 1 })),
+  };
+  admin.runCommand({ replSetInitiate: set });
+}
+
+function setUser(admin, user, pwd, roles) {
+  const exists = admin.runCommand({ usersInfo: user }).users.length > 0;
+  admin.runCommand({ [exists ? "updateUser" : "createUser"]: user, pwd, roles });
+  print(`${user}: ${exists ? "password and roles set" : "made"}`);
+}
+
+// All are asked: one whose volume was lost knows nothing of the set that the others still are.
+let first, initiated = false;
+for (const host of hosts) {
+  const member = signIn(host, "directConnection=true&serverSelectionTimeoutMS=5000");
+  first ??= member;
+  initiated ||= isInitiated(member);
+}
+if (!initiated) initiate(first);
+
+// Waits for a primary; the Job tries again if that was too short.
+const primary = signIn(MONGODB_MEMBERS, "replicaSet=rs0&serverSelectionTimeoutMS=60000");
+setUser(primary, ROOT_USERNAME, ROOT_PASSWORD, ["root"]);
+// The log and the views. Change streams and transactions need no more than this.
+setUser(primary, SERVICE_USERNAME, SERVICE_PASSWORD, [
+  { role: "readWrite", db: "microblog" },
+  { role: "readWrite", db: "microblog_views" },
+]);

