@@ -205,7 +205,7 @@ def known_of_the_repository() -> Known:
     services = {"command-service", "query-service"}
     rows = re.findall(r"^\| *((?:`[A-Z_]+`(?:, )?)+) *\|", text("docs/settings.md"), re.MULTILINE)
     return Known(
-        secrets={name: set(secret["keys"]) for name, secret in json.loads(text("manifests/secrets.json")).items()},
+        secrets={secret["name"]: set(secret["keys"]) for secret in json.loads(text("manifests/secrets.json"))["secrets"]},
         settings={name for row in rows for name in re.findall(r"[A-Z_]+", row)},
         roles={name: {role.lower() for role in re.findall(
             r"^    ([A-Z]\w+),$", one(r"pub enum Role \{([^}]*)\}", f"{name}/src/startup.rs"), re.MULTILINE)}
