@@ -55,7 +55,9 @@ architecture: ## the rooms and what they must not mention
 	cargo test --quiet -p system-tests --test architecture
 
 manifests: ## do the manifests render, are they valid, and is everything there that they name?
-	@exec $(PYTHON) scripts/check_manifests.py
+	@$(PYTHON) scripts/check_manifests.py
+	@$(PYTHON) scripts/test_check_manifests.py
+	@exec $(PYTHON) scripts/try_gateway.py
 
 fmt: ## format everything
 	cargo fmt --all

