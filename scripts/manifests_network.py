@@ -23,6 +23,10 @@ CONNECTIONS = {
 SCRAPED = {*((role, "ops") for role in ROLES), ("gateway", "ops"), ("nats", "monitor")}
 # Reached from everywhere.
 PUBLIC = {("gateway", "web"), ("gateway", "websecure")}
+# What the gateway has as on a laptop.
+SETTINGS = ("readTimeout", "graceTimeOut", "maxHeaderBytes", "aliasHeadersStrategy", "dialTimeout", "idleConnTimeout",
+            "responseHeaderTimeout")
+OF_MIDDLEWARES = ("attempts", "initialInterval", "timeout", "query", "status")
 MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
 
 
@@ -151,8 +155,14 @@ def gateways(tree: Tree, known: Known) -> Iterator[str]:
                     yield f"{where}: no Secret {certificate['name']} with a certificate in manifests/secrets.json"
 
 
-def entry_points(tree: Tree, _known: Known) -> Iterator[str]:
-    """Traefik listens where the container's ports are."""
+def figures_in(text: str) -> dict[str, str]:
+    """The first value of each in a configuration of Traefik."""
+    found = {key: re.search(rf"^ +{key}: (.+)$", text, re.MULTILINE) for key in (*SETTINGS, *OF_MIDDLEWARES)}
+    return {key: value[1].replace('"', "") for key, value in found.items() if value}
+
+
+def entry_points(tree: Tree, known: Known) -> Iterator[str]:
+    """Traefik listens where the container's ports are, with the settings that it has on a laptop."""
     for pods in tree.pods():
         if name(pods) != "gateway":
             continue
@@ -161,6 +171,10 @@ def entry_points(tree: Tree, _known: Known) -> Iterator[str]:
             ports = {int(port) for port in re.findall(r'^    address: ":(\d+)"$', text, re.MULTILINE)}
             if ports != set(pods.ports().values()):
                 yield f"{pods}: traefik.yml listens at {sorted(ports)}, and the ports are {pods.ports()}"
+            here = figures_in(text)
+            for key in SETTINGS:
+                if here.get(key) != known.gateway.get(key):
+                    yield f"{pods}: {key} is {here.get(key)}, and {known.gateway.get(key)} on a laptop"
 
 
 def routes(tree: Tree, known: Known) -> Iterator[str]:

@@ -199,6 +199,8 @@ NETWORK = {
         put(lambda tree: get(tree, "Middleware again")["spec"]["retry"], status=["500-599"]), "sends again what"),
     "other figures than on a laptop": (
         put(lambda tree: get(tree, "Middleware rate")["spec"]["rateLimit"], average=7), "average is 7"),
+    "another setting than on a laptop": (
+        text("gateway-config", "traefik.yml", "idleConnTimeout: 20s", "idleConnTimeout: 90s"), "idleConnTimeout is 90s"),
     "a listener at no port": (
         put(lambda tree: get(tree, "Gateway microblog")["spec"]["listeners"][0], port=80), "Traefik has no port 80"),
     "a listener with no certificate": (

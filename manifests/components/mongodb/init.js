@@ -35,13 +35,20 @@ function setUser(admin, user, pwd, roles) {
   print(`${user}: ${exists ? "password and roles set" : "made"}`);
 }
 
-// All are asked: one whose volume was lost knows nothing of the set that the others still are.
-let first, initiated = false;
+// All are asked: one whose volume was lost knows nothing of the set that the others still are. One that is away does no
+// harm if another says that there is a set; a new set is made of all or not at all.
+let first, initiated = false, away;
 for (const host of hosts) {
-  const member = signIn(host, "directConnection=true&serverSelectionTimeoutMS=5000");
-  first ??= member;
-  initiated ||= isInitiated(member);
+  try {
+    const member = signIn(host, "directConnection=true&serverSelectionTimeoutMS=5000");
+    first ??= member;
+    initiated = isInitiated(member) || initiated;
+  } catch (error) {
+    print(`${host}: ${error.message}`);
+    away = error;
+  }
 }
+if (!initiated && away) throw away;
 if (!initiated) initiate(first);
 
 // Waits for a primary; the Job tries again if that was too short.
