@@ -22,6 +22,7 @@ sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 from engines import (  # noqa: E402
     MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, port_number, reachable, shellcheck,
     split_address, traefik, url_host)
+from gateway import RATE_FACTOR, Gateway, Servers, check_certificate  # noqa: E402
 from supervisor import Failed, Process, Stopped, Supervisor, say  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +34,12 @@ ADDRESSES = {
     "QUERY_ADDR": "127.0.0.1:8082",
     "QUERY_OPS_ADDR": "127.0.0.1:9082",
 }
+GATEWAY_ADDR = "127.0.0.1:8080"
+GATEWAY_CERTIFICATE = ("GATEWAY_TLS_CERT_FILE", "GATEWAY_TLS_KEY_FILE")
 STILL_WAITING_SECONDS = 15
+# After Ctrl-C the gateway takes no more requests and finishes those it has. Live streams end only with the query
+# service: so the services stop after this time, whether or not the gateway has ended.
+GATEWAY_GRACE_SECONDS = 1.5
 
 
 # --- run --------------------------------------------------------------------------------------------------------
@@ -47,9 +53,11 @@ def run(supervisor: Supervisor, _arguments: argparse.Namespace) -> int:
 
 
 def run_with(supervisor: Supervisor, data: Path) -> int:
-    environment = {**ADDRESSES, **{name: value for name, value in os.environ.items() if value}}
+    environment = settings()
     own_mongodb, own_nats = "MONGODB_URI" not in environment, "NATS_URL" not in environment
-    ports = {name: split_address(name, environment[name]) for name in ADDRESSES}
+    gateway = gateway_of(environment)
+    listeners = (*ADDRESSES, "GATEWAY_ADDR") if gateway else ADDRESSES
+    ports = {name: split_address(name, environment[name]) for name in listeners}
     if own_mongodb:
         ports["MONGODB_PORT"] = ("127.0.0.1", port_from(environment, "MONGODB_PORT", 27017))
     if own_nats:
@@ -60,6 +68,7 @@ def run_with(supervisor: Supervisor, data: Path) -> int:
 
     mongodb = find_mongodb_for(supervisor, data) if own_mongodb else None
     nats = Nats.find(supervisor) if own_nats else None
+    gateway_program = traefik(supervisor) if gateway else None
     say("Building the services")
     build(supervisor, "--release", "--bin", "command-service", "--bin", "query-service")
     binaries = target_directory() / "release"
@@ -75,25 +84,63 @@ def run_with(supervisor: Supervisor, data: Path) -> int:
         nats.start(supervisor, data, logs, ports["NATS_PORT"][1])
         environment["NATS_URL"] = nats.uri(ports["NATS_PORT"][1])
 
-    command_url, query_url = service_urls(environment)
     environment.setdefault("LOG_FORMAT", "pretty")
-    services = start_services(supervisor, environment, binaries, data)
+    front: list[Process] = []
+    services = start_services(supervisor, environment, binaries, data, gateway)
     try:
         for service, ops in zip(services, ("COMMAND_OPS_ADDR", "QUERY_OPS_ADDR")):
             wait_until_ready(supervisor, service, *ports[ops])
-        print_welcome(command_url, query_url, data)
+        if gateway:
+            front.append(gateway.start(supervisor, gateway_program, logs / "gateway.log"))
+        print_welcome(gateway, *service_urls(environment), data)
         while True:
             supervisor.check_alive()
             supervisor.pause()
     finally:
-        # Those who ask before those who answer; the engines, which both need, come last.
-        supervisor.stop(*reversed(services))
+        # Those who ask before those who answer; the engines, which both services need, come last.
+        for process in front:
+            supervisor.ask_to_stop(process, GATEWAY_GRACE_SECONDS)
+        supervisor.stop(*front, *reversed(services))
+
+
+def settings() -> dict[str, str]:
+    """What the environment says, and our addresses where it says nothing."""
+    said = {name: value for name, value in os.environ.items() if value}
+    return {**ADDRESSES, "GATEWAY_ADDR": GATEWAY_ADDR, **said}
+
+
+def gateway_of(environment: dict[str, str]) -> Gateway | None:
+    """The gateway that the settings GATEWAY* describe; none if it is left out."""
+    wanted = environment.get("GATEWAY", "on")
+    if wanted not in ("on", "off"):
+        raise Failed("GATEWAY wants on or off")
+    if wanted == "off":
+        return None
+    limit = environment.get("IP_RATE_PER_SECOND", "200")
+    commands, queries = (Servers((url,)) for url in service_urls(environment))
+    return Gateway(
+        environment["GATEWAY_ADDR"], commands, queries,
+        check_certificate(*(environment.get(name, "") for name in GATEWAY_CERTIFICATE), GATEWAY_CERTIFICATE),
+        # What is no number, the services refuse.
+        RATE_FACTOR * (int(limit) if limit.isdecimal() else 0))
+
+
+def source_address(host: str, port: int) -> str:
+    """From which of our addresses a connection to that one comes. Nothing is sent."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as unconnected:
+        unconnected.connect((reachable(host), port))
+        return unconnected.getsockname()[0]
 
 
 def start_services(supervisor: Supervisor, environment: dict[str, str], binaries: Path, data: Path,
-                   log: Path | None = None) -> list[Process]:
+                   gateway: Gateway | None, log: Path | None = None) -> list[Process]:
     """Both services, with their logs on our terminal unless they go to a file."""
     command_url, _ = service_urls(environment)
+    if gateway:
+        # Where its connections come from. Whoever can open one from there is on this machine.
+        sources = {source_address(*split_address(name, environment[name])) for name in ("COMMAND_ADDR", "QUERY_ADDR")}
+        environment = {"TRUSTED_PROXIES": ",".join(sorted(sources)), **environment}
     environment = {"JWKS_URL": f"{command_url}/.well-known/jwks.json", **environment}
     # Only the one that signs needs the key; it makes one where there is none.
     signing = {"JWT_PRIVATE_KEY_FILE": str(data / "jwt.pem"), **environment}
@@ -181,23 +228,32 @@ def ask_readiness(address: str) -> int | None:
         connection.close()
 
 
-def print_welcome(command_url: str, query_url: str, data: Path) -> None:
+def print_welcome(gateway: Gateway | None, command_url: str, query_url: str, data: Path) -> None:
+    curl = "curl -sw '\\n'"
     as_json = "-H 'content-type: application/json'"
     token_of = """sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
+    to_commands, to_queries, hint = command_url, query_url, ""
+    if gateway:
+        to_commands = to_queries = gateway.url
+        if gateway.certificate:
+            curl, hint = "curl -ksw '\\n'", " (-k: whoever has signed the certificate)"
+    addresses = "".join(f"  {what:<36} {where}\n" for what, where in (
+        *([("both services, through the gateway", f"{gateway.url}/api/v1")] if gateway else []),
+        ("commands (POST, PUT, PATCH, DELETE)", f"{command_url}/api/v1"),
+        ("queries (GET)", f"{query_url}/api/v1"),
+        ("data, keys, and logs in files", str(data)),
+    ))
     say(f"""
 Microblog is ready.
 
-  commands (POST, PUT, PATCH, DELETE)  {command_url}/api/v1
-  queries (GET)                        {query_url}/api/v1
-  data, keys and the engines' logs     {data}
+{addresses}
+Try these in another terminal, one after the other{hint}:
 
-Try these in another terminal, one after the other:
+{curl} {to_commands}/api/v1/users {as_json} -d '{{"username":"ada","email":"ada@example.com","password":"correct horse"}}'
 
-curl -sw '\\n' {command_url}/api/v1/users {as_json} -d '{{"username":"ada","email":"ada@example.com","password":"correct horse"}}'
+TOKEN=$({curl} {to_commands}/api/v1/auth/login {as_json} -d '{{"username":"ada","password":"correct horse"}}' | {token_of}) && {curl} {to_commands}/api/v1/posts {as_json} -H "authorization: Bearer $TOKEN" -d '{{"content":"Hello, world"}}'
 
-TOKEN=$(curl -s {command_url}/api/v1/auth/login {as_json} -d '{{"username":"ada","password":"correct horse"}}' | {token_of}) && curl -sw '\\n' {command_url}/api/v1/posts {as_json} -H "authorization: Bearer $TOKEN" -d '{{"content":"Hello, world"}}'
-
-curl -sw '\\n' {query_url}/api/v1/timeline -H "authorization: Bearer $TOKEN"
+{curl} {to_queries}/api/v1/timeline -H "authorization: Bearer $TOKEN"
 
 Ctrl-C stops everything; the next `make run` continues with the data.
 """)
@@ -283,24 +339,32 @@ def is_shell(path: Path) -> bool:
 # --- postman ----------------------------------------------------------------------------------------------------
 
 def postman(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
-    """run the Postman collection against the running stack, or with --own against a fresh one"""
+    """run the Postman collection against the running stack, with --own against a fresh one"""
     program = newman(supervisor)
-    if arguments.own:
-        environment = start_temporary_stack(supervisor)
+    environment = start_temporary_stack(supervisor) if arguments.own else settings()
+    gateway = None if arguments.url else gateway_of(environment)
+    if arguments.url:
+        urls = {"base_url": arguments.url.rstrip("/")}
     else:
-        environment = {**ADDRESSES, **{name: value for name, value in os.environ.items() if value}}
-        for name, url in zip(("COMMAND_ADDR", "QUERY_ADDR"), service_urls(environment)):
+        urls = dict(zip(("command_url", "query_url"), service_urls(environment)))
+        names = ("COMMAND_ADDR", "QUERY_ADDR")
+        if gateway:
+            urls, names = {"base_url": gateway.url}, ("GATEWAY_ADDR",)
+        for name, url in zip(names, urls.values()):
             if not listens(*split_address(name, environment[name])):
                 raise Failed(f"nothing answers at {url} ({name}): start the stack with `make run`, "
                              "or let `python3 scripts/dev.py postman --own` start one")
-    command_url, query_url = service_urls(environment)
     folder = ROOT / "postman"
     command = [
         str(program), "run", str(folder / "microblog.postman_collection.json"),
         "--environment", str(folder / "local.postman_environment.json"),
-        "--env-var", f"command_url={command_url}", "--env-var", f"query_url={query_url}",
+        *(argument for name, url in urls.items() for argument in ("--env-var", f"{name}={url}")),
         "--timeout-request", "20000", "--reporter-cli-no-banner", "--reporter-cli-no-success-assertions",
     ]
+    if arguments.ca_file:
+        command += ["--ssl-extra-ca-certs", arguments.ca_file]
+    elif gateway and gateway.certificate:
+        command.append("--insecure")  # this machine's own gateway: whoever has signed its certificate
     # What runs on this machine is not asked for through a proxy.
     environment.update(NO_PROXY="*", no_proxy="*")
     if not sys.stdout.isatty():
@@ -317,17 +381,22 @@ def listens(host: str, port: int) -> bool:
 
 
 def start_temporary_stack(supervisor: Supervisor) -> dict[str, str]:
-    """Fresh engines and both services on free ports, and the environment that leads to them."""
+    """Fresh engines, both services and the gateway on free ports, and the environment that leads to them."""
     need_cargo()
     build(supervisor, "--bin", "command-service", "--bin", "query-service")
     data = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-")))
     environment = start_temporary_engines(supervisor)
     for elsewhere in ("JWKS_URL", "JWT_PRIVATE_KEY_FILE", "VIEWS_MONGODB_URI"):
         environment.pop(elsewhere, None)
-    environment.update((name, f"127.0.0.1:{port}") for name, port in zip(ADDRESSES, free_ports(len(ADDRESSES))))
-    services = start_services(supervisor, environment, target_directory() / "debug", data, data / "services.log")
+    names = (*ADDRESSES, "GATEWAY_ADDR")
+    environment.update((name, f"127.0.0.1:{port}") for name, port in zip(names, free_ports(len(names))))
+    gateway = gateway_of(environment)
+    services = start_services(supervisor, environment, target_directory() / "debug", data, gateway,
+                              data / "services.log")
     for service, ops in zip(services, ("COMMAND_OPS_ADDR", "QUERY_OPS_ADDR")):
         wait_until_ready(supervisor, service, *split_address(ops, environment[ops]))
+    if gateway:
+        gateway.start(supervisor, traefik(supervisor), data / "gateway.log")
     return environment
 
 
@@ -363,7 +432,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         if name == "test":
             command.add_argument("--release", action="store_true", help="optimised, as in production")
         elif name == "postman":
-            command.add_argument("--own", action="store_true", help="start engines and services of its own")
+            command.add_argument("--own", action="store_true", help="start engines, services and a gateway of its own")
+            command.add_argument("--url", help="another gateway than the settings name")
+            command.add_argument("--ca-file", metavar="FILE", help="the authority that signed its certificate, in PEM")
     arguments = parser.parse_args(ours)
     if rest and arguments.work not in (test, up):
         parser.error(f"unexpected: {shlex.join(rest)}")

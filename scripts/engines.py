@@ -34,7 +34,7 @@ NEWMAN_VERSION = "6.2.2"
 
 MONGOD_AT_LEAST = (8, 0)
 NATS_AT_LEAST = (2, 12)  # the first with atomic batches
-TRAEFIK_AT_LEAST = (3, 7, 15)  # what manifests/gateway/ was tried with; it refuses settings that it does not know
+TRAEFIK_AT_LEAST = (3, 7)
 
 # An engine may replay its journal first.
 START_DEADLINE_SECONDS = 60

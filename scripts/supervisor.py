@@ -163,6 +163,14 @@ class Supervisor:
         self._tell_guard(f"+folder {path}")
         return path
 
+    def ask_to_stop(self, process: Process, patience: float) -> None:
+        """Asks a process to end, and waits for it a while. `stop` is still needed."""
+        if process.returncode() is None:
+            process.popen.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + patience
+        while process.returncode() is None and time.monotonic() < deadline and not self._in_a_hurry():
+            time.sleep(TICK_SECONDS)
+
     def stop(self, *processes: Process) -> None:
         """Ends processes and whatever they started: asks, waits, then insists. A second Ctrl-C insists at once."""
         for process in processes:
