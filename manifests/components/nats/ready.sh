@@ -1,5 +1,7 @@
 #!/bin/sh
-# Ready: JetStream runs here. `/healthz` answers 200 also where it is switched off (2.15.1), so that is asked first.
+# Ready: JetStream runs here, and its streams are in step with the cluster. So a roll-out stops the next server only when
+# this one has caught up. `/healthz` alone answers 200 also where JetStream is switched off, and with `js-server-only` also
+# without a quorum (2.15.1).
 set -u
 monitor=http://127.0.0.1:8222
 if ! jetstream=$(wget -q -T 3 -O - "$monitor/jsz"); then
@@ -9,7 +11,7 @@ fi
 case $jetstream in
   *'"disabled": true'*) echo "JetStream is off" && exit 1 ;;
 esac
-wget -q -T 3 -O /dev/null "$monitor/healthz?js-server-only=true" || {
+wget -q -T 3 -O /dev/null "$monitor/healthz" || {
   echo "JetStream is not in step with the cluster"
   exit 1
 }
