@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
+import gateway  # noqa: E402
 import manifests_network  # noqa: E402
 import manifests_references  # noqa: E402
 from engines import CACHE, Nats, from_wheel, locked, need, note  # noqa: E402
@@ -235,7 +236,6 @@ def known_of_the_repository() -> Known:
         return found[1]
 
     services = {"command-service", "query-service"}
-    rate = int(one(r"^RATE = (\d+)", "scripts/gateway.py"))
     rows = re.findall(r"^\| *((?:`[A-Z_]+`(?:, )?)+) *\|", text("docs/settings.md"), re.MULTILINE)
     return Known(
         secrets={secret["name"]: set(secret["keys"]) for secret in json.loads(text("manifests/secrets.json"))["secrets"]},
@@ -247,7 +247,7 @@ def known_of_the_repository() -> Known:
         key_set=one(r'const KEY_SET: &str = "([^"]+)"', "shared/src/auth/token.rs"),
         gateway={**manifests_network.figures_in(text("manifests/gateway/microblog.yml") + text("manifests/gateway/traefik.yml")),
                  # As scripts/gateway.py fills it in.
-                 "average": str(rate), "burst": str(2 * rate)},
+                 "average": str(gateway.RATE), "burst": str(2 * gateway.RATE)},
         services=services,
         version=one(r'^version = "([^"]+)"', "Cargo.toml"),
         drain=int(one(r"pub const GRACE: Duration = Duration::from_secs\((\d+)\)", "shared/src/runtime/tasks.rs")),
