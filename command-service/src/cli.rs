@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use shared::runtime::error_chain::Chain;
-use shared::runtime::settings::Settings;
+use shared::runtime::settings::{OpsPort, Settings};
 use shared::runtime::tasks::{Tasks, stop_on_signals};
 use shared::runtime::telemetry;
+use shared::{health, process};
 
 use crate::app::ports::StoreError;
 use crate::app::{CommandError, ModerationAction};
@@ -29,6 +30,16 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Asks the service beside it, at COMMAND_OPS_ADDR, whether it is ready. Exits with 0 if it is,
+    /// 1 if not.
+    Health,
+    #[command(flatten)]
+    Task(Task),
+}
+
+/// What needs the settings.
+#[derive(Subcommand)]
+enum Task {
     /// Loads users, follows, posts and reactions in bulk. May be interrupted and run again: it
     /// goes on where it was, and what is there already, by its name or id, is left as it is.
     ///
@@ -73,12 +84,21 @@ enum CliError {
     },
 }
 
-pub async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
-    let outcome = match arguments.command {
+pub async fn run(arguments: Arguments) -> ExitCode {
+    let task = match arguments.command {
+        Some(Command::Health) => return health::main(OpsPort::Command).await,
+        Some(Command::Task(task)) => Some(task),
+        None => None,
+    };
+    let settings = match process::settings().await {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    let outcome = match task {
         None => serve(settings, arguments.role).await,
-        Some(Command::Import(arguments)) => return import(&settings, arguments).await,
-        Some(Command::Token { usernames }) => tokens(&settings, &usernames).await,
-        Some(Command::Admin(command)) => admin(&settings, command).await,
+        Some(Task::Import(arguments)) => return import(&settings, arguments).await,
+        Some(Task::Token { usernames }) => tokens(&settings, &usernames).await,
+        Some(Task::Admin(command)) => admin(&settings, command).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use shared::runtime::error_chain::Chain;
-use shared::runtime::settings::Settings;
+use shared::runtime::settings::{OpsPort, Settings};
 use shared::runtime::tasks::stop_on_signals;
 use shared::runtime::telemetry;
+use shared::{health, process};
 use tokio_util::sync::CancellationToken;
 
 use crate::operator::{dead_letters, rebuild, verify};
@@ -26,6 +27,16 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Asks the service beside it, at QUERY_OPS_ADDR, whether it is ready. Exits with 0 if it is,
+    /// 1 if not.
+    Health,
+    #[command(flatten)]
+    Task(Task),
+}
+
+/// What needs the settings.
+#[derive(Subcommand)]
+enum Task {
     /// Recomputes from the log what every reader should see, and compares. Exits with 1 on any
     /// difference.
     Verify(verify::Arguments),
@@ -35,14 +46,21 @@ enum Command {
     DeadLetters(dead_letters::Arguments),
 }
 
-pub async fn run(arguments: Arguments, settings: Settings) -> ExitCode {
+pub async fn run(arguments: Arguments) -> ExitCode {
+    let task = match arguments.command {
+        Some(Command::Health) => return health::main(OpsPort::Query).await,
+        Some(Command::Task(task)) => Some(task),
+        None => None,
+    };
+    let settings = match process::settings().await {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
     let stop = stop_on_signals();
-    match arguments.command {
-        Some(Command::Verify(arguments)) => verify::main(&settings, &arguments).await,
-        Some(Command::DeadLetters(arguments)) => {
-            dead_letters::main(&settings, &arguments, stop).await
-        }
-        Some(Command::Rebuild(arguments)) => rebuild::main(&settings, &arguments, stop).await,
+    match task {
+        Some(Task::Verify(arguments)) => verify::main(&settings, &arguments).await,
+        Some(Task::DeadLetters(arguments)) => dead_letters::main(&settings, &arguments, stop).await,
+        Some(Task::Rebuild(arguments)) => rebuild::main(&settings, &arguments, stop).await,
         None => match serve(settings, arguments.role, stop).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -15,8 +15,8 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> ExitCode {
-    match shared::process::begin().await {
-        Ok((arguments, settings)) => cli::run(arguments, settings).await,
+    match shared::process::arguments() {
+        Ok(arguments) => cli::run(arguments).await,
         Err(code) => code,
     }
 }

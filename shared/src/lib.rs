@@ -7,7 +7,8 @@
 //! * [`connections`]: the only place that opens a client of MongoDB or NATS.
 //! * [`auth`]: verification of access tokens.
 //! * [`web`]: what every request passes, from the server to the error body.
-//! * [`process`]: a service from its settings and ports to its end.
+//! * [`process`]: a service from its settings and ports to its end; [`health`]: the command that asks
+//!   it whether it is ready.
 //!
 //! Nothing here knows a service crate.
 
@@ -19,6 +20,7 @@
 pub mod auth;
 pub mod connections;
 pub mod contract;
+pub mod health;
 pub mod process;
 pub mod resilience;
 pub mod runtime;

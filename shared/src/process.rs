@@ -16,12 +16,12 @@ use crate::web::ops::{OpsServer, Readiness};
 /// EX_USAGE of sysexits.h: the exit code for bad settings or arguments.
 pub const USAGE: u8 = 64;
 
-/// The arguments and the settings of this process, after which it logs as they say.
+/// The arguments of this process.
 ///
 /// # Errors
-/// [`USAGE`], after all faults were printed; success, after help or the version was.
-pub async fn begin<A: Parser>() -> Result<(A, Settings), ExitCode> {
-    let arguments = A::try_parse().map_err(|error| {
+/// [`USAGE`], after the fault was printed; success, after help or the version was.
+pub fn arguments<A: Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|error| {
         // Nobody is left to be told if this cannot be printed.
         let _ = error.print();
         if error.use_stderr() {
@@ -29,13 +29,20 @@ pub async fn begin<A: Parser>() -> Result<(A, Settings), ExitCode> {
         } else {
             ExitCode::SUCCESS
         }
-    })?;
+    })
+}
+
+/// The settings of this process, after which it logs as they say.
+///
+/// # Errors
+/// [`USAGE`], after all faults were printed.
+pub async fn settings() -> Result<Settings, ExitCode> {
     let settings = Settings::from_env().await.map_err(|faults| {
         eprintln!("{faults}");
         ExitCode::from(USAGE)
     })?;
     telemetry::init_logs(settings.log_format, &settings.log_filter);
-    Ok((arguments, settings))
+    Ok(settings)
 }
 
 /// A port cannot be listened on.

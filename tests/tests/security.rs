@@ -10,6 +10,8 @@ mod clients;
 mod edge;
 #[path = "security/forgeries.rs"]
 mod forgeries;
+#[path = "security/health.rs"]
+mod health;
 #[path = "security/limits.rs"]
 mod limits;
 #[path = "security/matrix.rs"]
@@ -46,6 +48,7 @@ async fn nobody_gets_in() {
     let people = People::of(&world, &clients).await;
     matrix::every_route_answers_every_token_as_specified(&clients, &people, Path::new(&key)).await;
     bad_requests::every_bad_request_is_a_problem_and_none_is_ours(&world, &clients, &people).await;
+    health::health_says_in_one_line_whether_a_service_is_ready(&world).await;
     limits::ten_thousand_paths_are_one_series(&world, &clients).await;
     limits::an_unknown_account_takes_as_long_as_a_wrong_password(&clients).await;
     limits::both_services_limit_addresses_and_know_origins(&clients).await;

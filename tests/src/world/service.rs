@@ -48,6 +48,16 @@ impl Service {
         }
     }
 
+    /// The number of its operator's port.
+    pub fn ops_port(&self) -> u16 {
+        let port = self
+            .ops
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse().ok());
+        port.expect("its address ends with a port")
+    }
+
     /// Starts it, and waits until it says it is ready.
     pub async fn start(&self) {
         self.process.start();

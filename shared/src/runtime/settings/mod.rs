@@ -75,6 +75,41 @@ pub struct Settings {
     pub stream_heartbeat: Duration,
 }
 
+/// The operator's port of one of the services.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OpsPort {
+    Command,
+    Query,
+}
+
+impl OpsPort {
+    /// Reads where it listens from this process's environment, and nothing else.
+    ///
+    /// # Errors
+    /// The one fault.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "for a process that does without the other settings"
+    )]
+    pub fn read(self) -> Result<SocketAddr, SettingsError> {
+        self.read_vars(std::env::vars_os())
+    }
+
+    fn read_vars(
+        self,
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<SocketAddr, SettingsError> {
+        let variable = match self {
+            Self::Command => &variables::COMMAND_OPS_ADDR,
+            Self::Query => &variables::QUERY_OPS_ADDR,
+        };
+        let vars = vars.into_iter();
+        let mut env = Environment::gather(vars.filter(|(name, _)| name == variable.name));
+        let address = env.read(variable);
+        env.faults.or(address)
+    }
+}
+
 impl Settings {
     /// Reads the settings from this process's environment, looks into the files that they name,
     /// and asks DNS where a `mongodb+srv://` name leads. A DNS that does not answer is no fault of

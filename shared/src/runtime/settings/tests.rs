@@ -22,6 +22,21 @@ fn an_empty_environment_gives_the_documented_defaults() {
 }
 
 #[test]
+fn where_the_operator_s_port_is_depends_on_no_other_setting() {
+    let read = |port: OpsPort, vars: &[(&str, &str)]| {
+        port.read_vars(vars.iter().map(|(name, value)| (name.into(), value.into())))
+    };
+    let bad = ("MONGODB_URI", "nonsense");
+    let address = read(OpsPort::Query, &[bad, ("QUERY_OPS_ADDR", " 0.0.0.0:1 ")]);
+    assert_eq!(address.unwrap().to_string(), "0.0.0.0:1");
+    let address = read(OpsPort::Command, &[bad, ("QUERY_OPS_ADDR", "nonsense")]);
+    assert_eq!(address.unwrap().to_string(), "127.0.0.1:9081");
+    let SettingsError(faults) = read(OpsPort::Query, &[("QUERY_OPS_ADDR", "x")]).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].starts_with("QUERY_OPS_ADDR must be an address"));
+}
+
+#[test]
 fn a_public_url_is_absolute_and_bears_a_path() {
     let below = |text: &str| {
         let settings = read(&[("PUBLIC_URL", text)]);

@@ -1,0 +1,133 @@
+//! The command `health` of both binaries: whether the service beside it is ready.
+//!
+//! For what starts containers: an image has neither a shell nor a client of HTTP.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use serde_json::Value;
+
+use crate::process::USAGE;
+use crate::runtime::error_chain::Chain;
+use crate::runtime::settings::OpsPort;
+
+/// A service that takes longer is not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks `/readyz` of the operator's port on this machine, and prints one line. The address of that
+/// port is the only setting that is read: whatever else is wrong, the service says it itself.
+///
+/// Exits with 0 if the service is ready (or degraded), 1 if not, [`USAGE`] if the address is bad.
+pub async fn main(port: OpsPort) -> ExitCode {
+    let address = match port.read() {
+        Ok(address) => local(address),
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    match ask(address).await {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where this machine reaches a port that listens at `address`: one that listens everywhere, by
+/// loopback.
+fn local(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+/// What the port says, in one line: `Err` if that is not that the service is ready.
+async fn ask(address: SocketAddr) -> Result<String, String> {
+    let told = async {
+        // No proxy of the environment, no certificates of the system: it is a port of this machine.
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .redirect(Policy::none())
+            .timeout(PATIENCE)
+            .build()?;
+        let answer = client.get(format!("http://{address}/readyz")).send();
+        let answer = answer.await?;
+        Ok((answer.status(), answer.bytes().await?))
+    };
+    let told: Result<_, reqwest::Error> = told.await;
+    let (status, body) = told.map_err(|error| {
+        let seconds = PATIENCE.as_secs();
+        if error.is_timeout() {
+            format!("not ready: {address} does not answer within {seconds} s")
+        } else {
+            format!("not ready: {address} does not answer: {}", Chain(&error))
+        }
+    })?;
+    let said = summary(&serde_json::from_slice(&body).unwrap_or_default());
+    if status.is_success() {
+        Ok(said.unwrap_or_else(|| "ready".to_owned()))
+    } else {
+        Err(said.unwrap_or_else(|| format!("not ready: {address} answers {status}")))
+    }
+}
+
+/// The body of `/readyz` in one line, if it is one.
+fn summary(body: &Value) -> Option<String> {
+    let status = body["status"].as_str()?;
+    let reasons: Vec<String> = ["missing", "degraded"]
+        .iter()
+        .filter_map(|list| body[list].as_object())
+        .flatten()
+        .map(|(what, why)| format!("{what}: {}", why.as_str().unwrap_or_default()))
+        .collect();
+    let line = if reasons.is_empty() {
+        status.to_owned()
+    } else {
+        format!("{status}: {}", reasons.join("; "))
+    };
+    Some(line.replace(['\n', '\r'], " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_port_that_listens_everywhere_is_asked_by_loopback() {
+        for (set, asked) in [
+            ("0.0.0.0:9081", "127.0.0.1:9081"),
+            ("[::]:9081", "[::1]:9081"),
+            ("10.0.0.7:9081", "10.0.0.7:9081"),
+        ] {
+            assert_eq!(local(set.parse().unwrap()).to_string(), asked);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_in_one_line() {
+        let body = json!({
+            "status": "not ready",
+            "missing": { "MongoDB answers": "nothing\nlistens", "the indexes are made": "not yet" },
+            "degraded": { "relay": "NATS: nothing listens" },
+        });
+        assert_eq!(
+            summary(&body).unwrap(),
+            "not ready: MongoDB answers: nothing listens; the indexes are made: not yet; relay: NATS: nothing listens"
+        );
+        assert_eq!(summary(&json!({ "status": "ready" })).unwrap(), "ready");
+        assert_eq!(summary(&json!("<html>")), None);
+    }
+}
