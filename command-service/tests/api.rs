@@ -28,7 +28,6 @@ use std::collections::HashSet;
 use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
 use command_service::app::ModerationAction;
 use command_service::app::ports::NewEvent;
-use command_service::http::{BASE, ROUTES};
 use futures_util::future::join_all;
 use jsonwebtoken::jwk::JwkSet;
 use serde_json::{Value, json};
@@ -37,6 +36,7 @@ use shared::contract::consistency::ConsistencyToken;
 use shared::contract::events::{Event, LogStream, NoData, Payload};
 use shared::contract::ids::{Id, SEQUENCE_BITS};
 use shared::contract::time::{Clock, SystemClock};
+use shared::web::routes::{self, BASE, Service};
 use support::{Account, Answer, PASSWORD, TestApp, eventually};
 
 // --- users ---

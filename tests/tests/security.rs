@@ -16,6 +16,8 @@ mod health;
 mod limits;
 #[path = "security/matrix.rs"]
 mod matrix;
+#[path = "security/methods.rs"]
+mod methods;
 #[path = "security/routes.rs"]
 mod routes;
 #[path = "security/settings.rs"]
@@ -49,6 +51,7 @@ async fn nobody_gets_in() {
     matrix::every_route_answers_every_token_as_specified(&clients, &people, Path::new(&key)).await;
     bad_requests::every_bad_request_is_a_problem_and_none_is_ours(&world, &clients, &people).await;
     health::health_says_in_one_line_whether_a_service_is_ready(&world).await;
+    methods::either_service_names_the_methods_of_every_path(&clients).await;
     limits::ten_thousand_paths_are_one_series(&world, &clients).await;
     limits::an_unknown_account_takes_as_long_as_a_wrong_password(&clients).await;
     limits::both_services_limit_addresses_and_know_origins(&clients).await;

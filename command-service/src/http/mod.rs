@@ -10,76 +10,35 @@ mod users;
 use actix_web::HttpResponse;
 use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
-use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::web::{Data, ServiceConfig, to};
 use jsonwebtoken::jwk::JwkSet;
 use shared::auth::token::KEY_SET;
-use shared::web::routing::{no_such_path, path_config, resource};
-
-pub use responses::BASE;
-
-/// Every route of this service, as method and pattern below [`BASE`]; tests and the Postman
-/// collection are checked against it.
-pub const ROUTES: [(&str, &str); 14] = [
-    ("POST", "/users"),
-    ("PATCH", "/users/me"),
-    ("DELETE", "/users/me"),
-    ("POST", "/users/{id}/follow"),
-    ("DELETE", "/users/{id}/follow"),
-    ("POST", "/auth/login"),
-    ("POST", "/auth/refresh"),
-    ("POST", "/auth/logout"),
-    ("POST", "/posts"),
-    ("DELETE", "/posts/{id}"),
-    ("POST", "/posts/{id}/like"),
-    ("DELETE", "/posts/{id}/like"),
-    ("POST", "/posts/{id}/repost"),
-    ("DELETE", "/posts/{id}/repost"),
-];
+use shared::web::routing::{Endpoint, serve_routes};
 
 pub fn configure(config: &mut ServiceConfig) {
+    serve_routes(config, endpoints());
+}
+
+fn endpoints() -> Vec<Endpoint> {
     const POST: Method = Method::POST;
     const DELETE: Method = Method::DELETE;
-    config.app_data(path_config());
-    config.service(resource(KEY_SET, [(Method::GET, web::to(key_set))]));
-    config.service(
-        web::scope(BASE)
-            .service(resource("/users", [(POST, web::to(users::register))]))
-            .service(resource(
-                "/users/me",
-                [
-                    (Method::PATCH, web::to(users::edit_profile)),
-                    (DELETE, web::to(users::deactivate)),
-                ],
-            ))
-            .service(resource(
-                "/users/{id}/follow",
-                [
-                    (POST, web::to(users::follow)),
-                    (DELETE, web::to(users::unfollow)),
-                ],
-            ))
-            .service(resource("/auth/login", [(POST, web::to(auth::sign_in))]))
-            .service(resource("/auth/refresh", [(POST, web::to(auth::refresh))]))
-            .service(resource("/auth/logout", [(POST, web::to(auth::sign_out))]))
-            .service(resource("/posts", [(POST, web::to(posts::create))]))
-            .service(resource("/posts/{id}", [(DELETE, web::to(posts::delete))]))
-            .service(resource(
-                "/posts/{id}/like",
-                [
-                    (POST, web::to(posts::like)),
-                    (DELETE, web::to(posts::unlike)),
-                ],
-            ))
-            .service(resource(
-                "/posts/{id}/repost",
-                [
-                    (POST, web::to(posts::repost)),
-                    (DELETE, web::to(posts::unrepost)),
-                ],
-            ))
-            .default_service(web::to(no_such_path)),
-    );
-    config.default_service(web::to(no_such_path));
+    vec![
+        (Method::GET, KEY_SET, to(key_set)),
+        (POST, "/api/v1/auth/login", to(auth::sign_in)),
+        (POST, "/api/v1/auth/refresh", to(auth::refresh)),
+        (POST, "/api/v1/auth/logout", to(auth::sign_out)),
+        (POST, "/api/v1/users", to(users::register)),
+        (Method::PATCH, "/api/v1/users/me", to(users::edit_profile)),
+        (DELETE, "/api/v1/users/me", to(users::deactivate)),
+        (POST, "/api/v1/users/{id}/follow", to(users::follow)),
+        (DELETE, "/api/v1/users/{id}/follow", to(users::unfollow)),
+        (POST, "/api/v1/posts", to(posts::create)),
+        (DELETE, "/api/v1/posts/{id}", to(posts::delete)),
+        (POST, "/api/v1/posts/{id}/like", to(posts::like)),
+        (DELETE, "/api/v1/posts/{id}/like", to(posts::unlike)),
+        (POST, "/api/v1/posts/{id}/repost", to(posts::repost)),
+        (DELETE, "/api/v1/posts/{id}/repost", to(posts::unrepost)),
+    ]
 }
 
 /// Anybody may have the keys, and keep them for a while.
@@ -89,4 +48,24 @@ async fn key_set(keys: Data<JwkSet>) -> HttpResponse {
         HeaderValue::from_static("public, max-age=300"),
     );
     HttpResponse::Ok().insert_header(for_a_while).json(&**keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::web::routes::{self, Service};
+
+    use super::*;
+
+    #[test]
+    fn the_endpoints_are_the_routes_of_the_table() {
+        let endpoints = endpoints();
+        let mut served: Vec<_> = endpoints
+            .iter()
+            .map(|(m, path, _)| (m.as_str(), *path))
+            .collect();
+        let mut listed: Vec<_> = routes::of(Service::Command).collect();
+        served.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(served, listed);
+    }
 }

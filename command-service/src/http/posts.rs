@@ -10,10 +10,11 @@ use shared::contract::ids::{EntryId, PostId, UserId};
 use shared::contract::time::Timestamp;
 use shared::runtime::public_url::PublicUrl;
 use shared::web::problem::{Code, Problem};
+use shared::web::routes::BASE;
 
 use super::errors::RateLimit;
 use super::extract::{Body, Caller, IdempotencyKey, OptionalJson, Trace};
-use super::responses::{Answer, BASE, accepted, no_content};
+use super::responses::{Answer, accepted, no_content};
 use crate::app::{App, CommandError, Created, NewPost, Reacted};
 use crate::domain::Fault;
 use crate::domain::text::Content;

@@ -1,4 +1,4 @@
-//! What all answers have in common: where they live, and the consistency token they carry.
+//! What all answers have in common: the consistency token they carry.
 
 use actix_web::http::header::HeaderName;
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -7,9 +7,6 @@ use shared::contract::consistency::{self, ConsistencyToken};
 
 use super::errors::ApiError;
 use crate::app::Accepted;
-
-/// Base of every route but the key set's.
-pub const BASE: &str = "/api/v1";
 
 const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static(consistency::HEADER);
 

@@ -11,10 +11,11 @@ use shared::contract::time::Timestamp;
 use shared::runtime::public_url::PublicUrl;
 use shared::runtime::settings::Secret;
 use shared::web::problem::{Code, Problem};
+use shared::web::routes::BASE;
 
 use super::errors::RateLimit;
 use super::extract::{Body, Caller, ClientAddress, OptionalJson, Trace};
-use super::responses::{Answer, BASE, accepted, no_content};
+use super::responses::{Answer, accepted, no_content};
 use crate::app::{App, CommandError, Edited, Followed};
 use crate::domain::text::Password;
 use crate::domain::user::{ProfileChange, RegistrationForm};

@@ -10,11 +10,12 @@ mod live_stream;
 mod responses;
 
 use actix_web::http::Method;
-use actix_web::web::{self, Data, Path, ServiceConfig};
+use actix_web::web::{Data, Path, ServiceConfig, to};
 use serde::Deserialize;
 use shared::contract::ids::{PostId, UserId};
 use shared::web::problem::{Code, Problem};
-use shared::web::routing::{no_such_path, path_config, resource};
+use shared::web::routes::{self, Service};
+use shared::web::routing::{Endpoint, serve_routes};
 
 use crate::accounts::OwnAddresses;
 use crate::reads::bodies::UserView;
@@ -25,76 +26,36 @@ use extract::{Limit, Params, ReadRequest};
 pub use live::WaitingRoom;
 use responses::Response;
 
-/// Base of every route.
-pub const BASE: &str = "/api/v1";
-
-/// Every route of this service, as method and pattern below [`BASE`]; tests and the Postman
-/// collection are checked against it.
-pub const ROUTES: [(&str, &str); 11] = [
-    ("GET", "/timeline"),
-    ("GET", "/timeline/stream"),
-    ("GET", "/posts/{id}"),
-    ("GET", "/posts/{id}/replies"),
-    ("GET", "/users/by-username/{name}"),
-    ("GET", "/users/{id}"),
-    ("GET", "/users/{id}/posts"),
-    ("GET", "/users/{id}/followers"),
-    ("GET", "/users/{id}/following"),
-    ("GET", "/users/{id}/mutuals"),
-    ("GET", "/users/{id}/relationship"),
-];
+const STREAM: &str = "/api/v1/timeline/stream";
 
 pub fn configure(config: &mut ServiceConfig) {
-    config.app_data(path_config());
-    config.service(
-        web::scope(BASE)
-            .service(resource("/timeline", [(Method::GET, web::to(timeline))]))
-            .service(resource(
-                "/timeline/stream",
-                [(Method::GET, web::to(live::stream))],
-            ))
-            .service(resource("/posts/{id}", [(Method::GET, web::to(post))]))
-            .service(resource(
-                "/posts/{id}/replies",
-                [(Method::GET, web::to(replies))],
-            ))
-            .service(resource(
-                "/users/by-username/{name}",
-                [(Method::GET, web::to(user_by_name))],
-            ))
-            .service(resource("/users/{id}", [(Method::GET, web::to(user))]))
-            .service(resource(
-                "/users/{id}/posts",
-                [(Method::GET, web::to(posts_of))],
-            ))
-            .service(resource(
-                "/users/{id}/followers",
-                [(Method::GET, web::to(followers))],
-            ))
-            .service(resource(
-                "/users/{id}/following",
-                [(Method::GET, web::to(following))],
-            ))
-            .service(resource(
-                "/users/{id}/mutuals",
-                [(Method::GET, web::to(mutuals))],
-            ))
-            .service(resource(
-                "/users/{id}/relationship",
-                [(Method::GET, web::to(relationship))],
-            ))
-            .default_service(web::to(no_such_path)),
-    );
-    config.default_service(web::to(no_such_path));
+    serve_routes(config, endpoints());
+}
+
+fn endpoints() -> Vec<Endpoint> {
+    const GET: Method = Method::GET;
+    vec![
+        (GET, "/api/v1/timeline", to(timeline)),
+        (GET, STREAM, to(live::stream)),
+        (GET, "/api/v1/posts/{id}", to(post)),
+        (GET, "/api/v1/posts/{id}/replies", to(replies)),
+        (GET, "/api/v1/users/by-username/{name}", to(user_by_name)),
+        (GET, "/api/v1/users/{id}", to(user)),
+        (GET, "/api/v1/users/{id}/posts", to(posts_of)),
+        (GET, "/api/v1/users/{id}/followers", to(followers)),
+        (GET, "/api/v1/users/{id}/following", to(following)),
+        (GET, "/api/v1/users/{id}/mutuals", to(mutuals)),
+        (GET, "/api/v1/users/{id}/relationship", to(relationship)),
+    ]
 }
 
 /// What is answered before there are views to read.
 pub fn configure_start(config: &mut ServiceConfig) {
-    config.service(web::scope(BASE).service(resource(
-        "/timeline/stream",
-        [(Method::GET, web::to(live::stream_at_start))],
-    )));
-    config.default_service(web::to(live::not_yet));
+    let endpoint = |(_, path)| match path {
+        STREAM => (Method::GET, path, to(live::stream_at_start)),
+        _ => (Method::GET, path, to(live::not_yet)),
+    };
+    serve_routes(config, routes::of(Service::Query).map(endpoint).collect());
 }
 
 #[derive(Deserialize)]
@@ -244,4 +205,22 @@ async fn relationship(request: ReadRequest<UserId>, id: Path<UserId>) -> Respons
     let (id, caller) = (id.into_inner(), request.caller);
     let read = move |views: ReadModel| async move { views.relationship(caller, id).await };
     request.one(CachePolicy::Bypass, read).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_endpoints_are_the_routes_of_the_table() {
+        let endpoints = endpoints();
+        let mut served: Vec<_> = endpoints
+            .iter()
+            .map(|(m, path, _)| (m.as_str(), *path))
+            .collect();
+        let mut listed: Vec<_> = routes::of(Service::Query).collect();
+        served.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(served, listed);
+    }
 }

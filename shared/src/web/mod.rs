@@ -1,7 +1,8 @@
 //! What every request of either service passes.
 //!
 //! * [`request_id`], [`problem`]: the id of a request, and error bodies (RFC 9457).
-//! * [`routing`], [`middleware`]: routes; metrics, spans and headers of every answer.
+//! * [`routes`], [`routing`]: the routes of both services, and how one serves its own.
+//! * [`middleware`]: metrics, spans and headers of every answer.
 //! * [`rate_limit`], [`cors`]: how many requests an address may send, and from which pages.
 //! * [`server`]: the HTTP server that all that stands behind; [`ops`]: the operator's port.
 
@@ -11,5 +12,6 @@ pub mod ops;
 pub mod problem;
 pub mod rate_limit;
 pub mod request_id;
+pub mod routes;
 pub mod routing;
 pub mod server;

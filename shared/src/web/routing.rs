@@ -4,24 +4,47 @@
 use actix_web::error::{PathError, QueryPayloadError};
 use actix_web::http::Method;
 use actix_web::http::header::{ALLOW, HeaderValue};
+use actix_web::web::ServiceConfig;
 use actix_web::{HttpRequest, HttpResponse, Resource, ResponseError, Route, guard, web};
 
 use crate::web::problem::{Code, Problem};
+use crate::web::routes;
 
 /// The largest request body, in bytes.
 pub const MAX_BODY: usize = 16 * 1024;
 
-/// A resource that answers any other method with 405 and `Allow`. What answers GET answers HEAD:
-/// the server leaves the body out.
+/// What a service answers a method of a path with.
+pub type Endpoint = (Method, &'static str, Route);
+
+/// Serves a service's endpoints, and answers every other method of every path that either service
+/// has with 405, and all other paths with 404. The endpoints must be what [`routes::ROUTES`] says
+/// that the service has: what stands there alone is not served, what does not is not found.
+pub fn serve_routes(config: &mut ServiceConfig, mut endpoints: Vec<Endpoint>) {
+    config.app_data(path_config());
+    for path in routes::paths() {
+        let own = endpoints.extract_if(.., |(_, of, _)| *of == path);
+        let own = own.map(|(method, _, route)| (method, route));
+        config.service(allowing(path, routes::allow(path), own));
+    }
+    config.default_service(web::to(no_such_path));
+}
+
+/// A resource that answers any other method with 405 and `Allow`.
 pub fn resource<const N: usize>(path: &str, routes: [(Method, Route); N]) -> Resource {
-    let allow = routes
-        .iter()
-        .map(|(method, _)| match *method {
-            Method::GET => "GET, HEAD",
-            _ => method.as_str(),
-        })
-        .collect::<Vec<_>>()
-        .join(", ");
+    let methods = routes.iter().map(|(method, _)| match *method {
+        Method::GET => "GET, HEAD",
+        _ => method.as_str(),
+    });
+    let allow = methods.collect::<Vec<_>>().join(", ");
+    allowing(path, allow, routes)
+}
+
+/// What answers GET answers HEAD: the server leaves the body out.
+fn allowing(
+    path: &str,
+    allow: String,
+    routes: impl IntoIterator<Item = (Method, Route)>,
+) -> Resource {
     let mut resource = web::resource(path);
     for (method, route) in routes {
         resource = resource.route(if method == Method::GET {
@@ -49,7 +72,7 @@ pub async fn no_such_path() -> HttpResponse {
 }
 
 /// Path segments that are not what the route wants name nothing that exists.
-pub fn path_config() -> web::PathConfig {
+fn path_config() -> web::PathConfig {
     web::PathConfig::default().error_handler(|error, _| {
         #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
         let detail = match error {

@@ -126,7 +126,6 @@ impl BadRequests<'_> {
             .filter(|(_, path)| path == self.row.path)
             .map(|(method, _)| method)
             .collect();
-        // `/users/me` is also what `/users/{id}` matches, where that is served.
         for method in METHODS.iter().filter(|method| !served.contains(**method)) {
             let request = self.plain(method, &self.path);
             let expected = [(405, "method_not_allowed")];

@@ -1,0 +1,110 @@
+//! Every route of both services. Each service knows the other's: a gateway asks either one for a
+//! method that neither has, and each answers 405 with all methods of the path.
+
+use crate::auth::token::KEY_SET;
+use Service::{Command, Query};
+
+/// What the paths of all routes but the key set begin with.
+pub const BASE: &str = "/api/v1";
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Service {
+    Command,
+    Query,
+}
+
+/// Which service answers a method of a path. GET stands for HEAD as well.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Route {
+    pub service: Service,
+    pub method: &'static str,
+    pub path: &'static str,
+}
+
+const fn route(service: Service, method: &'static str, path: &'static str) -> Route {
+    Route {
+        service,
+        method,
+        path,
+    }
+}
+
+/// All of them; tests, the Postman collection and docs/api.md are checked against them. A request
+/// belongs to the first path that it matches.
+pub const ROUTES: [Route; 26] = [
+    route(Command, "GET", KEY_SET),
+    route(Command, "POST", "/api/v1/auth/login"),
+    route(Command, "POST", "/api/v1/auth/refresh"),
+    route(Command, "POST", "/api/v1/auth/logout"),
+    route(Command, "POST", "/api/v1/users"),
+    route(Command, "PATCH", "/api/v1/users/me"),
+    route(Command, "DELETE", "/api/v1/users/me"),
+    route(Query, "GET", "/api/v1/users/by-username/{name}"),
+    route(Query, "GET", "/api/v1/users/{id}"),
+    route(Command, "POST", "/api/v1/users/{id}/follow"),
+    route(Command, "DELETE", "/api/v1/users/{id}/follow"),
+    route(Query, "GET", "/api/v1/users/{id}/posts"),
+    route(Query, "GET", "/api/v1/users/{id}/followers"),
+    route(Query, "GET", "/api/v1/users/{id}/following"),
+    route(Query, "GET", "/api/v1/users/{id}/mutuals"),
+    route(Query, "GET", "/api/v1/users/{id}/relationship"),
+    route(Query, "GET", "/api/v1/timeline"),
+    route(Query, "GET", "/api/v1/timeline/stream"),
+    route(Command, "POST", "/api/v1/posts"),
+    route(Query, "GET", "/api/v1/posts/{id}"),
+    route(Command, "DELETE", "/api/v1/posts/{id}"),
+    route(Query, "GET", "/api/v1/posts/{id}/replies"),
+    route(Command, "POST", "/api/v1/posts/{id}/like"),
+    route(Command, "DELETE", "/api/v1/posts/{id}/like"),
+    route(Command, "POST", "/api/v1/posts/{id}/repost"),
+    route(Command, "DELETE", "/api/v1/posts/{id}/repost"),
+];
+
+/// The routes of one service, as method and path.
+pub fn of(service: Service) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let own = ROUTES.iter().filter(move |route| route.service == service);
+    own.map(|route| (route.method, route.path))
+}
+
+/// Every path once, in the order in which requests are matched.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    let first = |at: &usize| ROUTES[..*at].iter().all(|r| r.path != ROUTES[*at].path);
+    (0..ROUTES.len()).filter(first).map(|at| ROUTES[at].path)
+}
+
+/// The methods that a path has at either service, as `Allow` lists them.
+pub fn allow(path: &str) -> String {
+    let has = ROUTES.iter().filter(|route| route.path == path);
+    let methods = has.map(|route| match route.method {
+        "GET" => "GET, HEAD",
+        method => method,
+    });
+    methods.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_both_services_answer_on_a_path_is_allowed_there() {
+        assert_eq!(allow("/api/v1/posts/{id}"), "GET, HEAD, DELETE");
+        assert_eq!(allow("/api/v1/users/me"), "PATCH, DELETE");
+        assert_eq!(allow("/nowhere"), "");
+    }
+
+    #[test]
+    fn each_route_is_one_service_s_and_each_path_is_once_in_the_order_of_the_table() {
+        let mut seen = std::collections::BTreeSet::new();
+        for route in ROUTES {
+            assert!(seen.insert((route.method, route.path)), "{route:?}");
+            assert!(route.path == KEY_SET || route.path.starts_with(BASE));
+        }
+        let paths: Vec<_> = paths().collect();
+        assert_eq!(paths.len(), 21);
+        let at = |path| paths.iter().position(|known| *known == path);
+        assert!(at("/api/v1/users/me") < at("/api/v1/users/{id}"));
+        let by_name = at("/api/v1/users/by-username/{name}");
+        assert!(by_name < at("/api/v1/users/{id}/posts"));
+    }
+}
