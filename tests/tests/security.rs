@@ -52,6 +52,7 @@ async fn nobody_gets_in() {
     bad_requests::every_bad_request_is_a_problem_and_none_is_ours(&world, &clients, &people).await;
     health::health_says_in_one_line_whether_a_service_is_ready(&world).await;
     methods::either_service_names_the_methods_of_every_path(&clients).await;
+    methods::gateways_have_problems_to_show(&world, &clients).await;
     limits::ten_thousand_paths_are_one_series(&world, &clients).await;
     limits::an_unknown_account_takes_as_long_as_a_wrong_password(&clients).await;
     limits::both_services_limit_addresses_and_know_origins(&clients).await;

@@ -14,6 +14,7 @@ use actix_web::{Error, ResponseError};
 use metrics::{Label, counter, histogram};
 use tracing::Instrument;
 
+use crate::web::gateway_errors;
 use crate::web::problem::{Code, Problem};
 use crate::web::request_id::{self, REQUEST_ID};
 
@@ -45,6 +46,9 @@ pub async fn request_telemetry(
     let route = request
         .match_pattern()
         .unwrap_or_else(|| UNMATCHED.to_owned());
+    // What a page tells of is in the gateway's log, and whoever asks for one must not look like a
+    // fault of ours.
+    let is_page = gateway_errors::is_page(request.path());
     let (method, is_head) = (
         method_label(request.method()),
         request.method() == Method::HEAD,
@@ -59,8 +63,10 @@ pub async fn request_telemetry(
         Label::new("method", method),
         Label::new("status", response.status().as_u16().to_string()),
     ];
-    counter!("http_requests_total", labels.clone()).increment(1);
-    histogram!("http_request_duration_seconds", labels).record(started.elapsed().as_secs_f64());
+    if !is_page {
+        counter!("http_requests_total", labels.clone()).increment(1);
+        histogram!("http_request_duration_seconds", labels).record(started.elapsed().as_secs_f64());
+    }
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);

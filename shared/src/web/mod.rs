@@ -3,10 +3,12 @@
 //! * [`request_id`], [`problem`]: the id of a request, and error bodies (RFC 9457).
 //! * [`routes`], [`routing`]: the routes of both services, and how one serves its own.
 //! * [`middleware`]: metrics, spans and headers of every answer.
+//! * [`gateway_errors`]: problems for what a gateway answers by itself.
 //! * [`rate_limit`], [`cors`]: how many requests an address may send, and from which pages.
 //! * [`server`]: the HTTP server that all that stands behind; [`ops`]: the operator's port.
 
 pub mod cors;
+pub mod gateway_errors;
 pub mod middleware;
 pub mod ops;
 pub mod problem;

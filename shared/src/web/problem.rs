@@ -60,6 +60,8 @@ codes! {
     IdempotencyKeyReused "idempotency_key_reused" 422 "The idempotency key belongs to another request";
     TooManyRequests "too_many_requests" 429 "Too many requests";
     Internal "internal" 500 "Something went wrong here";
+    BadGateway "bad_gateway" 502 "The service did not answer";
+    GatewayTimeout "gateway_timeout" 504 "The service did not answer in time";
     Unavailable "unavailable" 503 "The service cannot answer now";
     Overloaded "overloaded" 503 "The service is overloaded";
     NotYetVisible "not_yet_visible" 503 "The write is not visible yet";
@@ -85,7 +87,7 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        let temporary = code.status() == StatusCode::SERVICE_UNAVAILABLE;
+        let temporary = [502, 503, 504].contains(&code.status().as_u16());
         Self {
             code,
             detail: detail.into(),

@@ -23,6 +23,7 @@ use ipnet::IpNet;
 
 use crate::auth::token::KEY_SET;
 use crate::runtime::settings::Settings;
+use crate::web::gateway_errors;
 use crate::web::problem::{Code, Problem, whole_seconds};
 
 const BURST_SECS: u32 = 2;
@@ -218,7 +219,8 @@ pub async fn rate_limit_by_ip(
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
     // A query service cannot serve without the key set: other clients on its address must not use
     // up its requests for it.
-    let limited = addresses.per_second > 0 && request.path() != KEY_SET;
+    let free = request.path() == KEY_SET || gateway_errors::is_page(request.path());
+    let limited = addresses.per_second > 0 && !free;
     let address = limited.then(|| addresses.of(request.request()));
     let Some(Some(address)) = address else {
         return Ok(next.call(request).await?.map_into_left_body());

@@ -11,6 +11,7 @@ use actix_web::{App, HttpServer};
 use crate::runtime::settings::Settings;
 use crate::runtime::tasks::GRACE;
 use crate::web::cors::cors;
+use crate::web::gateway_errors;
 use crate::web::middleware::{limit_header_size, request_telemetry, security_headers};
 use crate::web::rate_limit::{IpRateLimiter, rate_limit_by_ip};
 
@@ -66,6 +67,7 @@ pub fn serve(
             .wrap(from_fn(cors))
             .wrap(from_fn(request_telemetry))
             .wrap(security_headers())
+            .service(gateway_errors::page())
             .configure(&configure)
     })
     .disable_signals()

@@ -1,8 +1,12 @@
-//! What either service answers for the other.
+//! What either service answers for the other, and for a gateway in front of both.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use shared::web::routes::{self, ROUTES, Service};
+use system_tests::world::World;
 
-use super::clients::Clients;
+use super::clients::{Answer, Clients};
 
 const SERVICES: [(&str, Service); 2] = [
     ("command-service", Service::Command),
@@ -60,4 +64,80 @@ pub async fn either_service_names_the_methods_of_every_path(clients: &Clients) {
     println!(
         "methods: {served} answered by the service that has them, {refused} refused with Allow"
     );
+}
+
+/// The pages that a gateway shows when it has no answer of a service, from either one.
+pub async fn gateways_have_problems_to_show(world: &World, clients: &Clients) {
+    let pages = [
+        ("404", "not_found"),
+        ("429", "too_many_requests"),
+        ("431", "headers_too_large"),
+        ("502", "bad_gateway"),
+        ("503", "unavailable"),
+        ("504", "gateway_timeout"),
+    ];
+    for (service, _) in SERVICES {
+        let get = async |status: &str, id: &str| -> Answer {
+            let path = format!("/gateway/errors/{status}");
+            // Of a page's own request: what the gateway's client sent, whatever that was.
+            let request = clients
+                .request(service, "GET", &path)
+                .header("x-request-id", id)
+                .header("authorization", "Bearer expired")
+                .header("origin", "https://a.example")
+                .header("if-none-match", "*")
+                .header("idempotency-key", "x");
+            clients.send(request).await
+        };
+        for (status, code) in pages {
+            let answer = get(status, "from-the-client.1").await;
+            assert_eq!(answer.status.to_string(), status);
+            assert_eq!(answer.code(), code);
+            assert_eq!(answer.body["status"].to_string(), status);
+            assert_eq!(answer.body["type"], format!("urn:microblog:problem:{code}"));
+            assert_eq!(answer.body["request_id"], "from-the-client.1");
+            assert_eq!(answer.header("x-request-id"), "from-the-client.1");
+            assert_eq!(answer.header("content-type"), "application/problem+json");
+            assert_eq!(answer.header("cache-control"), "no-store");
+            let origin = answer.header("access-control-allow-origin");
+            assert_eq!(origin, "https://a.example");
+            let again = ["429", "502", "503", "504"].contains(&status);
+            assert_eq!(answer.header("retry-after"), if again { "1" } else { "" });
+        }
+        let other = get("502", "not a valid id").await;
+        let id = other.header("x-request-id");
+        assert_eq!(id.len(), 32, "{id}");
+        assert_eq!(other.body["request_id"], id);
+        for status in ["200", "302", "418", "0502", "five", "%35%30%32x", "-1", ""] {
+            let answer = get(status, "x").await;
+            assert_eq!(answer.status, 404, "{status}");
+            assert_eq!(answer.code(), "not_found", "{status}");
+        }
+        let post = clients.request(service, "POST", "/gateway/errors/502");
+        let post = clients.send(post).await;
+        assert_eq!((post.status, post.header("allow")), (405, "GET, HEAD"));
+        of_one_address(clients, service).await;
+    }
+    // Whoever asks for them is no alarm.
+    for service in [&world.command, &world.query] {
+        let metrics = service.metrics().await;
+        let about = metrics.lines().find(|line| line.contains("gateway"));
+        assert_eq!(about, None);
+        assert!(metrics.contains("http_requests_total{"), "{metrics}");
+    }
+}
+
+/// As many as a gateway wants: its client's bucket, empty or not, has no say and is not touched.
+async fn of_one_address(clients: &Clients, service: &str) {
+    let from = |path: &str| {
+        let url = format!("{}{path}", clients.base(service));
+        let request = clients.http.get(url).timeout(Duration::from_secs(20));
+        clients.send(request.header("x-forwarded-for", "203.0.113.40"))
+    };
+    let pages = join_all((0..300).map(|_| from("/gateway/errors/503"))).await;
+    for page in pages {
+        assert_eq!((page.status, page.header("ratelimit")), (503, ""));
+    }
+    let own = from("/nowhere").await;
+    assert_eq!(own.header("ratelimit"), "\"address\";r=99;t=1");
 }

@@ -1,0 +1,94 @@
+//! `GET /gateway/errors/{status}`: problem bodies for what a gateway answers by itself.
+//!
+//! A gateway fetches the page from either service when it has no answer of a service to pass on, and
+//! so its clients get what `docs/api.md` promises. It sends the headers of its client's request along:
+//! the page bears that request's id, and a browser's page may read it.
+//!
+//! It is on the public port, and no route of the API: whoever asks for it gets a problem, and no
+//! more.
+
+use actix_web::http::Method;
+use actix_web::web::{self, Path};
+use actix_web::{Resource, ResponseError};
+
+use super::problem::{Code, Problem};
+use super::routing::resource;
+
+const PATH: &str = "/gateway/errors/{status}";
+
+/// Whether a path is that of an error page. Asking for these takes nothing from an address's
+/// bucket: its client has paid for the request that failed.
+pub fn is_page(path: &str) -> bool {
+    let folder = PATH.trim_end_matches("{status}");
+    path.starts_with(folder)
+}
+
+pub fn page() -> Resource {
+    resource(PATH, [(Method::GET, web::to(show))])
+}
+
+async fn show(status: Path<String>) -> actix_web::HttpResponse {
+    let problem = problem(&status);
+    let problem = problem
+        .unwrap_or_else(|| Problem::new(Code::NotFound, "no gateway answers with such a status"));
+    problem.error_response()
+}
+
+/// The problem of a gateway that answers with this status.
+fn problem(status: &str) -> Option<Problem> {
+    let (code, detail) = match status {
+        "400" => (Code::Invalid, "the gateway cannot read the request"),
+        "403" => (Code::Forbidden, "the gateway refuses the request"),
+        "404" => (Code::NotFound, "the gateway knows no such path"),
+        "408" => (
+            Code::RequestTimeout,
+            "the request did not reach the gateway in time",
+        ),
+        "413" => (Code::BodyTooLarge, "the body is too large for the gateway"),
+        "429" => (
+            Code::TooManyRequests,
+            "the gateway takes no more requests of this address now",
+        ),
+        "431" => (
+            Code::HeadersTooLarge,
+            "the headers are too large for the gateway",
+        ),
+        "500" => (Code::Internal, "the gateway failed"),
+        "502" => (
+            Code::BadGateway,
+            "the gateway has no answer from the service: a command may have been carried out",
+        ),
+        "503" => (Code::Unavailable, "the gateway has no service to ask"),
+        "504" => (
+            Code::GatewayTimeout,
+            "the gateway has waited long enough: a command may have been carried out",
+        ),
+        _ => return None,
+    };
+    let mut problem = Problem::new(code, detail);
+    if code == Code::TooManyRequests {
+        problem.retry_after = Some(1);
+    }
+    Some(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_the_status_that_it_is_asked_for() {
+        for status in 0..=999 {
+            let Some(problem) = problem(&status.to_string()) else {
+                continue;
+            };
+            assert_eq!(problem.code.status().as_u16(), status);
+        }
+        for status in ["502", "503", "504", "429"] {
+            assert_eq!(problem(status).unwrap().retry_after, Some(1), "{status}");
+        }
+        for status in ["", "200", "0502", " 502", "+502", "418", "five"] {
+            assert_eq!(problem(status), None, "{status}");
+        }
+    }
+}
