@@ -4,9 +4,11 @@
 //! * [`routes`], [`routing`]: the routes of both services, and how one serves its own.
 //! * [`middleware`]: metrics, spans and headers of every answer.
 //! * [`gateway_errors`]: problems for what a gateway answers by itself.
-//! * [`rate_limit`], [`cors`]: how many requests an address may send, and from which pages.
+//! * [`connections`], [`rate_limit`], [`cors`]: how many connections an address may have, how many
+//!   requests it may send, and from which pages.
 //! * [`server`]: the HTTP server that all that stands behind; [`ops`]: the operator's port.
 
+pub mod connections;
 pub mod cors;
 pub mod gateway_errors;
 pub mod middleware;

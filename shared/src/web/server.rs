@@ -10,6 +10,7 @@ use actix_web::{App, HttpServer};
 
 use crate::runtime::settings::Settings;
 use crate::runtime::tasks::GRACE;
+use crate::web::connections::Connections;
 use crate::web::cors::cors;
 use crate::web::gateway_errors;
 use crate::web::middleware::{limit_header_size, request_telemetry, security_headers};
@@ -17,8 +18,6 @@ use crate::web::rate_limit::{IpRateLimiter, rate_limit_by_ip};
 
 /// Connections of one worker.
 const MAX_CONNECTIONS: usize = 10_000;
-/// How long a connection on which nothing is asked is kept.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long the head of a request may take to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -55,6 +54,8 @@ pub fn serve(
     configure: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> std::io::Result<Server> {
     let addresses = Data::new(IpRateLimiter::new(settings));
+    let connections = Connections::new(settings);
+    let_go_of_who_vanished(&listener)?;
     let origins = Data::new(settings.cors_origins.clone());
     let public_url = Data::new(settings.public_url.clone());
     let mut server = HttpServer::new(move || {
@@ -70,14 +71,31 @@ pub fn serve(
             .service(gateway_errors::page())
             .configure(&configure)
     })
+    .on_connect(move |connection, data| connections.admit(connection, data))
     .disable_signals()
     .shutdown_timeout(serving.grace.as_secs())
     .h1_allow_half_closed(serving.answers_half_closed)
     .max_connections(MAX_CONNECTIONS)
     .client_request_timeout(HEAD_DEADLINE)
-    .keep_alive(KEEP_ALIVE);
+    .keep_alive(settings.keep_alive);
     if let Some(workers) = serving.workers {
         server = server.workers(workers);
     }
     Ok(server.listen(listener)?.run())
+}
+
+/// A peer that vanished without a word (its machine is off, its network gone) would hold its
+/// connection, and a live stream its place, for a quarter of an hour (`tcp_retries2`).
+///
+/// Connections take the option from the socket that accepts them.
+#[cfg(target_os = "linux")]
+fn let_go_of_who_vanished(listener: &TcpListener) -> std::io::Result<()> {
+    /// How long what was sent may stay unacknowledged.
+    const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+    socket2::SockRef::from(listener).set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn let_go_of_who_vanished(_: &TcpListener) -> std::io::Result<()> {
+    Ok(())
 }

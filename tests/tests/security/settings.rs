@@ -81,7 +81,9 @@ fn bad_values(name: &str, canary: &str) -> Vec<String> {
         "TRUSTED_PROXIES" => vec![canary.to_owned(), "10.0.0.0/33".into()],
         "CORS_ORIGINS" => vec![canary.to_owned(), format!("https://{canary}/")],
         "STREAM_REPLICAS" => vec![canary.to_owned(), "2".into()],
-        "STREAM_HEARTBEAT_SECS" => vec![canary.to_owned(), "0".into(), "3601".into()],
+        "STREAM_HEARTBEAT_SECS" | "KEEP_ALIVE_SECS" => {
+            vec![canary.to_owned(), "0".into(), "3601".into()]
+        }
         "PUBLIC_URL" => vec![
             format!("/{canary}"),
             format!("ftp://{canary}"),

@@ -73,6 +73,8 @@ pub struct Settings {
     pub otlp_endpoint: Option<String>,
     /// Between two comments on a live stream on which nothing else happens.
     pub stream_heartbeat: Duration,
+    /// How long a connection on which nothing is asked is kept.
+    pub keep_alive: Duration,
 }
 
 /// The operator's port of one of the services.
@@ -188,6 +190,7 @@ impl Settings {
             log_filter: env.read(&variables::RUST_LOG),
             otlp_endpoint: env.read_if_set(&variables::OTEL_EXPORTER_OTLP_ENDPOINT),
             stream_heartbeat: env.read(&variables::STREAM_HEARTBEAT_SECS),
+            keep_alive: env.read(&variables::KEEP_ALIVE_SECS),
         };
         (settings, env.faults)
     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use tracing_subscriber::EnvFilter;
@@ -28,6 +29,11 @@ pub(super) fn number<T: FromStr>(text: &str) -> Option<T> {
 
 pub(super) fn one_or_more<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Option<T> {
     number(text).filter(|number| *number >= T::from(1))
+}
+
+pub(super) fn up_to_an_hour(text: &str) -> Option<Duration> {
+    let seconds = number(text).filter(|seconds| (1..=3600).contains(seconds));
+    seconds.map(Duration::from_secs)
 }
 
 pub(super) fn url(text: &str) -> Option<String> {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{
-    CorsOrigins, LogFormat, log_filter, log_format, networks, number, one_or_more, origins, url,
+    CorsOrigins, LogFormat, log_filter, log_format, networks, number, one_or_more, origins,
+    up_to_an_hour, url,
 };
 use crate::contract::event_stream::StreamNames;
 use crate::contract::partition::Partitions;
@@ -56,6 +57,7 @@ macro_rules! variables {
 }
 
 const ADDRESS: &str = "an address and a port, as in 127.0.0.1:8081";
+const UP_TO_AN_HOUR: &str = "a number of seconds from 1 to 3600";
 const URL: &str = "a URL that begins with http:// or https://";
 
 variables! {
@@ -101,9 +103,9 @@ variables! {
         LOG_FORMAT: LogFormat = "json", "json or pretty", log_format;
         RUST_LOG: String = "info", "a filter as in info,command_service=debug", log_filter;
         OTEL_EXPORTER_OTLP_ENDPOINT: String = "", URL, url;
-        STREAM_HEARTBEAT_SECS: Duration = "15", "a number of seconds from 1 to 3600", |text| {
-            let seconds = number(text).filter(|seconds| (1..=3600).contains(seconds));
-            seconds.map(Duration::from_secs)
-        };
+        STREAM_HEARTBEAT_SECS: Duration = "15", UP_TO_AN_HOUR, up_to_an_hour;
+        // Longer than the clients of gateways keep theirs (nginx, Apache and ALB 60 s, Traefik 90 s,
+        // Caddy 120 s), or a request meets one that is about to close, and gets 502.
+        KEEP_ALIVE_SECS: Duration = "180", UP_TO_AN_HOUR, up_to_an_hour;
     }
 }
