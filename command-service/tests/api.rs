@@ -13,6 +13,8 @@ mod decisions;
 mod edges;
 #[path = "api/posts.rs"]
 mod posts;
+#[path = "api/repeats.rs"]
+mod repeats;
 #[path = "api/requests.rs"]
 mod requests;
 #[path = "api/sessions.rs"]
