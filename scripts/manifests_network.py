@@ -214,6 +214,8 @@ def middlewares(tree: Tree, known: Known) -> Iterator[str]:
             service = page["service"]
             if not has_port(tree, service["name"], service["port"]):
                 yield f"{called(each)}: no Service {service['name']} with the port {service['port']}"
+            if page["query"] != known.error_page:
+                yield f"{called(each)}: no service has {page['query']}"
         yield from figures(each, known)
         if retry := each["spec"].get("retry"):
             for forbidden in {"status", "retryNonIdempotentMethod"} & set(retry):

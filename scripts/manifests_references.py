@@ -22,6 +22,7 @@ class Known:
     roles: dict[str, set[str]]  # of each service
     operator_paths: set[str]  # shared/src/web/ops.rs
     key_set: str  # the path of the keys that access tokens are signed with
+    error_page: str  # where the services have a body for what the gateway answers itself
     gateway: dict[str, str]  # the figures of the laptop's gateway
     services: set[str]  # the folders that an image is built from
     version: str  # of the workspace, and so of the images

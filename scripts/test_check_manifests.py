@@ -195,6 +195,8 @@ NETWORK = {
         another("Middleware rate", "x"), "Middleware x is used by no route"),
     "an error page of nobody": (
         put(lambda tree: get(tree, "Middleware query-errors")["spec"]["errors"]["service"], port=1), "with the port 1"),
+    "an error page that nobody serves": (
+        put(lambda tree: get(tree, "Middleware query-errors")["spec"]["errors"], query="/x"), "no service has /x"),
     "commands sent again": (
         put(lambda tree: get(tree, "Middleware again")["spec"]["retry"], status=["500-599"]), "sends again what"),
     "other figures than on a laptop": (
