@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from manifests_tree import CLUSTER_SCOPED, Object
@@ -24,9 +26,11 @@ KINDS.update(backendtlspolicies="BackendTLSPolicy", gatewayclasses="GatewayClass
 
 
 class StandIn:
-    """Serves the objects on a free port of this machine, to one account."""
+    """Serves the objects to one account: on a free port of this machine, or at an address, with TLS where there is a
+    certificate and its key."""
 
-    def __init__(self, objects: list[Object], account: str):
+    def __init__(self, objects: list[Object], account: str, address: tuple[str, int] = ("127.0.0.1", 0),
+                 certificate: tuple[Path, Path] | None = None):
         self.changed = threading.Condition()
         self.events: list[tuple[str, Object]] = []
         self.refused: set[str] = set()
@@ -35,9 +39,14 @@ class StandIn:
         self.rules = list(rules_of(objects, account))
         for each in objects:
             self.put(each)
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server = Server(address, Handler)
         self.server.stand_in = self
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(*certificate)
+            # A client that is slow to greet holds up nobody but its own thread.
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"http{'s' if certificate else ''}://{address[0]}:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def put(self, each: Object) -> None:
@@ -63,6 +72,10 @@ class StandIn:
         self.used.add((verb, group, resource))
         return any(verb in rule["verbs"] and group in rule["apiGroups"] and resource in rule["resources"]
                    and where in (None, namespace) for rule, where in self.rules)
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
     def unused(self) -> list[str]:
         """What the account may do and never tried to. A client that watches lists where it is told no other way."""
