@@ -140,10 +140,11 @@ class Gateway:
         return text.replace("\nlog:\n", "\nlog:\n  level: DEBUG\n").replace(
             "\nproviders:\n", "\nproviders:\n  providersThrottleDuration: 100ms\n")
 
-    def endpoints(self, service: str, *addresses: tuple[str, int]) -> None:
+    def endpoints(self, service: str, *addresses: tuple[str, int], ending: tuple[str, int] | None = None) -> None:
         """The pods of a service, as Kubernetes tells it: a slice for each, as their ports differ here."""
         for number, (host, port) in enumerate([*addresses, ("127.0.0.1", 1), ("127.0.0.1", 1)][:2]):
-            ready = {"addresses": [host], "conditions": {"ready": True, "serving": True, "terminating": False}}
+            ends = (host, port) == ending
+            ready = {"addresses": [host], "conditions": {"ready": not ends, "serving": True, "terminating": ends}}
             self.stand_in.put({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
                 "metadata": {"name": f"{service}-{number}", "namespace": "microblog",
@@ -272,6 +273,24 @@ def one_pod_of_two_is_away(gateway: Gateway, command: Pod) -> None:
     gateway.endpoints("command-api", command.server_address)
 
 
+def a_pod_ends(gateway: Gateway, command: Pod) -> None:
+    """Kubernetes has told it to end, and it still takes requests: it is sent no more."""
+    second = Pod("command", ("127.0.0.2", 0))
+    both = (command.server_address, second.server_address)
+    gateway.endpoints("command-api", *both)
+    gateway.wait("a second pod", lambda: gateway.ask("POST", "/")[1]["port"] == second.server_port)
+    gateway.endpoints("command-api", *both, ending=second.server_address)
+    answers: list[int] = []
+
+    def left_alone() -> bool:
+        answers.append(gateway.ask("POST", "/")[1]["port"])
+        return answers[-8:].count(command.server_port) == 8
+
+    gateway.wait("no more requests to a pod that ends", left_alone)
+    second.stop()
+    gateway.endpoints("command-api", command.server_address)
+
+
 def a_container_restarts(gateway: Gateway, command: Pod) -> None:
     """The sole pod takes nothing for a moment: a command waits, and is carried out once."""
     command.stop()
@@ -330,8 +349,8 @@ def try_all(supervisor: Supervisor, folder: Path) -> int:
     steps = [
         (each_route, gateway), (plain_is_redirected, gateway), (forwarded_headers, gateway), (http2_is_spoken, gateway),
         (events_pass_at_once, gateway, query), (error_pages, gateway, command), (operator_port, gateway),
-        (one_pod_of_two_is_away, gateway, command), (a_container_restarts, gateway, command),
-        (a_pod_is_replaced, gateway, query), (one_service_is_away, gateway),
+        (a_pod_ends, gateway, command), (one_pod_of_two_is_away, gateway, command),
+        (a_container_restarts, gateway, command), (a_pod_is_replaced, gateway, query), (one_service_is_away, gateway),
         (rights_are_just_enough, gateway),
     ]
     for step, *arguments in steps:
