@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos upgrade clients check format clippy doc dependencies shell collection documents architecture manifests postman fmt engines clean
+.PHONY: help run test chaos upgrade clients check format clippy doc dependencies shell collection documents architecture manifests latency postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,6 +24,9 @@ upgrade: ## BEFORE=folder with the binaries of a version before: replace it unde
 
 clients: ## live streams through client libraries from npm and PyPI; needs the network
 	@exec $(DEV) test -- -p system-tests --test behaviour client_libraries -- --ignored --nocapture
+
+latency: ## what the gateway costs on a hot timeline, with and without it in turns, optimised build
+	@exec $(DEV) test --release -- -p system-tests --test gateway costs_less -- --ignored --nocapture
 
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman
