@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos upgrade clients check format clippy doc dependencies shell collection documents architecture manifests latency postman fmt engines clean
+.PHONY: help run test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests latency postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -25,13 +25,16 @@ upgrade: ## BEFORE=folder with the binaries of a version before: replace it unde
 clients: ## live streams through client libraries from npm and PyPI; needs the network
 	@exec $(DEV) test -- -p system-tests --test behaviour client_libraries -- --ignored --nocapture
 
+images: ## build the container images; BUILDER=docker, podman or buildah, BUILDER_IMAGE=the Rust image to compile in
+	@exec $(PYTHON) scripts/images.py build
+
 latency: ## what the gateway costs on a hot timeline, with and without it in turns, optimised build
 	@exec $(DEV) test --release -- -p system-tests --test gateway costs_less -- --ignored --nocapture
 
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman
 
-check: format clippy doc dependencies shell collection documents architecture manifests ## formatting, lints, documentation, dependencies, routes, rooms, manifests
+check: format clippy doc dependencies shell dockerfiles collection documents architecture manifests ## formatting, lints, documentation, dependencies, routes, rooms, manifests
 
 format: ## is everything formatted?
 	cargo fmt --all --check
@@ -47,6 +50,9 @@ dependencies: ## licences, sources and banned crates, by deny.toml
 
 shell: ## shellcheck on the shell scripts
 	@exec $(DEV) shellcheck
+
+dockerfiles: ## hadolint on the Dockerfiles
+	@exec $(PYTHON) scripts/images.py lint
 
 collection: ## are all routes in the Postman collection and in docs/api.md?
 	@exec $(PYTHON) scripts/check_postman.py
