@@ -214,7 +214,8 @@ def known_of_the_repository() -> Known:
             raise Failed(f"{path} is not as this check looks for it: {pattern}")
         return found[1]
 
-    services = {"command-service", "query-service"}
+    services = {path.parent.name for path in ROOT.glob("*/Dockerfile")}
+    users = {name: one(r"^USER (\d+):", f"{name}/Dockerfile") for name in services}
     rows = re.findall(r"^\| *((?:`[A-Z_]+`(?:, )?)+) *\|", text("docs/settings.md"), re.MULTILINE)
     return Known(
         secrets={secret["name"]: set(secret["keys"]) for secret in json.loads(text("manifests/secrets.json"))["secrets"]},
@@ -228,7 +229,7 @@ def known_of_the_repository() -> Known:
         gateway={**manifests_network.figures_in(text("manifests/gateway/microblog.yml") + text("manifests/gateway/traefik.yml")),
                  # As scripts/gateway.py fills it in.
                  "average": str(gateway.RATE), "burst": str(2 * gateway.RATE)},
-        services=services,
+        services=users,
         version=one(r'^version = "([^"]+)"', "Cargo.toml"),
         drain=int(one(r"pub const GRACE: Duration = Duration::from_secs\((\d+)\)", "shared/src/runtime/tasks.rs")),
     )

@@ -24,7 +24,7 @@ class Known:
     key_set: str  # the path of the keys that access tokens are signed with
     error_page: str  # where the services have a body for what the gateway answers itself
     gateway: dict[str, str]  # the figures of the laptop's gateway
-    services: set[str]  # the folders that an image is built from
+    services: dict[str, str]  # the folders that an image is built from, with the image's user
     version: str  # of the workspace, and so of the images
     drain: int  # seconds
 
@@ -132,6 +132,8 @@ def images(tree: Tree, known: Known) -> Iterator[str]:
             ours = our_image(container)
             if ours and ours not in known.services:
                 yield f"{pods}: no folder of ours makes the image {image}"
+            elif ours and str(pods.spec.get("securityContext", {}).get("runAsUser")) != known.services[ours]:
+                yield f"{pods}: the image {image} is made for the user {known.services[ours]}"
             if not tree.name.startswith("overlays/"):
                 continue
             if not tag or tag == "latest":

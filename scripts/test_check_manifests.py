@@ -155,6 +155,8 @@ PODS = {
     "too little time for NATS": (
         put(lambda tree: pod(tree, "StatefulSet nats"), terminationGracePeriodSeconds=35), "is 35"),
     "too little time for the gateway": (put(lambda tree: pod(tree, gateway), terminationGracePeriodSeconds=25), "is 25"),
+    "another user than the image's": (
+        put(lambda tree: pod(tree, api)["securityContext"], runAsUser=1000), "is made for the user 65532"),
     "root": (put(lambda tree: pod(tree, api)["securityContext"], runAsNonRoot=None), "may run as root"),
     "a root file system that may be written": (
         put(lambda tree: container(tree, "StatefulSet mongodb")["securityContext"], readOnlyRootFilesystem=False),
