@@ -3,6 +3,7 @@ Each yields what is wrong."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Iterator
@@ -27,7 +28,11 @@ PUBLIC = {("gateway", "web"), ("gateway", "websecure")}
 SETTINGS = ("readTimeout", "graceTimeOut", "maxHeaderBytes", "aliasHeadersStrategy", "dialTimeout", "idleConnTimeout",
             "responseHeaderTimeout")
 OF_MIDDLEWARES = ("attempts", "initialInterval", "timeout", "query", "status")
-MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
+MONITORING = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+DNS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+       "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+LOCAL_DNS = {"ipBlock": {"cidr": "169.254.20.10/32"}}
+API_SERVER = {443, 6443, 8443}
 
 
 def name(pods: Pods) -> str:
@@ -37,30 +42,41 @@ def name(pods: Pods) -> str:
 # --- policies ---------------------------------------------------------------------------------------------------
 
 def policy_selectors(tree: Tree, _known: Known) -> Iterator[str]:
-    """What policies select is there, with the ports that they name."""
+    """What policies select is there, with the ports that they name; and a list of rules is in force."""
+    for policy, rule, direction, peers in every_rule(tree):
+        if direction.capitalize() not in policy["spec"]["policyTypes"]:
+            yield f"{called(policy)}: its {direction} has no effect without the policyType"
+        for peer in peers:
+            yield from names_in(tree, policy, peer.get("podSelector", {}))
+            if "podSelector" in peer and is_of_pods(peer) and not tree.selected(peer["podSelector"]):
+                yield f"{called(policy)}: one of its peers selects no pods"
+        for pods in targets(tree, policy, peers, direction):
+            for port in rule.get("ports", []):
+                if port["port"] not in [*pods.ports(), *pods.ports().values()]:
+                    yield f"{called(policy)}: {pods} has no port {port['port']}"
     for policy in tree.of("NetworkPolicy"):
-        spec = policy["spec"]
-        yield from names_in(tree, policy, spec["podSelector"])
-        selected = tree.selected(spec["podSelector"])
-        if not selected:
+        yield from names_in(tree, policy, policy["spec"]["podSelector"])
+        if not tree.selected(policy["spec"]["podSelector"]):
             yield f"{called(policy)} selects no pods"
-        for rule in spec.get("ingress", []):
-            for peer in rule.get("from", []):
-                yield from peer_in(tree, policy, peer)
-            for each in selected:
-                yield from ports_in(policy, rule, each)
-        for rule in spec.get("egress", []):
-            for peer in rule.get("to", []):
-                yield from peer_in(tree, policy, peer)
-                for each in [] if "namespaceSelector" in peer else tree.selected(peer["podSelector"]):
-                    yield from ports_in(policy, rule, each)
 
 
-def peer_in(tree: Tree, policy: Object, peer: dict) -> Iterator[str]:
-    if "namespaceSelector" not in peer:
-        yield from names_in(tree, policy, peer["podSelector"])
-        if not tree.selected(peer["podSelector"]):
-            yield f"{called(policy)}: one of its peers selects no pods"
+def every_rule(tree: Tree) -> Iterator[tuple[Object, dict, str, list[dict]]]:
+    """Each rule with its policy, direction and peers; no peers: everybody."""
+    for policy in tree.of("NetworkPolicy"):
+        for direction, side in (("ingress", "from"), ("egress", "to")):
+            for rule in policy["spec"].get(direction, []):
+                yield policy, rule, direction, rule.get(side) or []
+
+
+def targets(tree: Tree, policy: Object, peers: list[dict], direction: str) -> list[Pods]:
+    """The pods whose ports a rule names."""
+    if direction == "ingress":
+        return tree.selected(policy["spec"]["podSelector"])
+    return [pods for peer in peers if is_of_pods(peer) for pods in tree.selected(peer["podSelector"])]
+
+
+def is_of_pods(peer: dict) -> bool:
+    return set(peer) == {"podSelector"}
 
 
 def names_in(tree: Tree, policy: Object, selector: dict) -> Iterator[str]:
@@ -71,20 +87,13 @@ def names_in(tree: Tree, policy: Object, selector: dict) -> Iterator[str]:
                 yield f"{called(policy)}: there are no pods {value}"
 
 
-def ports_in(policy: Object, rule: dict, pods: Pods) -> Iterator[str]:
-    for port in rule.get("ports", []):
-        if port["port"] not in [*pods.ports(), *pods.ports().values()]:
-            yield f"{called(policy)}: {pods} has no port {port['port']}"
-
-
 def connections(tree: Tree, _known: Known) -> Iterator[str]:
-    """Allowed is what is needed, and nothing else; both sides have to allow it."""
+    """Allowed is what is needed between pods, and nothing else; both sides have to allow it."""
     for pods in tree.pods():
         for direction in ("Ingress", "Egress"):
             if not any(direction in policy["spec"]["policyTypes"] for policy in about(tree, pods)):
                 yield f"{pods}: no policy denies its {direction}"
-        if not allows(rules(tree, pods, "egress"), "to", lambda peer: "namespaceSelector" in peer and peer.get(
-                "podSelector", {}).get("matchLabels") == {"k8s-app": "kube-dns"}, 53, None):
+        if not allows(rules(tree, pods, "egress"), "to", lambda peer: peer == DNS, 53, None, "UDP"):
             yield f"{pods} cannot ask DNS"
         for port, number in pods.ports().items():
             yield from inbound(tree, pods, port, number)
@@ -95,20 +104,38 @@ def connections(tree: Tree, _known: Known) -> Iterator[str]:
 def inbound(tree: Tree, pods: Pods, port: str, number: int) -> Iterator[str]:
     """From outside the namespace."""
     ingress = rules(tree, pods, "ingress")
-    public = any("from" not in rule and opens(rule, number, port) for rule in ingress)
+    public = any(not rule.get("from") and opens(rule, number, port) for rule in ingress)
     if public != ((name(pods), port) in PUBLIC):
         yield f"{pods}: the port {port} is {'open to everybody' if public else 'closed to the world'}"
-    scraped = allows(ingress, "from", lambda peer: matches(peer.get("namespaceSelector", {"matchLabels": {"": ""}}),
-                                                           MONITORING), number, port)
+    scraped = any(rule.get("from") and opens(rule, number, port) and MONITORING in rule["from"] for rule in ingress)
     if scraped != ((name(pods), port) in SCRAPED):
         yield f"{pods}: the namespace monitoring {'reaches' if scraped else 'does not reach'} the port {port}"
+
+
+def outside(tree: Tree, _known: Known) -> Iterator[str]:
+    """Who is none of our pods: Prometheus comes in; DNS and, for the gateway, the API server are asked."""
+    for policy, rule, direction, peers in every_rule(tree):
+        where, ports = f"{called(policy)}, {direction}", {each["port"] for each in rule.get("ports", [])}
+        if direction == "egress" and not peers:
+            yield f"{where}: everything may be reached"
+        for peer in peers:
+            if is_of_pods(peer):
+                continue
+            api_server = "ipBlock" in peer and called(policy) == "NetworkPolicy gateway" and ports <= API_SERVER
+            asked = peer in (DNS, LOCAL_DNS) and ports == {53} or api_server and private(peer["ipBlock"])
+            if not (direction == "ingress" and peer == MONITORING or direction == "egress" and ports and asked):
+                yield f"{where}: {peer} is none of those who are wanted"
+
+
+def private(block: dict) -> bool:
+    return ipaddress.ip_network(block["cidr"]).is_private
 
 
 def connection(tree: Tree, source: Pods, target: Pods, port: str, number: int) -> Iterator[str]:
     needed = (name(source), name(target), port) in CONNECTIONS
 
     def selects(pods: Pods):
-        return lambda peer: "namespaceSelector" not in peer and matches(peer["podSelector"], pods.labels)
+        return lambda peer: is_of_pods(peer) and matches(peer["podSelector"], pods.labels)
 
     out = allows(rules(tree, source, "egress"), "to", selects(target), number, port)
     into = allows(rules(tree, target, "ingress"), "from", selects(source), number, port)
@@ -127,12 +154,14 @@ def rules(tree: Tree, pods: Pods, direction: str) -> list[dict]:
     return [rule for policy in about(tree, pods) for rule in policy["spec"].get(direction, [])]
 
 
-def allows(of: list[dict], side: str, peers, number: int, port: str | None) -> bool:
-    return any(opens(rule, number, port) and any(map(peers, rule.get(side, []))) for rule in of)
+def allows(of: list[dict], side: str, peers, number: int, port: str | None, protocol: str = "TCP") -> bool:
+    return any(opens(rule, number, port, protocol) and any(map(peers, rule.get(side) or [])) for rule in of)
 
 
-def opens(rule: dict, number: int, port: str | None) -> bool:
-    return "ports" not in rule or any(each["port"] in (number, port) for each in rule["ports"])
+def opens(rule: dict, number: int, port: str | None, protocol: str = "TCP") -> bool:
+    return not rule.get("ports") or any(
+        each.get("protocol", "TCP") == protocol and (each["port"] in (number, port) or "endPort" in each)
+        for each in rule["ports"])
 
 
 # --- the gateway ------------------------------------------------------------------------------------------------
@@ -261,4 +290,4 @@ def believed(tree: Tree, _known: Known) -> Iterator[str]:
             yield "TRUSTED_PROXIES does not name the gateway: all clients would have its address"
 
 
-CHECKS = [policy_selectors, connections, gateways, entry_points, routes, middlewares, clusters, believed]
+CHECKS = [policy_selectors, connections, outside, gateways, entry_points, routes, middlewares, clusters, believed]

@@ -176,6 +176,25 @@ NETWORK = {
         lambda tree: get(tree, "NetworkPolicy from-gateway")["spec"]["ingress"].append({"ports": [{"port": "http"}]}),
         "the port http is open to everybody"),
     "nothing that denies": (without("NetworkPolicy default-deny"), "no policy denies its Ingress"),
+    "everything may be reached": (
+        lambda tree: get(tree, "NetworkPolicy to-nats")["spec"]["egress"].append({}), "everything may be reached"),
+    "another namespace comes in": (
+        lambda tree: get(tree, "NetworkPolicy nats")["spec"]["ingress"][0]["from"].append(
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}}}), "is none of those"),
+    "the whole namespace comes in": (
+        lambda tree: get(tree, "NetworkPolicy mongodb")["spec"]["ingress"][0]["from"].append(
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "microblog"}}}), "is none of those"),
+    "an address comes in": (
+        lambda tree: get(tree, "NetworkPolicy mongodb")["spec"]["ingress"][0]["from"].append(
+            {"ipBlock": {"cidr": "10.0.0.0/8"}}), "is none of those"),
+    "the gateway may reach the world": (
+        put(lambda tree: get(tree, "NetworkPolicy gateway")["spec"]["egress"][1]["to"][0], ipBlock={"cidr": "0.0.0.0/0"}),
+        "is none of those"),
+    "another protocol": (
+        put(lambda tree: get(tree, "NetworkPolicy to-nats")["spec"]["egress"][0]["ports"][0], protocol="UDP"),
+        "query-api must reach nats"),
+    "rules that are not in force": (
+        put(lambda tree: get(tree, "NetworkPolicy to-nats")["spec"], policyTypes=["Ingress"]), "has no effect"),
     "no DNS": (without("NetworkPolicy dns"), "cannot ask DNS"),
     "metrics that nobody reads": (without("NetworkPolicy scrape"), "monitoring does not reach the port ops"),
     "a name that no pods have": (

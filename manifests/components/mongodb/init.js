@@ -1,5 +1,6 @@
 // Makes one replica set of the members, and the users. May run at any time, any number of times: it changes nothing that
-// is as it should be, and gives the users the passwords that are in the Secret now.
+// is as it should be, and gives the users the passwords that are in the Secret now. Of a set that is there it changes no
+// member: add one with rs.add().
 const { MONGODB_MEMBERS, ROOT_USERNAME, ROOT_PASSWORD, SERVICE_USERNAME, SERVICE_PASSWORD } = process.env;
 const hosts = MONGODB_MEMBERS.split(",");
 // Signs in as the members do among themselves: there are no users yet, or they have other passwords.
