@@ -7,8 +7,10 @@ use futures_util::future::join_all;
 use reqwest::StatusCode;
 use system_tests::api::Session;
 use system_tests::events::Events;
-use system_tests::world::World;
+use system_tests::world::{Service, World};
 use system_tests::{alone, is_long, quantile};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::text;
 
@@ -61,6 +63,68 @@ async fn two_live_streams_of_a_reader_get_every_entry_once_in_order_and_soon() {
         let median = quantile(times, 0.5);
         assert!(median < soon, "median {median:?}, wanted {soon:?}");
     }
+    whoever_goes_gives_the_place_back_at_once(&at[0], &world.query).await;
+}
+
+/// However the client goes: by the heartbeat, the service would find out in half a minute.
+async fn whoever_goes_gives_the_place_back_at_once(reader: &Session, query: &Service) {
+    const OPEN: &str = "query_service_live_streams";
+    const STREAMS: usize = 15;
+    type Go = fn(TcpStream);
+    let goes: [(&str, Go); 3] = [
+        ("closes", drop),
+        ("closes its half", |mut socket| {
+            tokio::spawn(async move {
+                let _ = socket.shutdown().await;
+                // Its other half stays open until the service closes that as well.
+                let _ = socket.read_to_end(&mut Vec::new()).await;
+            });
+        }),
+        ("breaks off", |socket| {
+            let _ = socket.set_zero_linger();
+        }),
+    ];
+    for (how, go) in goes {
+        query
+            .metric_becomes("none is open", OPEN, |open| open == 0.0)
+            .await;
+        let sockets = join_all((0..STREAMS).map(|_| connected(reader))).await;
+        query
+            .metric_becomes("all are open", OPEN, |open| open == STREAMS as f64)
+            .await;
+        let gone = Instant::now();
+        sockets.into_iter().for_each(go);
+        query
+            .metric_becomes("all are gone", OPEN, |open| open == 0.0)
+            .await;
+        let passed = gone.elapsed();
+        println!("{STREAMS} live streams whose client {how} end within {passed:.1?}");
+        assert!(
+            passed < Duration::from_secs(5),
+            "a client that {how}: {passed:?}"
+        );
+    }
+}
+
+/// A stream that has begun, as a bare socket.
+async fn connected(reader: &Session) -> TcpStream {
+    let request = reader.live_request("").build().expect("a request");
+    let url = request.url();
+    let address = url.socket_addrs(|| None).expect("an address")[0];
+    let head = format!(
+        "GET {} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\n\r\n",
+        url.path(),
+        reader.token()
+    );
+    let mut socket = TcpStream::connect(address).await.expect("a socket");
+    socket.write_all(head.as_bytes()).await.expect("a request");
+    let (mut begun, mut part) = (String::new(), [0; 1024]);
+    while !begun.contains(": connected") {
+        let read = socket.read(&mut part).await.expect("it begins");
+        assert_ne!(read, 0, "{begun}");
+        begun.push_str(&String::from_utf8_lossy(&part[..read]));
+    }
+    socket
 }
 
 /// Posts while nothing else goes on. Says how long each event took to each stream, from the first
