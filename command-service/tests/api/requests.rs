@@ -115,6 +115,66 @@ async fn a_request_that_goes_away_is_carried_out_all_the_same() {
     app.end().await;
 }
 
+/// Whatever was wrong with it, and however its length was told: the answer comes, and then the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_arrive_holds_no_connection() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let app = TestApp::spawn();
+    let ada = app.account("ada").await;
+    let address = app.base.trim_start_matches("http://").to_owned();
+    let long = format!("7530\r\n{}\r\n", "x".repeat(0x7530));
+    let (chunk, of_chunks) = ("1\r\n{\r\n", "transfer-encoding: chunked");
+    let (json, text) = ("application/json", "text/plain");
+    let ask = async |status: u16, kind: &str, length: &str, body: &str, token: &str| {
+        let head = format!(
+            "POST {BASE}/posts HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\n\
+             authorization: Bearer {token}\r\n{length}\r\n\r\n{body}"
+        );
+        let mut connection = tokio::net::TcpStream::connect(&address).await.unwrap();
+        connection.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let end = connection.read_to_end(&mut answer);
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(18), end).await;
+        let answer = String::from_utf8(answer).unwrap().to_lowercase();
+        let begins = format!("http/1.1 {status} ");
+        assert!(answer.starts_with(&begins), "{status} {length}: {answer}");
+        assert!(answer.contains("connection: close"), "{length}: {answer}");
+        assert!(answer.contains("\"request_id\":"), "it is whole: {answer}");
+        assert!(ended.is_ok_and(|it| it.is_ok()), "{status} {length}: held");
+    };
+    tokio::join!(
+        ask(401, json, of_chunks, chunk, "x"),
+        ask(408, json, of_chunks, chunk, &ada.token),
+        ask(408, json, "content-length: 9", "{", &ada.token),
+        ask(413, json, of_chunks, &long, &ada.token),
+        ask(413, json, "content-length: 99999", "{", &ada.token),
+        ask(415, text, of_chunks, chunk, &ada.token),
+        ask(415, text, "content-length: 9", "{", &ada.token),
+    );
+    // One that arrives whole keeps its connection.
+    let body = json!({ "content": "in chunks" }).to_string();
+    let whole = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let request = format!(
+        "POST {BASE}/posts HTTP/1.1\r\nhost: x\r\ncontent-type: {json}\r\n\
+         authorization: Bearer {}\r\n{of_chunks}\r\n\r\n{whole}",
+        ada.token
+    );
+    let mut connection = tokio::net::TcpStream::connect(&address).await.unwrap();
+    for _ in 0..2 {
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        while !answer.contains("\"post_id\"") {
+            let mut part = [0; 4096];
+            let read = connection.read(&mut part).await.unwrap();
+            assert_ne!(read, 0, "{answer}");
+            answer.push_str(std::str::from_utf8(&part[..read]).unwrap());
+        }
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+        assert!(!answer.to_lowercase().contains("connection: close"));
+    }
+    app.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn origins_of_the_list_may_call() {
     let app = TestApp::spawn_with(&[("CORS_ORIGINS", "https://a.example")]);

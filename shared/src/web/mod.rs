@@ -3,6 +3,7 @@
 //! * [`request_id`], [`problem`]: the id of a request, and error bodies (RFC 9457).
 //! * [`routes`], [`routing`]: the routes of both services, and how one serves its own.
 //! * [`middleware`]: metrics, spans and headers of every answer.
+//! * [`unread`]: the end of a request that is answered before its body has arrived.
 //! * [`gateway_errors`]: problems for what a gateway answers by itself.
 //! * [`connections`], [`rate_limit`], [`cors`]: how many connections an address may have, how many
 //!   requests it may send, and from which pages.
@@ -19,3 +20,4 @@ pub mod request_id;
 pub mod routes;
 pub mod routing;
 pub mod server;
+pub mod unread;

@@ -15,6 +15,7 @@ use crate::web::cors::cors;
 use crate::web::gateway_errors;
 use crate::web::middleware::{limit_header_size, request_telemetry, security_headers};
 use crate::web::rate_limit::{IpRateLimiter, rate_limit_by_ip};
+use crate::web::unread::close_after_unread_body;
 
 /// Connections of one worker.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -68,6 +69,7 @@ pub fn serve(
             .wrap(from_fn(cors))
             .wrap(from_fn(request_telemetry))
             .wrap(security_headers())
+            .wrap(from_fn(close_after_unread_body))
             .service(gateway_errors::page())
             .configure(&configure)
     })
