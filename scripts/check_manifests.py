@@ -23,6 +23,7 @@ sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 import gateway  # noqa: E402
 import manifests_network  # noqa: E402
 import manifests_references  # noqa: E402
+import manifests_security  # noqa: E402
 from engines import Nats, from_npm, from_wheel, need  # noqa: E402
 from manifests_references import Known  # noqa: E402
 from manifests_tree import Object, Tree, called  # noqa: E402
@@ -65,7 +66,7 @@ def main() -> int:
 
 
 def faults(tree: Tree, known: Known) -> list[str]:
-    checks = manifests_references.CHECKS + manifests_network.CHECKS
+    checks = manifests_references.CHECKS + manifests_security.CHECKS + manifests_network.CHECKS
     return [f"{tree.name}: {problem}" for check in checks for problem in check(tree, known)]
 
 
@@ -220,6 +221,9 @@ def known_of_the_repository() -> Known:
     return Known(
         secrets={secret["name"]: set(secret["keys"]) for secret in json.loads(text("manifests/secrets.json"))["secrets"]},
         settings={name for row in rows for name in re.findall(r"[A-Z_]+", row)},
+        numbers=set(re.findall(r"^\| `([A-Z_]+)` \| \d+ \|", text("docs/settings.md"), re.MULTILINE)),
+        middlewares={name: names.split(", ") for name, names in re.findall(
+            r"^    (\w+):\n(?:      .*\n)*?      middlewares: \[(.*)\]", text("manifests/gateway/microblog.yml"), re.MULTILINE)},
         roles={name: {role.lower() for role in re.findall(
             r"^    ([A-Z]\w+),$", one(r"pub enum Role \{([^}]*)\}", f"{name}/src/startup.rs"), re.MULTILINE)}
             for name in services},

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from manifests_references import Known, has_port
-from manifests_tree import Object, Pods, Tree, called, matches
+from manifests_tree import Object, Pods, Tree, called, matches, name_of
 
 ROLES = ("command-api", "command-relay", "query-api", "query-projector")
 # Who connects to whom, at which port. Nothing else may be allowed between pods.
@@ -33,10 +33,6 @@ DNS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kub
        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
 LOCAL_DNS = {"ipBlock": {"cidr": "169.254.20.10/32"}}
 API_SERVER = {443, 6443, 8443}
-
-
-def name(pods: Pods) -> str:
-    return pods.labels["app.kubernetes.io/name"]
 
 
 # --- policies ---------------------------------------------------------------------------------------------------
@@ -105,10 +101,10 @@ def inbound(tree: Tree, pods: Pods, port: str, number: int) -> Iterator[str]:
     """From outside the namespace."""
     ingress = rules(tree, pods, "ingress")
     public = any(not rule.get("from") and opens(rule, number, port) for rule in ingress)
-    if public != ((name(pods), port) in PUBLIC):
+    if public != ((name_of(pods), port) in PUBLIC):
         yield f"{pods}: the port {port} is {'open to everybody' if public else 'closed to the world'}"
     scraped = any(rule.get("from") and opens(rule, number, port) and MONITORING in rule["from"] for rule in ingress)
-    if scraped != ((name(pods), port) in SCRAPED):
+    if scraped != ((name_of(pods), port) in SCRAPED):
         yield f"{pods}: the namespace monitoring {'reaches' if scraped else 'does not reach'} the port {port}"
 
 
@@ -132,7 +128,7 @@ def private(block: dict) -> bool:
 
 
 def connection(tree: Tree, source: Pods, target: Pods, port: str, number: int) -> Iterator[str]:
-    needed = (name(source), name(target), port) in CONNECTIONS
+    needed = (name_of(source), name_of(target), port) in CONNECTIONS
 
     def selects(pods: Pods):
         return lambda peer: is_of_pods(peer) and matches(peer["podSelector"], pods.labels)
@@ -141,9 +137,9 @@ def connection(tree: Tree, source: Pods, target: Pods, port: str, number: int) -
     into = allows(rules(tree, target, "ingress"), "from", selects(source), number, port)
     for side, allowed, policy in ((source, out, "egress of"), (target, into, "ingress of")):
         if needed and not allowed:
-            yield f"{name(source)} must reach {name(target)} at {port}: no policy allows it, {policy} {name(side)}"
+            yield f"{name_of(source)} must reach {name_of(target)} at {port}: no policy allows it, {policy} {name_of(side)}"
         if allowed and not needed:
-            yield f"{name(source)} needs nothing of {name(target)} at {port}, and {policy} {name(side)} allows it"
+            yield f"{name_of(source)} needs nothing of {name_of(target)} at {port}, and {policy} {name_of(side)} allows it"
 
 
 def about(tree: Tree, pods: Pods) -> list[Object]:
@@ -171,7 +167,7 @@ def gateways(tree: Tree, known: Known) -> Iterator[str]:
         spec = gateway["spec"]
         if not tree.find("GatewayClass", spec["gatewayClassName"]):
             yield f"{called(gateway)}: no GatewayClass {spec['gatewayClassName']}"
-        proxies = [pods for pods in tree.pods() if name(pods) == "gateway"]
+        proxies = [pods for pods in tree.pods() if name_of(pods) == "gateway"]
         for listener in spec["listeners"]:
             where = f"{called(gateway)}, listener {listener['name']}"
             if not any(listener["port"] in pods.ports().values() for pods in proxies):
@@ -193,13 +189,15 @@ def figures_in(text: str) -> dict[str, str]:
 def entry_points(tree: Tree, known: Known) -> Iterator[str]:
     """Traefik listens where the container's ports are, with the settings that it has on a laptop."""
     for pods in tree.pods():
-        if name(pods) != "gateway":
+        if name_of(pods) != "gateway":
             continue
         for volume in pods.spec["volumes"]:
             text = (tree.find("ConfigMap", volume["configMap"]["name"]) or {}).get("data", {}).get("traefik.yml", "")
             ports = {int(port) for port in re.findall(r'^    address: ":(\d+)"$', text, re.MULTILINE)}
             if ports != set(pods.ports().values()):
                 yield f"{pods}: traefik.yml listens at {sorted(ports)}, and the ports are {pods.ports()}"
+            if re.search(r"^(api|.*insecure):", text, re.MULTILINE):
+                yield f"{pods}: traefik.yml has settings of its own API"
             here = figures_in(text)
             for key in SETTINGS:
                 if here.get(key) != known.gateway.get(key):
@@ -216,6 +214,10 @@ def routes(tree: Tree, known: Known) -> Iterator[str]:
                 yield f"{called(route)}: the Gateway has no listener {parent.get('sectionName')}"
         for rule in route["spec"]["rules"]:
             yield from rule_of(tree, known, route, rule)
+            names = [each["extensionRef"]["name"] for each in rule.get("filters", []) if "extensionRef" in each]
+            wanted = known.middlewares.get(route["metadata"]["name"], [])
+            if names != wanted:
+                yield f"{called(route)} has the Middlewares {names}, and {wanted} on a laptop"
 
 
 def rule_of(tree: Tree, known: Known, route: Object, rule: dict) -> Iterator[str]:
@@ -264,6 +266,14 @@ def figures(middleware: Object, known: Known) -> Iterator[str]:
 def clusters(tree: Tree, _known: Known) -> Iterator[str]:
     """As many members as there are pods, with their names; and no more copies of the stream than servers."""
     mongodb, nats = tree.find("StatefulSet", "mongodb"), tree.find("StatefulSet", "nats")
+    for engine, port in ((mongodb, 27017), (nats, 4222)):
+        if engine and not has_port(tree, engine["metadata"]["name"], port):
+            yield f"no Service {engine['metadata']['name']} with the port {port}"
+        if engine and engine["spec"].get("podManagementPolicy") != "Parallel":
+            yield f"{called(engine)}: a member would wait for one that waits for it"
+        headless = engine and tree.find("Service", engine["spec"]["serviceName"])
+        if headless and not headless["spec"].get("publishNotReadyAddresses"):
+            yield f"{called(headless)}: members would not find each other before they are ready"
     if mongodb:
         text = "\n".join(each["data"].get("MONGODB_MEMBERS", "") for each in tree.of("ConfigMap"))
         yield from members(mongodb, re.findall(r"([\w.-]+):27017", text))
@@ -284,10 +294,13 @@ def members(owner: Object, hosts: list[str]) -> Iterator[str]:
 
 
 def believed(tree: Tree, _known: Known) -> Iterator[str]:
-    """Behind the gateway all clients have its address, unless it is believed."""
-    if tree.name.startswith("overlays/") and tree.of("Gateway"):
-        if not any(each["data"].get("TRUSTED_PROXIES") for each in tree.of("ConfigMap")):
-            yield "TRUSTED_PROXIES does not name the gateway: all clients would have its address"
+    """Behind the gateway all clients have its address, unless it is believed; and nobody else is."""
+    networks = [network for each in tree.of("ConfigMap") for network in each["data"].get("TRUSTED_PROXIES", "").split(",")]
+    for network in filter(None, networks):
+        if not ipaddress.ip_network(network).is_private:
+            yield f"TRUSTED_PROXIES believes {network}"
+    if tree.name.startswith("overlays/") and tree.of("Gateway") and not any(networks):
+        yield "TRUSTED_PROXIES does not name the gateway: all clients would have its address"
 
 
 CHECKS = [policy_selectors, connections, outside, gateways, entry_points, routes, middlewares, clusters, believed]

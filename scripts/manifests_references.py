@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from manifests_tree import CLUSTER_SCOPED, Object, Pods, Tree, called, environment, our_image
+from manifests_tree import CLUSTER_SCOPED, Object, Pods, Tree, called, environment, matches, name_of, our_image
 
 NAMESPACE = "microblog"
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+# What each role cannot do without, beside MONGODB_URI. The command api does not speak to NATS.
+REQUIRED = {
+    "command-api": {"JWT_PRIVATE_KEY_FILE"}, "command-relay": {"JWT_PRIVATE_KEY_FILE", "NATS_URL"},
+    "query-api": {"JWKS_URL", "NATS_URL"}, "query-projector": {"JWKS_URL", "NATS_URL"},
+}
 # What others than our services answer to probes.
 FOREIGN_PATHS = {"traefik": {"/ping"}, "nats": {"/healthz"}}
 
@@ -19,11 +25,13 @@ class Known:
     """What the repository says beside the manifests."""
     secrets: dict[str, set[str]]  # made outside, with their keys: manifests/secrets.json
     settings: set[str]  # docs/settings.md
+    numbers: set[str]  # of these settings, those that are one
     roles: dict[str, set[str]]  # of each service
     operator_paths: set[str]  # shared/src/web/ops.rs
     key_set: str  # the path of the keys that access tokens are signed with
     error_page: str  # where the services have a body for what the gateway answers itself
     gateway: dict[str, str]  # the figures of the laptop's gateway
+    middlewares: dict[str, list[str]]  # of its routers
     services: dict[str, str]  # the folders that an image is built from, with the image's user
     version: str  # of the workspace, and so of the images
     drain: int  # seconds
@@ -44,11 +52,6 @@ def places(tree: Tree, _known: Known) -> Iterator[str]:
         seen.add(called(each))
 
 
-def no_secrets(tree: Tree, _known: Known) -> Iterator[str]:
-    for each in tree.of("Secret"):
-        yield f"{called(each)} is in the manifests: Secrets are made outside"
-
-
 def made_secrets(tree: Tree, known: Known) -> Iterator[str]:
     """Where an operator makes the Secrets, it makes all, with all keys."""
     made = {each["spec"]["target"]["name"]: {entry["secretKey"] for entry in each["spec"]["data"]}
@@ -56,6 +59,11 @@ def made_secrets(tree: Tree, known: Known) -> Iterator[str]:
     for name, keys in known.secrets.items():
         for key in sorted(keys - made.get(name, set())) if made else ():
             yield f"no ExternalSecret makes the key {key} of {name}"
+    for each in tree.of("ExternalSecret"):
+        for entry in each["spec"]["data"]:
+            wanted = {"key": f"microblog/{each['metadata']['name']}", "property": entry["secretKey"]}
+            if entry["remoteRef"] != wanted:
+                yield f"{called(each)}: {entry['secretKey']} comes from {entry['remoteRef']}, and not from {wanted}"
     for each in tree.of("ExternalSecret"):
         store = each["spec"]["secretStoreRef"]
         if not tree.find(store["kind"], store["name"]):
@@ -118,6 +126,18 @@ def volumes(tree: Tree, known: Known) -> Iterator[str]:
             yield f"{pods}: nobody mounts the volume {name}"
 
 
+def files_in_commands(tree: Tree, known: Known) -> Iterator[str]:
+    """What commands and probes name below /etc is a key that is mounted there."""
+    for pods in tree.pods():
+        for container in pods.containers():
+            probes_of = [container.get(kind, {}) for kind in PROBES] + [container.get("lifecycle", {}).get("preStop", {})]
+            words = [*container.get("command", []), *container.get("args", []),
+                     *(word for each in probes_of for word in each.get("exec", {}).get("command", []))]
+            for path in re.findall(r"/etc/[\w./-]+", " ".join(words)):
+                if not is_mounted(tree, pods, container, path, known):
+                    yield f"{pods}, container {container['name']}: nothing is mounted at {path}, which a command names"
+
+
 def item_keys(source: dict) -> list[str]:
     return [item["key"] for item in source.get("items", [])]
 
@@ -149,8 +169,12 @@ def settings(tree: Tree, known: Known) -> Iterator[str]:
         variables_of = environment(tree, container)
         for name in sorted(set(variables_of) - known.settings):
             yield f"{pods}: the services have no setting {name}"
+        for name in sorted({"MONGODB_URI", *REQUIRED[name_of(pods)]} - set(variables_of)):
+            yield f"{pods}: {name} is not set"
         for name, value in variables_of.items():
-            if name.endswith("_FILE") and value and not is_mounted(pods, container, value, known):
+            if name in known.numbers and value is not None and not value.isdigit():
+                yield f"{pods}: {name} is {value}, and no number"
+            if name.endswith("_FILE") and value and not is_mounted(tree, pods, container, value, known):
                 yield f"{pods}: nothing is mounted at {value}, which {name} names"
         service = our_image(container)
         arguments = container.get("args", [])
@@ -158,15 +182,26 @@ def settings(tree: Tree, known: Known) -> Iterator[str]:
             yield f"{pods}: {service} does not take {' '.join(arguments)}"
 
 
-def is_mounted(pods: Pods, container: dict, path: str, known: Known) -> bool:
+def is_mounted(tree: Tree, pods: Pods, container: dict, path: str, known: Known) -> bool:
     folder, _, file = path.rpartition("/")
     for mount in container.get("volumeMounts", []):
         if mount["mountPath"].rstrip("/") == folder:
             volume = next((each for each in pods.spec.get("volumes", []) if each["name"] == mount["name"]), {})
-            source = volume.get("secret", {})
+            source = volume.get("secret") or volume.get("configMap") or {}
             names = {item["path"] for item in source.get("items", [])}
-            return file in (names or known.secrets.get(source.get("secretName"), ()))
+            config = tree.find("ConfigMap", source.get("name", "")) or {}
+            return file in (names or known.secrets.get(source.get("secretName")) or config.get("data", ()))
     return False
+
+
+def spread(tree: Tree, _known: Known) -> Iterator[str]:
+    """Pods are spread among themselves, over nodes that are there."""
+    for pods in tree.pods():
+        for constraint in pods.spec.get("topologySpreadConstraints", []):
+            if not matches(constraint["labelSelector"], pods.labels):
+                yield f"{pods} is spread among others"
+            if constraint.get("nodeTaintsPolicy") != "Honor":
+                yield f"{pods}: nodes that are away count as places"
 
 
 def listening(tree: Tree, _known: Known) -> Iterator[str]:
@@ -189,7 +224,7 @@ def probes(tree: Tree, known: Known) -> Iterator[str]:
         if pods.owner["kind"] == "Job":
             continue
         for container in pods.spec["containers"]:
-            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            for kind in PROBES:
                 where = f"{pods}, {kind}"
                 if kind not in container:
                     yield f"{where}: there is none"
@@ -237,51 +272,6 @@ def files_of(tree: Tree, pods: Pods) -> Iterator[str]:
         yield from (found or {}).get("data", {}).values()
 
 
-def rights(tree: Tree, _known: Known) -> Iterator[str]:
-    """What the Pod Security Standard `restricted` wants, a root file system that is read-only, and bounds."""
-    for pods in tree.pods():
-        context = pods.spec.get("securityContext", {})
-        if not context.get("runAsNonRoot") or not context.get("runAsUser"):
-            yield f"{pods} may run as root"
-        if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
-            yield f"{pods} has no seccomp profile"
-        for each in ("hostNetwork", "hostPID", "hostIPC"):
-            if pods.spec.get(each):
-                yield f"{pods} has {each}"
-        for container in pods.containers():
-            own, where = container.get("securityContext", {}), f"{pods}, container {container['name']}"
-            if own.get("allowPrivilegeEscalation") is not False or own.get("capabilities", {}).get("drop") != ["ALL"]:
-                yield f"{where} may get more rights"
-            if not own.get("readOnlyRootFilesystem"):
-                yield f"{where} may write its root file system"
-            resources = container.get("resources", {})
-            if not resources.get("requests", {}).get("cpu") or not resources.get("requests", {}).get("memory"):
-                yield f"{where} requests no CPU or no memory"
-            if not resources.get("limits", {}).get("memory"):
-                yield f"{where} has no limit of memory"
-
-
-def accounts(tree: Tree, _known: Known) -> Iterator[str]:
-    """ServiceAccounts, and no token but for who has a Role."""
-    bound = {(subject["kind"], subject["name"]) for binding in tree.of("RoleBinding", "ClusterRoleBinding")
-             for subject in binding["subjects"]}
-    for pods in tree.pods():
-        name = pods.spec.get("serviceAccountName", "default")
-        if not tree.find("ServiceAccount", name):
-            yield f"{pods}: no ServiceAccount {name}"
-        token = pods.spec.get("automountServiceAccountToken", True)
-        if token != (("ServiceAccount", name) in bound):
-            yield f"{pods} {'has' if token else 'lacks'} a token, and its account {name} has " \
-                  f"{'no' if token else 'a'} Role"
-    for binding in tree.of("RoleBinding", "ClusterRoleBinding"):
-        role = binding["roleRef"]
-        if not tree.find(role["kind"], role["name"]):
-            yield f"{called(binding)}: no {role['kind']} {role['name']}"
-        for subject in binding["subjects"]:
-            if not tree.find(subject["kind"], subject["name"]):
-                yield f"{called(binding)}: no {subject['kind']} {subject['name']}"
-
-
 # --- who finds whom ---------------------------------------------------------------------------------------------
 
 def services(tree: Tree, _known: Known) -> Iterator[str]:
@@ -327,6 +317,8 @@ def disruption(tree: Tree, _known: Known) -> Iterator[str]:
         pods = tree.selected(budget["spec"]["selector"])
         if not pods:
             yield f"{called(budget)} selects no pods"
+        if budget["spec"].get("maxUnavailable") != 1:
+            yield f"{called(budget)} does not let one pod go at a time"
         kept += [each.owner for each in pods]
     for owner in tree.of("Deployment", "StatefulSet"):
         if owner not in kept:
@@ -345,5 +337,4 @@ def scaling(tree: Tree, _known: Known) -> Iterator[str]:
             yield f"{called(scaler)}: minReplicas is greater than maxReplicas"
 
 
-CHECKS = [places, no_secrets, made_secrets, variables, volumes, images, settings, listening, probes, grace, rights, accounts,
-          services, key_set_url, workload_selectors, disruption, scaling]
+CHECKS = [places, made_secrets, variables, volumes, files_in_commands, spread, images, settings, listening, probes, grace, services, key_set_url, workload_selectors, disruption, scaling]

@@ -57,6 +57,10 @@ class Tree:
         return [pods for pods in self.pods() if matches(selector, pods.labels)]
 
 
+def name_of(pods: Pods) -> str:
+    return pods.labels["app.kubernetes.io/name"]
+
+
 def our_image(container: dict) -> str | None:
     """`command-service` of `registry/microblog/command-service:1.2.3`."""
     found = re.fullmatch(r"(?:.+/)?microblog/([\w-]+)(?::.+)?", container["image"])

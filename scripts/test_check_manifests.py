@@ -167,7 +167,68 @@ PODS = {
     "the node's network": (put(lambda tree: pod(tree, api), hostNetwork=True), "has hostNetwork"),
     "no bound of memory": (put(lambda tree: container(tree, api)["resources"], limits=None), "no limit of memory"),
 }
+RIGHTS = {
+    "a container that is root": (
+        lambda tree: container(tree, api)["securityContext"].update(runAsUser=0), "has its own runAsUser"),
+    "a container with all rights": (
+        lambda tree: container(tree, api)["securityContext"].update(privileged=True), "has its own privileged"),
+    "a container without a profile": (
+        lambda tree: container(tree, api)["securityContext"].update(seccompProfile={"type": "Unconfined"}),
+        "has its own seccompProfile"),
+    "one right more": (
+        lambda tree: container(tree, api)["securityContext"]["capabilities"].update(add=["NET_ADMIN"]), "more rights"),
+    "a folder of the node": (
+        lambda tree: pod(tree, api)["volumes"].append({"name": "x", "hostPath": {"path": "/"}}), "of the kind hostPath"),
+    "a port of the node": (
+        lambda tree: container(tree, api)["ports"][0].update(hostPort=80), "takes a port of the node"),
+    "a kind that nobody looks at": (
+        put(lambda tree: get(tree, api), kind="DaemonSet"), "does not know the kind"),
+    "a Role of another namespace's account": (
+        put(lambda tree: get(tree, "RoleBinding gateway")["subjects"][0], namespace="default"), "no ServiceAccount gateway"),
+    "a password in a setting": (
+        setting("PUBLIC_URL", "https://user:secret@example.org"), "what looks like a password"),
+    "a key in a setting": (setting("X", "-----BEGIN PRIVATE KEY-----"), "what looks like a password"),
+    "an address that is no Secret": (
+        lambda tree: variable(tree, api, "NATS_URL").update(value="nats://nats:4222", valueFrom={}),
+        "NATS_URL does not come from a Secret"),
+    "no address of the database": (
+        lambda tree: container(tree, api)["env"].remove(variable(tree, api, "MONGODB_URI")), "MONGODB_URI is not set"),
+    "no signing key": (
+        lambda tree: container(tree, relay)["env"].remove(variable(tree, relay, "JWT_PRIVATE_KEY_FILE")),
+        "JWT_PRIVATE_KEY_FILE is not set"),
+    "MongoDB without TLS": (
+        text("mongodb-config", "mongod.conf", "mode: requireTLS", "mode: disabled"), "does not say “mode: requireTLS”"),
+    "MongoDB without passwords": (
+        text("mongodb-config", "mongod.conf", "authorization: enabled", "# authorization: enabled"),
+        "does not say “authorization: enabled”"),
+    "NATS that loses what it has acknowledged": (
+        text("nats-config", "nats.conf", "sync_interval: always", "sync_interval: 2m"), "does not say “sync_interval"),
+    "a command of a file that is not there": (
+        put(lambda tree: container(tree, "StatefulSet nats"), command=["nats-server", "--config", "/etc/nats/x.conf"]),
+        "nothing is mounted at /etc/nats/x.conf"),
+    "a probe of a file that is not there": (
+        put(lambda tree: container(tree, "StatefulSet nats")["readinessProbe"]["exec"], command=["sh", "/etc/nats/x.sh"]),
+        "nothing is mounted at /etc/nats/x.sh"),
+    "a number that is none": (setting("STREAM_HEARTBEAT_SECS", "abc"), "STREAM_HEARTBEAT_SECS is abc"),
+    "a spread among others": (
+        put(lambda tree: pod(tree, api)["topologySpreadConstraints"][0], labelSelector={"matchLabels": {"x": "y"}}),
+        "is spread among others"),
+    "a spread over nodes that are away": (
+        put(lambda tree: pod(tree, api)["topologySpreadConstraints"][0], nodeTaintsPolicy=None), "nodes that are away"),
+    "a budget that lets nothing go": (
+        put(lambda tree: get(tree, "PodDisruptionBudget nats")["spec"], maxUnavailable=0), "one pod go at a time"),
+}
 NETWORK = {
+    "no Service of an engine": (without("Service nats"), "no Service nats with the port 4222"),
+    "members that wait for each other": (
+        put(lambda tree: get(tree, "StatefulSet mongodb")["spec"], podManagementPolicy="OrderedReady"), "would wait for"),
+    "members that do not find each other": (
+        put(lambda tree: get(tree, "Service mongodb")["spec"], publishNotReadyAddresses=None), "would not find each other"),
+    "a route without a Middleware": (
+        lambda tree: rule(tree, "commands")["filters"].pop(0), "HTTPRoute commands has the Middlewares"),
+    "a gateway that shows its settings": (
+        text("gateway-config", "traefik.yml", "\nping:\n", "\napi:\n  insecure: true\nping:\n"), "of its own API"),
+    "a gateway that is everybody": (setting("TRUSTED_PROXIES", "0.0.0.0/0"), "TRUSTED_PROXIES believes 0.0.0.0/0"),
     "a connection that no policy allows": (without("NetworkPolicy to-mongodb"), "query-api must reach mongodb"),
     "a connection that nobody needs": (
         lambda tree: get(tree, "NetworkPolicy nats")["spec"]["ingress"].append({"from": [{"podSelector": {}}]}),
@@ -243,6 +304,8 @@ ONLY_EC2 = {
     "a scaler and a number": (put(lambda tree: get(tree, api)["spec"], replicas=2), "by which each apply undoes"),
     "a Secret that an operator makes without a key": (
         lambda tree: get(tree, "ExternalSecret jwt-key")["spec"]["data"].clear(), "no ExternalSecret makes the key"),
+    "a Secret from another place": (
+        put(lambda tree: get(tree, "ExternalSecret jwt-key")["spec"]["data"][0]["remoteRef"], property="x"), "comes from"),
     "storage of no class": (without("StorageClass gp3-encrypted"), "no StorageClass gp3-encrypted"),
     "a Secret of no store": (without("SecretStore aws"), "no SecretStore aws"),
     "routes to fewer servers": (
@@ -291,6 +354,9 @@ class Faults(unittest.TestCase):
 
     def test_pods(self) -> None:
         self.each(PODS, self.trees[0], self.resolved)
+
+    def test_rights(self) -> None:
+        self.each(RIGHTS, self.trees[0], self.resolved)
 
     def test_network(self) -> None:
         self.each(NETWORK, self.trees[0], self.resolved)
