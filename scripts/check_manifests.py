@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Renders every overlay of manifests/ and every combination of its components, validates all objects by their schemas, and
-resolves every reference: to ConfigMaps, Secrets, volumes, ports, pods, accounts, routes, probes' paths, settings, images.
+"""Renders every overlay of manifests/, and the base with each component and with all, validates all objects by their
+schemas, and resolves every reference: to ConfigMaps, Secrets, volumes, ports, pods, accounts, routes, probes' paths, settings, images.
 
 That a fault of each kind is found, scripts/test_check_manifests.py shows.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -24,7 +23,7 @@ import gateway  # noqa: E402
 import manifests_network  # noqa: E402
 import manifests_references  # noqa: E402
 import manifests_security  # noqa: E402
-from engines import Nats, from_npm, from_wheel, need  # noqa: E402
+from engines import Nats, from_npm, from_wheel, need, with_node  # noqa: E402
 from manifests_references import Known  # noqa: E402
 from manifests_tree import Object, Tree, called  # noqa: E402
 from supervisor import Failed, Stopped, Supervisor  # noqa: E402
@@ -80,21 +79,21 @@ class Tools:
         self.python = from_wheel(supervisor, "kubernetes-validate", KUBERNETES_VALIDATE_VERSION, "python3")
         self.models = from_npm(supervisor, f"kubernetes-models-{MODELS_VERSION}",
                                *(f"@kubernetes-models/{name}@{MODELS_VERSION}" for name in MODELS))
+        self.with_node = with_node(supervisor)
         self.nats = Nats.find(supervisor).program
 
 
 # --- rendering --------------------------------------------------------------------------------------------------
 
 def render_all(tools: Tools) -> list[Tree]:
-    """The overlays, the base, and the base with every combination of components."""
+    """The overlays, the base, and the base with each component and with all."""
     components = sorted(path.parent.name for path in MANIFESTS.glob("components/*/kustomization.yaml"))
     # The gateway comes last, as in the overlays.
     components.sort(key=lambda name: name == "gateway")
     with tempfile.TemporaryDirectory(prefix="microblog-manifests-") as folder:
         wanted = {name: MANIFESTS / name for name in overlays()}
-        for count in range(len(components) + 1):
-            for chosen in itertools.combinations(components, count):
-                wanted["+".join(["base", *chosen])] = combination(Path(folder), chosen)
+        for chosen in ((), *((name,) for name in components), tuple(components)):
+            wanted["+".join(["base", *chosen])] = combination(Path(folder), chosen)
         with ThreadPoolExecutor() as pool:
             texts = list(pool.map(lambda path: render(tools, path), wanted.values()))
     return [Tree(name, objects) for name, objects in zip(wanted, parse(tools, texts))]
@@ -134,8 +133,8 @@ def parse(tools: Tools, texts: list[str]) -> list[list[Object]]:
     return json.loads(ask([tools.python, "-c", PARSE], json.dumps(texts)))
 
 
-def ask(command: list[str | Path], question: str) -> str:
-    ran = subprocess.run(command, input=question, capture_output=True, text=True)
+def ask(command: list[str | Path], question: str, env: dict[str, str] | None = None) -> str:
+    ran = subprocess.run(command, input=question, capture_output=True, text=True, env=env)
     if ran.returncode:
         raise Failed(f"{command[0]}: {ran.stderr.strip()}")
     return ran.stdout
@@ -166,7 +165,7 @@ def invalid(tools: Tools, trees: list[Tree]) -> list[str]:
     found = json.loads(ask([tools.python, "-c", VALIDATE, KUBERNETES], json.dumps([each for _, each in ours])))
     problems = [f"{name}: {called(each)}: {fault}" for (name, each), fault in zip(ours, found) if fault]
     script = ROOT / "scripts" / "custom_resources.mjs"
-    found = json.loads(ask(["node", script, tools.models], json.dumps([each for _, each in custom])))
+    found = json.loads(ask(["node", script, tools.models], json.dumps([each for _, each in custom]), tools.with_node))
     return problems + [f"{name}: {called(each)}: {fault}" for (name, each), faults in zip(custom, found)
                        for fault in faults]
 

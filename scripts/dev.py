@@ -21,7 +21,7 @@ sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from engines import (  # noqa: E402
     MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, port_number, reachable, shellcheck,
-    split_address, traefik, url_host)
+    split_address, traefik, url_host, with_node)
 from gateway import RATE_FACTOR, Gateway, Servers, check_certificate  # noqa: E402
 from supervisor import Failed, Process, Stopped, Supervisor, say  # noqa: E402
 
@@ -366,7 +366,7 @@ def postman(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     elif gateway and gateway.certificate:
         command.append("--insecure")  # this machine's own gateway: whoever has signed its certificate
     # What runs on this machine is not asked for through a proxy.
-    environment.update(NO_PROXY="*", no_proxy="*")
+    environment.update(NO_PROXY="*", no_proxy="*", PATH=with_node(supervisor)["PATH"])
     if not sys.stdout.isatty():
         environment["FORCE_COLOR"] = "0"  # or its table of failures is coloured in logs too
     return run_beside_engines(supervisor, command, environment)

