@@ -68,7 +68,7 @@ def run_with(supervisor: Supervisor, data: Path) -> int:
 
     mongodb = find_mongodb_for(supervisor, data) if own_mongodb else None
     nats = Nats.find(supervisor) if own_nats else None
-    gateway_program = traefik(supervisor) if gateway else None
+    gateway_program = find_traefik(supervisor) if gateway else None
     say("Building the services")
     build(supervisor, "--release", "--bin", "command-service", "--bin", "query-service")
     binaries = target_directory() / "release"
@@ -101,6 +101,13 @@ def run_with(supervisor: Supervisor, data: Path) -> int:
         for process in front:
             supervisor.ask_to_stop(process, GATEWAY_GRACE_SECONDS)
         supervisor.stop(*front, *reversed(services))
+
+
+def find_traefik(supervisor: Supervisor) -> Path:
+    try:
+        return traefik(supervisor)
+    except Failed as failure:
+        raise Failed(f"{failure}; or leave the gateway out, with GATEWAY=off") from None
 
 
 def settings() -> dict[str, str]:
@@ -141,6 +148,10 @@ def start_services(supervisor: Supervisor, environment: dict[str, str], binaries
         # Where its connections come from. Whoever can open one from there is on this machine.
         sources = {source_address(*split_address(name, environment[name])) for name in ("COMMAND_ADDR", "QUERY_ADDR")}
         environment = {"TRUSTED_PROXIES": ",".join(sorted(sources)), **environment}
+    # What runs on this machine is not asked for through a proxy.
+    hosts = {reachable(split_address(name, environment[name])[0]) for name in ("COMMAND_ADDR", "QUERY_ADDR")}
+    direct = ",".join(filter(None, (environment.get("NO_PROXY") or environment.get("no_proxy"), *sorted(hosts))))
+    environment = {**environment, "NO_PROXY": direct, "no_proxy": direct}
     environment = {"JWKS_URL": f"{command_url}/.well-known/jwks.json", **environment}
     # Only the one that signs needs the key; it makes one where there is none.
     signing = {"JWT_PRIVATE_KEY_FILE": str(data / "jwt.pem"), **environment}
@@ -197,7 +208,8 @@ def check_ports_are_free(ports: dict[str, tuple[str, int]]) -> None:
                 listener.listen()
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
-                    change = f"{name}={host}:PORT" if name.endswith("ADDR") else f"{name}=PORT"
+                    shown = f"[{host}]" if ":" in host else host
+                    change = f"{name}={shown}:PORT" if name.endswith("ADDR") else f"{name}=PORT"
                     raise Failed(f"port {port} is in use: stop what listens there, "
                                  f"or choose another with `make run {change}`") from None
                 raise Failed(f"{name}: {host}:{port} cannot be listened on: {error.strerror}") from None
@@ -229,14 +241,16 @@ def ask_readiness(address: str) -> int | None:
 
 
 def print_welcome(gateway: Gateway | None, command_url: str, query_url: str, data: Path) -> None:
-    curl = "curl -sw '\\n'"
+    # curl asks even for what is on this machine through a proxy of the environment.
+    proxied = any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ)
+    curl = "curl --noproxy '*' -sw '\\n'" if proxied else "curl -sw '\\n'"
     as_json = "-H 'content-type: application/json'"
     token_of = """sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
     to_commands, to_queries, hint = command_url, query_url, ""
     if gateway:
         to_commands = to_queries = gateway.url
         if gateway.certificate:
-            curl, hint = "curl -ksw '\\n'", " (-k: whoever has signed the certificate)"
+            curl, hint = f"{curl} -k", " (-k: whoever has signed the certificate)"
     addresses = "".join(f"  {what:<36} {where}\n" for what, where in (
         *([("both services, through the gateway", f"{gateway.url}/api/v1")] if gateway else []),
         ("commands (POST, PUT, PATCH, DELETE)", f"{command_url}/api/v1"),
@@ -297,8 +311,17 @@ def start_temporary_engines(supervisor: Supervisor) -> dict[str, str]:
         "MICROBLOG_MONGODB_KIND": mongodb.kind,
         "MICROBLOG_MONGODB_BIN": str(mongodb.program),
         "MICROBLOG_NATS_BIN": str(nats.program),
-        "MICROBLOG_TRAEFIK_BIN": str(traefik(supervisor)),
+        **traefik_for_tests(supervisor),
     }
+
+
+def traefik_for_tests(supervisor: Supervisor) -> dict[str, str]:
+    """Without it, only the tests of the gateway fail."""
+    try:
+        return {"MICROBLOG_TRAEFIK_BIN": str(traefik(supervisor))}
+    except Failed as failure:
+        note(f"No Traefik, so tests of the gateway will fail: {failure}")
+        return {}
 
 
 def run_beside_engines(supervisor: Supervisor, command: list[str], environment: dict[str, str]) -> int:
@@ -385,7 +408,7 @@ def start_temporary_stack(supervisor: Supervisor) -> dict[str, str]:
     need_cargo()
     build(supervisor, "--bin", "command-service", "--bin", "query-service")
     data = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-")))
-    environment = start_temporary_engines(supervisor)
+    environment = {name: value for name, value in start_temporary_engines(supervisor).items() if value}
     for elsewhere in ("JWKS_URL", "JWT_PRIVATE_KEY_FILE", "VIEWS_MONGODB_URI"):
         environment.pop(elsewhere, None)
     names = (*ADDRESSES, "GATEWAY_ADDR")
@@ -396,7 +419,7 @@ def start_temporary_stack(supervisor: Supervisor) -> dict[str, str]:
     for service, ops in zip(services, ("COMMAND_OPS_ADDR", "QUERY_OPS_ADDR")):
         wait_until_ready(supervisor, service, *split_address(ops, environment[ops]))
     if gateway:
-        gateway.start(supervisor, traefik(supervisor), data / "gateway.log")
+        gateway.start(supervisor, find_traefik(supervisor), data / "gateway.log")
     return environment
 
 

@@ -349,9 +349,11 @@ def greets(port: int) -> bool:
 def split_address(name: str, address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     try:
+        if not re.fullmatch(r"[^\[\]:]+|\[[^\[\]]+\]", host):
+            raise ValueError
         return host.strip("[]"), port_number(port)
     except ValueError:
-        raise Failed(f"{name} wants host:port, with a port from 1 to 65535") from None
+        raise Failed(f"{name} wants host:port or [IPv6 address]:port, with a port from 1 to 65535") from None
 
 
 def port_number(text: str) -> int:

@@ -7,6 +7,7 @@ It prints one line when it serves, and stops on Ctrl-C or SIGTERM.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -82,11 +83,13 @@ class Gateway:
             socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
         except OSError as error:
             # What listens there would answer in its place below.
-            raise Failed(f"the gateway cannot listen on {self.address}: {os.strerror(error.errno)}") from None
+            raise Failed(f"the gateway cannot listen on {self.address}: "
+                         f"{str(error.strerror).partition(' (while')[0]}") from None
         folder = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-gateway-")))
         begin = log.stat().st_size if log.exists() else 0
-        # Settings in our environment are for another Traefik.
-        environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("TRAEFIK_")}
+        # Settings in our environment are for another Traefik, and the services are not asked through a proxy.
+        environment = {name: value for name, value in os.environ.items()
+                       if not name.upper().startswith("TRAEFIK_") and not name.upper().endswith("_PROXY")}
         process = supervisor.start("gateway", [str(program), f"--configFile={self.render(folder)}"], env=environment,
                                    cwd=folder, log=log)
         deadline = time.monotonic() + START_DEADLINE_SECONDS
@@ -120,7 +123,7 @@ class Gateway:
 
 
 def check_certificate(chain: str, key: str, names: tuple[str, str]) -> tuple[str, str] | None:
-    """The two files, if they are a pair; none if neither is named. Traefik would start and break every handshake off."""
+    """The two files, if they are a pair; none if neither is named. Traefik would break every handshake off."""
     if not chain and not key:
         return None
     if not chain or not key:
@@ -144,10 +147,13 @@ def errors_in(log: Path, begin: int) -> list[str]:
     """What it logged as errors since."""
     with log.open("rb") as file:
         file.seek(begin)
-        lines = file.read().decode(errors="replace").splitlines()
-    entries = (json.loads(line) for line in lines if line.startswith("{") and line.endswith("}"))
+        *lines, _half_written = file.read().decode(errors="replace").split("\n")
+    entries = []
+    for line in lines:
+        with contextlib.suppress(ValueError):  # what a crash prints is plain text
+            entries.append(json.loads(line))
     return [f"{entry.get('message', '')} {entry.get('error', '')}".strip()
-            for entry in entries if entry.get("level") == "error"]
+            for entry in entries if entry.get("level") in ("error", "fatal")]
 
 
 # --- the command line -------------------------------------------------------------------------------------------
