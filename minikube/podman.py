@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         attempt = Attempt(supervisor, arguments)
         code, message = attempt.run(), ""
     except Stopped:
-        code, message = 130, ""
+        code, message = 0 if arguments.stay else 130, ""  # Ctrl-C is how --stay ends
     except Failed as failure:
         code, message = 1, f"error: {failure}"
     finally:
