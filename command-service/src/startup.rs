@@ -168,8 +168,8 @@ impl Application {
     /// 503 meanwhile.
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), StartupError> {
         let Ports { api, ops } = self.ports;
-        let process =
-            Process::begin(ops, &[DATABASE, INDEXES, CLOCK]).map_err(StartupError::Serve)?;
+        let process = Process::begin(ops, self.settings.drain, &[DATABASE, INDEXES, CLOCK])
+            .map_err(StartupError::Serve)?;
         let started = start(&self.settings, self.role, api, &process).await;
         process.run_until(&stop, started).await
     }
@@ -202,7 +202,8 @@ async fn start(
     }
     let mut handle = None;
     if role.serves() {
-        let server = http_server(api, &core, settings).map_err(StartupError::Serve)?;
+        let server =
+            http_server(api, &core, settings, &process.draining).map_err(StartupError::Serve)?;
         handle = Some(server.handle());
         tasks.run(server);
     }
@@ -252,7 +253,12 @@ async fn check_key(signer: &Signer) -> Result<(), StartupError> {
     verified.map(|_| ()).map_err(StartupError::Verify)
 }
 
-fn http_server(api: TcpListener, core: &Core, settings: &Settings) -> std::io::Result<Server> {
+fn http_server(
+    api: TcpListener,
+    core: &Core,
+    settings: &Settings,
+    draining: &CancellationToken,
+) -> std::io::Result<Server> {
     let app = Data::from(core.app.clone());
     let keys = Data::new(core.signer.key_set());
     let verifier = Data::new(TokenVerifier::with_keys(&keys));
@@ -264,7 +270,7 @@ fn http_server(api: TcpListener, core: &Core, settings: &Settings) -> std::io::R
             .app_data(PayloadConfig::new(MAX_BODY))
             .configure(http::configure);
     };
-    server::serve(api, settings, Serving::default(), configure)
+    server::serve(api, settings, Serving::default(), draining, configure)
 }
 
 /// Prepares the database as soon as it answers, and looks each second whether it still does.

@@ -19,6 +19,7 @@ use shared::runtime::tasks::GRACE;
 use shared::runtime::tasks::{EverySecond, Tasks};
 use shared::web::ops::Readiness;
 use shared::web::server::{self, Serving};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -92,6 +93,9 @@ const SERVING: Serving = Serving {
     answers_half_closed: false,
     grace: GRACE,
 };
+/// A start seldom takes so long. Until then whoever connects waits: a gateway that has not noticed
+/// the restart yet would hand on that there is nothing to read.
+const QUIET: Duration = Duration::from_secs(2);
 /// While there is nothing to read one worker tells everybody to come back.
 const SERVING_AT_START: Serving = Serving {
     workers: Some(1),
@@ -130,7 +134,8 @@ impl Application {
         if self.role.folds() {
             conditions.extend([monitor::CAUGHT_UP, stream_check::SAME_LOG]);
         }
-        let process = Process::begin(ops, &conditions).map_err(StartupError::Serve)?;
+        let process =
+            Process::begin(ops, self.settings.drain, &conditions).map_err(StartupError::Serve)?;
         let started = start(&self.settings, self.role, api, &process, &stop).await;
         process.run_until(&stop, started).await
     }
@@ -153,11 +158,18 @@ async fn start(
         Data::new(TokenVerifier::with_url(settings.jwks_url.clone()).map_err(StartupError::Keys)?);
     // However this ends: who waits for the start waits for nothing then.
     let until_started = stop.child_token();
-    let _started = until_started.clone().drop_guard();
+    let started = until_started.clone().drop_guard();
+    let mut waiting_room = None;
     if role.serves() {
         let api = api.try_clone().map_err(StartupError::Serve)?;
-        serve_at_start(api, settings, verifier.clone(), until_started, tasks)
-            .map_err(StartupError::Serve)?;
+        let room = serve_at_start(
+            api,
+            settings.clone(),
+            verifier.clone(),
+            until_started,
+            process,
+        );
+        waiting_room = Some(room);
     }
     let Databases {
         log: accounts,
@@ -189,7 +201,6 @@ async fn start(
     let Some(views) = open_views(&database, settings, readiness, stop).await? else {
         return Ok(None);
     };
-    readiness.set(API_READY, Ok(()));
     let (switch, current) = tokio::sync::watch::channel(views);
     let folding = connections::open_views(settings, "query-service fold", FOLD_POOL).await?;
     let generations = Generations {
@@ -218,7 +229,7 @@ async fn start(
     tasks.spawn("monitor", watch);
     let mut handle = None;
     if role.serves() {
-        let live = Live::new(current.clone(), stop.clone())
+        let live = Live::new(current.clone(), process.drained.clone())
             .with_heartbeat(settings.stream_heartbeat)
             .with_tasks(tasks);
         let subscriber = Subscriber::new(current.clone(), live.clone());
@@ -226,11 +237,25 @@ async fn start(
         tasks.spawn("live", follow);
         let admission = Admission::new(&breaker, settings.ip_rate_per_second > 0).with_tasks(tasks);
         let addresses = OwnAddresses::new(&accounts, tasks);
-        let server = http_server(api, settings, current, verifier, live, admission, addresses)
-            .map_err(StartupError::Serve)?;
+        let shared = Shared {
+            views: current,
+            verifier,
+            live,
+            admission,
+            addresses,
+        };
+        let server =
+            http_server(api, settings, shared, &process.draining).map_err(StartupError::Serve)?;
         handle = Some(server.handle());
         tasks.run(server);
     }
+    drop(started);
+    if let Some(waiting_room) = waiting_room {
+        // Until it has ended, some are still told to come back: a gateway must not send any yet.
+        // That it panicked is told elsewhere.
+        let _ = waiting_room.await;
+    }
+    readiness.set(API_READY, Ok(()));
     info!(role = ?role, "query-service runs");
     Ok(handle)
 }
@@ -263,20 +288,27 @@ async fn open_views(
     }
 }
 
-fn http_server(
-    listener: TcpListener,
-    settings: &Settings,
+/// What all requests share.
+struct Shared {
     views: CurrentViews,
     verifier: Data<TokenVerifier>,
     live: Live,
     admission: Admission,
     addresses: OwnAddresses,
+}
+
+fn http_server(
+    listener: TcpListener,
+    settings: &Settings,
+    shared: Shared,
+    draining: &CancellationToken,
 ) -> std::io::Result<Server> {
-    let own = Data::new(addresses);
-    let live = Data::new(live);
-    let gate = Data::new(admission.gate().clone());
-    let admission = Data::new(admission);
-    let views = Data::new(views);
+    let own = Data::new(shared.addresses);
+    let live = Data::new(shared.live);
+    let gate = Data::new(shared.admission.gate().clone());
+    let admission = Data::new(shared.admission);
+    let views = Data::new(shared.views);
+    let verifier = shared.verifier;
     let configure = move |config: &mut ServiceConfig| {
         config
             .app_data(views.clone())
@@ -287,34 +319,42 @@ fn http_server(
             .app_data(own.clone())
             .configure(http::configure);
     };
-    server::serve(listener, settings, SERVING, configure)
+    server::serve(listener, settings, SERVING, draining, configure)
 }
 
-/// Answers before there is anything to read: live streams wait, all else is told to come back.
-/// Ends when `until` fires.
+/// Answers before there is anything to read, if that takes long: live streams wait, all else is told
+/// to come back. Ends when `until` fires, and says when it has.
 fn serve_at_start(
     listener: TcpListener,
-    settings: &Settings,
+    settings: Settings,
     verifier: Data<TokenVerifier>,
     until: CancellationToken,
-    tasks: &Tasks,
-) -> std::io::Result<()> {
-    let room = http::WaitingRoom::new(settings.stream_heartbeat, until.clone(), tasks);
-    let room = Data::new(room);
-    let configure = move |config: &mut ServiceConfig| {
-        config
-            .app_data(room.clone())
-            .app_data(verifier.clone())
-            .configure(http::configure_start);
-    };
-    let server = server::serve(listener, settings, SERVING_AT_START, configure)?;
-    let handle = server.handle();
-    tasks.run(server);
-    tasks.run(async move {
-        until.cancelled().await;
-        handle.stop(true).await;
-    });
-    Ok(())
+    process: &Process,
+) -> JoinHandle<()> {
+    let (tasks, draining) = (process.tasks.clone(), process.draining.clone());
+    process.tasks.run(async move {
+        tokio::select! {
+            () = tokio::time::sleep(QUIET) => (),
+            () = until.cancelled() => return,
+        }
+        let room = http::WaitingRoom::new(settings.stream_heartbeat, until.clone(), &tasks);
+        let room = Data::new(room);
+        let configure = move |config: &mut ServiceConfig| {
+            config
+                .app_data(room.clone())
+                .app_data(verifier.clone())
+                .configure(http::configure_start);
+        };
+        match server::serve(listener, &settings, SERVING_AT_START, &draining, configure) {
+            Ok(server) => {
+                let handle = server.handle();
+                tasks.run(server);
+                until.cancelled().await;
+                handle.stop(true).await;
+            }
+            Err(error) => warn!(error = %error, "nobody is answered before the start is over"),
+        }
+    })
 }
 
 /// Looks each second whether what the service needs answers, and what time MongoDB has.

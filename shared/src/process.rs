@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use clap::Parser;
@@ -83,12 +84,18 @@ impl Ports {
 pub struct Process {
     pub readiness: Readiness,
     pub tasks: Tasks,
+    /// Fires when the process is asked to stop: each answer is the last of its connection.
+    pub draining: CancellationToken,
+    /// Fires when no more requests are taken: what would go on for ever ends.
+    pub drained: CancellationToken,
+    drain: Duration,
     ops: OpsServer,
 }
 
 impl Process {
-    /// Answers probes from here on: not ready while any of `conditions` does not hold.
-    pub fn begin(ops: TcpListener, conditions: &[&str]) -> std::io::Result<Self> {
+    /// Answers probes from here on: not ready while any of `conditions` does not hold. Asked to
+    /// stop, it takes requests for as long as `drain`.
+    pub fn begin(ops: TcpListener, drain: Duration, conditions: &[&str]) -> std::io::Result<Self> {
         let readiness = Readiness::default();
         for condition in conditions {
             readiness.expect(*condition);
@@ -97,11 +104,15 @@ impl Process {
             ops: OpsServer::start(ops, readiness.clone())?,
             readiness,
             tasks: Tasks::default(),
+            draining: CancellationToken::new(),
+            drained: CancellationToken::new(),
+            drain,
         })
     }
 
-    /// Goes on until `stop`, or until a task fails, then drains: not ready from then on, requests
-    /// in flight are answered, tasks end. Where nothing could be started it drains at once.
+    /// Goes on until `stop`, or until a task fails. From then on it is not ready. If it was asked
+    /// to stop, it still takes requests until whoever sends them can have noticed. Then requests in
+    /// flight are answered, and tasks end. Where nothing could be started they end at once.
     ///
     /// # Errors
     /// What kept it from starting, or [`TaskFailed`].
@@ -123,6 +134,15 @@ impl Process {
         };
         info!("shutting down");
         self.readiness.withdraw();
+        self.draining.cancel();
+        if server.is_some() && outcome.is_ok() {
+            let failure = self.tasks.failure();
+            tokio::select! {
+                () = tokio::time::sleep(self.drain) => (),
+                () = failure.cancelled() => (),
+            }
+        }
+        self.drained.cancel();
         if let Some(server) = server {
             server.stop(true).await;
         }

@@ -7,11 +7,13 @@ use std::time::Instant;
 
 use actix_web::body::{self, BodySize, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
 use actix_web::http::header::HeaderValue;
+use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::{DefaultHeaders, Next};
+use actix_web::web::Data;
 use actix_web::{Error, ResponseError};
 use metrics::{Label, counter, histogram};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::web::gateway_errors;
@@ -81,6 +83,26 @@ pub async fn request_telemetry(
     }))
 }
 
+/// Fires when the process is asked to stop.
+#[derive(Clone, Debug)]
+pub struct Draining(pub CancellationToken);
+
+/// Makes every answer of a process that is asked to stop the last of its connection. A gateway then
+/// keeps none on which it could send a command at the moment when the process closes it: such a
+/// command may have been carried out, so nobody can send it again.
+pub async fn last_answers<B: MessageBody>(
+    draining: Data<Draining>,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    let mut response = next.call(request).await?;
+    if draining.0.is_cancelled() {
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
+}
+
 /// Refuses requests whose headers are too large, before any other code reads them.
 pub async fn limit_header_size(
     request: ServiceRequest,
@@ -147,5 +169,25 @@ mod tests {
         let answer = call(Method::PUT, "/whole").await;
         assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(answer.headers().get(ALLOW).unwrap(), "GET, HEAD");
+    }
+
+    #[actix_web::test]
+    async fn answers_are_the_last_of_their_connections_once_it_is_to_stop() {
+        let draining = CancellationToken::new();
+        let app = App::new()
+            .app_data(Data::new(Draining(draining.clone())))
+            .wrap(from_fn(last_answers))
+            .route("/", web::get().to(|| async { "answer" }));
+        let app = test::init_service(app).await;
+        for stopping in [false, true] {
+            if stopping {
+                draining.cancel();
+            }
+            let request = test::TestRequest::default().to_request();
+            let answer = test::call_service(&app, request).await;
+            let head = answer.response().head();
+            let closes = head.connection_type() == ConnectionType::Close;
+            assert_eq!(closes, stopping);
+        }
     }
 }

@@ -7,13 +7,16 @@ use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App, HttpServer};
+use tokio_util::sync::CancellationToken;
 
 use crate::runtime::settings::Settings;
 use crate::runtime::tasks::GRACE;
 use crate::web::connections::Connections;
 use crate::web::cors::cors;
 use crate::web::gateway_errors;
-use crate::web::middleware::{limit_header_size, request_telemetry, security_headers};
+use crate::web::middleware::{
+    Draining, last_answers, limit_header_size, request_telemetry, security_headers,
+};
 use crate::web::rate_limit::{IpRateLimiter, rate_limit_by_ip};
 use crate::web::unread::close_after_unread_body;
 
@@ -45,13 +48,15 @@ impl Default for Serving {
 }
 
 /// Serves the routes of `configure`, behind the middleware that both services share. It speaks
-/// HTTP/1.1 only: a client that begins with HTTP/2 without TLS is refused.
+/// HTTP/1.1 only: a client that begins with HTTP/2 without TLS is refused. From `draining` on, each
+/// answer is the last of its connection.
 ///
 /// The caller must await the server; it ends when its handle is told to stop.
 pub fn serve(
     listener: TcpListener,
     settings: &Settings,
     serving: Serving,
+    draining: &CancellationToken,
     configure: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> std::io::Result<Server> {
     let addresses = Data::new(IpRateLimiter::new(settings));
@@ -59,15 +64,18 @@ pub fn serve(
     let_go_of_who_vanished(&listener)?;
     let origins = Data::new(settings.cors_origins.clone());
     let public_url = Data::new(settings.public_url.clone());
+    let draining = Data::new(Draining(draining.clone()));
     let mut server = HttpServer::new(move || {
         App::new()
             .app_data(addresses.clone())
             .app_data(origins.clone())
             .app_data(public_url.clone())
+            .app_data(draining.clone())
             .wrap(from_fn(rate_limit_by_ip))
             .wrap(from_fn(limit_header_size))
             .wrap(from_fn(cors))
             .wrap(from_fn(request_telemetry))
+            .wrap(from_fn(last_answers))
             .wrap(security_headers())
             .wrap(from_fn(close_after_unread_body))
             .service(gateway_errors::page())

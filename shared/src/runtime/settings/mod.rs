@@ -75,6 +75,8 @@ pub struct Settings {
     pub stream_heartbeat: Duration,
     /// How long a connection on which nothing is asked is kept.
     pub keep_alive: Duration,
+    /// How long a service that is asked to stop still takes requests.
+    pub drain: Duration,
 }
 
 /// The operator's port of one of the services.
@@ -191,6 +193,7 @@ impl Settings {
             otlp_endpoint: env.read_if_set(&variables::OTEL_EXPORTER_OTLP_ENDPOINT),
             stream_heartbeat: env.read(&variables::STREAM_HEARTBEAT_SECS),
             keep_alive: env.read(&variables::KEEP_ALIVE_SECS),
+            drain: env.read(&variables::DRAIN_SECS),
         };
         (settings, env.faults)
     }

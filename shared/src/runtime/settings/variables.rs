@@ -107,5 +107,9 @@ variables! {
         // Longer than the clients of gateways keep theirs (nginx, Apache and ALB 60 s, Traefik 90 s,
         // Caddy 120 s), or a request meets one that is about to close, and gets 502.
         KEEP_ALIVE_SECS: Duration = "180", UP_TO_AN_HOUR, up_to_an_hour;
+        DRAIN_SECS: Duration = "0", "a number of seconds from 0 to 600", |text| {
+            let seconds = number(text).filter(|seconds| *seconds <= 600);
+            seconds.map(Duration::from_secs)
+        };
     }
 }
