@@ -131,7 +131,9 @@ impl Relay {
             tokio::select! {
                 () = stop.cancelled() => (),
                 () = changed => (),
-                () = tokio::time::sleep(self.lease.length() / 3) => (),
+                // Whoever waits for what they have written waits for this too, where the holder
+                // was stopped, and only for a second in all.
+                () = tokio::time::sleep(self.lease.length() / 12) => (),
             }
         }
         None

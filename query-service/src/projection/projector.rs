@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use shared::connections::{self, Nats};
 use shared::contract::partition::Partition;
-use shared::resilience::lease::{HeldLease, Lease};
+use shared::resilience::lease::{HeldLease, Lease, is_any_free};
 use shared::resilience::{self, Backoff};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::tasks::Tasks;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -19,6 +20,11 @@ use crate::views::writer::ViewWriter;
 
 /// How long a partition is held without being renewed.
 const LEASE: Duration = Duration::from_secs(3);
+/// What a lease is called, before the partition's number.
+const NAMED: &str = "partition-";
+/// How soon a lease that was released is noticed. Whoever waits for a write that was accepted
+/// meanwhile waits for this too, and only for a second in all.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What every partition needs.
 #[derive(Clone)]
@@ -32,19 +38,41 @@ pub struct Projector {
 impl Projector {
     /// Folds every partition that this process can hold, until `stop`.
     pub fn spawn(&self, tasks: &Tasks, stop: &CancellationToken) {
+        let (tell, _) = watch::channel(());
         for partition in self.views.partitions().all() {
-            let (projector, until) = (self.clone(), stop.clone());
+            let (projector, until, free) = (self.clone(), stop.clone(), tell.subscribe());
             tasks.spawn_until(stop.clone(), "projector", async move {
-                projector.run(partition, until).await;
+                projector.run(partition, free, until).await;
             });
+        }
+        let (projector, until) = (self.clone(), stop.clone());
+        tasks.spawn_until(stop.clone(), "free partitions", async move {
+            projector.look_for_free(&tell, &until).await;
+        });
+    }
+
+    /// Tells all partitions when one of them is free. Each asking for its own so often would be
+    /// as many questions as there are partitions.
+    async fn look_for_free(&self, tell: &watch::Sender<()>, stop: &CancellationToken) {
+        let leases = self.views.generation().leases();
+        while !stopped_while(stop, tokio::time::sleep(LOOK)).await {
+            // Where the leases are out of reach, those who hold or want one say so.
+            if is_any_free(&leases, NAMED).await.unwrap_or(false) {
+                tell.send_replace(());
+            }
         }
     }
 
     /// Takes the partition whenever it is free, and folds it while the lease lasts.
-    async fn run(&self, partition: Partition, stop: CancellationToken) {
+    async fn run(
+        &self,
+        partition: Partition,
+        mut free: watch::Receiver<()>,
+        stop: CancellationToken,
+    ) {
         let lease = Lease::new(
             self.views.generation().leases(),
-            format!("partition-{}", partition.0),
+            format!("{NAMED}{}", partition.0),
             self.settings.holder.clone(),
             LEASE,
         );
@@ -65,7 +93,14 @@ impl Projector {
                     warn!(partition = partition.0, error = %Chain(&error), "the lease of partition {} cannot be asked for", partition.0)
                 }
             }
-            if stopped_while(&stop, backoff.wait()).await {
+            let until_next = async {
+                tokio::select! {
+                    () = backoff.wait() => (),
+                    // It is told as long as one of its partitions runs.
+                    _ = free.changed() => (),
+                }
+            };
+            if stopped_while(&stop, until_next).await {
                 return;
             }
         }

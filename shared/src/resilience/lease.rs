@@ -21,6 +21,18 @@ pub struct Lease {
     length: Duration,
 }
 
+/// Whether any lease whose name begins like that can be taken: one question for all of them.
+pub async fn is_any_free(
+    leases: &Collection<Document>,
+    prefix: &str,
+) -> mongodb::error::Result<bool> {
+    let free = doc! {
+        "_id": { "$regex": format!("^{prefix}") },
+        "$expr": { "$lte": ["$expires_at", "$$NOW"] },
+    };
+    Ok(leases.find_one(free).await?.is_some())
+}
+
 /// A lease that was held when the database answered. Epochs grow with every new holder.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HeldLease {
