@@ -22,8 +22,8 @@ upgrade: ## BEFORE=folder with the binaries of a version before: replace it unde
 	@test -n "$(BEFORE)" || { echo "make upgrade: say BEFORE=folder, with command-service and query-service of the version before" >&2; exit 64; }
 	@MICROBLOG_BEFORE=$(abspath $(BEFORE)) MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests --test upgrade -- --nocapture
 
-clients: ## live streams through client libraries from npm and PyPI; needs the network
-	@exec $(DEV) test -- -p system-tests --test behaviour client_libraries -- --ignored --nocapture
+clients: ## live streams through client libraries from npm, PyPI and crates.io; needs the network
+	@exec $(DEV) test -- -p system-tests --test behaviour --test roles client_libraries -- --ignored --nocapture
 
 images: ## build the container images; BUILDER=docker, podman or buildah, BUILDER_IMAGE=the Rust image to compile in
 	@exec $(PYTHON) scripts/images.py build

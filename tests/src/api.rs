@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use shared::contract::consistency;
+use shared::runtime::error_chain::Chain;
 
 use crate::events::Events;
 use crate::world::Service;
@@ -206,6 +207,14 @@ impl Session {
         session
     }
 
+    /// The same user, with commands and queries through these processes.
+    #[must_use]
+    pub fn through_both(&self, command: &Service, query: &Service) -> Self {
+        let mut session = self.through(query);
+        session.api.command = base(&command.api);
+        session
+    }
+
     /// Posts under an idempotency key; the value is the post's id.
     pub async fn post(&self, content: &str, key: &str) -> Outcome<String> {
         let request = self
@@ -303,7 +312,8 @@ impl Session {
         if let Some(after) = after {
             request = request.header(consistency::HEADER, after);
         }
-        let answer = request.send().await.map_err(|error| error.to_string())?;
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| Chain(&error).to_string())?;
         let retry_after = answer.headers().get("retry-after");
         let retry_after = retry_after.and_then(|value| value.to_str().ok());
         Ok(Answer {
@@ -393,6 +403,12 @@ impl Session {
             .expect("both users are there")
     }
 
+    /// Whether the user likes a post.
+    pub async fn likes(&self, post: &str) -> bool {
+        let shown: Option<Value> = self.patiently(&format!("/posts/{post}"), None).await;
+        shown.expect("the post is there")["liked"] == true
+    }
+
     /// Reads until the service can answer: 503 means "retry later".
     async fn patiently<T: DeserializeOwned>(&self, path: &str, after: Option<&str>) -> Option<T> {
         eventually(&format!("GET {path} is answered"), PATIENCE, async || {
@@ -427,8 +443,8 @@ async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<Option<T>,
 async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Outcome<T> {
     let answer = match request.send().await {
         Ok(answer) => answer,
-        Err(error) if error.is_connect() => return Outcome::NotSent(error.to_string()),
-        Err(error) => return Outcome::Unknown(error.to_string()),
+        Err(error) if error.is_connect() => return Outcome::NotSent(Chain(&error).to_string()),
+        Err(error) => return Outcome::Unknown(Chain(&error).to_string()),
     };
     let status = answer.status();
     if status.is_client_error() {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::Value;
+use shared::runtime::error_chain::Chain;
 
 /// An open live stream.
 #[derive(Debug)]
@@ -61,14 +62,23 @@ impl Events {
 
     /// Opens a stream. The service may not have begun to send events yet.
     pub async fn begin(request: RequestBuilder) -> Self {
-        let response = request.send().await.expect("a live stream");
-        assert_eq!(response.status(), StatusCode::OK, "a live stream");
-        Self {
+        let begun = Self::try_begin(request).await;
+        begun.unwrap_or_else(|why| panic!("no live stream: {why}"))
+    }
+
+    /// Opens a stream, or says what came instead.
+    pub async fn try_begin(request: RequestBuilder) -> Result<Self, String> {
+        let response = request.send().await;
+        let response = response.map_err(|error| Chain(&error).to_string())?;
+        if response.status() != StatusCode::OK {
+            return Err(response.status().to_string());
+        }
+        Ok(Self {
             response,
             buffer: Vec::new(),
             lines: Vec::new(),
             end: None,
-        }
+        })
     }
 
     /// The next event; `None` when the stream has ended. Cancelling loses nothing.

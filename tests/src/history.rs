@@ -14,6 +14,29 @@ pub enum Action {
     Post { content: String },
     Follow { followee: String },
     Unfollow { followee: String },
+    Like { post: String },
+    Unlike { post: String },
+}
+
+impl Action {
+    /// Where the edge leads that it switches, and whether it is on then; `None` for a post.
+    pub fn edge(&self) -> Option<(&String, bool)> {
+        match self {
+            Self::Post { .. } => None,
+            Self::Follow { followee: to } | Self::Like { post: to } => Some((to, true)),
+            Self::Unfollow { followee: to } | Self::Unlike { post: to } => Some((to, false)),
+        }
+    }
+
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Post { .. } => "post",
+            Self::Follow { .. } => "follow",
+            Self::Unfollow { .. } => "unfollow",
+            Self::Like { .. } => "like",
+            Self::Unlike { .. } => "unlike",
+        }
+    }
 }
 
 /// What the client was told. For a post: the id.
@@ -76,7 +99,7 @@ impl History {
     }
 }
 
-/// Follower and followee.
+/// Follower and followee, or who likes and the post: no id is of both a user and a post.
 pub type Edge = (String, String);
 
 /// What is stored once everything has caught up.
@@ -86,7 +109,7 @@ pub struct Observed {
     pub contents: BTreeMap<String, usize>,
     /// What readers get: content by the post's id.
     pub readable: BTreeMap<String, String>,
-    /// The follows that exist, of those that the history names.
+    /// The follows and likes that exist, of those that the history names.
     pub edges: BTreeSet<Edge>,
 }
 
@@ -117,15 +140,13 @@ impl Verdict {
                 Told::Refused => verdict.refused += 1,
                 Told::Unknown => (),
             }
-            let (followee, on) = match &record.action {
-                Action::Post { content } => {
-                    verdict.judge_post(content, &record.told, observed);
-                    continue;
-                }
-                Action::Follow { followee } => (followee, true),
-                Action::Unfollow { followee } => (followee, false),
+            if let Action::Post { content } = &record.action {
+                verdict.judge_post(content, &record.told, observed);
+            }
+            let Some((to, on)) = record.action.edge() else {
+                continue;
             };
-            let edge = (record.client.clone(), followee.clone());
+            let edge = (record.client.clone(), to.clone());
             let states = possible
                 .entry(edge.clone())
                 .or_insert_with(|| BTreeSet::from([false]));
@@ -142,9 +163,9 @@ impl Verdict {
             let stands = observed.edges.contains(edge);
             if !states.contains(&stands) {
                 let said = if stands {
-                    "unfollowed, but the edge stands"
+                    "switched off, but the edge stands"
                 } else {
-                    "followed, but the edge is gone"
+                    "switched on, but the edge is gone"
                 };
                 verdict
                     .lost

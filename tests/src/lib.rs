@@ -1,6 +1,7 @@
 //! The whole system as its users and operators meet it: processes, signals, HTTP.
 //!
 //! The tests: `behaviour` while nothing fails; `chaos` and `faults` while something does;
+//! `roles` behind the gateway, two of each, while any of them is killed or restarted;
 //! `overload` with too many requests, or without an engine; `connections` to engines that require
 //! credentials; `security`; `upgrade` from the version before; `architecture` reads the sources.
 //!
@@ -14,7 +15,9 @@
 //! * [`history`]: the recorded outcomes, compared with what is stored afterwards.
 //! * [`audit`]: the log against the stream: each event once, each log stream in order.
 //! * [`graph`]: who follows whom, for imports.
+//! * [`libraries`]: live streams read by client libraries.
 //! * [`routes`]: what each service serves, for tests that are generated from it.
+//! * [`requests`]: how often each kind of request was answered how.
 //! * [`load`]: clients that send commands, retry or give up, and record the outcomes.
 //!
 //! Tests run what `cargo build --bins` built; `make test` and `make chaos` do that first.
@@ -29,9 +32,11 @@ pub mod audit;
 pub mod events;
 pub mod graph;
 pub mod history;
+pub mod libraries;
 pub mod load;
 pub mod process;
 pub mod proxy;
+pub mod requests;
 pub mod routes;
 pub mod secured;
 pub mod world;

@@ -6,22 +6,26 @@
 //! leaves it: that post is never sent again, that edge never touched again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use reqwest::StatusCode;
 use tokio::task::JoinHandle;
 
-use crate::api::{Api, Outcome, Session};
-use crate::history::{Action, History, Observed, Told, Verdict};
+use crate::api::{Answer, Api, Outcome, Session};
+use crate::history::{Action, Edge, History, Observed, Told, Verdict};
+use crate::requests::Requests;
 
 /// Clients at work, and what they recorded.
 pub struct Load {
     pub history: Arc<History>,
+    /// Each request of the clients.
+    pub requests: Arc<Requests>,
     sessions: Vec<Session>,
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<()>>,
@@ -31,12 +35,33 @@ pub struct Load {
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 const GIVE_UP: Duration = Duration::from_secs(60);
 const READS_AT_ONCE: usize = 8;
+/// Of clients that read too: reads for each command, and how many posts all of them talk of.
+const READS: usize = 3;
+const POSTS: usize = 50;
+/// How often a client asks for what it has just written, with its token.
+const ASKS_FOR_ITS_OWN: f64 = 0.1;
 
 impl Load {
     /// Starts a client for each session. They post, and follow and unfollow each other and
     /// `followees`, with a pause of about `pace` after each command: a load, not a wait.
     pub fn start(sessions: Vec<Session>, followees: &[String], pace: Duration, seed: u64) -> Self {
+        Self::begin(sessions, followees, pace, seed, None)
+    }
+
+    /// The same for clients that also like each other's posts, and read three times as often.
+    pub fn start_mixed(sessions: Vec<Session>, pace: Duration, seed: u64) -> Self {
+        Self::begin(sessions, &[], pace, seed, Some(Posts::default()))
+    }
+
+    fn begin(
+        sessions: Vec<Session>,
+        followees: &[String],
+        pace: Duration,
+        seed: u64,
+        posts: Option<Posts>,
+    ) -> Self {
         let (history, stop) = (Arc::<History>::default(), Arc::<AtomicBool>::default());
+        let requests = Arc::<Requests>::default();
         let mut clients = Vec::new();
         for (session, number) in sessions.iter().zip(0_u64..) {
             let others = sessions
@@ -46,6 +71,9 @@ impl Load {
             let client = Client {
                 session: session.clone(),
                 history: history.clone(),
+                requests: requests.clone(),
+                seen: posts.clone(),
+                likes: BTreeMap::new(),
                 edges: others
                     .chain(followees)
                     .map(|id| (id.clone(), false))
@@ -58,6 +86,7 @@ impl Load {
         }
         Self {
             history,
+            requests,
             sessions,
             stop,
             clients,
@@ -110,26 +139,65 @@ impl Load {
             let mine = records
                 .iter()
                 .filter(|record| record.client == session.user_id);
-            let followees = mine.filter_map(|record| match &record.action {
-                Action::Follow { followee } | Action::Unfollow { followee } => Some(followee),
-                Action::Post { .. } => None,
-            });
-            let followees: BTreeSet<&String> = followees.collect();
-            for followee in followees {
-                if session.relationship(followee).await.following {
-                    observed
-                        .edges
-                        .insert((session.user_id.clone(), followee.clone()));
-                }
-            }
+            let stand = mine.filter_map(|record| switched(&record.action));
+            let stand: BTreeSet<(&str, bool)> = stand.collect();
+            let stand = stand.into_iter().map(|switch| standing(session, switch));
+            let stand = stream::iter(stand).buffer_unordered(READS_AT_ONCE);
+            let stand = stand.filter_map(std::future::ready);
+            observed.edges.extend(stand.collect::<Vec<_>>().await);
         }
         Verdict::of(&records, &observed)
+    }
+}
+
+/// Where a command's edge leads, and whether that is a post.
+fn switched(action: &Action) -> Option<(&str, bool)> {
+    let is_post = matches!(action, Action::Like { .. } | Action::Unlike { .. });
+    action.edge().map(|(to, _)| (to.as_str(), is_post))
+}
+
+/// The edge, if it stands.
+async fn standing(session: &Session, (to, is_post): (&str, bool)) -> Option<Edge> {
+    let stands = if is_post {
+        session.likes(to).await
+    } else {
+        session.relationship(to).await.following
+    };
+    stands.then(|| (session.user_id.clone(), to.to_owned()))
+}
+
+/// The latest posts that clients were told of, for all of them to read and like.
+#[derive(Clone, Default)]
+struct Posts(Arc<Mutex<Vec<String>>>);
+
+impl Posts {
+    fn all(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, id: &str) {
+        let mut all = self.all();
+        if all.len() == POSTS {
+            all.remove(0);
+        }
+        all.push(id.to_owned());
+    }
+
+    fn one(&self, rng: &mut StdRng) -> Option<String> {
+        let all = self.all();
+        let at = rng.random_range(0..all.len().max(1));
+        all.get(at).cloned()
     }
 }
 
 struct Client {
     session: Session,
     history: Arc<History>,
+    requests: Arc<Requests>,
+    /// Of clients that read and like.
+    seen: Option<Posts>,
+    /// Whether this client likes them; `None` where it does not know, and leaves them alone.
+    likes: BTreeMap<String, Option<bool>>,
     /// Whether this client follows them, of those that it may touch.
     edges: BTreeMap<String, bool>,
     rng: StdRng,
@@ -145,11 +213,86 @@ impl Client {
             let told = self.carry_out(&action).await;
             self.remember(&action, &told);
             self.history.told(command, told);
-            tokio::time::sleep(self.pace.mul_f64(self.rng.random_range(0.5..1.5))).await;
+            self.pause().await;
+            if let Some(seen) = self.seen.clone() {
+                self.read(&seen).await;
+            }
+        }
+    }
+
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.pace.mul_f64(self.rng.random_range(0.5..1.5))).await;
+    }
+
+    /// What people look at. Nothing is asked for again: the next read is another one.
+    async fn read(&mut self, seen: &Posts) {
+        for _ in 0..READS {
+            let post = seen.one(&mut self.rng);
+            let (kind, path) = match (self.rng.random_range(0..3), post) {
+                (0, Some(post)) => ("read a post", format!("/posts/{post}")),
+                (1, _) => {
+                    let me = &self.session.user_id;
+                    ("read a user's posts", format!("/users/{me}/posts"))
+                }
+                _ => ("read a timeline", "/timeline".to_owned()),
+            };
+            self.ask(kind, &path, None).await;
+            self.pause().await;
+        }
+    }
+
+    /// One query, counted. Done is what shows what is there.
+    async fn ask(&self, kind: &'static str, path: &str, after: Option<&str>) -> bool {
+        let said = match self.session.get(path, after).await {
+            Ok(Answer { status, .. }) if status == StatusCode::OK => {
+                self.requests.done(kind);
+                return true;
+            }
+            // A post that somebody was told of a moment ago need not be visible yet.
+            Ok(Answer { status, .. }) if status == StatusCode::NOT_FOUND && after.is_none() => {
+                self.requests.done(kind);
+                return true;
+            }
+            Ok(Answer { body, .. }) if body["code"] == "not_yet_visible" => {
+                self.requests.not_yet(kind);
+                return false;
+            }
+            Ok(Answer { status, body, .. }) => {
+                // With a token it is there, or the answer is that it cannot be told yet.
+                assert_ne!(status, StatusCode::NOT_FOUND, "{path} after its own token");
+                format!("{status}: {body}")
+            }
+            Err(error) => error,
+        };
+        self.requests.failed(kind, &said);
+        false
+    }
+
+    /// What this client has just written, until it can be read: it must be there then.
+    async fn ask_for_own(&self, post: &str, token: &str) {
+        let path = format!("/posts/{post}");
+        let give_up = Instant::now() + GIVE_UP;
+        while !self.ask("read one's own", &path, Some(token)).await && Instant::now() < give_up {
+            // As `Retry-After` says.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn next_like(&mut self) -> Option<Action> {
+        let post = self.seen.as_ref()?.one(&mut self.rng)?;
+        match self.likes.get(&post) {
+            Some(None) => None,
+            Some(Some(true)) => Some(Action::Unlike { post }),
+            Some(Some(false)) | None => Some(Action::Like { post }),
         }
     }
 
     fn next_action(&mut self) -> Action {
+        if self.rng.random_bool(0.4)
+            && let Some(like) = self.next_like()
+        {
+            return like;
+        }
         let switch = self.rng.random_bool(0.5) && !self.edges.is_empty();
         if switch {
             let at = self.rng.random_range(0..self.edges.len());
@@ -172,11 +315,15 @@ impl Client {
         let give_up = Instant::now() + GIVE_UP;
         let mut doubtful = false;
         loop {
-            match self.send(action).await {
+            let outcome = self.send(action).await;
+            self.count(action, &outcome);
+            match outcome {
                 Outcome::Accepted(accepted) => {
                     if doubtful {
                         self.history.resolved_by_asking_again();
                     }
+                    self.look_at(accepted.value.as_deref(), &accepted.consistency)
+                        .await;
                     return Told::Accepted(accepted.value);
                 }
                 // What was unknown before may have happened whatever is said now.
@@ -208,22 +355,49 @@ impl Client {
             }
             Action::Follow { followee } => self.session.follow(followee).await.map(|()| None),
             Action::Unfollow { followee } => self.session.unfollow(followee).await.map(|()| None),
+            Action::Like { post } => self.session.like(post).await.map(|()| None),
+            Action::Unlike { post } => self.session.unlike(post).await.map(|()| None),
+        }
+    }
+
+    fn count(&self, action: &Action, outcome: &Outcome<Option<String>>) {
+        match outcome {
+            Outcome::Accepted(_) => self.requests.done(action.kind()),
+            Outcome::Refused(why) | Outcome::NotSent(why) | Outcome::Unknown(why) => {
+                self.requests.failed(action.kind(), why);
+            }
+        }
+    }
+
+    /// A new post, for others to see, and now and then for its author at once.
+    async fn look_at(&mut self, post: Option<&str>, token: &str) {
+        let (Some(seen), Some(post)) = (&self.seen, post) else {
+            return;
+        };
+        seen.add(post);
+        if self.rng.random_bool(ASKS_FOR_ITS_OWN) {
+            self.ask_for_own(post, token).await;
         }
     }
 
     fn remember(&mut self, action: &Action, told: &Told) {
-        let (followee, on) = match action {
-            Action::Post { .. } => return,
-            Action::Follow { followee } => (followee, true),
-            Action::Unfollow { followee } => (followee, false),
+        let Some((to, on)) = action.edge() else {
+            return;
         };
+        let is_like = switched(action).is_some_and(|(_, is_post)| is_post);
         match told {
+            Told::Accepted(_) if is_like => {
+                self.likes.insert(to.clone(), Some(on));
+            }
             Told::Accepted(_) => {
-                self.edges.insert(followee.clone(), on);
+                self.edges.insert(to.clone(), on);
             }
             Told::Refused => (),
+            Told::Unknown if is_like => {
+                self.likes.insert(to.clone(), None);
+            }
             Told::Unknown => {
-                self.edges.remove(followee);
+                self.edges.remove(to);
             }
         }
     }

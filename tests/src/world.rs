@@ -4,6 +4,7 @@
 //! * `engines`: the database and the broker, and clients of their contents.
 //! * `operator`: what an operator runs: import, tokens, verify.
 //! * `others`: more processes of a service.
+//! * [`Roles`]: two processes of each role, behind the gateway.
 //! * `environment`, `ports`: what all of them are started with.
 
 mod engines;
@@ -11,6 +12,7 @@ mod environment;
 mod operator;
 mod others;
 mod ports;
+mod roles;
 mod service;
 
 use std::path::Path;
@@ -28,6 +30,7 @@ pub(crate) use engines::write_nats_config;
 pub use environment::binary_named;
 pub(crate) use environment::needed;
 pub use ports::free_ports;
+pub use roles::{Role, Roles};
 pub use service::{Readiness, Service};
 
 /// How long anything may take to come up: a database may replay its journal, two cores are shared,
@@ -146,7 +149,8 @@ impl World {
         ] = ports;
         let service = |name: &str, port, ops| {
             let process = Process::new(name, &binary_named(name), folder.path());
-            Service::new(process.environment(environment.clone()), port, ops)
+            let process = process.environment(environment.clone());
+            Service::new(process, "127.0.0.1", port, ops)
         };
         Self {
             mongodb: Arc::new(engines::mongodb(folder.path(), is_mongod, mongodb_port)),

@@ -69,7 +69,21 @@ impl World {
     }
 
     fn another_in(&self, of: &Service, arguments: &[&str], extra: &[(&str, &str)]) -> Service {
-        let [port, ops] = free_ports();
+        let number = self.others().len();
+        let name = format!("{}-other-{number}", of.process.name());
+        let place = ("127.0.0.1", free_ports());
+        self.another_at(&name, place, of, arguments, extra)
+    }
+
+    /// Another process of a service, with a name, an address and two ports.
+    pub(super) fn another_at(
+        &self,
+        name: &str,
+        (host, [port, ops]): (&str, [u16; 2]),
+        of: &Service,
+        arguments: &[&str],
+        extra: &[(&str, &str)],
+    ) -> Service {
         let program = if of.process.name().starts_with("command") {
             "COMMAND"
         } else {
@@ -79,18 +93,16 @@ impl World {
         let mut environment = self.environment.clone();
         for (name, value) in &mut environment {
             if *name == format!("{program}_ADDR") {
-                *value = format!("127.0.0.1:{port}");
+                *value = format!("{host}:{port}");
             } else if *name == format!("{program}_OPS_ADDR") {
-                *value = format!("127.0.0.1:{ops}");
+                *value = format!("{host}:{ops}");
             }
         }
-        let number = self.others().len();
-        let name = format!("{}-other-{number}", of.process.name());
-        let process = Process::new(&name, &binary_named(&binary), self.folder.path())
+        let process = Process::new(name, &binary_named(&binary), self.folder.path())
             .arguments(arguments.iter().copied())
             .environment(environment)
             .environment(owned(extra));
-        let other = Service::new(process, port, ops);
+        let other = Service::new(process, host, port, ops);
         self.remember(other.process.clone());
         other
     }

@@ -39,11 +39,11 @@ impl Readiness {
 }
 
 impl Service {
-    pub(super) fn new(process: Process, port: u16, ops: u16) -> Self {
+    pub(super) fn new(process: Process, host: &str, port: u16, ops: u16) -> Self {
         Self {
             process: Arc::new(process),
-            api: format!("http://127.0.0.1:{port}"),
-            ops: format!("http://127.0.0.1:{ops}"),
+            api: format!("http://{host}:{port}"),
+            ops: format!("http://{host}:{ops}"),
             http: http_client(Some(Duration::from_secs(2))),
         }
     }
