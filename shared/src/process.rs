@@ -9,6 +9,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::runtime::open_files;
 use crate::runtime::settings::Settings;
 use crate::runtime::tasks::{GRACE, Tasks};
 use crate::runtime::telemetry;
@@ -96,6 +97,7 @@ impl Process {
     /// Answers probes from here on: not ready while any of `conditions` does not hold. Asked to
     /// stop, it takes requests for as long as `drain`.
     pub fn begin(ops: TcpListener, drain: Duration, conditions: &[&str]) -> std::io::Result<Self> {
+        open_files::raise_limit();
         let readiness = Readiness::default();
         for condition in conditions {
             readiness.expect(*condition);

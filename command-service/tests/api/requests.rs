@@ -176,6 +176,24 @@ async fn a_body_that_does_not_arrive_holds_no_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_kept_as_long_as_the_setting_says() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let app = TestApp::spawn_with(&[("KEEP_ALIVE_SECS", "2")]);
+    let address = app.base.trim_start_matches("http://").to_owned();
+    let mut connection = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let request = b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n";
+    connection.write_all(request).await.unwrap();
+    let asked = std::time::Instant::now();
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await.unwrap();
+    let kept = asked.elapsed().as_secs_f64();
+    assert!(answer.starts_with(b"HTTP/1.1 404 "));
+    // actix tells the time to half a second.
+    assert!((1.4..10.0).contains(&kept), "{kept} s");
+    app.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn origins_of_the_list_may_call() {
     let app = TestApp::spawn_with(&[("CORS_ORIGINS", "https://a.example")]);
     let preflight = app

@@ -5,12 +5,14 @@
 //! * [`mongo_errors`]: what an error of MongoDB's driver means.
 //! * [`tasks`]: background tasks, spawned in one place and waited for at shutdown.
 //! * [`database_clock`]: MongoDB's clock, by which ids are made.
+//! * [`open_files`]: how many files and connections may be open.
 //! * [`crypto`]: the one provider of cryptography, installed before anything else.
 
 pub mod crypto;
 pub mod database_clock;
 pub mod error_chain;
 pub mod mongo_errors;
+pub mod open_files;
 pub mod public_url;
 pub mod settings;
 pub mod tasks;

@@ -20,8 +20,11 @@ use crate::web::middleware::{
 use crate::web::rate_limit::{IpRateLimiter, rate_limit_by_ip};
 use crate::web::unread::close_after_unread_body;
 
-/// Connections of one worker.
+/// Connections of one worker, where there are several.
 const MAX_CONNECTIONS: usize = 10_000;
+/// Of all workers at least: live streams, of which a process has up to 11,000 with those that wait,
+/// must leave room for other requests where there is one processor.
+const MIN_CONNECTIONS: usize = 20_000;
 /// How long the head of a request may take to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -59,13 +62,16 @@ pub fn serve(
     draining: &CancellationToken,
     configure: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> std::io::Result<Server> {
+    let workers = serving
+        .workers
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let addresses = Data::new(IpRateLimiter::new(settings));
     let connections = Connections::new(settings);
     let_go_of_who_vanished(&listener)?;
     let origins = Data::new(settings.cors_origins.clone());
     let public_url = Data::new(settings.public_url.clone());
     let draining = Data::new(Draining(draining.clone()));
-    let mut server = HttpServer::new(move || {
+    let server = HttpServer::new(move || {
         App::new()
             .app_data(addresses.clone())
             .app_data(origins.clone())
@@ -85,12 +91,10 @@ pub fn serve(
     .disable_signals()
     .shutdown_timeout(serving.grace.as_secs())
     .h1_allow_half_closed(serving.answers_half_closed)
-    .max_connections(MAX_CONNECTIONS)
+    .workers(workers)
+    .max_connections(MAX_CONNECTIONS.max(MIN_CONNECTIONS / workers))
     .client_request_timeout(HEAD_DEADLINE)
     .keep_alive(settings.keep_alive);
-    if let Some(workers) = serving.workers {
-        server = server.workers(workers);
-    }
     Ok(server.listen(listener)?.run())
 }
 
