@@ -98,6 +98,16 @@ pub struct TokenVerifier {
     verified: moka::sync::Cache<[u8; 32], (UserId, u64)>,
 }
 
+/// Whether a URL leads to this machine by its loopback.
+fn is_this_machine(url: &str) -> bool {
+    let url = reqwest::Url::parse(url).ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str);
+    host.is_some_and(|host| {
+        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+    })
+}
+
 impl TokenVerifier {
     /// Verifies with these keys alone.
     pub fn with_keys(keys: &JwkSet) -> Self {
@@ -108,9 +118,12 @@ impl TokenVerifier {
 
     /// Verifies with the keys published at `url`, fetched when an unknown one is named.
     pub fn with_url(url: String) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(2))
-            .build()?;
+        let mut http = reqwest::Client::builder().timeout(Duration::from_secs(2));
+        if is_this_machine(&url) {
+            // One that the environment names does not reach us.
+            http = http.no_proxy();
+        }
+        let http = http.build()?;
         Ok(Self::new(Source::Url { url, http }))
     }
 
@@ -273,6 +286,26 @@ mod tests {
             }
         });
         (url, asked)
+    }
+
+    #[test]
+    fn a_loopback_is_this_machine_however_it_is_written() {
+        for url in [
+            "http://127.0.0.1:8081/x",
+            "http://127.9.9.9/x",
+            "https://localhost/x",
+            "http://[::1]:8081/x",
+            "http://[::ffff:127.0.0.1]/x",
+        ] {
+            assert!(is_this_machine(url), "{url}");
+        }
+        for url in [
+            "http://10.0.0.1/x",
+            "http://command-api:8081/x",
+            "http://localhost.example.org",
+        ] {
+            assert!(!is_this_machine(url), "{url}");
+        }
     }
 
     #[tokio::test]

@@ -16,11 +16,12 @@ use super::routing::resource;
 
 const PATH: &str = "/gateway/errors/{status}";
 
-/// Whether a path is that of an error page. Asking for these takes nothing from an address's
-/// bucket: its client has paid for the request that failed.
-pub fn is_page(path: &str) -> bool {
+/// Whether this asks for an error page. That takes nothing from an address's bucket: its client has
+/// paid for the request that failed.
+pub fn is_page(method: &Method, path: &str) -> bool {
     let folder = PATH.trim_end_matches("{status}");
-    path.starts_with(folder)
+    let status = path.strip_prefix(folder);
+    *method == Method::GET && status.is_some_and(|status| problem(status).is_some())
 }
 
 pub fn page() -> Resource {

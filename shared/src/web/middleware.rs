@@ -50,7 +50,7 @@ pub async fn request_telemetry(
         .unwrap_or_else(|| UNMATCHED.to_owned());
     // What a page tells of is in the gateway's log, and whoever asks for one must not look like a
     // fault of ours.
-    let is_page = gateway_errors::is_page(request.path());
+    let is_page = gateway_errors::is_page(request.method(), request.path());
     let (method, is_head) = (
         method_label(request.method()),
         request.method() == Method::HEAD,

@@ -219,7 +219,8 @@ pub async fn rate_limit_by_ip(
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
     // A query service cannot serve without the key set: other clients on its address must not use
     // up its requests for it.
-    let free = request.path() == KEY_SET || gateway_errors::is_page(request.path());
+    let free =
+        request.path() == KEY_SET || gateway_errors::is_page(request.method(), request.path());
     let limited = addresses.per_second > 0 && !free;
     let address = limited.then(|| addresses.of(request.request()));
     let Some(Some(address)) = address else {

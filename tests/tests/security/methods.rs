@@ -121,8 +121,8 @@ pub async fn gateways_have_problems_to_show(world: &World, clients: &Clients) {
     // Whoever asks for them is no alarm.
     for service in [&world.command, &world.query] {
         let metrics = service.metrics().await;
-        let about = metrics.lines().find(|line| line.contains("gateway"));
-        assert_eq!(about, None);
+        let alarm = |line: &&str| line.contains("/gateway/") && line.contains("status=\"5");
+        assert_eq!(metrics.lines().find(alarm), None);
         assert!(metrics.contains("http_requests_total{"), "{metrics}");
     }
 }
@@ -138,6 +138,7 @@ async fn of_one_address(clients: &Clients, service: &str) {
     for page in pages {
         assert_eq!((page.status, page.header("ratelimit")), (503, ""));
     }
-    let own = from("/nowhere").await;
+    // What is no page is paid for.
+    let own = from("/gateway/errors/418").await;
     assert_eq!(own.header("ratelimit"), "\"address\";r=99;t=1");
 }
