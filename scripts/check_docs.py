@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-INVARIANTS, SETTINGS, CONTRACT, OPERATIONS = (
-    f"docs/{name}.md" for name in ("invariants", "settings", "api", "operations"))
+INVARIANTS, SETTINGS, CONTRACT, METRICS = (
+    f"docs/{name}.md" for name in ("invariants", "settings", "api", "metrics"))
 # Documents that speak of the code: a CamelCase word in them is one of its types.
 OF_THE_CODE = ("CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md", INVARIANTS)
 FILE = re.compile(r"[\w.*/-]+(?:\.(?:rs|py|md|toml|sh|mjs|cjs|ndjson)|/)")
@@ -25,7 +25,13 @@ TYPE_OR_FUNCTION = re.compile(r"(?:[A-Z][a-z]+){2,}|[a-z]\w*\(\)")
 TEST = re.compile(r"#\[(?:\w+::)?test\b[^\]]*\]\s*(?:#\[[^\]]*\]\s*)*(?:async )?fn (\w+)")
 # Of `command-service/tests/store/conformance.rs`: a macro makes a test of each.
 PROMISE = re.compile(r"pub async fn (\w+)\(world: &impl World\)")
-METRIC = re.compile(r'"((?:http|circuit|relay|command_service|query_service)_\w+)"')
+METRIC = re.compile(r'^ {4}([A-Z_]+): (?:Counter|Gauge|Histogram(?:\(\w+\))?)\s+"(\w+)"', re.MULTILINE)
+
+# Those of the crate metrics-process, which has no rows of ours.
+PROCESS_METRICS = {
+    "process_cpu_seconds_total", "process_max_fds", "process_open_fds", "process_resident_memory_bytes",
+    "process_start_time_seconds", "process_threads", "process_virtual_memory_bytes",
+    "process_virtual_memory_max_bytes"}
 
 Tree = dict[str, str]
 
@@ -126,11 +132,16 @@ def codes(tree: Tree) -> Iterator[str]:
 
 
 def metrics(tree: Tree) -> Iterator[str]:
-    """Every text that begins like a metric is one, but the collection `relay_marks`."""
-    sources = (text for path, text in tree.items() if re.match(r"(shared|[a-z]+-service)/src/.*\.rs", path))
-    recorded = set(METRIC.findall("\n".join(sources))) - {"relay_marks"}
-    told = first_column(tree.get(OPERATIONS, ""), METRIC.pattern.strip('"'))
-    yield from differences(OPERATIONS, "metric", told, recorded)
+    """The rows of the table of metrics: all are told, and each is recorded somewhere. Unit tests compare the lines."""
+    tables = {path: text for path, text in tree.items() if path.endswith("/metric_rows.rs")}
+    rows = [row for text in tables.values() for row in METRIC.findall(text)]
+    told = first_column(tree.get(METRICS, ""), r"[a-z_]+")
+    yield from differences(METRICS, "metric", told, {name for _, name in rows} | PROCESS_METRICS)
+    code = "\n".join(text for path, text in tree.items() if path.endswith(".rs") and path not in tables)
+    recorded = set(re.findall(r"\b[A-Z_]+\b", re.sub(r"(?s)\buse [^;]*;", "", code)))
+    for row, name in rows:
+        if row not in recorded:
+            yield f"{METRICS}: nothing records {name}: no source uses {row}"
 
 
 CHECKS = (links, paths, names, invariants, settings, codes, metrics)
@@ -193,8 +204,10 @@ def controls() -> Iterator[tuple[str, object, Tree, str]]:
     yield "settings", settings, {SETTINGS: "| `A` |\n", "shared/src/runtime/settings/variables.rs": source}, "setting BB is missing"
     source = '    Gone "gone" 404 "It is gone";\n'
     yield "codes", codes, {CONTRACT: "## Codes\n| `here` |\n", "shared/src/web/problem.rs": source}, "code gone is missing"
-    source = 'counter!("relay_a_total").increment(1);'
-    yield "metrics", metrics, {OPERATIONS: "| `relay_b_total` |\n", "shared/src/b.rs": source}, "relay_a_total is missing"
+    source = '    AA: Counter "a_total" "events" [] "Events.";\n    BB: Gauge "b" "events" [] "Events.";\n'
+    table = {"shared/src/runtime/metric_rows.rs": source, "shared/src/c.rs": "use rows::{AA, BB};\nBB.only();"}
+    yield "metrics", metrics, {METRICS: "| `b` |\n", **table}, "metric a_total is missing"
+    yield "unused metrics", metrics, {METRICS: "| `a_total` |\n| `b` |\n", **table}, "nothing records a_total"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from engines import (  # noqa: E402
-    MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, port_number, reachable, shellcheck,
+    MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, port_number, promtool, reachable, shellcheck,
     split_address, traefik, url_host, with_node)
 from gateway import RATE_FACTOR, Gateway, Servers, check_certificate  # noqa: E402
 from supervisor import Failed, Process, Stopped, Supervisor, say  # noqa: E402
@@ -283,6 +283,10 @@ def test(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     build(supervisor, *profile, "--workspace", "--bins")
     if library := faketime(supervisor):
         environment["MICROBLOG_FAKETIME"] = str(library)
+    if program := promtool(supervisor):
+        environment["MICROBLOG_PROMTOOL"] = str(program)
+    elif "MICROBLOG_CI" in os.environ:
+        raise Failed("continuous integration checks metrics with promtool, which cannot be had here: see above")
     environment["MICROBLOG_BIN_DIR"] = str(target_directory() / ("release" if arguments.release else "debug"))
     command = ["cargo", "test", *profile, *(arguments.rest or ["--workspace"])]
     return run_beside_engines(supervisor, command, environment)

@@ -176,32 +176,43 @@ def traefik(supervisor: Supervisor) -> Path:
 
 def faketime(supervisor: Supervisor) -> Path | None:
     """A library that tells one process another time, for tests; none where Debian's package cannot be had."""
-    library = "libfaketime.so.1"
+    return from_debian(supervisor, "libfaketime", "faketime", "usr/lib/*/faketime/libfaketime.so.1",
+                       "the test of clocks that jump is left out")
+
+
+def promtool(supervisor: Supervisor) -> Path | None:
+    """Prometheus' own checker of metrics, for tests; none where Debian's package cannot be had."""
+    if program := shutil.which("promtool"):
+        return Path(program)
+    return from_debian(supervisor, "prometheus", "prometheus", "usr/bin/promtool",
+                       "what the services measure is not checked with it")
+
+
+def from_debian(supervisor: Supervisor, package: str, folder: str, wanted: str, without: str) -> Path | None:
+    """A file of a Debian package: installed, or unpacked into the cache. Neither needs root: nothing is installed."""
+    root = CACHE / folder
 
     def found() -> Path | None:
-        roots = [Path("/usr/lib"), CACHE / "faketime" / "usr" / "lib"]
-        return next((path for root in roots for path in root.glob(f"*/faketime/{library}")), None)
+        return next((path for place in (Path("/"), root) for path in place.glob(wanted)), None)
 
     if found() or not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return found()
-    root = CACHE / "faketime"
-    with locked(supervisor, CACHE / "faketime.lock", f"Waiting for another run that unpacks into {root}"):
+    with locked(supervisor, CACHE / f"{folder}.lock", f"Waiting for another run that unpacks into {root}"):
         if found():
             return found()
         partial = root.with_name(f"{root.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         quiet = {"cwd": partial, "log": partial / "log"}
-        # Neither needs root: nothing is installed.
-        supervisor.run("apt-get", ["apt-get", "download", "libfaketime"], **quiet)
-        for package in partial.glob("*.deb"):
-            supervisor.run("dpkg-deb", ["dpkg-deb", "-x", str(package), str(partial)], **quiet)
-            package.unlink()
-        if any(partial.rglob(library)):
+        supervisor.run("apt-get", ["apt-get", "download", package], **quiet)
+        for archive in partial.glob("*.deb"):
+            supervisor.run("dpkg-deb", ["dpkg-deb", "-x", str(archive), str(partial)], **quiet)
+            archive.unlink()
+        if any(partial.glob(wanted)):
             shutil.rmtree(root, ignore_errors=True)
             partial.rename(root)
         else:
-            note(f"No {library}: the test of clocks that jump is left out; why, says {partial / 'log'}")
+            note(f"No {Path(wanted).name}: {without}; why, says {partial / 'log'}")
     return found()
 
 

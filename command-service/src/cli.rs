@@ -7,7 +7,6 @@ use clap::{Parser, Subcommand};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::{OpsPort, Settings};
 use shared::runtime::tasks::{Tasks, stop_on_signals};
-use shared::runtime::telemetry;
 use shared::{health, process};
 
 use crate::app::ports::StoreError;
@@ -112,7 +111,6 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 }
 
 async fn serve(settings: Settings, role: Role) -> Result<(), CliError> {
-    telemetry::init_metrics();
     let application = Application::build(settings, role)?;
     Ok(application.run_until(stop_on_signals()).await?)
 }

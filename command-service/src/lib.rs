@@ -8,6 +8,7 @@
 //! * [`relay`]: change stream to JetStream, in commit order, each event once.
 //! * [`import`]: many users, follows and posts at once, by the same decisions.
 //! * [`keys`]: the key that signs access tokens.
+//! * [`metric_rows`]: what is measured here.
 //! * [`cli`]: the commands of the binary.
 //! * [`startup`]: the only file that sees every room.
 
@@ -26,6 +27,7 @@ pub mod domain;
 pub mod http;
 pub mod import;
 pub mod keys;
+pub mod metric_rows;
 pub mod relay;
 pub mod startup;
 pub mod store;

@@ -10,13 +10,16 @@ use clap::ValueEnum;
 use mongodb::Database;
 use shared::auth::token::{TokenError, TokenVerifier};
 use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
+use shared::contract::partition::Partitions;
 use shared::process::{BindError, Ports, Process, TaskFailed};
 use shared::resilience::{AdmissionControl, Breaker, Limits};
 use shared::runtime::database_clock::{self, DatabaseClock};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::Settings;
 use shared::runtime::tasks::{EverySecond, Tasks};
+use shared::runtime::telemetry::Measured;
 use shared::web::ops::Readiness;
+use shared::web::routes::{self, Service};
 use shared::web::routing::MAX_BODY;
 use shared::web::server::{self, Serving};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +29,7 @@ use crate::app::ports::Quota;
 use crate::app::{App, DEADLINE, Parts};
 use crate::http;
 use crate::keys::{KeyError, Signer};
+use crate::metric_rows;
 use crate::relay::{self, Relay};
 use crate::store::MongoStore;
 
@@ -141,6 +145,16 @@ impl Core {
     }
 }
 
+/// What this service measures.
+pub fn measured(partitions: Partitions) -> Measured {
+    Measured {
+        service: "command-service",
+        rows: metric_rows::ROWS,
+        routes: routes::of(Service::Command).collect(),
+        partitions: partitions.count(),
+    }
+}
+
 /// A service that has its ports, and serves nothing yet.
 pub struct Application {
     settings: Settings,
@@ -168,7 +182,9 @@ impl Application {
     /// 503 meanwhile.
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), StartupError> {
         let Ports { api, ops } = self.ports;
-        let process = Process::begin(ops, self.settings.drain, &[DATABASE, INDEXES, CLOCK])
+        let measured = measured(self.settings.partitions);
+        let conditions = [DATABASE, INDEXES, CLOCK];
+        let process = Process::begin(ops, self.settings.drain, &conditions, &measured)
             .map_err(StartupError::Serve)?;
         let started = start(&self.settings, self.role, api, &process).await;
         process.run_until(&stop, started).await

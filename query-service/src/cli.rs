@@ -6,7 +6,6 @@ use clap::{Parser, Subcommand};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::{OpsPort, Settings};
 use shared::runtime::tasks::stop_on_signals;
-use shared::runtime::telemetry;
 use shared::{health, process};
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +75,5 @@ async fn serve(
     role: Role,
     stop: CancellationToken,
 ) -> Result<(), StartupError> {
-    telemetry::init_metrics();
     Application::build(settings, role)?.run_until(stop).await
 }

@@ -15,6 +15,7 @@
 //! * [`accounts`]: users' own e-mail addresses, which no view holds. Keeps none of them.
 //! * [`http`]: extracts, makes one call into [`reads`], maps. Cannot reach a write.
 //! * [`operator`]: the commands verify, rebuild and dead-letters. Serves nothing.
+//! * [`metric_rows`]: what is measured here.
 //! * [`cli`]: the commands of the binary.
 //! * [`startup`]: the only file that sees every room.
 
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod http;
 pub mod invalidation;
 pub mod live;
+pub mod metric_rows;
 pub mod operator;
 pub mod projection;
 pub mod reads;

@@ -9,6 +9,7 @@ use actix_web::web::{Data, ServiceConfig};
 use clap::ValueEnum;
 use shared::auth::token::TokenVerifier;
 use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
+use shared::contract::partition::Partitions;
 use shared::process::{BindError, Ports, Process, TaskFailed};
 use shared::resilience::{self, Breaker};
 use shared::runtime::database_clock::{self, ClockReading};
@@ -17,7 +18,9 @@ use shared::runtime::mongo_errors;
 use shared::runtime::settings::Settings;
 use shared::runtime::tasks::GRACE;
 use shared::runtime::tasks::{EverySecond, Tasks};
+use shared::runtime::telemetry::Measured;
 use shared::web::ops::Readiness;
+use shared::web::routes::{self, Service};
 use shared::web::server::{self, Serving};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +30,7 @@ use crate::accounts::OwnAddresses;
 use crate::http;
 use crate::invalidation::Subscriber;
 use crate::live::Live;
+use crate::metric_rows;
 use crate::projection::generations::Generations;
 use crate::projection::monitor;
 use crate::projection::settings::FoldSettings;
@@ -103,6 +107,16 @@ const SERVING_AT_START: Serving = Serving {
     ..SERVING
 };
 
+/// What this service measures.
+pub fn measured(partitions: Partitions) -> Measured {
+    Measured {
+        service: "query-service",
+        rows: metric_rows::ROWS,
+        routes: routes::of(Service::Query).collect(),
+        partitions: partitions.count(),
+    }
+}
+
 /// A service that has its ports, and serves nothing yet.
 pub struct Application {
     settings: Settings,
@@ -134,8 +148,9 @@ impl Application {
         if self.role.folds() {
             conditions.extend([monitor::CAUGHT_UP, stream_check::SAME_LOG]);
         }
-        let process =
-            Process::begin(ops, self.settings.drain, &conditions).map_err(StartupError::Serve)?;
+        let measured = measured(self.settings.partitions);
+        let process = Process::begin(ops, self.settings.drain, &conditions, &measured)
+            .map_err(StartupError::Serve)?;
         let started = start(&self.settings, self.role, api, &process, &stop).await;
         process.run_until(&stop, started).await
     }

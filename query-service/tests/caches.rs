@@ -20,8 +20,10 @@ use query_service::invalidation::Subscriber;
 use query_service::live::{Live, Refused};
 use query_service::operator::verify::{Cuts, List, Visible, read_log};
 use query_service::reads::{ReadFrom, ReadModel, Unanswered};
+use query_service::startup::measured;
 use shared::contract::events::PostRef;
 use shared::contract::ids::{Id, UserId};
+use shared::contract::partition::Partitions;
 use shared::runtime::telemetry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -46,10 +48,15 @@ async fn read_on(
     Ok(())
 }
 
+/// All metrics of this process; from the first call on there are some.
+fn metrics() -> String {
+    let partitions = Partitions::new(1).expect("one is enough");
+    telemetry::init_metrics(&measured(partitions)).render()
+}
+
 /// Lookups that were hits, by now.
 fn hits() -> u64 {
-    let lines = telemetry::init_metrics().render();
-    lines
+    metrics()
         .lines()
         .filter(|line| line.contains("cache_looks_total") && line.contains("\"hit\""))
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
@@ -58,7 +65,7 @@ fn hits() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_remembered_equals_the_model_while_people_act_and_folds_restart() {
-    telemetry::init_metrics();
+    metrics();
     let mut world = World::new("caches", 2, 6, 31).await;
     let people = (0..10).map(|_| world.history.register()).collect();
     world.publish(people).await;

@@ -12,7 +12,7 @@ use tracing::info;
 use crate::runtime::open_files;
 use crate::runtime::settings::Settings;
 use crate::runtime::tasks::{GRACE, Tasks};
-use crate::runtime::telemetry;
+use crate::runtime::telemetry::{self, Measured};
 use crate::web::ops::{OpsServer, Readiness};
 
 /// EX_USAGE of sysexits.h: the exit code for bad settings or arguments.
@@ -94,16 +94,21 @@ pub struct Process {
 }
 
 impl Process {
-    /// Answers probes from here on: not ready while any of `conditions` does not hold. Asked to
-    /// stop, it takes requests for as long as `drain`.
-    pub fn begin(ops: TcpListener, drain: Duration, conditions: &[&str]) -> std::io::Result<Self> {
+    /// Measures, and answers probes from here on: not ready while any of `conditions` does not hold.
+    /// Asked to stop, it takes requests for as long as `drain`.
+    pub fn begin(
+        ops: TcpListener,
+        drain: Duration,
+        conditions: &[&str],
+        measured: &Measured,
+    ) -> std::io::Result<Self> {
         open_files::raise_limit();
         let readiness = Readiness::default();
         for condition in conditions {
             readiness.expect(*condition);
         }
         Ok(Self {
-            ops: OpsServer::start(ops, readiness.clone())?,
+            ops: OpsServer::start(ops, readiness.clone(), measured)?,
             readiness,
             tasks: Tasks::default(),
             draining: CancellationToken::new(),

@@ -84,6 +84,11 @@ pub fn is_long() -> bool {
     std::env::var("MICROBLOG_CHAOS").is_ok_and(|form| form == "long")
 }
 
+/// Prometheus' own checker, where there is one. Elsewhere tests say that they leave it out.
+pub fn promtool() -> Option<String> {
+    std::env::var("MICROBLOG_PROMTOOL").ok()
+}
+
 /// A seed for a test's random choices: `MICROBLOG_SEED`, or a new one. It is printed, so that the
 /// choices of a failed run can be repeated; the timing of processes cannot.
 pub fn seed(test: &str) -> u64 {

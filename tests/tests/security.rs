@@ -55,7 +55,8 @@ async fn nobody_gets_in() {
     health::health_says_in_one_line_whether_a_service_is_ready(&world).await;
     methods::either_service_names_the_methods_of_every_path(&clients).await;
     methods::gateways_have_problems_to_show(&world, &clients).await;
-    limits::ten_thousand_paths_are_one_series(&world, &clients).await;
+    limits::ten_thousand_odd_requests_add_no_series(&world, &clients).await;
+    limits::promtool_finds_no_fault_in_what_is_measured(&world).await;
     limits::an_unknown_account_takes_as_long_as_a_wrong_password(&clients).await;
     limits::both_services_limit_addresses_and_know_origins(&clients).await;
     edge::what_others_make_of_requests_is_understood(&world, &clients, &people).await;

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{counter, describe_counter};
 use moka::future::Cache;
 use shared::contract::ids::{IdGenerator, PostId, UserId};
 use shared::contract::time::Clock;
@@ -23,9 +22,7 @@ use crate::domain::post::Post;
 use crate::domain::text::Password;
 use crate::domain::user::User;
 use crate::keys::Signer;
-
-/// Labels: `command` (a fixed set), `outcome` (accepted, rejected, refused, failed).
-const COMMANDS: &str = "command_service_commands_total";
+use crate::metric_rows::COMMANDS;
 
 /// How long a status may be believed without looking.
 pub(super) const STATUS_TTL: Duration = Duration::from_secs(1);
@@ -83,7 +80,6 @@ pub(super) fn current_trace() -> Option<String> {
 impl App {
     /// To be called on the runtime that commands shall run on.
     pub fn new(parts: Parts) -> Self {
-        describe_counter!(COMMANDS, "Commands by name and outcome");
         Self {
             store: parts.store,
             clock: parts.clock,
@@ -133,7 +129,7 @@ impl App {
                 "failed"
             }
         };
-        counter!(COMMANDS, "command" => command, "outcome" => outcome).increment(1);
+        COMMANDS.of([command, outcome]).increment(1);
         result
     }
 

@@ -41,7 +41,7 @@ impl World {
             clock: Arc::new(SystemClock),
             signer: Arc::new(Signer::unknown().unwrap()),
             tasks: Tasks::default(),
-            gate: AdmissionControl::new(Arc::new(Breaker::new("memory")), limits),
+            gate: AdmissionControl::new(Arc::new(Breaker::new("mongodb")), limits),
             quota: QUOTA,
             limit_logins: false,
         });

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc};
-use metrics::counter;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::{Collection, Database};
 use serde::Deserialize;
@@ -20,7 +19,7 @@ use tracing::error;
 use super::error::RelayError;
 use super::log::Log;
 use super::message::{self, Message, Unpublishable};
-use super::metric_names::CORRUPT;
+use crate::metric_rows::RELAY_CORRUPT;
 
 /// Read ahead of the publisher, at most: two full batches.
 const AHEAD: usize = 1_000;
@@ -119,7 +118,7 @@ async fn forward(
 /// Says that an event is left out of the stream. It stays in the log: a build that can read it
 /// publishes it with a scan.
 pub fn tell_corrupt(document: &RawDocumentBuf, error: &Unpublishable) {
-    counter!(CORRUPT).increment(1);
+    RELAY_CORRUPT.only().increment(1);
     let id = message::id_of(document).map_or_else(|| "?".to_owned(), |id| id.to_string());
     error!(event.id = %id, error = %Chain(error), "event {id} cannot be published and is left out");
 }

@@ -11,17 +11,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bson::{Document, doc};
-use metrics::gauge;
 use shared::resilience::lease::{HeldLease, Lease};
 use shared::runtime::error_chain::Chain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::metric_names::ACTIVE;
 use super::state::State;
 use super::watch::PUBLISHED_NOTE;
 use super::worker::{Ended, Relay};
+use crate::metric_rows::RELAY_ACTIVE;
 
 /// How long a stop waits for the database, after the batch in flight.
 const LAST_TASKS: Duration = Duration::from_secs(2);
@@ -32,7 +31,7 @@ impl State {
         let one_at_a_time = self.lease_gauge.lock();
         let _one_at_a_time = one_at_a_time.unwrap_or_else(PoisonError::into_inner);
         if over.is_none_or(|over| !over.is_cancelled()) {
-            gauge!(ACTIVE).set(if active { 1.0 } else { 0.0 });
+            RELAY_ACTIVE.only().set(if active { 1.0 } else { 0.0 });
         }
     }
 }

@@ -20,7 +20,7 @@
 //! There is no `Nats-Msg-Id`. The fence is exact; de-duplication would be a second memory, limited
 //! in time, that may disagree with the stream after the broker was restored.
 //!
-//! An event that this build cannot read is left out, told and counted ([`CORRUPT`]): one must not
+//! An event that this build cannot read is left out, told and counted (`relay_corrupt_total`): one must not
 //! hold up all. It stays in the log, and a start with [`Settings::rescan`] by a build that can
 //! read it publishes it. So new kinds of events are deployed to relays before writers.
 //!
@@ -34,7 +34,6 @@ pub mod health;
 mod lead;
 mod log;
 mod message;
-mod metric_names;
 mod recovery_scan;
 mod settings;
 mod state;
@@ -45,6 +44,5 @@ mod worker;
 pub use fail_point::FailPoint;
 pub use health::READY;
 pub use log::MARKS;
-pub use metric_names::{ACTIVE, CORRUPT, FAILURES, LAG, PUBLISHED, REFUSALS, SCANS};
 pub use settings::Settings;
 pub use worker::Relay;

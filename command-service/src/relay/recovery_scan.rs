@@ -21,7 +21,6 @@ use std::collections::BTreeSet;
 use bson::oid::ObjectId;
 use bson::{Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
-use metrics::counter;
 use mongodb::Collection;
 use mongodb::change_stream::event::ResumeToken;
 use shared::contract::ids::SEQUENCE_BITS;
@@ -37,10 +36,10 @@ use super::error::RelayError;
 use super::fail_point::FailPoint;
 use super::log::Log;
 use super::message::{self, Message};
-use super::metric_names::SCANS;
 use super::settings::PROGRESS;
 use super::stream::Publisher;
 use super::worker::Relay;
+use crate::metric_rows::RELAY_SCANS;
 
 /// Events read from the log at once, and ahead of the publisher.
 const PAGE: usize = 1_000;
@@ -54,7 +53,7 @@ impl Relay {
         publisher: &mut Publisher,
         stop: &CancellationToken,
     ) -> Result<Option<ResumeToken>, RelayError> {
-        counter!(SCANS).increment(1);
+        RELAY_SCANS.only().increment(1);
         let began = Instant::now();
         // What this scan publishes lies above: its windows do not overlap.
         let until = publisher.tail.last;

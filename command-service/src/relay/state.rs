@@ -4,15 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use metrics::gauge;
 use shared::contract::event_stream::StreamError;
 use shared::contract::ids::SEQUENCE_BITS;
 use shared::contract::time::{Clock, SystemClock, Timestamp};
 use tokio::time::Instant;
 
 use super::error::RelayError;
-use super::metric_names::LAG;
 use super::stream::{Once, Publisher};
+use crate::metric_rows::RELAY_LAG;
 
 /// What outlives an attempt. None of it is needed to be correct.
 #[derive(Debug, Default)]
@@ -48,7 +47,9 @@ impl State {
             0 => 0,
             since => (SystemClock.now().millis() - since).max(0),
         };
-        gauge!(LAG).set(Duration::from_millis(millis.unsigned_abs()).as_secs_f64());
+        RELAY_LAG
+            .only()
+            .set(Duration::from_millis(millis.unsigned_abs()).as_secs_f64());
     }
 
     pub(super) fn unanswered(&self) -> MutexGuard<'_, Option<(Instant, u32)>> {

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bson::Document;
-use metrics::counter;
 use mongodb::{Collection, Database};
 use shared::connections::Nats;
 use shared::connections::log_identity::OwnLog;
@@ -29,10 +28,10 @@ use super::fail_point::{FailPoint, FailPoints};
 use super::health::Health;
 use super::log::{Log, MARKS};
 use super::message::{self, Message, Resume};
-use super::metric_names::{FAILURES, PUBLISHED, REFUSALS};
 use super::settings::Settings;
 use super::state::State;
 use super::stream::Publisher;
+use crate::metric_rows::{RELAY_FAILURES, RELAY_PUBLISHED, RELAY_REFUSALS};
 
 /// How long a stop waits for the batch in flight.
 const LAST_BATCH: Duration = Duration::from_secs(2);
@@ -157,9 +156,9 @@ impl Relay {
         backoff: &mut Backoff,
         stop: &CancellationToken,
     ) {
-        counter!(FAILURES).increment(1);
+        RELAY_FAILURES.only().increment(1);
         if error.is_refusal() {
-            counter!(REFUSALS).increment(1);
+            RELAY_REFUSALS.only().increment(1);
         }
         // Enabled before anything else is done, so that no change is missed.
         let connection = self.nats.changed();
@@ -311,7 +310,7 @@ impl Relay {
         state
             .last_id
             .fetch_max(greatest.unwrap_or_default(), Ordering::Relaxed);
-        counter!(PUBLISHED).increment(count);
+        RELAY_PUBLISHED.only().increment(count);
         Ok(())
     }
 

@@ -26,5 +26,5 @@ mod values;
 
 pub use caches::{Caches, Since};
 pub use newest::{MOST_ENTRIES, NewestItems};
-pub use slots::{CacheSlots, LOOKS, Lookup, ReadFrom, Remembered};
+pub use slots::{CacheSlots, Lookup, ReadFrom, Remembered};
 pub use values::{Edges, Post, Pulled, Reactions, RecentlyPulled};

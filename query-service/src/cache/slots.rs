@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::metric_rows::CACHE_LOOKUPS;
 use crate::views::entry::TimelineItem;
 
 /// Nothing is a hit for longer, whatever was told.
@@ -32,9 +33,6 @@ pub trait Remembered: Clone + Send + Sync + 'static {
     /// Adds a new item, where there are items.
     fn append(&mut self, _item: TimelineItem) {}
 }
-
-/// Labels: `cache` (a fixed set), `outcome` (hit, miss).
-pub const LOOKS: &str = "query_service_cache_looks_total";
 
 /// One kind of value by key.
 pub struct CacheSlots<K, V> {
@@ -112,7 +110,7 @@ where
     V: Remembered,
 {
     pub(super) fn new(name: &'static str, most: u64) -> Self {
-        let outcome = |outcome| metrics::counter!(LOOKS, "cache" => name, "outcome" => outcome);
+        let outcome = |outcome| CACHE_LOOKUPS.of([name, outcome]);
         Self {
             hits: outcome("hit"),
             misses: outcome("miss"),

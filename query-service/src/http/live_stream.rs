@@ -25,10 +25,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::live::{Live, Refused, Subscription};
+use crate::metric_rows::{LIVE_EVENTS, READS_ABANDONED};
 use crate::reads::ReadFrom;
 use crate::reads::bodies::PostView;
 use crate::reads::budget::{ReadBudget, ReadLimits};
-use crate::reads::executor::ABANDONED;
 use crate::reads::model::{CurrentViews, ReadModel};
 use crate::reads::newer::{NewPosts, Rest};
 use crate::reads::unanswered::Unanswered;
@@ -346,7 +346,7 @@ impl LiveStream {
             let _look = look;
             let found = read.await;
             if matches!(found, Err(Unanswered::Abandoned)) {
-                metrics::counter!(ABANDONED).increment(1);
+                READS_ABANDONED.only().increment(1);
             }
             found
         });
@@ -361,7 +361,7 @@ impl LiveStream {
             };
             let event = format!("event: post\nid: {seq}\ndata: {json}\n\n");
             self.line.send(event).await?;
-            metrics::counter!("query_service_live_events_total").increment(1);
+            LIVE_EVENTS.only().increment(1);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::metric_rows::NOTICES_DROPPED;
 use futures_util::{Stream, StreamExt};
 use shared::runtime::tasks::Tasks;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -50,7 +51,7 @@ async fn receive<M: AsRef<[u8]>>(
     while let Some(message) = source.next().await {
         let size = u32::try_from(message.as_ref().len() + OVERHEAD).unwrap_or(u32::MAX);
         let Ok(permit) = room.clone().try_acquire_many_owned(size) else {
-            metrics::counter!("query_service_notices_dropped_total").increment(1);
+            NOTICES_DROPPED.only().increment(1);
             continue;
         };
         if sender.send((message, permit)).is_err() {

@@ -15,6 +15,7 @@ use shared::runtime::tasks::Tasks;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::metric_rows::LIVE_STREAMS;
 use crate::reads::model::CurrentViews;
 use crate::views::invalidation::{Invalidation, InvalidationMessage};
 use stream_reads::{StreamRead, StreamReads, Turn};
@@ -204,7 +205,7 @@ impl Live {
         state.next += 1;
         state.streams.insert(id, listener);
         state.per_reader.insert(reader, others + 1);
-        metrics::gauge!("query_service_live_streams").set(state.streams.len() as f64);
+        LIVE_STREAMS.only().set(state.streams.len() as f64);
         drop(state);
         Ok(Subscription {
             live: self.clone(),
@@ -324,7 +325,7 @@ impl Drop for Subscription {
                 state.per_reader.insert(listener.reader, left - 1);
             }
         }
-        metrics::gauge!("query_service_live_streams").set(state.streams.len() as f64);
+        LIVE_STREAMS.only().set(state.streams.len() as f64);
     }
 }
 

@@ -18,6 +18,7 @@ use shared::contract::time::{Clock, SystemClock};
 use tokio::time::Instant;
 
 use super::partition_writer::PartitionWriter;
+use crate::metric_rows::INACTIVE_READERS;
 use crate::views::changes::Changes;
 use crate::views::error::ViewError;
 use crate::views::generation::Generation;
@@ -141,7 +142,8 @@ impl InactiveReaders {
             writer.views.delete_entries(some, writer.at.top).await?;
             writer.heartbeat().await;
         }
-        metrics::gauge!("query_service_parked_readers", "partition" => writer.partition.0.to_string())
+        INACTIVE_READERS
+            .of([writer.partition.0.to_string()])
             .set(self.inactive as f64);
         Ok(true)
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream_check::{StreamCheck, Teller};
 use super::stream_ends::StreamEnds;
+use crate::metric_rows::{FOLD_LAG_MESSAGES, FOLD_LAG_SECONDS};
 use crate::reads::model::CurrentViews;
 
 const EVERY: Duration = Duration::from_millis(250);
@@ -62,9 +63,10 @@ pub async fn run(
                     .behind_since(seq)
                     .map_or(0.0, |since| (now - since).as_secs_f64());
                 let label = partition.0.to_string();
-                metrics::gauge!("query_service_fold_lag_messages", "partition" => label.clone())
+                FOLD_LAG_MESSAGES
+                    .of([label.clone()])
                     .set(end.saturating_sub(seq) as f64);
-                metrics::gauge!("query_service_fold_lag_seconds", "partition" => label).set(lag);
+                FOLD_LAG_SECONDS.of([label]).set(lag);
             }
             ends.forget(folded_by_all, now, NEAR);
             if all_near && !caught_up {

@@ -20,6 +20,7 @@ use super::settings::FoldSettings;
 use super::sizes::Sizes;
 use super::stream_fault::{self, StreamFault};
 use super::stream_reader::{Content, Message, StreamReader};
+use crate::metric_rows::{CHECKPOINT, DEAD_LETTERS, MESSAGES};
 use crate::reads::model::CurrentViews;
 use crate::views::checkpoints::Checkpoint;
 use crate::views::dead_letters::DeadLetter;
@@ -235,9 +236,8 @@ impl PartitionWorker {
         self.sizes.grow(&batch.entries);
         report_letters(self.writer.partition, &batch.letters);
         let label = self.writer.partition.0.to_string();
-        metrics::gauge!("query_service_checkpoint_sequence", "partition" => label.clone())
-            .set(to.seq as f64);
-        metrics::counter!("query_service_messages_total", "partition" => label).increment(folded);
+        CHECKPOINT.of([label.clone()]).set(to.seq as f64);
+        MESSAGES.of([label]).increment(folded);
         Ok(())
     }
 
@@ -295,8 +295,7 @@ fn report_letters(partition: Partition, letters: &[DeadLetter]) {
     }
     if !letters.is_empty() {
         let label = partition.0.to_string();
-        metrics::counter!("query_service_dead_letters_total", "partition" => label)
-            .increment(letters.len() as u64);
+        DEAD_LETTERS.of([label]).increment(letters.len() as u64);
     }
 }
 

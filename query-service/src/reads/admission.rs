@@ -266,7 +266,7 @@ mod tests {
     }
 
     fn admission() -> Admission {
-        Admission::new(&Arc::new(Breaker::new("test")), true)
+        Admission::new(&Arc::new(Breaker::new("mongodb")), true)
     }
 
     async fn entered(admission: &Admission, cost: Cost, askers: Vec<Asker>) -> Vec<ReadPermit> {
@@ -295,7 +295,7 @@ mod tests {
             drop(theirs);
             assert!(admission.acquire(cost, neighbour(1)).await.is_ok());
 
-            let unlimited = Admission::new(&Arc::new(Breaker::new("test")), false);
+            let unlimited = Admission::new(&Arc::new(Breaker::new("mongodb")), false);
             let theirs = entered(&unlimited, cost, many()).await;
             assert_eq!(
                 theirs.len(),

@@ -17,9 +17,7 @@ use super::error::ReadError;
 use super::model::{CurrentViews, ReadModel};
 use super::unanswered::Unanswered;
 use crate::cache::ReadFrom;
-
-/// Reads that ended early since nobody waited for them any more.
-pub const ABANDONED: &str = "query_service_reads_abandoned_total";
+use crate::metric_rows::READS_ABANDONED;
 
 /// What a read found.
 pub struct Read<T> {
@@ -272,7 +270,7 @@ where
         let _permit = permit;
         let found = read.await;
         if matches!(found, Err(Unanswered::Abandoned)) {
-            metrics::counter!(ABANDONED).increment(1);
+            READS_ABANDONED.only().increment(1);
         }
         found
     });

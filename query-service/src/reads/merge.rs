@@ -22,7 +22,8 @@ use super::timeline::{Reader, Span};
 use super::unanswered::Unanswered;
 use super::visibility::Candidate;
 use super::windows::took_too_long;
-use crate::cache::{LOOKS, ReadFrom};
+use crate::cache::ReadFrom;
+use crate::metric_rows::CACHE_LOOKUPS;
 use crate::views::documents::AuthorFeedRow;
 use crate::views::entry::TimelineItem;
 use crate::views::generation::View;
@@ -108,7 +109,7 @@ impl ReadModel {
         }
         let found = self.merged_within(reader, before);
         let outcome = if found.is_some() { "hit" } else { "miss" };
-        metrics::counter!(LOOKS, "cache" => "merges", "outcome" => outcome).increment(1);
+        CACHE_LOOKUPS.of(["merges", outcome]).increment(1);
         found
     }
 

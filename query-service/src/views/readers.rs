@@ -15,6 +15,7 @@ use super::keys::{Key, between, binary, last_id};
 use super::last_seen::mark_seen;
 use super::transaction::{UPDATES_PER_COMMAND, taken};
 use super::writer::ViewWriter;
+use crate::metric_rows::TRIMS;
 
 /// Entries looked at when a timeline is trimmed; what is older than they goes with them.
 const MOST_STORED: i64 = 10_000;
@@ -215,7 +216,7 @@ impl ViewWriter {
         let command = doc! { "update": self.name(View::Readers), "updates": horizons };
         taken(&self.database().run_command(command).await?)?;
         self.delete_all(deletes).await?;
-        metrics::counter!("query_service_trims_total").increment(trimmed as u64);
+        TRIMS.only().increment(trimmed as u64);
         Ok(left)
     }
 }

@@ -21,6 +21,7 @@ use super::generation::View;
 use super::keys::{Key, signed};
 use super::row_changes::RowChanges;
 use super::writer::ViewWriter;
+use crate::metric_rows::TIMELINE_ENTRIES;
 
 /// Entries in one `insert_many`: more is no faster, and holds other writers up.
 const ENTRIES_PER_INSERT: usize = 1_000;
@@ -47,7 +48,7 @@ impl ViewWriter {
         for chunk in entries.chunks(ENTRIES_PER_INSERT) {
             insert_new(&timeline, chunk.iter().map(EntryRow::from)).await?;
         }
-        metrics::counter!("query_service_timeline_entries_total").increment(entries.len() as u64);
+        TIMELINE_ENTRIES.only().increment(entries.len() as u64);
         Ok(())
     }
 

@@ -8,15 +8,14 @@ use query_service::invalidation::Subscriber;
 use query_service::live::Live;
 use query_service::operator::verify::{Cuts, List, read_log};
 use query_service::reads::{ReadFrom, Unanswered};
-use shared::runtime::telemetry;
 use tokio_util::sync::CancellationToken;
 
 use super::common::{self, World};
-use super::{equals_the_model, read_on};
+use super::{equals_the_model, metrics, read_on};
 
 /// Looks for what a merge found that were hits, by now.
 fn merges_from_memory() -> u64 {
-    let lines = telemetry::init_metrics().render();
+    let lines = metrics();
     let hits = lines.lines().filter(|line| {
         line.contains("cache_looks_total") && line.contains("merges") && line.contains("\"hit\"")
     });
@@ -26,7 +25,7 @@ fn merges_from_memory() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_merge_that_is_remembered_equals_the_model_while_people_act() {
-    telemetry::init_metrics();
+    metrics();
     let mut world = World::new("merges", 2, 100_000, 41).await;
     // Everybody is inactive, and reads by merging.
     world.idle_after = Some(Duration::from_millis(1));

@@ -186,7 +186,7 @@ mod tests {
             queue_timeout: Duration::from_millis(500),
             request_timeout: Duration::from_secs(3),
         };
-        AdmissionControl::new(Arc::new(Breaker::new("test")), limits)
+        AdmissionControl::new(Arc::new(Breaker::new("mongodb")), limits)
     }
 
     #[tokio::test(start_paused = true)]

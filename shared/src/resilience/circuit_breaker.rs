@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use crate::runtime::metric_rows::{CIRCUIT_OPEN, CIRCUIT_OPENED};
 use crate::runtime::tasks::Tasks;
 
 /// Between two probes while the dependency answers.
@@ -23,11 +23,6 @@ pub(super) const FAILURES: u32 = 5;
 /// Unanswered probes at once, at most: each holds a connection.
 const MOST_PROBES: usize = 8;
 
-/// Labels: `dependency` (mongodb, nats): 1 while calls are refused without asking it.
-const OPEN: &str = "circuit_open";
-/// Labels: `dependency`.
-const OPENED: &str = "circuit_opened_total";
-
 /// The waits between two probes while the circuit is open. These probes are its half-open state:
 /// no caller's request is used to find out whether the dependency is back.
 fn half_open_backoff() -> Backoff {
@@ -36,8 +31,9 @@ fn half_open_backoff() -> Backoff {
 
 /// Sets the metric that says whether the circuit of a dependency is open.
 pub fn report_circuit(dependency: &'static str, open: bool) {
-    describe_gauge!(OPEN, "1 while nobody is sent to the dependency");
-    gauge!(OPEN, "dependency" => dependency).set(if open { 1.0 } else { 0.0 });
+    CIRCUIT_OPEN
+        .of([dependency])
+        .set(if open { 1.0 } else { 0.0 });
 }
 
 /// A circuit breaker: open while its dependency does not answer.
@@ -51,7 +47,6 @@ pub struct Breaker {
 
 impl Breaker {
     pub fn new(dependency: &'static str) -> Self {
-        describe_counter!(OPENED, "How often callers were no longer sent there");
         report_circuit(dependency, false);
         Self {
             dependency,
@@ -99,7 +94,7 @@ impl Breaker {
         let dependency = self.dependency;
         report_circuit(dependency, open);
         if open {
-            counter!(OPENED, "dependency" => dependency).increment(1);
+            CIRCUIT_OPENED.of([dependency]).increment(1);
             warn!(
                 dependency,
                 "{dependency} does not answer: nobody is sent there"
@@ -194,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn failures_in_a_row_open_the_circuit_and_an_answer_between_them_does_not() {
-        let breaker = Breaker::new("test");
+        let breaker = Breaker::new("mongodb");
         for _ in 0..3 {
             (1..FAILURES).for_each(|_| breaker.record_failure());
             breaker.record_success();
@@ -205,7 +200,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stall_opens_the_circuit_within_a_second_and_an_answer_closes_it() {
-        let breaker = Arc::new(Breaker::new("test"));
+        let breaker = Arc::new(Breaker::new("mongodb"));
         let (answers, tasks) = (watch::Sender::new(true), Tasks::default());
         let hear = answers.clone();
         let ping = move || {
@@ -229,7 +224,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_probe_opens_nothing_while_others_are_answered() {
-        let breaker = Arc::new(Breaker::new("test"));
+        let breaker = Arc::new(Breaker::new("mongodb"));
         let tasks = Tasks::default();
         let probing = tokio::spawn(
             breaker

@@ -2,6 +2,7 @@
 //!
 //! * [`settings`], [`public_url`]: read once from the environment.
 //! * [`telemetry`], [`error_chain`]: logs and metrics, errors on a line.
+//! * [`metric_table`], [`metric_rows`]: what is measured, as a table; each service has rows of its own.
 //! * [`mongo_errors`]: what an error of MongoDB's driver means.
 //! * [`tasks`]: background tasks, spawned in one place and waited for at shutdown.
 //! * [`database_clock`]: MongoDB's clock, by which ids are made.
@@ -11,6 +12,8 @@
 pub mod crypto;
 pub mod database_clock;
 pub mod error_chain;
+pub mod metric_rows;
+pub mod metric_table;
 pub mod mongo_errors;
 pub mod open_files;
 pub mod public_url;

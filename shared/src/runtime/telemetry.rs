@@ -8,12 +8,20 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use crate::runtime::metric_rows;
+use crate::runtime::metric_table::Row;
 use crate::runtime::settings::LogFormat;
 
-/// Latency buckets in seconds: from a cache hit to a request that was given up.
-const LATENCY_BUCKETS: [f64; 14] = [
-    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+/// Of the workspace: all crates have the same.
+pub const VERSION: &str = match option_env!("CARGO_PKG_VERSION") {
+    Some(version) => version,
+    None => "unknown",
+};
+/// The commit that was built, where the build was told.
+pub const REVISION: &str = match option_env!("MICROBLOG_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
 
 /// They log an error for each connection that a live stream breaks off, as it means to, and for
 /// each peer that speaks no HTTP.
@@ -44,13 +52,45 @@ pub fn init_logs(format: LogFormat, filter: &str) {
     };
 }
 
-/// Installs the recorder once for the process.
-pub fn init_metrics() -> PrometheusHandle {
-    METRICS
+/// What a service measures, beside what both do.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub service: &'static str,
+    pub rows: &'static [&'static Row],
+    /// Method and path of each route.
+    pub routes: Vec<(&'static str, &'static str)>,
+    pub partitions: u16,
+}
+
+impl Measured {
+    fn rows(&self) -> impl Iterator<Item = &'static Row> {
+        metric_rows::ROWS.iter().chain(self.rows).copied()
+    }
+
+    /// Describes everything, and begins every counter at 0 whose series are known.
+    fn begin(&self) {
+        for row in self.rows() {
+            row.describe();
+            row.begin_at_zero(self.partitions);
+        }
+        let build = [self.service, VERSION, REVISION];
+        metric_rows::BUILD.of(build).set(1.0);
+        metrics_process::Collector::default().describe();
+    }
+}
+
+/// Installs the recorder once for the process, with the buckets of the first service; then says
+/// what `measured` measures.
+pub fn init_metrics(measured: &Measured) -> PrometheusHandle {
+    let handle = METRICS
         .get_or_init(|| {
-            let handle = PrometheusBuilder::new()
-                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BUCKETS)
-                .expect("the buckets are not empty")
+            let mut builder = PrometheusBuilder::new();
+            for row in measured.rows().filter(|row| !row.buckets.is_empty()) {
+                builder = builder
+                    .set_buckets_for_metric(Matcher::Full(row.name.to_owned()), row.buckets)
+                    .expect("the buckets are not empty");
+            }
+            let handle = builder
                 .install_recorder()
                 .expect("no other recorder is installed in this process");
             let upkeep = handle.clone();
@@ -65,5 +105,13 @@ pub fn init_metrics() -> PrometheusHandle {
                 });
             handle
         })
-        .clone()
+        .clone();
+    measured.begin();
+    handle
+}
+
+/// All metrics by now, as Prometheus reads them.
+pub fn render(handle: &PrometheusHandle) -> String {
+    metrics_process::Collector::default().collect();
+    handle.render()
 }

@@ -3,6 +3,7 @@
 //!
 //! By hand and not by tracing-actix-web, whose spans carry what callers wrote (paths, user agents).
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use actix_web::body::{self, BodySize, EitherBody, MessageBody};
@@ -12,18 +13,19 @@ use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::{DefaultHeaders, Next};
 use actix_web::web::Data;
 use actix_web::{Error, ResponseError};
-use metrics::{Label, counter, histogram};
+use metrics::SharedString;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::runtime::metric_rows::{HTTP_ABANDONED, HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_REQUESTS};
+use crate::runtime::metric_table::UNMATCHED;
+use crate::runtime::telemetry::Measured;
 use crate::web::gateway_errors;
 use crate::web::problem::{Code, Problem};
 use crate::web::request_id::{self, REQUEST_ID};
 
 /// The largest head of a request that is looked at: names and values of its headers, in bytes.
 pub const MAX_HEADERS: usize = 16 * 1024;
-/// The route label of a request that no route matches: one series, whatever the path.
-const UNMATCHED: &str = "unmatched";
 
 fn method_label(method: &Method) -> &'static str {
     match *method {
@@ -38,12 +40,46 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
+/// Begins the faults of every route at 0, so that `increase()` sees the first.
+pub(super) fn begin_at_zero(measured: &Measured) {
+    let statuses = Code::ALL.iter().map(|code| code.status());
+    let faults: BTreeSet<_> = statuses.filter(|it| it.is_server_error()).collect();
+    for (method, path) in &measured.routes {
+        for status in &faults {
+            let series = [*path, method, status.as_str()].map(str::to_owned);
+            HTTP_REQUESTS.of(series).increment(0);
+        }
+    }
+}
+
+/// A request that is not answered yet.
+struct InFlight {
+    answered: bool,
+}
+
+impl InFlight {
+    fn begin() -> Self {
+        HTTP_IN_FLIGHT.only().increment(1.0);
+        Self { answered: false }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        HTTP_IN_FLIGHT.only().decrement(1.0);
+        if !self.answered {
+            HTTP_ABANDONED.only().increment(1);
+        }
+    }
+}
+
 /// The outermost middleware. Labels: `route` (the pattern), `method`, `status`: closed sets.
 pub async fn request_telemetry(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody, body::None>>, Error> {
     let started = Instant::now();
+    let mut in_flight = InFlight::begin();
     let id = request_id::of(&request);
     let route = request
         .match_pattern()
@@ -60,14 +96,13 @@ pub async fn request_telemetry(
     // Handlers' errors are answers by now; what is left are faults of other middleware.
     let served = request_id::scope(id.clone(), next.call(request));
     let mut response = served.instrument(span).await?;
-    let labels = vec![
-        Label::new("route", route),
-        Label::new("method", method),
-        Label::new("status", response.status().as_u16().to_string()),
-    ];
+    in_flight.answered = true;
+    let status = response.status().as_u16().to_string();
+    let series: [SharedString; 3] = [route.into(), method.into(), status.into()];
     if !is_page {
-        counter!("http_requests_total", labels.clone()).increment(1);
-        histogram!("http_request_duration_seconds", labels).record(started.elapsed().as_secs_f64());
+        HTTP_REQUESTS.of(series.clone()).increment(1);
+        let took = started.elapsed().as_secs_f64();
+        HTTP_DURATION.of(series).record(took);
     }
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {

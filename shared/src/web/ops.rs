@@ -11,7 +11,8 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::json;
 
 use crate::runtime::tasks::Tasks;
-use crate::runtime::telemetry;
+use crate::runtime::telemetry::{self, Measured};
+use crate::web::middleware;
 use crate::web::routing::{no_such_path, resource};
 
 /// Whether a process is ready: every condition must hold. Beside the conditions it keeps what is
@@ -82,8 +83,13 @@ pub struct OpsServer {
 
 impl OpsServer {
     /// Serves with one worker: probes must answer when the data path is saturated.
-    pub fn start(listener: TcpListener, readiness: Readiness) -> std::io::Result<Self> {
-        let metrics = telemetry::init_metrics();
+    pub fn start(
+        listener: TcpListener,
+        readiness: Readiness,
+        measured: &Measured,
+    ) -> std::io::Result<Self> {
+        let metrics = telemetry::init_metrics(measured);
+        middleware::begin_at_zero(measured);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(readiness.clone()))
@@ -134,5 +140,5 @@ async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
 async fn render(metrics: web::Data<metrics_exporter_prometheus::PrometheusHandle>) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body(metrics.render())
+        .body(telemetry::render(&metrics))
 }

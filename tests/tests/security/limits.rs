@@ -5,14 +5,26 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::json;
-use system_tests::is_long;
 use system_tests::world::World;
+use system_tests::{is_long, promtool};
+use tokio::io::AsyncWriteExt;
 
 use super::BASE;
 use super::clients::{Clients, person};
 
-pub async fn ten_thousand_paths_are_one_series(world: &World, clients: &Clients) {
-    const PATHS: u32 = 10_000;
+pub async fn ten_thousand_odd_requests_add_no_series(world: &World, clients: &Clients) {
+    const REQUESTS: usize = 10_000;
+    const SERVICES: [&str; 2] = ["command-service", "query-service"];
+    const PATHS: [&str; 6] = [
+        "/x",
+        "/api/v1/x",
+        "/api/v1/posts/x/y",
+        "/.env",
+        "/api/v1/posts/",
+        "/api/v1/users/by-username/",
+    ];
+    const METHODS: [&str; 5] = ["GET", "PUT", "PATCH", "PROPFIND", "get"];
+    const KINDS: usize = SERVICES.len() * PATHS.len() * METHODS.len();
     let series = async || {
         let mut all = 0;
         for service in [&world.command, &world.query] {
@@ -24,23 +36,62 @@ pub async fn ten_thousand_paths_are_one_series(world: &World, clients: &Clients)
         }
         all
     };
-    let ask = |n: u32| {
-        let service = ["command-service", "query-service"][n as usize % 2];
-        let path = ["/x", "/api/v1/x", "/api/v1/posts/x/y", "/.env"][n as usize / 2 % 4];
-        clients.send(clients.request(service, "GET", &format!("{path}{n}")))
+    let ask = |n: usize| {
+        let service = SERVICES[n % 2];
+        let (path, method) = (PATHS[n / 2 % PATHS.len()], METHODS[n / 12 % METHODS.len()]);
+        let path = format!("{path}{n}?route={n}&status={n}");
+        let request = clients.request(service, method, &path);
+        clients.send(request.header("x-request-id", format!("odd-{n}")))
     };
     // The first of each kind makes its series.
-    join_all((0..8).map(ask)).await;
+    join_all((0..KINDS).map(ask)).await;
     let before = series().await;
-    let answers = futures_util::stream::iter((8..PATHS).map(ask)).buffer_unordered(32);
+    let answers = futures_util::stream::iter((KINDS..REQUESTS).map(ask)).buffer_unordered(32);
+    // Some paths are routes of ours, with ids that nobody has.
     let unexpected = answers.filter(|answer| {
-        let other = (answer.status, answer.code()) != (404, "not_found");
-        std::future::ready(other)
+        let known = [400, 401, 404, 405].contains(&answer.status);
+        std::future::ready(!known)
     });
     assert_eq!(unexpected.count().await, 0);
     let after = series().await;
-    println!("{PATHS} unknown paths: {before} series before, {after} after");
+    println!("{REQUESTS} odd requests: {before} series before, {after} after");
     assert_eq!(before, after);
+}
+
+/// Prometheus' own checker, where there is one.
+pub async fn promtool_finds_no_fault_in_what_is_measured(world: &World) {
+    let Some(promtool) = promtool() else {
+        println!("no promtool here: what the services measure is not checked with it");
+        return;
+    };
+    for service in [&world.command, &world.query] {
+        let metrics = service.metrics().await;
+        for line in metrics.lines().filter_map(|it| it.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').expect("a name and a kind");
+            assert!(
+                metrics.contains(&format!("# HELP {name} ")),
+                "no HELP: {name}"
+            );
+            assert_ne!(kind, "summary", "{name} has no buckets");
+        }
+        let mut check = tokio::process::Command::new(&promtool)
+            .args(["check", "metrics"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("promtool runs");
+        let mut stdin = check.stdin.take().expect("it reads");
+        stdin
+            .write_all(metrics.as_bytes())
+            .await
+            .expect("it takes all");
+        drop(stdin);
+        let found = check.wait_with_output().await.expect("it ends");
+        let said = String::from_utf8_lossy(&found.stderr);
+        println!("promtool check metrics: {} {said}", found.status);
+        assert!(found.status.success() && said.is_empty(), "{said}");
+    }
 }
 
 pub async fn both_services_limit_addresses_and_know_origins(clients: &Clients) {

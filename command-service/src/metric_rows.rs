@@ -1,0 +1,58 @@
+//! The metrics of this service: a part of the table in `shared`, which has those of both services.
+
+use shared::metric_rows;
+use shared::runtime::metric_table::Values;
+
+const COMMANDS_KNOWN: Values = Values::Listed(&[
+    "register",
+    "edit_profile",
+    "deactivate",
+    "follow",
+    "unfollow",
+    "sign_in",
+    "refresh",
+    "sign_out",
+    "create_post",
+    "delete_post",
+    "like",
+    "unlike",
+    "repost",
+    "unrepost",
+]);
+
+metric_rows! {
+    COMMANDS: Counter "command_service_commands_total" "commands"
+        ["command": COMMANDS_KNOWN, "outcome": Values::Listed(&["accepted", "rejected", "refused", "failed"])]
+        "Commands by outcome. rejected: the caller has to change something; refused: overload or an open circuit.";
+    RELAY_ACTIVE: Gauge "relay_active" "1 or 0" []
+        "1 while this process has the relay's lease and publishes.";
+    RELAY_LAG: Gauge "relay_lag_seconds" "seconds" []
+        "Age of the oldest known event that is not on the stream, 0 if none is known. Every relay process tells it, also those that do not publish: alarm on the greatest.";
+    RELAY_PUBLISHED: Counter "relay_published_total" "events" []
+        "Events put on the stream.";
+    RELAY_FAILURES: Counter "relay_failures_total" "attempts" []
+        "Attempts that ended in an error; after each, the relay begins again at the stream's last message.";
+    RELAY_REFUSALS: Counter "relay_refusals_total" "batches" []
+        "Of these, batches that the fence refused.";
+    RELAY_SCANS: Counter "relay_scans_total" "scans" []
+        "Recovery scans begun.";
+    RELAY_CORRUPT: Counter "relay_corrupt_total" "documents" []
+        "Documents of the log that could not be published and are left out of the stream: somebody has to look.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ROWS;
+    use shared::runtime::metric_table::lines_missing_in;
+
+    #[test]
+    fn the_document_has_every_row_as_it_is_here() {
+        let docs = include_str!("../../docs/metrics.md");
+        let missing = lines_missing_in(docs, ROWS);
+        assert!(
+            missing.is_empty(),
+            "docs/metrics.md lacks\n{}",
+            missing.join("\n")
+        );
+    }
+}

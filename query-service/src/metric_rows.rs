@@ -1,0 +1,65 @@
+//! The metrics of this service: a part of the table in `shared`, which has those of both services.
+
+use shared::metric_rows;
+use shared::runtime::metric_table::Values;
+
+const PARTITIONS: Values = Values::Partitions;
+const CACHES: Values = Values::Listed(&[
+    "posts",
+    "users",
+    "follower_counts",
+    "reactions",
+    "outboxes",
+    "reposts",
+    "timelines",
+    "edges",
+    "pulled",
+    "merges",
+]);
+
+metric_rows! {
+    FOLD_LAG_MESSAGES: Gauge "query_service_fold_lag_messages" "messages" ["partition": PARTITIONS]
+        "How far the views that readers see are behind the stream's end, as of the last look.";
+    FOLD_LAG_SECONDS: Gauge "query_service_fold_lag_seconds" "seconds" ["partition": PARTITIONS]
+        "For how long the views that readers see have been behind the stream's end.";
+    CHECKPOINT: Gauge "query_service_checkpoint_sequence" "a sequence" ["partition": PARTITIONS]
+        "The last sequence of the stream that a partition folded here has applied.";
+    MESSAGES: Counter "query_service_messages_total" "messages" ["partition": PARTITIONS]
+        "Messages folded here.";
+    DEAD_LETTERS: Counter "query_service_dead_letters_total" "messages" ["partition": PARTITIONS]
+        "Messages that a partition did not understand and keeps as dead letters: somebody has to look.";
+    NOTICES_DROPPED: Counter "query_service_notices_dropped_total" "messages" []
+        "Invalidation messages dropped because too many were waiting.";
+    TIMELINE_ENTRIES: Counter "query_service_timeline_entries_total" "entries" []
+        "Entries inserted into timelines.";
+    TRIMS: Counter "query_service_trims_total" "timelines" []
+        "Timelines trimmed.";
+    INACTIVE_READERS: Gauge "query_service_parked_readers" "readers" ["partition": PARTITIONS]
+        "Inactive readers, as of the last change.";
+    READS_ABANDONED: Counter "query_service_reads_abandoned_total" "reads" []
+        "Reads that ended before their last query because their client had gone or their time limit had passed.";
+    CACHE_LOOKUPS: Counter "query_service_cache_looks_total" "look-ups"
+        ["cache": CACHES, "outcome": Values::Listed(&["hit", "miss"])]
+        "Cache look-ups.";
+    LIVE_STREAMS: Gauge "query_service_live_streams" "streams" []
+        "Live streams that are open.";
+    LIVE_EVENTS: Counter "query_service_live_events_total" "events" []
+        "Events sent on live streams.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ROWS;
+    use shared::runtime::metric_table::lines_missing_in;
+
+    #[test]
+    fn the_document_has_every_row_as_it_is_here() {
+        let docs = include_str!("../../docs/metrics.md");
+        let missing = lines_missing_in(docs, ROWS);
+        assert!(
+            missing.is_empty(),
+            "docs/metrics.md lacks\n{}",
+            missing.join("\n")
+        );
+    }
+}
