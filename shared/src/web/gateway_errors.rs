@@ -4,10 +4,11 @@
 //! so its clients get what `docs/api.md` promises. It sends the headers of its client's request along:
 //! the page bears that request's id, and a browser's page may read it.
 //!
-//! It is on the public port, and no route of the API: whoever asks for it gets a problem, and no
-//! more.
+//! It is on the public port, and no route of the API. A page is answered with 200, since it is there;
+//! its gateway answers with the status that it shows. So nobody can have a gateway count failures of
+//! ours, or take a replica out for them, by asking for pages.
 
-use actix_web::http::Method;
+use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, Path};
 use actix_web::{Resource, ResponseError};
 
@@ -16,8 +17,8 @@ use super::routing::resource;
 
 const PATH: &str = "/gateway/errors/{status}";
 
-/// Whether this asks for an error page. That takes nothing from an address's bucket: its client has
-/// paid for the request that failed.
+/// Whether this asks for an error page. A gateway's own request for one takes nothing from a bucket:
+/// its client has paid for the request that failed.
 pub fn is_page(method: &Method, path: &str) -> bool {
     let folder = PATH.trim_end_matches("{status}");
     let status = path.strip_prefix(folder);
@@ -29,10 +30,13 @@ pub fn page() -> Resource {
 }
 
 async fn show(status: Path<String>) -> actix_web::HttpResponse {
-    let problem = problem(&status);
-    let problem = problem
-        .unwrap_or_else(|| Problem::new(Code::NotFound, "no gateway answers with such a status"));
-    problem.error_response()
+    let Some(problem) = problem(&status) else {
+        let none = Problem::new(Code::NotFound, "no gateway answers with such a status");
+        return none.error_response();
+    };
+    let mut page = problem.error_response();
+    *page.status_mut() = StatusCode::OK;
+    page
 }
 
 /// The problem of a gateway that answers with this status.

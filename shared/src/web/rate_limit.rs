@@ -90,7 +90,7 @@ impl IpRateLimiter {
             .rev()
             .flat_map(|line| line.rsplit(|byte| *byte == b','));
         for hop in hops {
-            if !self.trusted.iter().any(|network| network.contains(&client)) {
+            if !self.trusts(client) {
                 break;
             }
             let Some(hop) = address_of_hop(hop) else {
@@ -99,6 +99,12 @@ impl IpRateLimiter {
             client = hop;
         }
         client
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted
+            .iter()
+            .any(|network| network.contains(&address))
     }
 
     /// Takes one request from the address's bucket if there is one in it.
@@ -219,11 +225,13 @@ pub async fn rate_limit_by_ip(
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
     // A query service cannot serve without the key set: other clients on its address must not use
     // up its requests for it.
-    let free =
-        request.path() == KEY_SET || gateway_errors::is_page(request.method(), request.path());
-    let limited = addresses.per_second > 0 && !free;
-    let address = limited.then(|| addresses.of(request.request()));
-    let Some(Some(address)) = address else {
+    let limited = addresses.per_second > 0 && request.path() != KEY_SET;
+    let address = limited.then(|| addresses.of(request.request())).flatten();
+    // A gateway's own request names no client that it forwards for.
+    let of_client = |address: &IpAddr| {
+        !addresses.trusts(*address) || !gateway_errors::is_page(request.method(), request.path())
+    };
+    let Some(address) = address.filter(of_client) else {
         return Ok(next.call(request).await?.map_into_left_body());
     };
     let level = addresses.take(address, Instant::now());
