@@ -2,7 +2,7 @@
 //!
 //! For what starts containers: an image has neither a shell nor a client of HTTP.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,13 +16,16 @@ use crate::runtime::settings::OpsPort;
 /// A service that takes longer is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// A name for the addresses of this machine, for the client of HTTP alone.
+const HERE: &str = "here.invalid";
+
 /// Asks `/readyz` of the operator's port on this machine, and prints one line. The address of that
 /// port is the only setting that is read: whatever else is wrong, the service says it itself.
 ///
 /// Exits with 0 if the service is ready (or degraded), 1 if not, [`USAGE`] if the address is bad.
 pub async fn main(port: OpsPort) -> ExitCode {
     let address = match port.read() {
-        Ok(address) => local(address),
+        Ok(address) => address,
         Err(faults) => {
             eprintln!("{faults}");
             return ExitCode::from(USAGE);
@@ -41,15 +44,20 @@ pub async fn main(port: OpsPort) -> ExitCode {
 }
 
 /// Where this machine reaches a port that listens at `address`: one that listens everywhere, by
-/// loopback.
-fn local(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
+/// loopback. `[::]` takes IPv4 as well, and may be all there is where IPv6 has no address.
+fn local(address: SocketAddr) -> Vec<SocketAddr> {
+    let (v4, v6) = (
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::from(Ipv6Addr::LOCALHOST),
+    );
+    let hosts = match (address.ip().is_unspecified(), address.is_ipv4()) {
+        (false, _) => vec![address.ip()],
+        (true, true) => vec![v4],
+        (true, false) => vec![v6, v4],
+    };
+    let port = address.port();
+    let there = hosts.into_iter().map(|host| SocketAddr::new(host, port));
+    there.collect()
 }
 
 /// What the port says, in one line: `Err` if that is not that the service is ready.
@@ -61,8 +69,11 @@ async fn ask(address: SocketAddr) -> Result<String, String> {
             .tls_certs_only([])
             .redirect(Policy::none())
             .timeout(PATIENCE)
+            .resolve_to_addrs(HERE, &local(address))
             .build()?;
-        let answer = client.get(format!("http://{address}/readyz")).send();
+        let answer = client
+            .get(format!("http://{HERE}:{}/readyz", address.port()))
+            .send();
         let answer = answer.await?;
         Ok((answer.status(), answer.bytes().await?))
     };
@@ -108,11 +119,18 @@ mod tests {
     #[test]
     fn a_port_that_listens_everywhere_is_asked_by_loopback() {
         for (set, asked) in [
-            ("0.0.0.0:9081", "127.0.0.1:9081"),
-            ("[::]:9081", "[::1]:9081"),
-            ("10.0.0.7:9081", "10.0.0.7:9081"),
+            ("0.0.0.0:9081", &["127.0.0.1:9081"][..]),
+            ("[::]:9081", &["[::1]:9081", "127.0.0.1:9081"]),
+            ("10.0.0.7:9081", &["10.0.0.7:9081"]),
         ] {
-            assert_eq!(local(set.parse().unwrap()).to_string(), asked);
+            let local = local(set.parse().unwrap());
+            assert!(
+                local
+                    .iter()
+                    .map(ToString::to_string)
+                    .eq(asked.iter().copied()),
+                "{local:?}"
+            );
         }
     }
 

@@ -165,11 +165,13 @@ impl PartitionWorker {
         stream_fault::report(self.writer.partition.0, fault);
         // The views stay as they are, and what is remembered of them stays right.
         self.writer.heartbeat().await;
+        let is_first = self.stuck_since.is_none();
         let since = *self.stuck_since.get_or_insert_with(Instant::now);
         if since.elapsed() > STUCK {
             return Some(Ended::Stuck);
         }
-        let at_once = matches!(fault, StreamFault::Disconnected | StreamFault::Named);
+        // Only once: a gap that stays in the stream would be met again and again without a pause.
+        let at_once = is_first && matches!(fault, StreamFault::Disconnected | StreamFault::Named);
         if !at_once && stopped_while(stop, self.backoff.wait()).await {
             return Some(Ended::Stopped);
         }

@@ -87,7 +87,9 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        let temporary = [502, 503, 504].contains(&code.status().as_u16());
+        // Not 502 and 504: what was asked for may have been done, and nobody shall be told to ask
+        // for it again at once.
+        let temporary = code.status() == StatusCode::SERVICE_UNAVAILABLE;
         Self {
             code,
             detail: detail.into(),
