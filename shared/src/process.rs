@@ -128,7 +128,7 @@ impl Process {
         stop: &CancellationToken,
         started: Result<Option<ServerHandle>, E>,
     ) -> Result<(), E> {
-        let (server, outcome) = match started {
+        let (server, mut outcome) = match started {
             Ok(server) => {
                 let failure = self.tasks.failure();
                 let outcome = tokio::select! {
@@ -146,7 +146,7 @@ impl Process {
             let failure = self.tasks.failure();
             tokio::select! {
                 () = tokio::time::sleep(self.drain) => (),
-                () = failure.cancelled() => (),
+                () = failure.cancelled() => outcome = Err(TaskFailed.into()),
             }
         }
         self.drained.cancel();

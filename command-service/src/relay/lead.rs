@@ -115,6 +115,7 @@ impl Relay {
             let connection = self.nats.changed();
             let mut changed = pin!(connection.notified());
             changed.as_mut().enable();
+            let mut pause = self.lease.length() / 3;
             if self.nats.is_connected() {
                 let (lease, asked) = (self.lease.clone(), Instant::now());
                 let acquired = tokio::select! {
@@ -123,16 +124,16 @@ impl Relay {
                 };
                 match acquired {
                     Ok(Some(held)) => return Some((held, asked)),
-                    Ok(None) => (),
+                    // Whoever waits for what they have written waits for this too, where the
+                    // holder was stopped, and only for a second in all.
+                    Ok(None) => pause = self.lease.length() / 12,
                     Err(error) => warn!(error = %Chain(&error), "relay: the lease is out of reach"),
                 }
             }
             tokio::select! {
                 () = stop.cancelled() => (),
                 () = changed => (),
-                // Whoever waits for what they have written waits for this too, where the holder
-                // was stopped, and only for a second in all.
-                () = tokio::time::sleep(self.lease.length() / 12) => (),
+                () = tokio::time::sleep(pause) => (),
             }
         }
         None

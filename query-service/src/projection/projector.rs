@@ -1,15 +1,17 @@
 //! Takes the partitions of one generation whenever they are free.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::connections::{self, Nats};
 use shared::contract::partition::Partition;
-use shared::resilience::lease::{HeldLease, Lease, is_any_free};
+use shared::resilience::lease::{HeldLease, Lease, free_leases};
 use shared::resilience::{self, Backoff};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::tasks::Tasks;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -38,41 +40,51 @@ pub struct Projector {
 impl Projector {
     /// Folds every partition that this process can hold, until `stop`.
     pub fn spawn(&self, tasks: &Tasks, stop: &CancellationToken) {
-        let (tell, _) = watch::channel(());
+        let mut told = HashMap::new();
         for partition in self.views.partitions().all() {
-            let (projector, until, free) = (self.clone(), stop.clone(), tell.subscribe());
+            let free = Arc::new(Notify::new());
+            told.insert(lease_of(partition), free.clone());
+            let (projector, until) = (self.clone(), stop.clone());
             tasks.spawn_until(stop.clone(), "projector", async move {
-                projector.run(partition, free, until).await;
+                projector.run(partition, &free, until).await;
             });
         }
-        let (projector, until) = (self.clone(), stop.clone());
+        let (projector, until, asking) = (self.clone(), stop.clone(), tasks.clone());
         tasks.spawn_until(stop.clone(), "free partitions", async move {
-            projector.look_for_free(&tell, &until).await;
+            projector.look_for_free(&told, &asking, &until).await;
         });
     }
 
-    /// Tells all partitions when one of them is free. Each asking for its own so often would be
-    /// as many questions as there are partitions.
-    async fn look_for_free(&self, tell: &watch::Sender<()>, stop: &CancellationToken) {
-        let leases = self.views.generation().leases();
+    /// Tells those partitions that are free. Each asking for its own so often would be as many
+    /// questions as there are partitions.
+    async fn look_for_free(
+        &self,
+        told: &HashMap<String, Arc<Notify>>,
+        tasks: &Tasks,
+        stop: &CancellationToken,
+    ) {
         while !stopped_while(stop, tokio::time::sleep(LOOK)).await {
+            let leases = self.views.generation().leases();
+            let asked = tasks.ask(async move { free_leases(&leases, NAMED).await });
+            let answer = tokio::select! {
+                answer = asked => answer,
+                () = stop.cancelled() => return,
+            };
             // Where the leases are out of reach, those who hold or want one say so.
-            if is_any_free(&leases, NAMED).await.unwrap_or(false) {
-                tell.send_replace(());
+            let free = answer.ok().and_then(Result::ok).unwrap_or_default();
+            for name in free {
+                if let Some(partition) = told.get(&name) {
+                    partition.notify_one();
+                }
             }
         }
     }
 
     /// Takes the partition whenever it is free, and folds it while the lease lasts.
-    async fn run(
-        &self,
-        partition: Partition,
-        mut free: watch::Receiver<()>,
-        stop: CancellationToken,
-    ) {
+    async fn run(&self, partition: Partition, free: &Notify, stop: CancellationToken) {
         let lease = Lease::new(
             self.views.generation().leases(),
-            format!("{NAMED}{}", partition.0),
+            lease_of(partition),
             self.settings.holder.clone(),
             LEASE,
         );
@@ -96,8 +108,7 @@ impl Projector {
             let until_next = async {
                 tokio::select! {
                     () = backoff.wait() => (),
-                    // It is told as long as one of its partitions runs.
-                    _ = free.changed() => (),
+                    () = free.notified() => (),
                 }
             };
             if stopped_while(&stop, until_next).await {
@@ -172,6 +183,10 @@ impl Projector {
         }
         ControlFlow::Continue(())
     }
+}
+
+fn lease_of(partition: Partition) -> String {
+    format!("{NAMED}{}", partition.0)
 }
 
 async fn release(partition: Partition, lease: &Lease, held: HeldLease) {

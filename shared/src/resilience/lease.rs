@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
+use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::options::ReturnDocument;
 
@@ -21,16 +22,19 @@ pub struct Lease {
     length: Duration,
 }
 
-/// Whether any lease whose name begins like that can be taken: one question for all of them.
-pub async fn is_any_free(
+/// The names of the leases that can be taken, of those that begin like that: one question for all.
+pub async fn free_leases(
     leases: &Collection<Document>,
     prefix: &str,
-) -> mongodb::error::Result<bool> {
+) -> mongodb::error::Result<Vec<String>> {
     let free = doc! {
         "_id": { "$regex": format!("^{prefix}") },
         "$expr": { "$lte": ["$expires_at", "$$NOW"] },
     };
-    Ok(leases.find_one(free).await?.is_some())
+    let found = leases.find(free).projection(doc! { "_id": 1 }).await?;
+    let found: Vec<Document> = found.try_collect().await?;
+    let names = found.iter().filter_map(|lease| lease.get_str("_id").ok());
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// A lease that was held when the database answered. Epochs grow with every new holder.
