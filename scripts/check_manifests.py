@@ -26,7 +26,7 @@ import manifests_security  # noqa: E402
 from engines import Nats, from_npm, from_wheel, need, with_node  # noqa: E402
 from manifests_references import Known  # noqa: E402
 from manifests_tree import Object, Tree, called  # noqa: E402
-from supervisor import Failed, Stopped, Supervisor  # noqa: E402
+from supervisor import Failed, Supervisor, note, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFESTS = ROOT / "manifests"
@@ -38,26 +38,18 @@ MODELS_VERSION = "2.0.0"
 MODELS = ("gateway-api", "traefik", "external-secrets")
 
 
-def main() -> int:
-    supervisor = Supervisor()
-    try:
-        tools = Tools(supervisor)
-        trees = render_all(tools)
-        known = known_of_the_repository()
-        problems = [problem for tree in trees for problem in faults(tree, known)]
-        problems += invalid(tools, trees)
-        # Combinations of components have it as the component does.
-        problems += [problem for tree in trees if tree.name in ("base+nats", *overlays())
-                     for problem in nats_configuration(tools, tree)]
-        problems += unused_secrets(trees, known)
-    except Stopped:
-        return 130
-    except Failed as failure:
-        problems = [str(failure)]
-    finally:
-        supervisor.close()
+def main(supervisor: Supervisor) -> int:
+    tools = Tools(supervisor)
+    trees = render_all(tools)
+    known = known_of_the_repository()
+    problems = [problem for tree in trees for problem in faults(tree, known)]
+    problems += invalid(tools, trees)
+    # Combinations of components have it as the component does.
+    problems += [problem for tree in trees if tree.name in ("base+nats", *overlays())
+                 for problem in nats_configuration(tools, tree)]
+    problems += unused_secrets(trees, known)
     for problem in dict.fromkeys(problems):
-        print(f"error: {problem}", file=sys.stderr)
+        note(f"error: {problem}")
     if not problems:
         print(f"{len(trees)} renderings of manifests/, {sum(len(tree.objects) for tree in trees)} objects: "
               "all are valid, and what they name is there")
@@ -244,4 +236,4 @@ def unused_secrets(trees: list[Tree], known: Known) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(supervised(main))

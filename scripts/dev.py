@@ -23,7 +23,7 @@ from engines import (  # noqa: E402
     MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, port_number, promtool, reachable, shellcheck,
     split_address, traefik, url_host, with_node)
 from gateway import RATE_FACTOR, Gateway, Servers, check_certificate  # noqa: E402
-from supervisor import Failed, Process, Stopped, Supervisor, say  # noqa: E402
+from supervisor import Failed, Process, Supervisor, say, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -470,19 +470,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
-    supervisor = Supervisor()
-    try:
-        code, message = arguments.work(supervisor, arguments), ""
-    except Stopped:
-        # For `run` that is how it ends; anything else was cut short.
-        code, message = (0, "Stopped.") if arguments.work is run else (130, "")
-    except Failed as failure:
-        code, message = 1, f"error: {failure}"
-    finally:
-        supervisor.close()
-    if message:
-        (note if code else say)(message)
-    return 128 - code if code < 0 else code
+    # For `run` that is how it ends; anything else was cut short.
+    stopped = (0, "Stopped.") if arguments.work is run else (130, "")
+    return supervised(lambda supervisor: arguments.work(supervisor, arguments), stopped)
 
 
 if __name__ == "__main__":

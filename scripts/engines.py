@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor import Failed, Process, Supervisor
+from supervisor import Failed, Process, Supervisor, note
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "microblog"
 
@@ -60,11 +60,6 @@ def locked(supervisor: Supervisor, path: Path, while_waiting: str):
                 told = True
                 supervisor.pause(0.5)
         yield
-
-
-def note(line: str) -> None:
-    """Progress goes to stderr: the output of some commands is for other programs."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def need(program: str, how: str) -> None:

@@ -22,8 +22,8 @@ from string import Template
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
-from engines import START_DEADLINE_SECONDS, note, reachable, split_address, traefik, url_host  # noqa: E402
-from supervisor import Failed, Process, Stopped, Supervisor, say  # noqa: E402
+from engines import START_DEADLINE_SECONDS, reachable, split_address, traefik, url_host  # noqa: E402
+from supervisor import Failed, Process, Supervisor, say, supervised  # noqa: E402
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "manifests" / "gateway"
 # Requests a second of one address, as a multiple of what each process of a service allows it (IP_RATE_PER_SECOND): it
@@ -178,14 +178,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(supervisor: Supervisor, arguments: argparse.Namespace) -> None:
+def run(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
+    split_address("--addr", arguments.addr)  # checked before anything else
     names = ("--tls-cert", "--tls-key")
     gateway = Gateway(
         arguments.addr,
         Servers(tuple(arguments.commands.split(",")), arguments.commands_ops_port),
         Servers(tuple(arguments.queries.split(",")), arguments.queries_ops_port),
         check_certificate(arguments.tls_cert, arguments.tls_key, names), arguments.rate)
-    split_address("--addr", arguments.addr)
     program = arguments.program.absolute() if arguments.program else traefik(supervisor)
     log = arguments.log
     if not log:
@@ -199,16 +199,7 @@ def run(supervisor: Supervisor, arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
-    supervisor = Supervisor()
-    try:
-        run(supervisor, arguments)
-    except Stopped:
-        return 0
-    except Failed as failure:
-        note(f"error: {failure}")
-        return 1
-    finally:
-        supervisor.close()
+    return supervised(lambda supervisor: run(supervisor, arguments), stopped=(0, ""))
 
 
 if __name__ == "__main__":

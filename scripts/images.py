@@ -16,7 +16,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from engines import from_wheel, note  # noqa: E402
-from supervisor import Failed, Stopped, Supervisor, say  # noqa: E402
+from supervisor import Failed, Supervisor, say, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICES = ("command-service", "query-service")
@@ -274,18 +274,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
-    supervisor = Supervisor()
-    try:
-        code, message = arguments.work(supervisor, arguments), ""
-    except Stopped:
-        code, message = 130, ""
-    except Failed as failure:
-        code, message = 1, f"error: {failure}"
-    finally:
-        supervisor.close()
-    if message:
-        note(message)
-    return 128 - code if code < 0 else code
+    return supervised(lambda supervisor: arguments.work(supervisor, arguments))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Callable
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_SECONDS = 0.05
@@ -45,6 +45,11 @@ def say(line: str = "") -> None:
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         os.kill(os.getpid(), signal.SIGHUP)
+
+
+def note(line: str) -> None:
+    """Progress goes to stderr: the output of some commands is for other programs."""
+    print(line, file=sys.stderr, flush=True)
 
 
 class Process:
@@ -265,3 +270,22 @@ def start_guard() -> int:
         else:
             shutil.rmtree(value, ignore_errors=True)
     os._exit(0)
+
+
+def supervised(work: Callable[[Supervisor], int], stopped: tuple[int, str] = (130, "")) -> int:
+    """Does it, ends whatever it has started, and returns the exit code of this process.
+
+    `stopped` is that code and a last line for when somebody asks it to stop.
+    """
+    supervisor = Supervisor()
+    try:
+        code, message = work(supervisor), ""
+    except Stopped:
+        code, message = stopped
+    except Failed as failure:
+        code, message = 1, f"error: {failure}"
+    finally:
+        supervisor.close()
+    if message:
+        (note if code else say)(message)
+    return 128 - code if code < 0 else code

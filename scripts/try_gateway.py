@@ -28,7 +28,7 @@ from check_manifests import MANIFESTS, Tools, make_certificate, parse, render  #
 from engines import TRAEFIK_WHEEL_VERSION, free_ports, from_wheel  # noqa: E402
 from kubernetes_stand_in import StandIn  # noqa: E402
 from manifests_tree import Object  # noqa: E402
-from supervisor import Failed, Stopped, Supervisor  # noqa: E402
+from supervisor import Failed, Supervisor, supervised  # noqa: E402
 
 DEADLINE_SECONDS = 20
 KEY_SET = "/.well-known/jwks.json"
@@ -358,22 +358,13 @@ def try_all(supervisor: Supervisor, folder: Path) -> int:
     return len(steps)
 
 
-def main() -> int:
-    supervisor = Supervisor()
+def main(supervisor: Supervisor) -> int:
     began = time.monotonic()
-    try:
-        folder = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-gateway-")))
-        steps = try_all(supervisor, folder)
-        print(f"The gateway of manifests/ as Traefik runs it: {steps} steps in {time.monotonic() - began:.1f} s")
-        return 0
-    except Stopped:
-        return 130
-    except Failed as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        return 1
-    finally:
-        supervisor.close()
+    folder = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-gateway-")))
+    steps = try_all(supervisor, folder)
+    print(f"The gateway of manifests/ as Traefik runs it: {steps} steps in {time.monotonic() - began:.1f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(supervised(main))
