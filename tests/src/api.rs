@@ -224,6 +224,20 @@ impl Session {
         send::<Value>(request).await.map(post_id)
     }
 
+    /// Posts as soon as commands are accepted; the post's id.
+    pub async fn post_when_possible(&self, content: &str) -> String {
+        let key = content.replace(' ', "-");
+        eventually(
+            "a command is accepted",
+            crate::world::PATIENCE,
+            async || match self.post(content, &key).await {
+                Outcome::Accepted(accepted) => Some(accepted.value),
+                Outcome::Refused(_) | Outcome::NotSent(_) | Outcome::Unknown(_) => None,
+            },
+        )
+        .await
+    }
+
     /// Sends a post, and resets the connection `after` a while without reading the answer.
     pub async fn post_and_reset(&self, content: &str, key: &str, after: Duration) {
         let address = self.api.command.trim_start_matches("http://");

@@ -41,6 +41,7 @@ pub mod routes;
 pub mod secured;
 pub mod world;
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -52,6 +53,14 @@ pub fn http_client(timeout: Option<Duration>) -> reqwest::Client {
         client = client.timeout(timeout);
     }
     client.build().expect("a client")
+}
+
+/// The folder of the workspace.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent()
+        .expect("this crate is a folder of the workspace")
+        .to_owned()
 }
 
 /// Asks again and again until there is an answer, and gives up with `what` after `patience`.

@@ -2,6 +2,7 @@
 //! It needs the network, so `make test` leaves it out; what is not installed is skipped with a word.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::api::Session;
 use crate::eventually;
@@ -61,6 +62,21 @@ impl Client {
         })
         .await;
     }
+}
+
+/// Every library reads the reader's stream, and has been told that it is open.
+pub async fn all_read(libraries: &[Library], folder: &Path, reader: &Session) -> Vec<Client> {
+    let clients: Vec<Client> = libraries
+        .iter()
+        .map(|library| library.reads(folder, reader, 1))
+        .collect();
+    for client in &clients {
+        client.says("open", 1).await;
+    }
+    // Opened is not connected, and a library does not say when it is: what is posted before that
+    // is not sent.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    clients
 }
 
 fn runs(program: &str, arguments: &[&str], folder: &Path) -> bool {

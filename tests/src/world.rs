@@ -30,7 +30,7 @@ pub(crate) use engines::write_nats_config;
 pub use environment::binary_named;
 pub(crate) use environment::needed;
 pub use ports::free_ports;
-pub use roles::{Role, Roles};
+pub use roles::{Role, Roles, gateway};
 pub use service::{Readiness, Service};
 
 /// How long anything may take to come up: a database may replay its journal, two cores are shared,

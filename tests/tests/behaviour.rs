@@ -40,9 +40,7 @@ mod writer;
 
 use reqwest::StatusCode;
 use serde_json::Value;
-use system_tests::api::{Answer, Outcome, Session};
-use system_tests::eventually;
-use system_tests::world::PATIENCE;
+use system_tests::api::{Answer, Session};
 
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field]
@@ -84,18 +82,4 @@ async fn scroll(
             None => return Ok(all),
         }
     }
-}
-
-/// Posts as soon as commands are accepted again.
-async fn post_when_possible(session: &Session, content: &str) -> String {
-    let key = content.replace(' ', "-");
-    eventually(
-        "a command is accepted again",
-        PATIENCE,
-        async || match session.post(content, &key).await {
-            Outcome::Accepted(accepted) => Some(accepted.value),
-            Outcome::Refused(_) | Outcome::NotSent(_) | Outcome::Unknown(_) => None,
-        },
-    )
-    .await
 }

@@ -454,18 +454,15 @@ async fn how_many_events_a_second() {
         let began = Instant::now();
         let running = Running::start(world.relay(world.settings()).await);
         let mut first = None;
-        loop {
-            if let Ok(stream) = world.jetstream().get_stream(world.names.stream()).await {
-                let last = stream.cached_info().state.last_sequence;
-                if last > from {
-                    first.get_or_insert_with(|| began.elapsed());
-                }
-                if last >= from + EVENTS {
-                    break;
-                }
+        eventually(async || {
+            let found = world.jetstream().get_stream(world.names.stream()).await;
+            let last = found.map_or(0, |stream| stream.cached_info().state.last_sequence);
+            if last > from {
+                first.get_or_insert_with(|| began.elapsed());
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            (last >= from + EVENTS).then_some(()).ok_or(last)
+        })
+        .await;
         let took = began.elapsed();
         running.stop().await;
         (first, EVENTS as f64 / took.as_secs_f64())

@@ -40,16 +40,13 @@ impl World {
 
     /// Whether everything in the log is on the stream within `patience`.
     async fn is_published_within(&self, patience: Duration) -> bool {
-        let (mut audit, until) = (Audit::default(), Instant::now() + patience);
-        while Instant::now() < until {
-            audit.read(&self.jetstream(), &self.names).await;
+        let mut audit = Audit::default();
+        let published = self.read_until(&mut audit, async |audit| {
             let count = self.log().count_documents(doc! {}).await.unwrap();
-            if audit.events.len() as u64 >= count {
-                return true;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        false
+            let read = audit.events.len() as u64;
+            (read >= count).then_some(()).ok_or(read)
+        });
+        tokio::time::timeout(patience, published).await.is_ok()
     }
 }
 

@@ -277,6 +277,7 @@ impl Running {
 }
 
 /// Looks until there is what is looked for; fails, with what was there instead, when that is never.
+/// This is how tests wait: for something that can be seen, never for time to pass.
 pub(crate) async fn eventually<T, E: Debug>(mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -293,6 +294,7 @@ pub(crate) fn says_nothing(of: BTreeMap<String, String>) -> Result<(), BTreeMap<
     if of.is_empty() { Ok(()) } else { Err(of) }
 }
 
+/// The moment of a fault is left to chance: nothing is waited for.
 pub(crate) async fn pause_up_to(millis: u64) {
     tokio::time::sleep(Duration::from_micros(rand::random_range(0..millis * 1_000))).await;
 }

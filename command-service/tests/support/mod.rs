@@ -307,7 +307,8 @@ impl TestApp {
     }
 }
 
-/// Waits until something holds; fails when it does not in time.
+/// Waits until something holds; fails when it does not in time. This is how tests wait: for something
+/// that can be seen, never for time to pass.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
     let started = Instant::now();
     while !holds().await {

@@ -445,7 +445,8 @@ impl World {
 /// The transaction of a killed fold keeps its rows for a minute.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Waits until something holds; fails after a while.
+/// Waits until something holds; fails after a while. This is how tests wait: for something that can
+/// be seen, never for time to pass.
 pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     let give_up = tokio::time::Instant::now() + PATIENCE;
     while !holds().await {

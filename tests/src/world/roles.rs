@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{PATIENCE, Service, World, free_ports, needed};
 use crate::api::Api;
 use crate::process::{Process, describe};
-use crate::{eventually, http_client};
+use crate::{eventually, http_client, root};
 
 /// Which half of which service a process runs.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -91,7 +91,7 @@ impl Roles {
             (role, [one(1), one(2)])
         };
         let services = Role::ALL.map(of_role).to_vec();
-        let gateway = gateway(&world, port, [command_ops, query_ops], &services);
+        let gateway = gateway_of_both(&world, port, [command_ops, query_ops], &services);
         let roles = Self {
             gateway,
             world,
@@ -151,16 +151,22 @@ fn both(services: &[(Role, [Service; 2])], role: Role) -> &[Service; 2] {
     both
 }
 
+/// `scripts/gateway.py` below `root`, which is the workspace or a copy, not started yet.
+pub fn gateway(root: &Path, folder: &Path, arguments: &[&str]) -> Process {
+    let traefik = needed("MICROBLOG_TRAEFIK_BIN");
+    let script = root.join("scripts/gateway.py").display().to_string();
+    Process::new("gateway", Path::new("python3"), folder)
+        .arguments([script.as_str(), "--program", &traefik])
+        .arguments(arguments)
+}
+
 /// The gateway of `make run`, with its configuration, in front of the replicas of both APIs.
-fn gateway(
+fn gateway_of_both(
     world: &World,
     port: u16,
     [command_ops, query_ops]: [u16; 2],
     services: &[(Role, [Service; 2])],
 ) -> Arc<Process> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = here.parent().expect("a folder of the workspace");
-    let program = root.join("scripts/gateway.py").display().to_string();
     let urls = |role| {
         let [one, two] = both(services, role);
         format!("{},{}", one.api, two.api)
@@ -175,15 +181,12 @@ fn gateway(
         ("--queries", urls(Role::QueryApi)),
         ("--queries-ops-port", query_ops.to_string()),
         ("--log", folder.join("traefik.log").display().to_string()),
-        ("--program", needed("MICROBLOG_TRAEFIK_BIN")),
     ];
-    let arguments = arguments
-        .into_iter()
-        .flat_map(|(name, value)| [name.to_owned(), value]);
-    let process = Process::new("gateway", Path::new("/usr/bin/env"), folder)
-        .arguments(["python3".to_owned(), program])
-        .arguments(arguments);
-    let process = Arc::new(process);
+    let arguments: Vec<&str> = arguments
+        .iter()
+        .flat_map(|(name, value)| [*name, value.as_str()])
+        .collect();
+    let process = Arc::new(gateway(&root(), folder, &arguments));
     world.remember(process.clone());
     process
 }

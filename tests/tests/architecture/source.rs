@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use system_tests::root;
+
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// A source file.
@@ -319,13 +321,6 @@ fn items_of_level(level: &[TokenTree], found: &mut Vec<String>) {
 }
 
 // ---- files ------------------------------------------------------------------------------------
-
-pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent()
-        .expect("this crate is a folder of the workspace")
-        .to_owned()
-}
 
 pub fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use system_tests::api::Session;
-use system_tests::libraries::{Client, install};
+use system_tests::libraries::{Client, all_read, install};
 use system_tests::world::{PATIENCE, World};
 use system_tests::{alone, eventually};
-
-use super::post_when_possible;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs npm, PyPI and crates.io: make clients"]
@@ -17,17 +15,8 @@ async fn client_libraries_come_back_from_everything_and_miss_nothing() {
     let libraries = install(folder.path());
     let world = World::start(&[("STREAM_HEARTBEAT_SECS", "1")]).await;
     let reader = world.sessions(&world.api(), "reader", 1).await.remove(0);
-    let clients: Vec<Client> = libraries
-        .iter()
-        .map(|library| library.reads(folder.path(), &reader, 1))
-        .collect();
-    for client in &clients {
-        client.says("open", 1).await;
-    }
-    // Opened is not connected, and a library does not say when it is: what is posted before that
-    // is not sent.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    post_when_possible(&reader, "one").await;
+    let clients = all_read(&libraries, folder.path(), &reader).await;
+    reader.post_when_possible("one").await;
     for client in &clients {
         client.says("event one", 1).await;
     }
@@ -58,7 +47,7 @@ async fn come_back_from_a_stop(world: &World, reader: &Session, clients: &[Clien
         client.says("open", 2).await;
     }
     world.mongodb.start();
-    post_when_possible(reader, "two").await;
+    reader.post_when_possible("two").await;
     for client in clients {
         client.says("event two", 1).await;
     }
@@ -67,9 +56,9 @@ async fn come_back_from_a_stop(world: &World, reader: &Session, clients: &[Clien
 /// Killed: no goodbye.
 async fn come_back_from_a_kill(world: &World, reader: &Session, clients: &[Client]) {
     world.query.process.kill();
-    post_when_possible(reader, "three").await;
+    reader.post_when_possible("three").await;
     world.query.start().await;
-    post_when_possible(reader, "four").await;
+    reader.post_when_possible("four").await;
     for client in clients {
         for content in ["three", "four"] {
             client.says(&format!("event {content}"), 1).await;
@@ -92,7 +81,7 @@ async fn go_on_when_one_is_refused(reader: &Session, many: &Client) {
     .await;
     // In this time libraries that replace each other would have come back several times.
     tokio::time::sleep(Duration::from_secs(10)).await;
-    post_when_possible(reader, "all").await;
+    reader.post_when_possible("all").await;
     eventually("all others are told", PATIENCE, async || {
         (many.count("event all") == 20).then_some(())
     })

@@ -16,7 +16,7 @@ use system_tests::{alone, eventually, http_client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{post_when_possible, text};
+use super::text;
 
 /// Streams that one reader may have.
 const MOST: usize = 20;
@@ -299,7 +299,7 @@ async fn while_the_database_is_away(
     world.mongodb.start();
     let mut streams = [early, late, unknown];
     streams[2].comment("connected").await;
-    let second = post_when_possible(reader, "second").await;
+    let second = reader.post_when_possible("second").await;
     for stream in &mut streams {
         let event = stream.next().await.expect("the stream goes on");
         assert_eq!(text(&event.post, "post_id"), second);

@@ -1,13 +1,14 @@
 //! A gateway of one test, started as everybody starts it: `python3 scripts/gateway.py`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 use system_tests::api::Api;
 use system_tests::eventually;
 use system_tests::process::{Process, describe};
-use system_tests::world::{PATIENCE, World, free_ports};
+use system_tests::root;
+use system_tests::world::{PATIENCE, World, free_ports, gateway};
 use tempfile::TempDir;
 
 pub struct Front {
@@ -101,24 +102,6 @@ impl Drop for Front {
             eprintln!("{}", last.join("\n"));
         }
     }
-}
-
-/// The folder of the workspace.
-pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent()
-        .expect("this crate is a folder of the workspace")
-        .to_owned()
-}
-
-/// `scripts/gateway.py` below `root`, not started yet.
-pub fn gateway(root: &Path, folder: &Path, arguments: &[&str]) -> Process {
-    let traefik = std::env::var("MICROBLOG_TRAEFIK_BIN")
-        .expect("run these tests with `make test`, which gets Traefik");
-    let script = root.join("scripts/gateway.py").display().to_string();
-    Process::new("gateway", Path::new("python3"), folder)
-        .arguments([script.as_str(), "--program", &traefik])
-        .arguments(arguments)
 }
 
 /// An HTTP client with an address of this machine's own, which the gateway sees.

@@ -4,9 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use system_tests::world::free_ports;
-
-use super::front::{gateway, root};
+use system_tests::root;
+use system_tests::world::{free_ports, gateway};
 
 pub async fn run() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -57,6 +57,7 @@ pub async fn a_slow_upload_is_told_what_the_service_says(front: &Front) {
     let drip = async {
         // Until the answer is there; then nobody reads any more.
         while writer.write_all(b" ").await.is_ok() {
+            // So slow is the upload.
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         std::future::pending::<()>().await;

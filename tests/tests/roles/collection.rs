@@ -5,7 +5,7 @@ use std::path::Path;
 
 use system_tests::process::{Process, describe};
 use system_tests::world::{PATIENCE, Roles};
-use system_tests::{alone, is_long};
+use system_tests::{alone, is_long, root};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_postman_collection_passes_against_two_of_each_role() {
@@ -15,9 +15,7 @@ async fn the_postman_collection_passes_against_two_of_each_role() {
         return;
     }
     let roles = Roles::start(&[("IP_RATE_PER_SECOND", "1000"), ("POST_QUOTA", "300")]).await;
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = here.parent().expect("a folder of the workspace");
-    let program = root.join("scripts/dev.py").display().to_string();
+    let program = root().join("scripts/dev.py").display().to_string();
     let folder = tempfile::tempdir().expect("a folder");
     let address = roles.address.trim_start_matches("http://").to_owned();
     let newman = Process::new("newman", Path::new("/usr/bin/env"), folder.path())
