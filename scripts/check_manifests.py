@@ -218,7 +218,7 @@ def known_of_the_repository() -> Known:
         roles={name: {role.lower() for role in re.findall(
             r"^    ([A-Z]\w+),$", one(r"pub enum Role \{([^}]*)\}", f"{name}/src/startup.rs"), re.MULTILINE)}
             for name in services},
-        operator_paths=set(re.findall(r'resource\("(/\w+)"', text("shared/src/web/ops.rs"))),
+        operator_paths=set(re.findall(r'get_only\("(/\w+)"', text("shared/src/web/ops.rs"))),
         error_page=one(r'const PATH: &str = "([^"]+)"', "shared/src/web/gateway_errors.rs"),
         key_set=one(r'const KEY_SET: &str = "([^"]+)"', "shared/src/auth/token.rs"),
         gateway={**manifests_network.figures_in(text("manifests/gateway/microblog.yml") + text("manifests/gateway/traefik.yml")),

@@ -85,7 +85,7 @@ impl Ports {
 pub struct Process {
     pub readiness: Readiness,
     pub tasks: Tasks,
-    /// Fires when the process is asked to stop: each answer is the last of its connection.
+    /// Fires when the process begins to end: each answer is the last of its connection.
     pub draining: CancellationToken,
     /// Fires when no more requests are taken: what would go on for ever ends.
     pub drained: CancellationToken,

@@ -52,20 +52,11 @@ async fn key_set(keys: Data<JwkSet>) -> HttpResponse {
 
 #[cfg(test)]
 mod tests {
-    use shared::web::routes::{self, Service};
-
-    use super::*;
+    use shared::web::routes::Service;
+    use shared::web::routing::assert_complete;
 
     #[test]
     fn the_endpoints_are_the_routes_of_the_table() {
-        let endpoints = endpoints();
-        let mut served: Vec<_> = endpoints
-            .iter()
-            .map(|(m, path, _)| (m.as_str(), *path))
-            .collect();
-        let mut listed: Vec<_> = routes::of(Service::Command).collect();
-        served.sort_unstable();
-        listed.sort_unstable();
-        assert_eq!(served, listed);
+        assert_complete(Service::Command, &super::endpoints());
     }
 }

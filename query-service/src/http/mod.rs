@@ -210,17 +210,10 @@ async fn relationship(request: ReadRequest<UserId>, id: Path<UserId>) -> Respons
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared::web::routing::assert_complete;
 
     #[test]
     fn the_endpoints_are_the_routes_of_the_table() {
-        let endpoints = endpoints();
-        let mut served: Vec<_> = endpoints
-            .iter()
-            .map(|(m, path, _)| (m.as_str(), *path))
-            .collect();
-        let mut listed: Vec<_> = routes::of(Service::Query).collect();
-        served.sort_unstable();
-        listed.sort_unstable();
-        assert_eq!(served, listed);
+        assert_complete(Service::Query, &endpoints());
     }
 }

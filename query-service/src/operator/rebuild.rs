@@ -345,6 +345,8 @@ impl Rebuild {
             if !self.catalog.has(new.generation()).await? {
                 return Err(RebuildError::Dropped);
             }
+            // Another fold moves it, and tells nobody here; the stream's end, the turn and the
+            // generation may change meanwhile as well.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -402,6 +404,7 @@ async fn both_have(
             );
             return Ok(true);
         }
+        // That nothing moves is seen only by looking again.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

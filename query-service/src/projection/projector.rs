@@ -22,8 +22,6 @@ use crate::views::writer::ViewWriter;
 
 /// How long a partition is held without being renewed.
 const LEASE: Duration = Duration::from_secs(3);
-/// What a lease is called, before the partition's number.
-const NAMED: &str = "partition-";
 /// How soon a lease that was released is noticed. Whoever waits for a write that was accepted
 /// meanwhile waits for this too, and only for a second in all.
 const LOOK: Duration = Duration::from_millis(250);
@@ -65,7 +63,7 @@ impl Projector {
     ) {
         while !stopped_while(stop, tokio::time::sleep(LOOK)).await {
             let leases = self.views.generation().leases();
-            let asked = tasks.ask(async move { free_leases(&leases, NAMED).await });
+            let asked = tasks.ask(async move { free_leases(&leases).await });
             let answer = tokio::select! {
                 answer = asked => answer,
                 () = stop.cancelled() => return,
@@ -74,7 +72,8 @@ impl Projector {
             let free = answer.ok().and_then(Result::ok).unwrap_or_default();
             for name in free {
                 if let Some(partition) = told.get(&name) {
-                    partition.notify_one();
+                    // Not for later: what a process has let go itself it leaves to its backoff.
+                    partition.notify_waiters();
                 }
             }
         }
@@ -186,7 +185,7 @@ impl Projector {
 }
 
 fn lease_of(partition: Partition) -> String {
-    format!("{NAMED}{}", partition.0)
+    format!("partition-{}", partition.0)
 }
 
 async fn release(partition: Partition, lease: &Lease, held: HeldLease) {

@@ -22,19 +22,17 @@ pub struct Lease {
     length: Duration,
 }
 
-/// The names of the leases that can be taken, of those that begin like that: one question for all.
-pub async fn free_leases(
-    leases: &Collection<Document>,
-    prefix: &str,
-) -> mongodb::error::Result<Vec<String>> {
-    let free = doc! {
-        "_id": { "$regex": format!("^{prefix}") },
-        "$expr": { "$lte": ["$expires_at", "$$NOW"] },
-    };
-    let found = leases.find(free).projection(doc! { "_id": 1 }).await?;
+/// The names of those leases of a collection that nobody holds: one question for all.
+pub async fn free_leases(leases: &Collection<Document>) -> mongodb::error::Result<Vec<String>> {
+    let found = leases.find(expired()).projection(doc! { "_id": 1 }).await?;
     let found: Vec<Document> = found.try_collect().await?;
     let names = found.iter().filter_map(|lease| lease.get_str("_id").ok());
     Ok(names.map(str::to_owned).collect())
+}
+
+/// What is true of a lease that nobody holds.
+fn expired() -> Document {
+    doc! { "$expr": { "$lte": ["$expires_at", "$$NOW"] } }
 }
 
 /// A lease that was held when the database answered. Epochs grow with every new holder.
@@ -64,7 +62,7 @@ impl Lease {
         let ours = doc! { "$eq": ["$holder", self.holder.as_str()] };
         let free = doc! { "$or": [
             { "holder": self.holder.as_str() },
-            { "$expr": { "$lte": ["$expires_at", "$$NOW"] } },
+            expired(),
         ] };
         // A new holder gets a new epoch; one that comes back keeps its own.
         let take = doc! { "$set": {

@@ -29,17 +29,9 @@ crate::metric_rows! {
 
 #[cfg(test)]
 mod tests {
-    use super::ROWS;
-    use crate::runtime::metric_table::lines_missing_in;
-
     #[test]
     fn the_document_has_every_row_as_it_is_here() {
         let docs = include_str!("../../../docs/metrics.md");
-        let missing = lines_missing_in(docs, ROWS);
-        assert!(
-            missing.is_empty(),
-            "docs/metrics.md lacks\n{}",
-            missing.join("\n")
-        );
+        crate::runtime::metric_table::assert_documented(docs, super::ROWS);
     }
 }

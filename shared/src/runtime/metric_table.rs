@@ -12,25 +12,6 @@ use metrics::{Key, KeyName, Label as KeyLabel, Level, Metadata, SharedString, Un
 pub const LATENCIES: &[f64] = &[
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-/// Durations in seconds of what goes through the log, the stream and the fold, and may wait for an
-/// engine.
-pub const DELAYS: &[f64] = &[
-    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0,
-];
-/// How many of something, from one to all that are followed by a celebrity.
-pub const SIZES: &[f64] = &[
-    0.0,
-    1.0,
-    10.0,
-    50.0,
-    100.0,
-    500.0,
-    1_000.0,
-    5_000.0,
-    10_000.0,
-    100_000.0,
-    1_000_000.0,
-];
 
 /// The route of a request that no route matches: one series, whatever the path.
 pub const UNMATCHED: &str = "unmatched";
@@ -212,13 +193,20 @@ impl Row {
     }
 }
 
-/// The lines of rows that `docs` should have, and has not. For tests: `docs/metrics.md` is the
-/// table for people.
-pub fn lines_missing_in(docs: &str, rows: &[&Row]) -> Vec<String> {
+/// For tests: `docs`, which is `docs/metrics.md`, is the table for people.
+///
+/// # Panics
+/// A row's line is not in it as the row says it.
+pub fn assert_documented(docs: &str, rows: &[&Row]) {
     let lines = rows.iter().map(|row| row.line());
-    lines
+    let missing: Vec<String> = lines
         .filter(|line| !docs.lines().any(|told| told == line))
-        .collect()
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "docs/metrics.md lacks\n{}",
+        missing.join("\n")
+    );
 }
 
 macro_rules! kinds {

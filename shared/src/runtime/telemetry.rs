@@ -10,15 +10,10 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::runtime::metric_rows;
 use crate::runtime::metric_table::Row;
-use crate::runtime::settings::LogFormat;
+use crate::runtime::settings::{LogFormat, VERSION};
 
-/// Of the workspace: all crates have the same.
-pub const VERSION: &str = match option_env!("CARGO_PKG_VERSION") {
-    Some(version) => version,
-    None => "unknown",
-};
 /// The commit that was built, where the build was told.
-pub const REVISION: &str = match option_env!("MICROBLOG_REVISION") {
+const REVISION: &str = match option_env!("MICROBLOG_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };

@@ -15,7 +15,7 @@ use actix_web::rt::net::TcpStream;
 use ipnet::IpNet;
 use socket2::SockRef;
 
-use super::rate_limit::customer;
+use super::rate_limit::{customer, is_trusted};
 use crate::runtime::settings::Settings;
 
 /// Of the connections of all workers: 4 addresses are needed for those of two.
@@ -62,11 +62,7 @@ impl Connections {
         // One without a peer has ended already.
         let Ok(peer) = stream.peer_addr() else { return };
         let address = peer.ip().to_canonical();
-        if self
-            .trusted
-            .iter()
-            .any(|network| network.contains(&address))
-        {
+        if is_trusted(&self.trusted, address) {
             return;
         }
         if let Some(open) = self.open(customer(address)) {

@@ -13,7 +13,7 @@ use actix_web::web::{self, Path};
 use actix_web::{Resource, ResponseError};
 
 use super::problem::{Code, Problem};
-use super::routing::resource;
+use super::routing::get_only;
 
 const PATH: &str = "/gateway/errors/{status}";
 
@@ -26,7 +26,7 @@ pub fn is_page(method: &Method, path: &str) -> bool {
 }
 
 pub fn page() -> Resource {
-    resource(PATH, [(Method::GET, web::to(show))])
+    get_only(PATH, web::to(show))
 }
 
 async fn show(status: Path<String>) -> actix_web::HttpResponse {

@@ -73,7 +73,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The outermost middleware. Labels: `route` (the pattern), `method`, `status`: closed sets.
+/// Middleware, outside of all that may refuse a request. Labels: `route` (the pattern), `method`, `status`: closed sets.
 pub async fn request_telemetry(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
@@ -118,7 +118,7 @@ pub async fn request_telemetry(
     }))
 }
 
-/// Fires when the process is asked to stop.
+/// Fires when the process begins to end.
 #[derive(Clone, Debug)]
 pub struct Draining(pub CancellationToken);
 
@@ -177,7 +177,7 @@ mod tests {
     use actix_web::{App, HttpResponse, test, web};
 
     use super::*;
-    use crate::web::routing::resource;
+    use crate::web::routing::get_only;
 
     #[actix_web::test]
     async fn what_answers_get_answers_head_and_waits_for_no_stream() {
@@ -188,8 +188,8 @@ mod tests {
         };
         let app = App::new()
             .wrap(from_fn(request_telemetry))
-            .service(resource("/whole", [(Method::GET, web::to(whole))]))
-            .service(resource("/endless", [(Method::GET, web::to(endless))]));
+            .service(get_only("/whole", web::to(whole)))
+            .service(get_only("/endless", web::to(endless)));
         let app = test::init_service(app).await;
         let call = async |method: Method, path| {
             let request = test::TestRequest::with_uri(path).method(method);

@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use actix_web::http::Method;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::json;
 
 use crate::runtime::tasks::Tasks;
 use crate::runtime::telemetry::{self, Measured};
 use crate::web::middleware;
-use crate::web::routing::{no_such_path, resource};
+use crate::web::routing::{get_only, no_such_path};
 
 /// Whether a process is ready: every condition must hold. Beside the conditions it keeps what is
 /// degraded: background work that stands still while the process still answers requests.
@@ -94,9 +93,9 @@ impl OpsServer {
             App::new()
                 .app_data(web::Data::new(readiness.clone()))
                 .app_data(web::Data::new(metrics.clone()))
-                .service(resource("/livez", [(Method::GET, web::to(live))]))
-                .service(resource("/readyz", [(Method::GET, web::to(ready))]))
-                .service(resource("/metrics", [(Method::GET, web::to(render))]))
+                .service(get_only("/livez", web::to(live)))
+                .service(get_only("/readyz", web::to(ready)))
+                .service(get_only("/metrics", web::to(render)))
                 .default_service(web::to(no_such_path))
         });
         let server = server.workers(1).disable_signals().listen(listener)?.run();

@@ -102,9 +102,7 @@ impl IpRateLimiter {
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted
-            .iter()
-            .any(|network| network.contains(&address))
+        is_trusted(&self.trusted, address)
     }
 
     /// Takes one request from the address's bucket if there is one in it.
@@ -204,6 +202,11 @@ fn add_item(headers: &mut HeaderMap, name: HeaderName, item: &str) {
     if let Ok(value) = HeaderValue::from_str(&list) {
         headers.insert(name, value);
     }
+}
+
+/// Whether what comes from this address is from a trusted proxy.
+pub(super) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+    trusted.iter().any(|network| network.contains(&address))
 }
 
 /// The addresses that are counted together: an IPv4 address, or an IPv6 /64.

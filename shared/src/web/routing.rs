@@ -8,7 +8,7 @@ use actix_web::web::ServiceConfig;
 use actix_web::{HttpRequest, HttpResponse, Resource, ResponseError, Route, guard, web};
 
 use crate::web::problem::{Code, Problem};
-use crate::web::routes;
+use crate::web::routes::{self, Service};
 
 /// The largest request body, in bytes.
 pub const MAX_BODY: usize = 16 * 1024;
@@ -18,7 +18,7 @@ pub type Endpoint = (Method, &'static str, Route);
 
 /// Serves a service's endpoints, and answers every other method of every path that either service
 /// has with 405, and all other paths with 404. The endpoints must be what [`routes::ROUTES`] says
-/// that the service has: what stands there alone is not served, what does not is not found.
+/// that the service has: what stands there alone is not served, and a path that does not is not found.
 pub fn serve_routes(config: &mut ServiceConfig, mut endpoints: Vec<Endpoint>) {
     config.app_data(path_config());
     for path in routes::paths() {
@@ -29,16 +29,28 @@ pub fn serve_routes(config: &mut ServiceConfig, mut endpoints: Vec<Endpoint>) {
     config.default_service(web::to(no_such_path));
 }
 
-/// A resource that answers any other method with 405 and `Allow`.
-pub fn resource<const N: usize>(path: &str, routes: [(Method, Route); N]) -> Resource {
-    let methods = routes.iter().map(|(method, _)| match *method {
-        Method::GET => "GET, HEAD",
-        _ => method.as_str(),
-    });
-    let allow = methods.collect::<Vec<_>>().join(", ");
-    allowing(path, allow, routes)
+/// For tests of the services.
+///
+/// # Panics
+/// The endpoints are not those that [`routes::ROUTES`] says the service has.
+pub fn assert_complete(service: Service, endpoints: &[Endpoint]) {
+    let mut served: Vec<_> = endpoints
+        .iter()
+        .map(|(method, path, _)| (method.as_str(), *path))
+        .collect();
+    let mut listed: Vec<_> = routes::of(service).collect();
+    served.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(served, listed);
 }
 
+/// A path that answers GET, and any other method with 405 and `Allow`.
+pub fn get_only(path: &str, route: Route) -> Resource {
+    allowing(path, "GET, HEAD".to_owned(), [(Method::GET, route)])
+}
+
+/// A resource that answers any other method with 405 and `allow`.
+///
 /// What answers GET answers HEAD: the server leaves the body out.
 fn allowing(
     path: &str,

@@ -195,6 +195,7 @@ pub async fn catch_up(
             return Err(VerifyError::NotCaughtUp(patience));
         }
         last_end = end;
+        // Settled is what does not move from one look to the next.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
