@@ -23,7 +23,7 @@ from engines import (  # noqa: E402
     MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, port_number, promtool, reachable, shellcheck,
     split_address, traefik, url_host, with_node)
 from gateway import RATE_FACTOR, Gateway, Servers, check_certificate  # noqa: E402
-from supervisor import Failed, Process, Supervisor, say, supervised  # noqa: E402
+from supervisor import Failed, Process, Speech, Supervisor, say, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,6 +69,7 @@ def run_with(supervisor: Supervisor, data: Path) -> int:
     mongodb = find_mongodb_for(supervisor, data) if own_mongodb else None
     nats = Nats.find(supervisor) if own_nats else None
     gateway_program = find_traefik(supervisor) if gateway else None
+    Speech.on_stderr = environment.get("LOG_FORMAT") == "json"
     say("Building the services")
     build(supervisor, "--release", "--bin", "command-service", "--bin", "query-service")
     binaries = target_directory() / "release"
@@ -155,12 +156,11 @@ def start_services(supervisor: Supervisor, environment: dict[str, str], binaries
     environment = {"JWKS_URL": f"{command_url}/.well-known/jwks.json", **environment}
     # Only the one that signs needs the key; it makes one where there is none.
     signing = {"JWT_PRIVATE_KEY_FILE": str(data / "jwt.pem"), **environment}
+    # A collector reads lines of JSON as they are.
+    labels = ("", "") if Speech.on_stderr else ("command", "query  ")
     return [
         supervisor.start(name, [str(binaries / name)], env=variables, cwd=ROOT, log=log, label=None if log else label)
-        for name, variables, label in (
-            ("command-service", signing, "command"),
-            ("query-service", environment, "query  "),
-        )
+        for name, variables, label in zip(("command-service", "query-service"), (signing, environment), labels)
     ]
 
 

@@ -38,12 +38,22 @@ class Stopped(Exception):
     """Somebody asked us to stop."""
 
 
+class Speech:
+    """Where we say things: on stdout, unless that is for lines that programs read."""
+    on_stderr = False
+
+
 def say(line: str = "") -> None:
+    """Says something to people."""
+    show(line, sys.stderr if Speech.on_stderr else sys.stdout)
+
+
+def show(line: str, file: IO) -> None:
     """Prints a line; when nobody reads any more, that is as if the terminal had been closed."""
     try:
-        print(line, flush=True)
+        print(line, flush=True, file=file)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
         os.kill(os.getpid(), signal.SIGHUP)
 
 
@@ -53,7 +63,9 @@ def note(line: str) -> None:
 
 
 class Process:
-    """A child that leads a session, with its output in a log file, on our terminal, or labelled line by line."""
+    """A child that leads a session, with its output in a log file, on our terminal, or labelled line by line.
+
+    With an empty label its lines are on our stdout as they are."""
 
     def __init__(self, name: str, argv: list[str], env: dict[str, str] | None, cwd: Path | None,
                  log: Path | None, label: str | None, stdout: IO | None):
@@ -62,7 +74,7 @@ class Process:
         output = stdout
         if log:
             output = log.open("ab")
-        elif label:
+        elif label is not None:
             output = subprocess.PIPE
         try:
             self.popen = subprocess.Popen(argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output,
@@ -72,13 +84,17 @@ class Process:
         finally:
             if log:
                 output.close()
-        if label:
+        if label is not None:
             self._pump = threading.Thread(target=self._show_output, args=(label,), daemon=True)
             self._pump.start()
 
     def _show_output(self, label: str) -> None:
         for raw in self.popen.stdout:
-            say(f"{label} | {raw.decode(errors='replace').rstrip()}")
+            line = raw.decode(errors="replace").rstrip()
+            if label:
+                say(f"{label} | {line}")
+            else:
+                show(line, sys.stdout)
 
     @property
     def pid(self) -> int:

@@ -89,7 +89,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Task(task)) => Some(task),
         None => None,
     };
-    let settings = match process::settings().await {
+    let settings = match process::settings("command-service").await {
         Ok(settings) => settings,
         Err(code) => return code,
     };

@@ -23,7 +23,10 @@ const COMMANDS_KNOWN: Values = Values::Listed(&[
 metric_rows! {
     COMMANDS: Counter "command_service_commands_total" "commands"
         ["command": COMMANDS_KNOWN, "outcome": Values::Listed(&["accepted", "rejected", "refused", "failed"])]
-        "Commands by outcome. rejected: the caller has to change something; refused: overload or an open circuit.";
+        "Commands by outcome. rejected: the caller has to change something, what the request says or what they want; refused: overload or an open circuit.";
+    QUOTA_REFUSALS: Counter "command_service_quota_refusals_total" "commands"
+        ["limit": Values::Listed(&["posts", "edits", "logins"])]
+        "Commands that were refused because their caller has used a limit up; they count as rejected, too.";
     RELAY_ACTIVE: Gauge "relay_active" "1 or 0" []
         "1 while this process has the relay's lease and publishes.";
     RELAY_LAG: Gauge "relay_lag_seconds" "seconds" []
@@ -31,7 +34,7 @@ metric_rows! {
     RELAY_PUBLISHED: Counter "relay_published_total" "events" []
         "Events put on the stream.";
     RELAY_FAILURES: Counter "relay_failures_total" "attempts" []
-        "Attempts that ended in an error; after each, the relay begins again at the stream's last message.";
+        "Attempts that ended in an error; after each, the relay begins again at the stream's last message. A connection that changes is none.";
     RELAY_REFUSALS: Counter "relay_refusals_total" "batches" []
         "Of these, batches that the fence refused.";
     RELAY_SCANS: Counter "relay_scans_total" "scans" []

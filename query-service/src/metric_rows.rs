@@ -1,7 +1,7 @@
 //! The metrics of this service: a part of the table in `shared`, which has those of both services.
 
 use shared::metric_rows;
-use shared::runtime::metric_table::Values;
+use shared::runtime::metric_table::{DELAYS, SIZES, Values};
 
 const PARTITIONS: Values = Values::Partitions;
 const CACHES: Values = Values::Listed(&[
@@ -21,7 +21,19 @@ metric_rows! {
     FOLD_LAG_MESSAGES: Gauge "query_service_fold_lag_messages" "messages" ["partition": PARTITIONS]
         "How far the views that readers see are behind the stream's end, as of the last look.";
     FOLD_LAG_SECONDS: Gauge "query_service_fold_lag_seconds" "seconds" ["partition": PARTITIONS]
-        "For how long the views that readers see have been behind the stream's end.";
+        "For how long the views that readers see have been behind the stream's end. While that cannot be measured it grows: they are known to be complete only as of the last measurement. Each process measures all partitions: alarm on the least.";
+    FOLD_LAG_MEASURED: Gauge "query_service_fold_lag_measured_timestamp_seconds" "seconds since 1970" []
+        "When this process last measured the lag.";
+    PARTITIONS_HELD: Gauge "query_service_partitions_held" "partitions" []
+        "Partitions that this process folds, those of every generation.";
+    POST_TO_VISIBLE: Histogram(DELAYS) "query_service_post_to_visible_seconds" "seconds" []
+        "From a post's own time until a partition's readers can see it; once for each partition, when it has committed the post. What a fan-out in steps inserts is seen later.";
+    FAN_OUT: Histogram(SIZES) "query_service_fan_out_entries" "entries" []
+        "Entries inserted into the timelines of one partition for one post or repost, before those of a fan-out in steps. None: readers pull the author.";
+    PULLED: Counter "query_service_pulled_posts_total" "posts" []
+        "Posts and reposts of authors with so many followers in a partition that its readers pull them; once for each partition.";
+    DEAD_LETTERS_KEPT: Gauge "query_service_dead_letters_kept" "rows" []
+        "Dead letters that are kept of the views that readers see, a row for each message and partition: somebody has to look until there are none.";
     CHECKPOINT: Gauge "query_service_checkpoint_sequence" "a sequence" ["partition": PARTITIONS]
         "The last sequence of the stream that a partition folded here has applied.";
     MESSAGES: Counter "query_service_messages_total" "messages" ["partition": PARTITIONS]

@@ -217,7 +217,8 @@ async fn start(
         return Ok(None);
     };
     let (switch, current) = tokio::sync::watch::channel(views);
-    let folding = connections::open_views(settings, "query-service fold", FOLD_POOL).await?;
+    let folding =
+        connections::open_views_to_fold(settings, "query-service fold", FOLD_POOL).await?;
     let generations = Generations {
         catalog: Catalog::new(&folding),
         readers: database.clone(),

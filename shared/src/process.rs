@@ -34,16 +34,16 @@ pub fn arguments<A: Parser>() -> Result<A, ExitCode> {
     })
 }
 
-/// The settings of this process, after which it logs as they say.
+/// The settings of this process of `service`, after which it logs as they say.
 ///
 /// # Errors
 /// [`USAGE`], after all faults were printed.
-pub async fn settings() -> Result<Settings, ExitCode> {
+pub async fn settings(service: &str) -> Result<Settings, ExitCode> {
     let settings = Settings::from_env().await.map_err(|faults| {
         eprintln!("{faults}");
         ExitCode::from(USAGE)
     })?;
-    telemetry::init_logs(settings.log_format, &settings.log_filter);
+    telemetry::init_logs(service, settings.log_format, &settings.log_filter);
     Ok(settings)
 }
 

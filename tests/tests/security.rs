@@ -14,6 +14,8 @@ mod forgeries;
 mod health;
 #[path = "security/limits.rs"]
 mod limits;
+#[path = "security/log.rs"]
+mod log;
 #[path = "security/matrix.rs"]
 mod matrix;
 #[path = "security/methods.rs"]
@@ -24,6 +26,7 @@ mod routes;
 mod settings;
 
 use std::path::Path;
+use std::time::Instant;
 
 use clients::{Clients, People};
 use system_tests::world::World;
@@ -46,6 +49,7 @@ async fn nobody_gets_in() {
         // The query service fetches the keys from this machine all the same.
         ("HTTP_PROXY", "http://127.0.0.1:1"),
         ("POST_QUOTA", "300"),
+        ("LOG_FORMAT", "json"),
     ])
     .await;
     let clients = Clients::of(&world);
@@ -55,7 +59,10 @@ async fn nobody_gets_in() {
     health::health_says_in_one_line_whether_a_service_is_ready(&world).await;
     methods::either_service_names_the_methods_of_every_path(&clients).await;
     methods::gateways_have_problems_to_show(&world, &clients).await;
-    limits::ten_thousand_odd_requests_add_no_series(&world, &clients).await;
+    log::every_line_is_json_and_a_request_has_one(&world, &clients, &people).await;
+    let began = Instant::now();
+    let flood = limits::ten_thousand_odd_requests_add_no_series(&world, &clients).await;
+    log::a_flood_of_strangers_does_not_fill_the_log(&world, flood, began).await;
     limits::promtool_finds_no_fault_in_what_is_measured(&world).await;
     limits::an_unknown_account_takes_as_long_as_a_wrong_password(&clients).await;
     limits::both_services_limit_addresses_and_know_origins(&clients).await;

@@ -1,5 +1,6 @@
 //! What the use cases share: the store, caches, limits, and how a command is carried out.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::domain::post::Post;
 use crate::domain::text::Password;
 use crate::domain::user::User;
 use crate::keys::Signer;
-use crate::metric_rows::COMMANDS;
+use crate::metric_rows::{COMMANDS, QUOTA_REFUSALS};
 
 /// How long a status may be believed without looking.
 pub(super) const STATUS_TTL: Duration = Duration::from_secs(1);
@@ -70,6 +71,26 @@ pub struct Parts {
 tokio::task_local! {
     /// The W3C `traceparent` of the command that this task carries out.
     static TRACE: Option<String>;
+    /// Whether the request at work has become a command, which counts by itself.
+    static COUNTED: Cell<bool>;
+}
+
+/// Serves a request, and counts what was rejected before it became a command: a body that cannot be
+/// read, a field that is not valid, a caller whom nobody knows.
+pub async fn counting_rejections<T, E>(
+    command: &'static str,
+    serve: impl Future<Output = Result<T, E>>,
+    is_rejected: impl FnOnce(&T) -> bool,
+) -> Result<T, E> {
+    COUNTED
+        .scope(Cell::new(false), async {
+            let answer = serve.await?;
+            if !COUNTED.with(Cell::get) && is_rejected(&answer) {
+                COMMANDS.of([command, "rejected"]).increment(1);
+            }
+            Ok(answer)
+        })
+        .await
 }
 
 /// The trace of the command at work; none outside one.
@@ -116,7 +137,12 @@ impl App {
         T: Send + 'static,
         W: Future<Output = Result<T, CommandError>> + Send + 'static,
     {
+        // Outside a request there is nobody to tell.
+        let _ = COUNTED.try_with(|counted| counted.set(true));
         let result = self.run_detached(trace, work(self.clone())).await;
+        if let Err(CommandError::LimitReached(limit)) = &result {
+            QUOTA_REFUSALS.of([limit.name()]).increment(1);
+        }
         let outcome = match &result {
             Ok(_) => "accepted",
             Err(error) if error.is_rejection() => "rejected",

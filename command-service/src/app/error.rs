@@ -72,6 +72,16 @@ pub enum Limit {
     },
 }
 
+impl Limit {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quota(allowance) => allowance.of.name(),
+            Self::Logins { .. } => "logins",
+        }
+    }
+}
+
 /// Why the command may be sent again later.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {

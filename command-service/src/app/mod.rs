@@ -35,7 +35,7 @@ mod sign_in;
 mod tests;
 mod token;
 
-pub use context::{App, DEADLINE, Parts};
+pub use context::{App, DEADLINE, Parts, counting_rejections};
 pub use create_post::{Created, NewPost};
 pub use edit_profile::Edited;
 pub use error::CommandError;

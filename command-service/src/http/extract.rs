@@ -13,6 +13,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use serde::de::DeserializeOwned;
 use shared::auth::token::{TokenError, TokenVerifier};
 use shared::contract::ids::UserId;
+use shared::web::access_log;
 use shared::web::problem::{Code, Problem};
 use shared::web::rate_limit::IpRateLimiter;
 use shared::web::routing::{MAX_BODY, bearer};
@@ -40,7 +41,9 @@ impl FromRequest for Caller {
                 let detail = "send an access token: Authorization: Bearer …";
                 return Err(Problem::new(Code::Unauthorized, detail));
             };
-            verifier.verify(&token).await.map(Self).map_err(refused)
+            let user = verifier.verify(&token).await.map_err(refused)?;
+            access_log::acts(user);
+            Ok(Self(user))
         })
     }
 }

@@ -7,13 +7,18 @@ mod posts;
 mod responses;
 mod users;
 
-use actix_web::HttpResponse;
+use actix_web::body::BoxBody;
+use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
+use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{Data, ServiceConfig, to};
+use actix_web::{HttpResponse, Route};
 use jsonwebtoken::jwk::JwkSet;
 use shared::auth::token::KEY_SET;
 use shared::web::routing::{Endpoint, serve_routes};
+
+use crate::app::counting_rejections;
 
 pub fn configure(config: &mut ServiceConfig) {
     serve_routes(config, endpoints());
@@ -24,21 +29,85 @@ fn endpoints() -> Vec<Endpoint> {
     const DELETE: Method = Method::DELETE;
     vec![
         (Method::GET, KEY_SET, to(key_set)),
-        (POST, "/api/v1/auth/login", to(auth::sign_in)),
-        (POST, "/api/v1/auth/refresh", to(auth::refresh)),
-        (POST, "/api/v1/auth/logout", to(auth::sign_out)),
-        (POST, "/api/v1/users", to(users::register)),
-        (Method::PATCH, "/api/v1/users/me", to(users::edit_profile)),
-        (DELETE, "/api/v1/users/me", to(users::deactivate)),
-        (POST, "/api/v1/users/{id}/follow", to(users::follow)),
-        (DELETE, "/api/v1/users/{id}/follow", to(users::unfollow)),
-        (POST, "/api/v1/posts", to(posts::create)),
-        (DELETE, "/api/v1/posts/{id}", to(posts::delete)),
-        (POST, "/api/v1/posts/{id}/like", to(posts::like)),
-        (DELETE, "/api/v1/posts/{id}/like", to(posts::unlike)),
-        (POST, "/api/v1/posts/{id}/repost", to(posts::repost)),
-        (DELETE, "/api/v1/posts/{id}/repost", to(posts::unrepost)),
+        (
+            POST,
+            "/api/v1/auth/login",
+            command("sign_in", to(auth::sign_in)),
+        ),
+        (
+            POST,
+            "/api/v1/auth/refresh",
+            command("refresh", to(auth::refresh)),
+        ),
+        (
+            POST,
+            "/api/v1/auth/logout",
+            command("sign_out", to(auth::sign_out)),
+        ),
+        (
+            POST,
+            "/api/v1/users",
+            command("register", to(users::register)),
+        ),
+        (
+            Method::PATCH,
+            "/api/v1/users/me",
+            command("edit_profile", to(users::edit_profile)),
+        ),
+        (
+            DELETE,
+            "/api/v1/users/me",
+            command("deactivate", to(users::deactivate)),
+        ),
+        (
+            POST,
+            "/api/v1/users/{id}/follow",
+            command("follow", to(users::follow)),
+        ),
+        (
+            DELETE,
+            "/api/v1/users/{id}/follow",
+            command("unfollow", to(users::unfollow)),
+        ),
+        (
+            POST,
+            "/api/v1/posts",
+            command("create_post", to(posts::create)),
+        ),
+        (
+            DELETE,
+            "/api/v1/posts/{id}",
+            command("delete_post", to(posts::delete)),
+        ),
+        (
+            POST,
+            "/api/v1/posts/{id}/like",
+            command("like", to(posts::like)),
+        ),
+        (
+            DELETE,
+            "/api/v1/posts/{id}/like",
+            command("unlike", to(posts::unlike)),
+        ),
+        (
+            POST,
+            "/api/v1/posts/{id}/repost",
+            command("repost", to(posts::repost)),
+        ),
+        (
+            DELETE,
+            "/api/v1/posts/{id}/repost",
+            command("unrepost", to(posts::unrepost)),
+        ),
     ]
+}
+
+/// A route whose requests are commands of this name: what never becomes one is counted, too.
+fn command(name: &'static str, route: Route) -> Route {
+    route.wrap(from_fn(move |request, next: Next<BoxBody>| async move {
+        let is_rejected = |answer: &ServiceResponse<BoxBody>| answer.status().is_client_error();
+        counting_rejections(name, next.call(request), is_rejected).await
+    }))
 }
 
 /// Anybody may have the keys, and keep them for a while.

@@ -12,7 +12,7 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::{self, ErrorCode};
 use shared::connections::{self, Nats};
 use shared::contract::event_stream::StreamError;
-use shared::resilience;
+use shared::resilience::{self, NotUsed};
 use shared::runtime::error_chain::Chain;
 use shared::web::ops::Readiness;
 use tokio::time::{Duration, Instant};
@@ -131,6 +131,18 @@ impl Health {
         }
     }
 
+    /// Shows the kind in metrics. That there is no connection, the connection says.
+    fn show(kind: Kind) {
+        let why = match kind {
+            Kind::NotConnected => return,
+            Kind::JetStreamOff => NotUsed::JetStreamOff,
+            Kind::NoRoom => NotUsed::NoRoom,
+            Kind::Failing => NotUsed::Failing,
+            Kind::Refused => NotUsed::WrongStream,
+        };
+        resilience::report_why(connections::NATS, Some(why));
+    }
+
     fn report(&self, trouble: &mut Trouble) {
         let says = &trouble.says;
         match trouble.kind {
@@ -140,6 +152,7 @@ impl Health {
                 }
                 self.readiness.degrade(DEGRADED, None);
                 self.readiness.set(READY, Err(says.clone()));
+                Self::show(trouble.kind);
                 (trouble.reported, trouble.shown) = (true, true);
                 return;
             }
@@ -156,6 +169,7 @@ impl Health {
                 resilience::report_circuit(connections::NATS, true);
             }
         }
+        Self::show(trouble.kind);
         self.readiness.degrade(DEGRADED, Some(says.clone()));
         (trouble.reported, trouble.shown) = (true, true);
     }
@@ -188,6 +202,7 @@ impl Health {
             }
             Kind::NotConnected | Kind::Refused => (),
         }
+        resilience::report_why(connections::NATS, None);
         self.readiness.degrade(DEGRADED, None);
         self.readiness.set(READY, Ok(()));
         info!(

@@ -156,7 +156,10 @@ impl Relay {
         backoff: &mut Backoff,
         stop: &CancellationToken,
     ) {
-        RELAY_FAILURES.only().increment(1);
+        let is_change = matches!(error, RelayError::ConnectionChanged);
+        if !is_change {
+            RELAY_FAILURES.only().increment(1);
+        }
         if error.is_refusal() {
             RELAY_REFUSALS.only().increment(1);
         }
@@ -168,7 +171,7 @@ impl Relay {
         let end = self.state.stream_end.load(Ordering::Relaxed);
         self.health.failed(error, &self.nats, end);
         let says = Chain(error).to_string();
-        if matches!(error, RelayError::ConnectionChanged) {
+        if is_change {
             info!("relay: the connection to the broker changed; begins anew at the stream's tail");
         } else if *said == says || self.health.kind().is_some() {
             debug!(error = %says, "relay: begins anew at the stream's tail");

@@ -55,6 +55,7 @@ impl World {
     pub(crate) async fn on(test: &str, nats_url: &str) -> Self {
         if let Ok(filter) = std::env::var("RUST_LOG") {
             shared::runtime::telemetry::init_logs(
+                "command-service",
                 shared::runtime::settings::LogFormat::Pretty,
                 &filter,
             );

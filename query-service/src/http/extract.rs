@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use shared::auth::token::{TokenError, TokenVerifier};
 use shared::contract::consistency::{self, ConsistencyToken};
 use shared::contract::ids::UserId;
+use shared::web::access_log;
 use shared::web::problem::{Code, Problem};
 use shared::web::rate_limit::IpRateLimiter;
 use shared::web::routing::{bad_query, bearer};
@@ -96,7 +97,10 @@ async fn authenticated(request: &HttpRequest) -> Result<Option<UserId>, Problem>
     };
     let verifier: Data<TokenVerifier> = provided(request)?;
     match verifier.verify(token).await {
-        Ok(user) => Ok(Some(user)),
+        Ok(user) => {
+            access_log::acts(user);
+            Ok(Some(user))
+        }
         Err(TokenError::Invalid) => Err(invalid_token()),
         Err(error @ TokenError::NoKeys) => Err(Problem::new(Code::Unavailable, error.to_string())),
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use shared::contract::events::{Event, Payload};
 use shared::contract::ids::UserId;
 use shared::contract::partition::Partition;
+use shared::contract::time::Timestamp;
 
 use super::inactive_readers::InactiveReaders;
 use super::memory::Memory;
@@ -58,6 +59,8 @@ pub struct Batch {
     pub pulled: Vec<(UserId, u64)>,
     /// Readers who have registered, and have no entries before this batch.
     pub new_readers: Vec<UserId>,
+    /// When its posts were written.
+    pub posted: Vec<Timestamp>,
     /// Messages that were not understood; their rows are among the changes.
     pub letters: Vec<DeadLetter>,
     /// Edges of this batch by followee: on top of what the views hold.

@@ -1,25 +1,51 @@
 //! How far the fold is behind the stream: for readiness and for metrics.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
 use shared::connections::Nats;
 use shared::contract::event_stream::StreamNames;
+use shared::contract::time::{Clock, SystemClock};
 use shared::web::ops::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use super::stream_check::{StreamCheck, Teller};
 use super::stream_ends::StreamEnds;
-use crate::metric_rows::{FOLD_LAG_MESSAGES, FOLD_LAG_SECONDS};
+use crate::metric_rows::{
+    DEAD_LETTERS_KEPT, FOLD_LAG_MEASURED, FOLD_LAG_MESSAGES, FOLD_LAG_SECONDS,
+};
 use crate::reads::model::CurrentViews;
+use crate::views::generation::Generation;
 
 const EVERY: Duration = Duration::from_millis(250);
+/// How often dead letters are counted.
+const COUNT: Duration = Duration::from_secs(10);
 /// How often to look whether the stream holds this log.
 const JUDGE: Duration = Duration::from_secs(1);
 /// A start is ready when the fold is at most this far behind.
 const NEAR: Duration = Duration::from_secs(5);
 
 pub const CAUGHT_UP: &str = "the fold has caught up";
+
+/// The lag of each partition as of the last measurement. Since then it may be longer by as much as
+/// has passed: an alarm must not sleep because what it watches cannot be seen.
+struct Lag {
+    measured: Instant,
+    behind: Vec<Duration>,
+}
+
+impl Lag {
+    fn tell(&self) {
+        let unknown = self.measured.elapsed();
+        for (partition, behind) in self.behind.iter().enumerate() {
+            let lag = *behind + unknown;
+            FOLD_LAG_SECONDS
+                .of([partition.to_string()])
+                .set(lag.as_secs_f64());
+        }
+    }
+}
 
 /// Compares checkpoints with the stream's end, and the stream's log with ours where `check` is
 /// given. Once caught up, a later lag is for the metrics:
@@ -32,51 +58,107 @@ pub async fn run(
     readiness: Readiness,
     stop: CancellationToken,
 ) {
-    let (mut teller, mut judged) = (Teller::default(), None::<Instant>);
-    let (mut ends, mut caught_up) = (StreamEnds::default(), false);
-    loop {
-        let views = views.borrow().generation().clone();
-        let stream = stream(&nats, &names).await;
-        if let (Some(stream), Some(check)) = (&stream, &check)
-            && judged.is_none_or(|at| at.elapsed() >= JUDGE)
-        {
-            teller.look(check, &names, &views, stream, &readiness).await;
-            judged = Some(Instant::now());
-        }
-        if let Some(stream) = stream
-            && let end = stream.cached_info().state.last_sequence
-            && let Ok(checkpoints) = views.checkpoints().await
-        {
-            let now = Instant::now();
-            ends.observe(now, end);
-            let near = ends.end_before(now, NEAR);
-            let mut folded_by_all = end;
-            let mut all_near = true;
-            for partition in views.partitions.all() {
-                let seq = checkpoints
-                    .iter()
-                    .find(|(at, _)| *at == partition)
-                    .map_or(0, |(_, at)| at.seq);
-                all_near &= seq >= near;
-                folded_by_all = folded_by_all.min(seq);
-                let lag = ends
-                    .behind_since(seq)
-                    .map_or(0.0, |since| (now - since).as_secs_f64());
-                let label = partition.0.to_string();
-                FOLD_LAG_MESSAGES
-                    .of([label.clone()])
-                    .set(end.saturating_sub(seq) as f64);
-                FOLD_LAG_SECONDS.of([label]).set(lag);
+    let mut lag = Lag {
+        measured: Instant::now(),
+        behind: vec![Duration::ZERO; usize::from(views.borrow().partitions().count())],
+    };
+    let mut monitor = Monitor {
+        views,
+        nats,
+        names,
+        check,
+        readiness,
+        teller: Teller::default(),
+        judged: None,
+        counted: None,
+        ends: StreamEnds::default(),
+        caught_up: false,
+    };
+    while !stop.is_cancelled() {
+        // An engine that is away answers late, and a call of the driver is never dropped.
+        let mut look = pin!(monitor.look());
+        let found = loop {
+            tokio::select! {
+                found = &mut look => break found,
+                () = tokio::time::sleep(EVERY) => lag.tell(),
             }
-            ends.forget(folded_by_all, now, NEAR);
-            if all_near && !caught_up {
-                caught_up = true;
-                readiness.set(CAUGHT_UP, Ok(()));
-            }
+        };
+        if let Some(behind) = found {
+            lag = Lag {
+                measured: Instant::now(),
+                behind,
+            };
+            let now = SystemClock.now().millis();
+            FOLD_LAG_MEASURED.only().set(now as f64 / 1_000.0);
         }
+        lag.tell();
         tokio::select! {
             () = tokio::time::sleep(EVERY) => (),
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => (),
+        }
+    }
+}
+
+struct Monitor {
+    views: CurrentViews,
+    nats: Nats,
+    names: StreamNames,
+    check: Option<StreamCheck>,
+    readiness: Readiness,
+    teller: Teller,
+    judged: Option<Instant>,
+    counted: Option<Instant>,
+    ends: StreamEnds,
+    caught_up: bool,
+}
+
+impl Monitor {
+    /// How long each partition has been behind; `None` if that cannot be found out now.
+    async fn look(&mut self) -> Option<Vec<Duration>> {
+        let views = self.views.borrow().generation().clone();
+        self.count_letters(&views).await;
+        let stream = stream(&self.nats, &self.names).await?;
+        if let Some(check) = &self.check
+            && self.judged.is_none_or(|at| at.elapsed() >= JUDGE)
+        {
+            let (names, readiness) = (&self.names, &self.readiness);
+            self.teller
+                .look(check, names, &views, &stream, readiness)
+                .await;
+            self.judged = Some(Instant::now());
+        }
+        let end = stream.cached_info().state.last_sequence;
+        let checkpoints = views.checkpoints().await.ok()?;
+        let now = Instant::now();
+        self.ends.observe(now, end);
+        let near = self.ends.end_before(now, NEAR);
+        let (mut folded_by_all, mut all_near, mut behind) = (end, true, Vec::new());
+        for partition in views.partitions.all() {
+            let at = checkpoints.iter().find(|(at, _)| *at == partition);
+            let seq = at.map_or(0, |(_, at)| at.seq);
+            all_near &= seq >= near;
+            folded_by_all = folded_by_all.min(seq);
+            let since = self.ends.behind_since(seq);
+            behind.push(since.map_or(Duration::ZERO, |since| now - since));
+            FOLD_LAG_MESSAGES
+                .of([partition.0.to_string()])
+                .set(end.saturating_sub(seq) as f64);
+        }
+        self.ends.forget(folded_by_all, now, NEAR);
+        if all_near && !self.caught_up {
+            self.caught_up = true;
+            self.readiness.set(CAUGHT_UP, Ok(()));
+        }
+        Some(behind)
+    }
+
+    /// Every process counts, so that the alarm does not depend on the one that folds.
+    async fn count_letters(&mut self, views: &Generation) {
+        if self.counted.is_none_or(|at| at.elapsed() >= COUNT) {
+            if let Ok(kept) = views.dead_letters_kept().await {
+                DEAD_LETTERS_KEPT.only().set(kept as f64);
+            }
+            self.counted = Some(Instant::now());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::connections::Nats;
 use shared::contract::events::{DecodeError, Event, Payload};
 use shared::contract::partition::Partition;
-use shared::contract::time::{Clock, SystemClock};
+use shared::contract::time::{Clock, SystemClock, Timestamp};
 use shared::resilience::lease::{HeldLease, Lease};
 use shared::resilience::{self, Backoff};
 use shared::runtime::error_chain::Chain;
@@ -20,7 +20,9 @@ use super::settings::FoldSettings;
 use super::sizes::Sizes;
 use super::stream_fault::{self, StreamFault};
 use super::stream_reader::{Content, Message, StreamReader};
-use crate::metric_rows::{CHECKPOINT, DEAD_LETTERS, MESSAGES};
+use crate::metric_rows::{
+    CHECKPOINT, DEAD_LETTERS, FAN_OUT, MESSAGES, PARTITIONS_HELD, POST_TO_VISIBLE, PULLED,
+};
 use crate::reads::model::CurrentViews;
 use crate::views::checkpoints::Checkpoint;
 use crate::views::dead_letters::DeadLetter;
@@ -62,6 +64,23 @@ pub struct PartitionWorker {
     lost: CancellationToken,
     /// The lease is renewed until this is dropped.
     _renewal: DropGuard,
+    _held: Held,
+}
+
+/// A partition that is held, as long as this lives.
+struct Held;
+
+impl Held {
+    fn begin() -> Self {
+        PARTITIONS_HELD.only().increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        PARTITIONS_HELD.only().decrement(1.0);
+    }
 }
 
 impl PartitionWorker {
@@ -112,6 +131,7 @@ impl PartitionWorker {
             stuck_since: None,
             lost,
             _renewal: renewal,
+            _held: Held::begin(),
         }))
     }
 
@@ -237,10 +257,24 @@ impl PartitionWorker {
         self.sizes.begin(&batch.new_readers);
         self.sizes.grow(&batch.entries);
         report_letters(self.writer.partition, &batch.letters);
+        self.report_visible(&batch.posted);
         let label = self.writer.partition.0.to_string();
         CHECKPOINT.of([label.clone()]).set(to.seq as f64);
         MESSAGES.of([label]).increment(folded);
         Ok(())
+    }
+
+    /// Says how old posts are that readers see from now on. In a generation that nobody is shown
+    /// they are as old as the log.
+    fn report_visible(&self, posted: &[Timestamp]) {
+        if self.writer.is_shown() {
+            let now = SystemClock.now().millis();
+            for at in posted {
+                let age = (now - at.millis()).max(0).unsigned_abs();
+                let age = Duration::from_millis(age).as_secs_f64();
+                POST_TO_VISIBLE.only().record(age);
+            }
+        }
     }
 
     async fn fold_message(
@@ -252,7 +286,24 @@ impl PartitionWorker {
             Content::Event(event) if self.is_unknown_here(event) => {
                 (Chain(&DecodeError::Kind).to_string(), false)
             }
-            Content::Event(event) => return self.fold.apply(batch, message.seq, event).await,
+            Content::Event(event) => {
+                let (entries, pulled) = (batch.entries.len(), batch.pulled.len());
+                self.fold.apply(batch, message.seq, event).await?;
+                if matches!(
+                    event.payload,
+                    Payload::PostCreated(_) | Payload::Reposted(_)
+                ) {
+                    let inserted = batch.entries.len().saturating_sub(entries);
+                    FAN_OUT.only().record(inserted as f64);
+                    PULLED
+                        .only()
+                        .increment((batch.pulled.len() - pulled) as u64);
+                }
+                if matches!(event.payload, Payload::PostCreated(_)) {
+                    batch.posted.push(event.at);
+                }
+                return Ok(());
+            }
             Content::Tick => return Ok(()),
             Content::Foreign => ("not written by the relay".to_owned(), true),
             Content::Unreadable(error) => (Chain(error).to_string(), false),

@@ -86,6 +86,12 @@ impl DeadLetter {
 }
 
 impl Generation {
+    /// How many rows of dead letters are kept; of each message one for each partition.
+    pub async fn dead_letters_kept(&self) -> Result<u64, ViewError> {
+        let rows = self.collection::<Row>(View::DeadLetters);
+        Ok(rows.count_documents(doc! {}).await?)
+    }
+
     /// The messages that could not be understood, oldest first: the first [`MOST_LISTED`] of
     /// them.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, ViewError> {

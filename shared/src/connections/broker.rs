@@ -18,12 +18,16 @@ use tracing::{debug, info, warn};
 
 use super::error::ConnectError;
 use super::refusals::{Meaning, Verdict, judge_round};
-use crate::resilience::report_circuit;
+use crate::resilience::{NotUsed, report_circuit, report_why};
+use crate::runtime::metric_rows::NATS_DISCONNECTIONS;
 use crate::runtime::settings::{NatsSettings, SignIn};
 
 /// The label of NATS in metrics.
 pub const NATS: &str = "nats";
 
+/// How often the broker is asked whether it is there. The client takes the connection for lost once
+/// two are not answered, so within three of these.
+const PING: Duration = Duration::from_secs(2);
 /// The longest wait before a server that is away is tried again.
 const AWAY: Duration = Duration::from_millis(250);
 /// The first and the longest wait before a server that refuses us is tried again: somebody has to
@@ -107,7 +111,7 @@ fn options(settings: &NatsSettings, connection: &Arc<Connection>) -> ConnectOpti
         .retry_on_initial_connect()
         .connection_timeout(Duration::from_secs(3))
         .request_timeout(Some(Duration::from_secs(5)))
-        .ping_interval(Duration::from_secs(5))
+        .ping_interval(PING)
         .require_tls(settings.requires_tls())
         .reconnect_delay_callback(move |attempt| match of_delay.upgrade() {
             Some(connection) => connection.delay(attempt),
@@ -248,12 +252,14 @@ impl Connection {
     }
 
     fn goes(&self) {
+        NATS_DISCONNECTIONS.only().increment(1);
         lock(&self.outage).get_or_insert(Outage {
             why: LOST,
             refusals: 0,
         });
         let mut outages = lock(&OUTAGES);
         outages.begins(self.id);
+        report_why(NATS, Some(NotUsed::Away));
         outages.tell(LOST, "");
         drop(outages);
         self.changed.notify_waiters();
@@ -281,6 +287,14 @@ impl Connection {
             Meaning::SignIn => self.identity,
             Meaning::Refused(why) | Meaning::Away(why) => why,
         };
+        report_why(
+            NATS,
+            Some(match verdict.meaning {
+                Meaning::SignIn => NotUsed::SignIn,
+                Meaning::Refused(_) => NotUsed::Refused,
+                Meaning::Away(_) => NotUsed::Away,
+            }),
+        );
         let mut outage = lock(&self.outage);
         let before = outage.take();
         let refusals = match verdict.meaning {
@@ -358,6 +372,7 @@ impl Outages {
         self.down.remove(&id);
         if self.down.is_empty() {
             report_circuit(NATS, false);
+            report_why(NATS, None);
             if !self.told.is_empty() {
                 self.told.clear();
                 info!("NATS: connected again");

@@ -8,14 +8,17 @@ use std::time::{Duration, Instant};
 
 use mongodb::Database;
 use mongodb::error::{Error, ErrorKind};
+use mongodb::event::EventHandler;
+use mongodb::event::cmap::CmapEvent;
 use mongodb::options::{
     Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
 use tracing::{info, warn};
 
 use super::error::ConnectError;
-use crate::resilience::{Backoff, Breaker};
-use crate::runtime::mongo_errors::reason;
+use crate::resilience::{Backoff, Breaker, NotUsed, report_why};
+use crate::runtime::metric_rows::{POOL_FAILURES, POOL_OPEN, POOL_USED, POOL_WAIT};
+use crate::runtime::mongo_errors::{is_unavailable, reason};
 use crate::runtime::settings::{Secret, Settings, database_name};
 use crate::runtime::tasks::Tasks;
 
@@ -42,6 +45,8 @@ pub struct Databases {
     pub views: Database,
 }
 
+/// The pool of the log in metrics; also of the views where they have no URI of their own.
+const LOG: &str = "log";
 /// How long a DNS that does not answer is asked for the hosts of a `mongodb+srv://` name.
 const DNS_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -74,7 +79,7 @@ pub async fn open_log(
     app_name: &str,
     pool_size: u32,
 ) -> Result<Database, ConnectError> {
-    let database = mongo(&settings.mongodb_uri, app_name, pool_size).await?;
+    let database = open(&settings.mongodb_uri, app_name, LOG, pool_size).await?;
     Ok(database.client().database(&log_database(settings)))
 }
 
@@ -87,7 +92,28 @@ pub async fn open_views(
     app_name: &str,
     pool_size: u32,
 ) -> Result<Database, ConnectError> {
-    let database = mongo(views_uri(settings), app_name, pool_size).await?;
+    open_pool_of_views(settings, app_name, "views", pool_size).await
+}
+
+/// As [`open_views`], with a pool of the fold's own: whatever reads do, it has its connections.
+///
+/// # Errors
+/// As for [`open_log`].
+pub async fn open_views_to_fold(
+    settings: &Settings,
+    app_name: &str,
+    pool_size: u32,
+) -> Result<Database, ConnectError> {
+    open_pool_of_views(settings, app_name, "fold", pool_size).await
+}
+
+async fn open_pool_of_views(
+    settings: &Settings,
+    app_name: &str,
+    pool: &'static str,
+    pool_size: u32,
+) -> Result<Database, ConnectError> {
+    let database = open(views_uri(settings), app_name, pool, pool_size).await?;
     Ok(database.client().database(&views_database(settings)))
 }
 
@@ -114,10 +140,43 @@ pub async fn open_both(
 
 /// A handle on the database that `uri` names: see [`open_log`] and [`open_views`] for ours.
 pub async fn mongo(uri: &Secret, app_name: &str, pool_size: u32) -> Result<Database, ConnectError> {
+    open(uri, app_name, LOG, pool_size).await
+}
+
+async fn open(
+    uri: &Secret,
+    app_name: &str,
+    pool: &'static str,
+    pool_size: u32,
+) -> Result<Database, ConnectError> {
     let mut options = resolved(uri).await.map_err(ConnectError::Mongo)?;
     decide(&mut options, app_name, pool_size);
+    options.cmap_event_handler = Some(EventHandler::callback(move |event| measure(pool, &event)));
     let client = mongodb::Client::with_options(options).map_err(ConnectError::Mongo)?;
     Ok(client.database(&named(uri)))
+}
+
+/// Counts what happens in a pool. A client has one for each server.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's enum is non-exhaustive"
+)]
+fn measure(pool: &'static str, event: &CmapEvent) {
+    let waited = |waited: Duration| POOL_WAIT.of([pool]).record(waited.as_secs_f64());
+    match event {
+        CmapEvent::ConnectionCreated(_) => POOL_OPEN.of([pool]).increment(1.0),
+        CmapEvent::ConnectionClosed(_) => POOL_OPEN.of([pool]).decrement(1.0),
+        CmapEvent::ConnectionCheckedOut(taken) => {
+            POOL_USED.of([pool]).increment(1.0);
+            waited(taken.duration);
+        }
+        CmapEvent::ConnectionCheckedIn(_) => POOL_USED.of([pool]).decrement(1.0),
+        CmapEvent::ConnectionCheckoutFailed(failed) => {
+            POOL_FAILURES.of([pool]).increment(1);
+            waited(failed.duration);
+        }
+        _ => (),
+    }
 }
 
 /// The options of the URI. Only a `mongodb+srv://` URI needs DNS.
@@ -177,6 +236,7 @@ impl DatabaseStatus {
 
     /// Records the outcome of the last probe, and logs it when it has changed.
     fn take(&self, outcome: Result<(), &Error>) {
+        report_why(MONGODB, outcome.err().map(not_used));
         let why = outcome.err().map(reason);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *known == why {
@@ -187,6 +247,19 @@ impl DatabaseStatus {
             (None, _) | (_, Ok(())) => info!("MongoDB answers again"),
         }
         *known = why;
+    }
+}
+
+/// What an error of the probe is in metrics.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's enum is non-exhaustive"
+)]
+fn not_used(error: &Error) -> NotUsed {
+    match error.kind.as_ref() {
+        ErrorKind::Authentication { .. } => NotUsed::SignIn,
+        _ if is_unavailable(error) => NotUsed::Away,
+        _ => NotUsed::Refused,
     }
 }
 
@@ -227,7 +300,7 @@ async fn probe(
     tasks: &Tasks,
 ) -> Result<impl Future<Output = ()> + use<>, ConnectError> {
     const CONNECTIONS: u32 = 2;
-    let database = mongo(uri, app_name, CONNECTIONS).await?;
+    let database = open(uri, app_name, "probe", CONNECTIONS).await?;
     let ping = move || {
         let (database, status) = (database.clone(), status.clone());
         async move {

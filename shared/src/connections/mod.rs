@@ -15,6 +15,6 @@ mod refusals;
 pub use broker::{NATS, Nats, nats};
 pub use database::{
     DEFAULT_DATABASE, DatabaseStatus, Databases, MONGODB, PoolSizes, log_database, mongo,
-    open_both, open_log, open_views, probe_log, probe_views, views_database,
+    open_both, open_log, open_views, open_views_to_fold, probe_log, probe_views, views_database,
 };
 pub use error::ConnectError;

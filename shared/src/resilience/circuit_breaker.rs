@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
-use crate::runtime::metric_rows::{CIRCUIT_OPEN, CIRCUIT_OPENED};
+use crate::runtime::metric_rows::{CIRCUIT_OPEN, CIRCUIT_OPENED, NOT_USED};
 use crate::runtime::tasks::Tasks;
 
 /// Between two probes while the dependency answers.
@@ -34,6 +34,57 @@ pub fn report_circuit(dependency: &'static str, open: bool) {
     CIRCUIT_OPEN
         .of([dependency])
         .set(if open { 1.0 } else { 0.0 });
+}
+
+/// Why a dependency is not used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NotUsed {
+    /// It does not answer, or the connection cannot be made.
+    Away,
+    /// It refuses our credentials.
+    SignIn,
+    /// It or we refuse: a certificate, a right.
+    Refused,
+    JetStreamOff,
+    NoRoom,
+    /// It is there and does not do what it is asked for.
+    Failing,
+    /// The stream is not this log's, or must not be used.
+    WrongStream,
+}
+
+impl NotUsed {
+    const ALL: [Self; 7] = [
+        Self::Away,
+        Self::SignIn,
+        Self::Refused,
+        Self::JetStreamOff,
+        Self::NoRoom,
+        Self::Failing,
+        Self::WrongStream,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Away => "away",
+            Self::SignIn => "sign_in",
+            Self::Refused => "refused",
+            Self::JetStreamOff => "jetstream_off",
+            Self::NoRoom => "no_room",
+            Self::Failing => "failing",
+            Self::WrongStream => "wrong_stream",
+        }
+    }
+}
+
+/// Sets the metric that says why a dependency is not used; `None`: it is.
+pub fn report_why(dependency: &'static str, why: Option<NotUsed>) {
+    for reason in NotUsed::ALL {
+        let is_it = why == Some(reason);
+        NOT_USED
+            .of([dependency, reason.name()])
+            .set(if is_it { 1.0 } else { 0.0 });
+    }
 }
 
 /// A circuit breaker: open while its dependency does not answer.

@@ -17,4 +17,4 @@ pub mod lease;
 
 pub use admission::{AdmissionControl, Limits, Permit, Rejected};
 pub use backoff::{Backoff, background, interactive};
-pub use circuit_breaker::{Breaker, report_circuit};
+pub use circuit_breaker::{Breaker, NotUsed, report_circuit, report_why};

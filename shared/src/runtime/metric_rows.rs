@@ -5,6 +5,19 @@ use super::metric_table::{LATENCIES, Values};
 const METHODS: Values = Values::Listed(&[
     "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other",
 ]);
+/// Each client of MongoDB has a pool for each server. That of the log is also that of the views where
+/// they have no URI of their own.
+const POOLS: Values = Values::Listed(&["log", "views", "fold", "probe"]);
+/// `away`: it does not answer, or the connection cannot be made.
+const REASONS: Values = Values::Listed(&[
+    "away",
+    "sign_in",
+    "refused",
+    "jetstream_off",
+    "no_room",
+    "failing",
+    "wrong_stream",
+]);
 const DEPENDENCIES: Values = Values::Listed(&["mongodb", "nats"]);
 
 crate::metric_rows! {
@@ -18,10 +31,24 @@ crate::metric_rows! {
         "Requests that are not answered yet. An open live stream is answered.";
     HTTP_ABANDONED: Counter "http_requests_abandoned_total" "requests" []
         "Requests whose client closed the connection before the answer; they have no status.";
+    LOG_LEFT_OUT: Counter "http_log_lines_left_out_total" "requests" []
+        "Requests without an account that have no line in the log, because there were too many of them.";
     CIRCUIT_OPEN: Gauge "circuit_open" "1 or 0" ["dependency": DEPENDENCIES]
         "1 while nobody is sent to the dependency: MongoDB does not answer; NATS is not connected, or takes no events.";
+    NOT_USED: Gauge "dependency_not_used" "1 or 0" ["dependency": DEPENDENCIES, "reason": REASONS]
+        "1 at the reason why the dependency is not used; the log and /readyz have the sentence. away: it does not answer, or no connection can be made; sign_in: it refuses our credentials; refused: it or we refuse, by a certificate for instance; jetstream_off, no_room, failing, wrong_stream: NATS is connected and the relay cannot use its stream.";
     CIRCUIT_OPENED: Counter "circuit_opened_total" "openings" ["dependency": Values::Listed(&["mongodb"])]
         "How often the circuit of the dependency has opened.";
+    NATS_DISCONNECTIONS: Counter "nats_disconnections_total" "disconnections" []
+        "Connections to NATS that were lost; a process has one, and a projector one more for each partition.";
+    POOL_OPEN: Gauge "mongodb_pool_connections" "connections" ["pool": POOLS]
+        "Open connections of a pool to MongoDB, used or not.";
+    POOL_USED: Gauge "mongodb_pool_connections_in_use" "connections" ["pool": POOLS]
+        "Connections of a pool that are at work.";
+    POOL_WAIT: Histogram(LATENCIES) "mongodb_pool_wait_seconds" "seconds" ["pool": POOLS]
+        "How long operations waited for a connection of a pool, those that got none included.";
+    POOL_FAILURES: Counter "mongodb_pool_checkout_failures_total" "operations" ["pool": POOLS]
+        "Operations that got no connection of a pool.";
     BUILD: Gauge "build_info" "always 1"
         ["service": Values::Build, "version": Values::Build, "revision": Values::Build]
         "Which build this process is. The revision is unknown where the build was not told (MICROBLOG_REVISION).";

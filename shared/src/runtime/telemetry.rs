@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::runtime::metric_rows;
 use crate::runtime::metric_table::Row;
@@ -27,24 +30,51 @@ const QUIET: [&str; 2] = [
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Logs to standard error, so that standard output is a command's own.
-pub fn init_logs(format: LogFormat, filter: &str) {
+/// Logs to standard error, so that standard output is a command's own. As JSON, every field stands
+/// at the top of its line, those of the request as well, so that `| json | request_id="…"` finds a
+/// request's lines.
+pub fn init_logs(service: &str, format: LogFormat, filter: &str) {
     let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     for quiet in QUIET {
         if let Ok(directive) = quiet.parse() {
             filter = filter.add_directive(directive);
         }
     }
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_span_events(FmtSpan::NONE)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
     // Tests start several services in one process: the first one's choice holds.
     let _ = match format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Pretty => builder.with_target(false).try_init(),
+        LogFormat::Json => {
+            let mut layer = json_subscriber::layer()
+                .with_current_span(false)
+                .flatten_span_list_on_top_level(true)
+                .flatten_event(true)
+                .with_writer(std::io::stderr);
+            let fields = layer.inner_layer_mut();
+            fields.add_static_field("service", service.into());
+            fields.add_static_field("instance", instance().into());
+            fields.add_static_field("version", VERSION.into());
+            tracing_subscriber::registry()
+                .with(layer.with_filter(filter))
+                .try_init()
+        }
+        LogFormat::Pretty => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_span_events(FmtSpan::NONE)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .finish()
+            .try_init(),
     };
+}
+
+/// This process among all: its host (in a container, the container) and its number there.
+fn instance() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "localhost",
+        host => host,
+    };
+    format!("{host}:{}", std::process::id())
 }
 
 /// What a service measures, beside what both do.

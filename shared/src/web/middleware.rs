@@ -4,7 +4,6 @@
 //! By hand and not by tracing-actix-web, whose spans carry what callers wrote (paths, user agents).
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use actix_web::body::{self, BodySize, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -15,11 +14,12 @@ use actix_web::web::Data;
 use actix_web::{Error, ResponseError};
 use metrics::SharedString;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, field};
 
-use crate::runtime::metric_rows::{HTTP_ABANDONED, HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_REQUESTS};
+use crate::runtime::metric_rows::{HTTP_DURATION, HTTP_REQUESTS};
 use crate::runtime::metric_table::UNMATCHED;
 use crate::runtime::telemetry::Measured;
+use crate::web::access_log;
 use crate::web::gateway_errors;
 use crate::web::problem::{Code, Problem};
 use crate::web::request_id::{self, REQUEST_ID};
@@ -52,34 +52,11 @@ pub(super) fn begin_at_zero(measured: &Measured) {
     }
 }
 
-/// A request that is not answered yet.
-struct InFlight {
-    answered: bool,
-}
-
-impl InFlight {
-    fn begin() -> Self {
-        HTTP_IN_FLIGHT.only().increment(1.0);
-        Self { answered: false }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        HTTP_IN_FLIGHT.only().decrement(1.0);
-        if !self.answered {
-            HTTP_ABANDONED.only().increment(1);
-        }
-    }
-}
-
-/// Middleware, outside of all that may refuse a request. Labels: `route` (the pattern), `method`, `status`: closed sets.
+/// The outermost middleware. Labels: `route` (the pattern), `method`, `status`: closed sets.
 pub async fn request_telemetry(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody, body::None>>, Error> {
-    let started = Instant::now();
-    let mut in_flight = InFlight::begin();
     let id = request_id::of(&request);
     let route = request
         .match_pattern()
@@ -91,18 +68,25 @@ pub async fn request_telemetry(
         method_label(request.method()),
         request.method() == Method::HEAD,
     );
-    let span =
-        tracing::info_span!("request", request.id = %id, http.method = method, http.route = %route);
+    let span = tracing::info_span!(
+        "request",
+        request.id = %id,
+        http.method = method,
+        http.route = %route,
+        actor = field::Empty,
+        trace.id = access_log::trace_id(&request).map(field::display),
+    );
+    let mut line = access_log::Request::begin(span.clone());
+    let served = request_id::scope(id.clone(), next.call(request)).instrument(span);
+    let (served, actor) = access_log::Request::serve(served).await;
     // Handlers' errors are answers by now; what is left are faults of other middleware.
-    let served = request_id::scope(id.clone(), next.call(request));
-    let mut response = served.instrument(span).await?;
-    in_flight.answered = true;
+    let mut response = served?;
+    let took = line.answered(response.status(), actor);
     let status = response.status().as_u16().to_string();
     let series: [SharedString; 3] = [route.into(), method.into(), status.into()];
     if !is_page {
         HTTP_REQUESTS.of(series.clone()).increment(1);
-        let took = started.elapsed().as_secs_f64();
-        HTTP_DURATION.of(series).record(took);
+        HTTP_DURATION.of(series).record(took.as_secs_f64());
     }
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {

@@ -1,5 +1,6 @@
 //! What every request of either service passes.
 //!
+//! * [`access_log`]: one line for each request, and none that strangers could fill the log with.
 //! * [`request_id`], [`problem`]: the id of a request, and error bodies (RFC 9457).
 //! * [`routes`], [`routing`]: the routes of both services, and how one serves its own.
 //! * [`middleware`]: metrics, spans and headers of every answer.
@@ -9,6 +10,7 @@
 //!   requests it may send, and from which pages.
 //! * [`server`]: the HTTP server that all that stands behind; [`ops`]: the operator's port.
 
+pub mod access_log;
 pub mod connections;
 pub mod cors;
 pub mod gateway_errors;

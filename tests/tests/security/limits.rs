@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use super::BASE;
 use super::clients::{Clients, person};
 
-pub async fn ten_thousand_odd_requests_add_no_series(world: &World, clients: &Clients) {
+pub async fn ten_thousand_odd_requests_add_no_series(world: &World, clients: &Clients) -> usize {
     const REQUESTS: usize = 10_000;
     const SERVICES: [&str; 2] = ["command-service", "query-service"];
     const PATHS: [&str; 6] = [
@@ -56,6 +56,7 @@ pub async fn ten_thousand_odd_requests_add_no_series(world: &World, clients: &Cl
     let after = series().await;
     println!("{REQUESTS} odd requests: {before} series before, {after} after");
     assert_eq!(before, after);
+    REQUESTS
 }
 
 /// Prometheus' own checker, where there is one.

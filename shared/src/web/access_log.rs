@@ -1,0 +1,210 @@
+//! One line for each request, when it is answered or its client has gone.
+//!
+//! It says the pattern of the route and never the path, the query or a body: those hold what people
+//! write. Who has no account cannot fill the log: of requests without an access token that was
+//! accepted, so many are told a second, counted apart for answers, for what callers got wrong and for
+//! our own faults, so that a flood of one hides none of the others. What is left out is in a metric,
+//! and in the next line that is told.
+
+use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix_web::dev::ServiceRequest;
+use actix_web::http::StatusCode;
+use tracing::{Span, info};
+
+use crate::contract::ids::UserId;
+use crate::runtime::metric_rows::{HTTP_ABANDONED, HTTP_IN_FLIGHT, LOG_LEFT_OUT};
+
+/// Lines a second of requests that nobody with an account has sent, for each class.
+const LINES_PER_SECOND: u32 = 20;
+/// As many at once, after a quiet time.
+const BURST: u32 = 200;
+
+tokio::task_local! {
+    static ACTOR: Cell<Option<UserId>>;
+}
+
+/// The request at work is this user's: its access token was accepted.
+pub fn acts(user: UserId) {
+    // Outside a request there is no line to write.
+    let _ = ACTOR.try_with(|actor| actor.set(Some(user)));
+    Span::current().record("actor", tracing::field::display(user));
+}
+
+/// A request that is not answered yet.
+pub(super) struct Request {
+    began: Instant,
+    span: Span,
+    answered: bool,
+}
+
+impl Request {
+    /// `span` is that of the request.
+    pub(super) fn begin(span: Span) -> Self {
+        HTTP_IN_FLIGHT.only().increment(1.0);
+        Self {
+            began: Instant::now(),
+            span,
+            answered: false,
+        }
+    }
+
+    /// Serves it; the result, and who sent it.
+    pub(super) async fn serve<T>(serve: impl Future<Output = T>) -> (T, Option<UserId>) {
+        let work = async {
+            let served = serve.await;
+            (served, ACTOR.with(Cell::get))
+        };
+        ACTOR.scope(Cell::new(None), work).await
+    }
+
+    /// It is answered: how long that took.
+    pub(super) fn answered(&mut self, status: StatusCode, actor: Option<UserId>) -> Duration {
+        self.answered = true;
+        let took = self.began.elapsed();
+        let Some(left_out) = turn(Class::of(status), actor) else {
+            return took;
+        };
+        let millis = took.as_secs_f64() * 1_000.0;
+        let status = status.as_u16();
+        self.span.in_scope(|| {
+            info!(target: "access", status, duration_ms = millis, left_out, "answered");
+        });
+        took
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        HTTP_IN_FLIGHT.only().decrement(1.0);
+        if self.answered {
+            return;
+        }
+        HTTP_ABANDONED.only().increment(1);
+        if let Some(left_out) = turn(Class::Abandoned, None) {
+            let millis = self.began.elapsed().as_secs_f64() * 1_000.0;
+            self.span.in_scope(|| {
+                info!(target: "access", duration_ms = millis, left_out, "the client has gone");
+            });
+        }
+    }
+}
+
+/// The id of the trace that the request belongs to, of its W3C `traceparent`:
+/// `00-<32 hex>-<16 hex>-<2 hex>`.
+pub(super) fn trace_id(request: &ServiceRequest) -> Option<&str> {
+    let given = request.headers().get("traceparent")?.to_str().ok()?;
+    let (version, rest) = given.split_once('-')?;
+    let (trace, _) = rest.split_once('-')?;
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (version == "00" && trace.len() == 32 && trace.bytes().all(is_hex)).then_some(trace)
+}
+
+/// What is bounded apart.
+#[derive(Clone, Copy)]
+enum Class {
+    Served,
+    Rejected,
+    Failed,
+    Abandoned,
+}
+
+impl Class {
+    fn of(status: StatusCode) -> Self {
+        if status.is_server_error() {
+            Self::Failed
+        } else if status.is_client_error() {
+            Self::Rejected
+        } else {
+            Self::Served
+        }
+    }
+}
+
+static BOUNDS: [Mutex<Bound>; 4] = [const { Mutex::new(Bound::NEW) }; 4];
+
+/// Whether a line is written: how many were left out since the last one of its class.
+fn turn(class: Class, actor: Option<UserId>) -> Option<u64> {
+    let told = actor.is_some() || {
+        let bound = BOUNDS[class as usize].lock();
+        let mut bound = bound.unwrap_or_else(PoisonError::into_inner);
+        return bound.turn(Instant::now());
+    };
+    told.then_some(0)
+}
+
+/// A bucket of lines.
+struct Bound {
+    lines: f64,
+    filled: Option<Instant>,
+    left_out: u64,
+}
+
+impl Bound {
+    const NEW: Self = Self {
+        lines: BURST as f64,
+        filled: None,
+        left_out: 0,
+    };
+
+    fn turn(&mut self, now: Instant) -> Option<u64> {
+        let since = self.filled.replace(now).map_or(Duration::ZERO, |before| {
+            now.saturating_duration_since(before)
+        });
+        let more = since.as_secs_f64() * f64::from(LINES_PER_SECOND);
+        self.lines = (self.lines + more).min(f64::from(BURST));
+        if self.lines < 1.0 {
+            self.left_out += 1;
+            LOG_LEFT_OUT.only().increment(1);
+            return None;
+        }
+        self.lines -= 1.0;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_told_as_far_as_the_bound_goes_and_what_is_left_out_is_counted() {
+        let (mut bound, begin) = (Bound::NEW, Instant::now());
+        let mut told = 0;
+        let mut left_out = 0;
+        // 10,000 in ten seconds.
+        for millis in 0..10_000 {
+            let now = begin + Duration::from_millis(millis);
+            if let Some(missing) = bound.turn(now) {
+                told += 1;
+                left_out += missing;
+            }
+        }
+        let most = u64::from(BURST + 10 * LINES_PER_SECOND);
+        assert!((most - 2..=most).contains(&told), "{told}");
+        assert_eq!(told + left_out + bound.left_out, 10_000);
+        let later = begin + Duration::from_secs(60);
+        assert!(bound.turn(later).is_some(), "there is room again");
+    }
+
+    #[test]
+    fn only_a_proper_traceparent_names_a_trace() {
+        let of = |text: &'static str| {
+            let request = actix_web::test::TestRequest::default()
+                .insert_header(("traceparent", text))
+                .to_srv_request();
+            trace_id(&request).map(str::to_owned)
+        };
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let proper = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(of(proper).as_deref(), Some(trace));
+        assert_eq!(
+            of("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"),
+            None
+        );
+        assert_eq!(of("00-short-00f067aa0ba902b7-01"), None);
+        assert_eq!(of("everything"), None);
+    }
+}
