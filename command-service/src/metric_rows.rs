@@ -1,7 +1,8 @@
 //! The metrics of this service: a part of the table in `shared`, which has those of both services.
 
+use shared::contract::events::Payload;
 use shared::metric_rows;
-use shared::runtime::metric_table::Values;
+use shared::runtime::metric_table::{LATENCIES, Values};
 
 const COMMANDS_KNOWN: Values = Values::Listed(&[
     "register",
@@ -27,10 +28,16 @@ metric_rows! {
     QUOTA_REFUSALS: Counter "command_service_quota_refusals_total" "commands"
         ["limit": Values::Listed(&["posts", "edits", "logins"])]
         "Commands that were refused because their caller has used a limit up; they count as rejected, too.";
+    LOG_APPENDS: Counter "log_appends_total" "events" ["type": Values::Listed(Payload::KINDS)]
+        "Events that this process has appended to the log.";
+    LOG_APPEND_DURATION: Histogram(LATENCIES) "log_append_duration_seconds" "seconds" []
+        "How long the log took for an append, acknowledged by a majority or refused because somebody else was faster.";
     RELAY_ACTIVE: Gauge "relay_active" "1 or 0" []
-        "1 while this process has the relay's lease and publishes.";
+        "1 while this process has the relay's lease; 0 as soon as the lease has run out without being renewed.";
     RELAY_LAG: Gauge "relay_lag_seconds" "seconds" []
         "Age of the oldest known event that is not on the stream, 0 if none is known. Every relay process tells it, also those that do not publish: alarm on the greatest.";
+    RELAY_LAG_EVENTS: Gauge "relay_lag_events" "events" []
+        "Events of the log that are not on the stream, as far as this process knows: those at hand, and once the lag is 3 s, those of the log, counted every 5 s up to 100,000. Every relay process tells it.";
     RELAY_PUBLISHED: Counter "relay_published_total" "events" []
         "Events put on the stream.";
     RELAY_FAILURES: Counter "relay_failures_total" "attempts" []

@@ -29,13 +29,15 @@ metric_rows! {
     POST_TO_VISIBLE: Histogram(DELAYS) "query_service_post_to_visible_seconds" "seconds" []
         "From a post's own time until a partition's readers can see it; once for each partition, when it has committed the post. What a fan-out in steps inserts is seen later.";
     FAN_OUT: Histogram(SIZES) "query_service_fan_out_entries" "entries" []
-        "Entries inserted into the timelines of one partition for one post or repost, before those of a fan-out in steps. None: readers pull the author.";
+        "Entries inserted into the timelines of one partition for one post or repost, before those of a fan-out in steps. 0: nobody there follows the author, or all of them pull.";
     PULLED: Counter "query_service_pulled_posts_total" "posts" []
         "Posts and reposts of authors with so many followers in a partition that its readers pull them; once for each partition.";
+    CELEBRITIES: Gauge "query_service_celebrity_authors" "authors" ["partition": PARTITIONS]
+        "Authors of whom a partition has so many followers (CELEBRITY_THRESHOLD / PARTITIONS) that its readers pull them, as counted every 10 s. Each process counts all partitions.";
     DEAD_LETTERS_KEPT: Gauge "query_service_dead_letters_kept" "rows" []
-        "Dead letters that are kept of the views that readers see, a row for each message and partition: somebody has to look until there are none.";
+        "Dead letters that are kept of the views that readers see, a row for each message and partition, as counted every 10 s by each process: somebody has to look until there are none.";
     CHECKPOINT: Gauge "query_service_checkpoint_sequence" "a sequence" ["partition": PARTITIONS]
-        "The last sequence of the stream that a partition folded here has applied.";
+        "The last sequence of the stream that a partition has applied to what readers see, told by whoever folds it and by whoever folded it last: ask for the greatest.";
     MESSAGES: Counter "query_service_messages_total" "messages" ["partition": PARTITIONS]
         "Messages folded here.";
     DEAD_LETTERS: Counter "query_service_dead_letters_total" "messages" ["partition": PARTITIONS]
@@ -47,7 +49,7 @@ metric_rows! {
     TRIMS: Counter "query_service_trims_total" "timelines" []
         "Timelines trimmed.";
     INACTIVE_READERS: Gauge "query_service_parked_readers" "readers" ["partition": PARTITIONS]
-        "Inactive readers, as of the last change.";
+        "Inactive readers of a partition that is folded here, as of the last change; 0 once somebody else folds it.";
     READS_ABANDONED: Counter "query_service_reads_abandoned_total" "reads" []
         "Reads that ended before their last query because their client had gone or their time limit had passed.";
     CACHE_LOOKUPS: Counter "query_service_cache_looks_total" "look-ups"

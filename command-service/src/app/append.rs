@@ -6,7 +6,7 @@
 //! 2. The store appends the same document until it knows the outcome.
 //! 3. Who was slower than somebody else reloads and decides again, a bounded number of times.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::contract::events::{Event, LogStream, Payload};
 use shared::contract::ids::{EventId, TooFarAhead, UserId};
@@ -17,6 +17,7 @@ use super::error::Refusal;
 use super::ports::{AppendOutcome, Key, NewEvent, StoreError};
 use super::{App, CommandError};
 use crate::domain::edge::Edge;
+use crate::metric_rows::{LOG_APPEND_DURATION, LOG_APPENDS};
 
 /// Decisions on one stream before a command gives up. Each loss means that somebody else won,
 /// so that this many rivals at once are served.
@@ -101,7 +102,14 @@ impl App {
                 }
                 Err(ahead) => return Err(ahead.into()),
             };
+            let began = Instant::now();
             let outcome = self.store.log.append(&append).await?;
+            LOG_APPEND_DURATION
+                .only()
+                .record(began.elapsed().as_secs_f64());
+            if matches!(outcome, AppendOutcome::Appended(_)) {
+                LOG_APPENDS.of([append.event.payload.kind()]).increment(1);
+            }
             if !matches!(outcome, AppendOutcome::IdTaken) {
                 return Ok(outcome);
             }

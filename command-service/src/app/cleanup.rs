@@ -9,6 +9,7 @@ use shared::contract::ids::{PostId, UserId};
 use shared::contract::time::Timestamp;
 use shared::resilience;
 use shared::runtime::error_chain::Chain;
+use shared::runtime::failing::Failing;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -40,9 +41,13 @@ const AT_ONCE: usize = 8;
 impl App {
     /// Carries out cleanups until it is stopped.
     pub async fn run_cleanups(&self, stop: CancellationToken) {
-        let mut backoff = resilience::background();
+        let (mut backoff, failing) = (resilience::background(), Failing::default());
         while !stop.is_cancelled() {
-            match self.cleanup_step().await {
+            let step = self.cleanup_step().await;
+            if step.is_ok() && failing.ends() {
+                info!("deactivated users' relations are removed again");
+            }
+            match step {
                 Ok(true) => {
                     backoff.reset();
                     continue;
@@ -50,7 +55,9 @@ impl App {
                 Ok(false) => backoff.reset(),
                 Err(error) if error.is_transient() => {}
                 Err(error) => {
-                    warn!(error = %Chain(&error), "a deactivated user's relations are not removed yet");
+                    if failing.begins() {
+                        warn!(error = %Chain(&error), "a deactivated user's relations are not removed yet");
+                    }
                 }
             }
             // Only timers and wake-ups are dropped here, never a database call.

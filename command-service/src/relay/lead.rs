@@ -13,6 +13,7 @@ use std::time::Duration;
 use bson::{Document, doc};
 use shared::resilience::lease::{HeldLease, Lease};
 use shared::runtime::error_chain::Chain;
+use shared::runtime::failing::Failing;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -111,6 +112,7 @@ impl Relay {
 
     /// The lease, and when it was asked for.
     async fn wait_for_lease(&self, stop: &CancellationToken) -> Option<(HeldLease, Instant)> {
+        let failing = Failing::default();
         while !stop.is_cancelled() {
             let connection = self.nats.changed();
             let mut changed = pin!(connection.notified());
@@ -123,11 +125,25 @@ impl Relay {
                     () = stop.cancelled() => return None,
                 };
                 match acquired {
-                    Ok(Some(held)) => return Some((held, asked)),
+                    Ok(Some(held)) => {
+                        if failing.ends() {
+                            info!("relay: the lease can be asked for again");
+                        }
+                        return Some((held, asked));
+                    }
                     // Whoever waits for what they have written waits for this too, where the
                     // holder was stopped, and only for a second in all.
-                    Ok(None) => pause = self.lease.length() / 12,
-                    Err(error) => warn!(error = %Chain(&error), "relay: the lease is out of reach"),
+                    Ok(None) => {
+                        if failing.ends() {
+                            info!("relay: the lease can be asked for again");
+                        }
+                        pause = self.lease.length() / 12;
+                    }
+                    Err(error) => {
+                        if failing.begins() {
+                            warn!(error = %Chain(&error), "relay: the lease cannot be asked for");
+                        }
+                    }
                 }
             }
             tokio::select! {
@@ -149,7 +165,7 @@ impl Relay {
     ) -> impl Future<Output = ()> + Send + 'static {
         let (lease, state) = (self.lease.clone(), self.state.clone());
         async move {
-            let mut renewed = asked;
+            let (mut renewed, failing) = (asked, Failing::default());
             loop {
                 tokio::select! {
                     () = done.cancelled() => break,
@@ -160,6 +176,9 @@ impl Relay {
                 match renew(&lease, held, &state, renewed + lease.length(), &done).await {
                     Ok(Some(_)) => {
                         renewed = asked;
+                        if failing.ends() {
+                            info!("relay: the lease is renewed again");
+                        }
                         state.tell_active(true, Some(&done));
                     }
                     Ok(None) => {
@@ -169,7 +188,11 @@ impl Relay {
                         return;
                     }
                     // Whoever has it meanwhile, the fence keeps us apart.
-                    Err(error) => warn!(error = %Chain(&error), "relay: lease not renewed"),
+                    Err(error) => {
+                        if failing.begins() {
+                            warn!(error = %Chain(&error), "relay: the lease is not renewed");
+                        }
+                    }
                 }
                 if renewed.elapsed() >= lease.length() {
                     state.tell_active(false, Some(&done));

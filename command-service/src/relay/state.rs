@@ -11,7 +11,10 @@ use tokio::time::Instant;
 
 use super::error::RelayError;
 use super::stream::{Once, Publisher};
-use crate::metric_rows::RELAY_LAG;
+use crate::metric_rows::{RELAY_LAG, RELAY_LAG_EVENTS};
+
+/// A lag after which the log is asked how many events wait.
+pub(super) const WORTH_COUNTING: Duration = Duration::from_secs(3);
 
 /// What outlives an attempt. None of it is needed to be correct.
 #[derive(Debug, Default)]
@@ -21,6 +24,10 @@ pub(super) struct State {
     pub(super) last_id: AtomicI64,
     /// When the oldest event known to wait was made, in milliseconds; 0 if none waits.
     pub(super) waiting_since: AtomicI64,
+    /// How many events this process holds that wait.
+    pub(super) held: AtomicU64,
+    /// How many of the log's events waited when they were counted; only while that is of use.
+    pub(super) counted: AtomicU64,
     pub(super) rescan: AtomicBool,
     pub(super) once: Once,
     /// The last sequence seen on the stream.
@@ -35,21 +42,40 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn waits(&self, since: Option<Timestamp>) {
+    /// Since when events wait, and how many of them are at hand.
+    pub(super) fn waits(&self, since: Option<Timestamp>, held: u64) {
         let millis = since.map_or(0, Timestamp::millis);
         self.waiting_since.store(millis, Ordering::Relaxed);
+        self.held.store(held, Ordering::Relaxed);
         self.tell_lag();
     }
 
     pub(super) fn tell_lag(&self) {
-        let since = self.waiting_since.load(Ordering::Relaxed);
-        let millis = match since {
+        let lag = self.lag();
+        RELAY_LAG.only().set(lag.as_secs_f64());
+        // What is at hand is all that waits, unless it is much.
+        let held = self.held.load(Ordering::Relaxed);
+        let events = if lag >= WORTH_COUNTING {
+            held.max(self.counted.load(Ordering::Relaxed))
+        } else {
+            held
+        };
+        RELAY_LAG_EVENTS.only().set(events as f64);
+    }
+
+    /// How long the oldest event that is known to wait has waited.
+    pub(super) fn lag(&self) -> Duration {
+        let millis = match self.waiting_since.load(Ordering::Relaxed) {
             0 => 0,
             since => (SystemClock.now().millis() - since).max(0),
         };
-        RELAY_LAG
-            .only()
-            .set(Duration::from_millis(millis.unsigned_abs()).as_secs_f64());
+        Duration::from_millis(millis.unsigned_abs())
+    }
+
+    /// The log's events that wait were counted.
+    pub(super) fn counted(&self, events: u64) {
+        self.counted.store(events, Ordering::Relaxed);
+        self.tell_lag();
     }
 
     pub(super) fn unanswered(&self) -> MutexGuard<'_, Option<(Instant, u32)>> {

@@ -14,13 +14,19 @@ use mongodb::Collection;
 use shared::contract::ids::SEQUENCE_BITS;
 use shared::contract::time::Timestamp;
 use shared::runtime::error_chain::Chain;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::error::RelayError;
+use super::state::WORTH_COUNTING;
 use super::stream;
 use super::worker::Relay;
+
+/// How often the events that wait are counted while they are many.
+const COUNT: Duration = Duration::from_secs(5);
+/// More are not counted: it would cost the database what publishing them needs.
+const MOST_COUNTED: u64 = 100_000;
 
 /// The greatest event id that the lease's holder has published, on the lease.
 pub const PUBLISHED_NOTE: &str = "published";
@@ -30,22 +36,50 @@ impl Relay {
     pub(super) async fn watch(&self, stop: &CancellationToken) {
         let mut every = tokio::time::interval(self.settings.watch);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut counted: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = every.tick() => (),
                 () = stop.cancelled() => return,
             }
-            // A relay at work tells all of it by itself.
-            if self.state.pumping.load(Ordering::Relaxed) && self.health.kind().is_none() {
-                continue;
-            }
+            // A relay at work tells since when by itself.
+            let is_at_work = self.state.pumping.load(Ordering::Relaxed);
+            let looks = !is_at_work || self.health.kind().is_some();
+            let is_much = self.state.lag() >= WORTH_COUNTING;
+            let counts = is_much && counted.is_none_or(|at| at.elapsed() >= COUNT);
+            let look = async {
+                if looks {
+                    self.look().await?;
+                }
+                if counts {
+                    self.count().await?;
+                }
+                Ok::<(), RelayError>(())
+            };
             tokio::select! {
-                looked = self.look() => if let Err(error) = looked {
+                looked = look => if let Err(error) = looked {
                     debug!(error = %Chain(&error), "relay: what waits cannot be looked up");
                 },
                 () = stop.cancelled() => return,
             }
+            if counts {
+                counted = Some(Instant::now());
+            }
         }
+    }
+
+    /// Counts the log's events that wait, as far as [`MOST_COUNTED`].
+    async fn count(&self) -> Result<(), RelayError> {
+        let published = self.state.last_id.load(Ordering::Relaxed);
+        let events = self.log.events.clone();
+        let waiting = self
+            .finish(async move {
+                let range = doc! { "_id": { "$gt": published } };
+                events.count_documents(range).limit(MOST_COUNTED).await
+            })
+            .await?;
+        self.state.counted(waiting);
+        Ok(())
     }
 
     async fn look(&self) -> Result<(), RelayError> {
@@ -60,7 +94,8 @@ impl Relay {
             .finish(async move { first_after(&events, published).await })
             .await?;
         if !self.state.pumping.load(Ordering::Relaxed) {
-            self.state.waits(first);
+            self.state.last_id.fetch_max(published, Ordering::Relaxed);
+            self.state.waits(first, u64::from(first.is_some()));
         }
         Ok(())
     }

@@ -266,7 +266,7 @@ impl Relay {
                 quiet_since = Instant::now();
             }
             if changes.is_empty() {
-                self.state.waits(None);
+                self.state.waits(None, 0);
             }
         }
     }
@@ -306,7 +306,7 @@ impl Relay {
         let oldest = batch.messages.first().map(|(message, _)| message.at);
         let greatest = batch.messages.iter().map(|(message, _)| message.id).max();
         let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-        self.state.waits(oldest);
+        self.state.waits(oldest, count);
         self.put(publisher, batch.messages).await?;
         let state = &self.state;
         state.published.fetch_add(count, Ordering::Relaxed);

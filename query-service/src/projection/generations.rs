@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use shared::runtime::error_chain::Chain;
+use shared::runtime::failing::Failing;
 use shared::runtime::tasks::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -38,9 +39,19 @@ impl Generations {
     pub async fn run(self) {
         let stop = self.tasks.stop_signal();
         let mut folded: HashMap<i64, CancellationToken> = HashMap::new();
+        let failing = Failing::default();
         loop {
-            if let Err(error) = self.look(&mut folded).await {
-                warn!(error = %Chain(&error), "the generations of views cannot be looked up");
+            match self.look(&mut folded).await {
+                Ok(()) => {
+                    if failing.ends() {
+                        info!("the generations of views can be looked up again");
+                    }
+                }
+                Err(error) => {
+                    if failing.begins() {
+                        warn!(error = %Chain(&error), "the generations of views cannot be looked up");
+                    }
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => (),

@@ -142,10 +142,17 @@ impl InactiveReaders {
             writer.views.delete_entries(some, writer.at.top).await?;
             writer.heartbeat().await;
         }
-        INACTIVE_READERS
-            .of([writer.partition.0.to_string()])
-            .set(self.inactive as f64);
+        self.tell(writer);
         Ok(true)
+    }
+
+    /// Says how many there are of what readers are shown.
+    pub fn tell(&self, writer: &PartitionWriter) {
+        if writer.is_shown() {
+            INACTIVE_READERS
+                .of([writer.partition.0.to_string()])
+                .set(self.inactive as f64);
+        }
     }
 
     async fn back(&self, partition: Partition, since: i64) -> Result<Vec<UserId>, ViewError> {

@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::stream_check::{StreamCheck, Teller};
 use super::stream_ends::StreamEnds;
 use crate::metric_rows::{
-    DEAD_LETTERS_KEPT, FOLD_LAG_MEASURED, FOLD_LAG_MESSAGES, FOLD_LAG_SECONDS,
+    CELEBRITIES, DEAD_LETTERS_KEPT, FOLD_LAG_MEASURED, FOLD_LAG_MESSAGES, FOLD_LAG_SECONDS,
 };
 use crate::reads::model::CurrentViews;
+use crate::views::error::ViewError;
 use crate::views::generation::Generation;
 
 const EVERY: Duration = Duration::from_millis(250);
-/// How often dead letters are counted.
+/// How often dead letters and celebrities are counted.
 const COUNT: Duration = Duration::from_secs(10);
 /// How often to look whether the stream holds this log.
 const JUDGE: Duration = Duration::from_secs(1);
@@ -36,6 +37,22 @@ struct Lag {
 }
 
 impl Lag {
+    /// What was measured now. Partitions that the views before had, and these have not, are
+    /// nobody's any more.
+    fn measured(&mut self, behind: Vec<Duration>) {
+        for gone in behind.len()..self.behind.len() {
+            for gauge in [&FOLD_LAG_MESSAGES, &FOLD_LAG_SECONDS, &CELEBRITIES] {
+                gauge.of([gone.to_string()]).set(0.0);
+            }
+        }
+        *self = Self {
+            measured: Instant::now(),
+            behind,
+        };
+        let now = SystemClock.now().millis();
+        FOLD_LAG_MEASURED.only().set(now as f64 / 1_000.0);
+    }
+
     fn tell(&self) {
         let unknown = self.measured.elapsed();
         for (partition, behind) in self.behind.iter().enumerate() {
@@ -84,12 +101,7 @@ pub async fn run(
             }
         };
         if let Some(behind) = found {
-            lag = Lag {
-                measured: Instant::now(),
-                behind,
-            };
-            let now = SystemClock.now().millis();
-            FOLD_LAG_MEASURED.only().set(now as f64 / 1_000.0);
+            lag.measured(behind);
         }
         lag.tell();
         tokio::select! {
@@ -116,7 +128,7 @@ impl Monitor {
     /// How long each partition has been behind; `None` if that cannot be found out now.
     async fn look(&mut self) -> Option<Vec<Duration>> {
         let views = self.views.borrow().generation().clone();
-        self.count_letters(&views).await;
+        self.count(&views).await.ok()?;
         let stream = stream(&self.nats, &self.names).await?;
         if let Some(check) = &self.check
             && self.judged.is_none_or(|at| at.elapsed() >= JUDGE)
@@ -153,13 +165,21 @@ impl Monitor {
     }
 
     /// Every process counts, so that the alarm does not depend on the one that folds.
-    async fn count_letters(&mut self, views: &Generation) {
-        if self.counted.is_none_or(|at| at.elapsed() >= COUNT) {
-            if let Ok(kept) = views.dead_letters_kept().await {
-                DEAD_LETTERS_KEPT.only().set(kept as f64);
-            }
-            self.counted = Some(Instant::now());
+    async fn count(&mut self, views: &Generation) -> Result<(), ViewError> {
+        if self.counted.is_some_and(|at| at.elapsed() < COUNT) {
+            return Ok(());
         }
+        self.counted = Some(Instant::now());
+        DEAD_LETTERS_KEPT
+            .only()
+            .set(views.dead_letters_kept().await? as f64);
+        for partition in views.partitions.all() {
+            let celebrities = views.celebrities(partition).await?;
+            CELEBRITIES
+                .of([partition.0.to_string()])
+                .set(celebrities as f64);
+        }
+        Ok(())
     }
 }
 

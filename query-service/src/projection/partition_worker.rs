@@ -9,9 +9,10 @@ use shared::contract::time::{Clock, SystemClock, Timestamp};
 use shared::resilience::lease::{HeldLease, Lease};
 use shared::resilience::{self, Backoff};
 use shared::runtime::error_chain::Chain;
+use shared::runtime::failing::Failing;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::fold::{Batch, Fold};
 use super::jobs;
@@ -21,7 +22,8 @@ use super::sizes::Sizes;
 use super::stream_fault::{self, StreamFault};
 use super::stream_reader::{Content, Message, StreamReader};
 use crate::metric_rows::{
-    CHECKPOINT, DEAD_LETTERS, FAN_OUT, MESSAGES, PARTITIONS_HELD, POST_TO_VISIBLE, PULLED,
+    CHECKPOINT, DEAD_LETTERS, FAN_OUT, INACTIVE_READERS, MESSAGES, PARTITIONS_HELD,
+    POST_TO_VISIBLE, PULLED,
 };
 use crate::reads::model::CurrentViews;
 use crate::views::checkpoints::Checkpoint;
@@ -60,26 +62,21 @@ pub struct PartitionWorker {
     /// The last step did a job: there may be more.
     job_done: bool,
     stuck_since: Option<Instant>,
+    failing: Failing,
     /// The lease is lost.
     lost: CancellationToken,
     /// The lease is renewed until this is dropped.
     _renewal: DropGuard,
-    _held: Held,
 }
 
-/// A partition that is held, as long as this lives.
-struct Held;
-
-impl Held {
-    fn begin() -> Self {
-        PARTITIONS_HELD.only().increment(1.0);
-        Self
-    }
-}
-
-impl Drop for Held {
+impl Drop for PartitionWorker {
+    /// Whoever has the partition next says the rest of it.
     fn drop(&mut self) {
         PARTITIONS_HELD.only().decrement(1.0);
+        if self.writer.is_shown() {
+            let label = self.writer.partition.0.to_string();
+            INACTIVE_READERS.of([label]).set(0.0);
+        }
     }
 }
 
@@ -98,7 +95,7 @@ impl PartitionWorker {
         // A step may take longer than the lease: it is renewed beside them, until this ends.
         let (lost, done) = (CancellationToken::new(), CancellationToken::new());
         let renewal = done.clone().drop_guard();
-        let keeping = keep_lease(lease.clone(), held, lost.clone(), done);
+        let keeping = keep_lease(partition, lease.clone(), held, lost.clone(), done);
         settings.tasks.run(keeping);
         let session = views.session().await?;
         let taken = views.take_over(partition, held.epoch, &session);
@@ -121,6 +118,8 @@ impl PartitionWorker {
         let writer =
             PartitionWriter::begin(views.clone(), partition, at, session, nats, names, current)
                 .await;
+        PARTITIONS_HELD.only().increment(1.0);
+        fold.inactive_readers.tell(&writer);
         Ok(Some(Self {
             reader,
             fold,
@@ -129,14 +128,19 @@ impl PartitionWorker {
             backoff: resilience::background(),
             job_done: true,
             stuck_since: None,
+            failing: Failing::default(),
             lost,
             _renewal: renewal,
-            _held: Held::begin(),
         }))
     }
 
-    /// Folds from the checkpoint on while the lease is held.
-    pub async fn run(mut self, stop: &CancellationToken) -> Result<Ended, ViewError> {
+    /// Folds from the checkpoint on while the lease is held. `failing`: whether holdings before
+    /// ended by an error.
+    pub async fn run(
+        mut self,
+        stop: &CancellationToken,
+        failing: &Failing,
+    ) -> Result<Ended, ViewError> {
         let lost = self.lost.clone();
         while !stop.is_cancelled() {
             if lost.is_cancelled() {
@@ -152,8 +156,19 @@ impl PartitionWorker {
                 Ok(messages) => {
                     self.backoff.reset();
                     self.stuck_since = None;
+                    if self.failing.ends() {
+                        let partition = self.writer.partition.0;
+                        info!(partition, "partition {partition} reads the stream again");
+                    }
+                    let any = !messages.is_empty();
                     match self.step(messages).await {
-                        Ok(done) => self.job_done = done,
+                        Ok(done) => {
+                            self.job_done = done;
+                            if any && failing.ends() {
+                                let partition = self.writer.partition.0;
+                                info!(partition, "partition {partition} goes on");
+                            }
+                        }
                         Err(CommitError::Fenced) => return Ok(Ended::LeaseLost),
                         Err(CommitError::View(error)) => return Err(error),
                     }
@@ -182,7 +197,7 @@ impl PartitionWorker {
 
     /// Waits after a fault of the stream. Says whether the holding ends by it.
     async fn wait_out(&mut self, fault: &StreamFault, stop: &CancellationToken) -> Option<Ended> {
-        stream_fault::report(self.writer.partition.0, fault);
+        stream_fault::report(self.writer.partition.0, fault, &self.failing);
         // The views stay as they are, and what is remembered of them stays right.
         self.writer.heartbeat().await;
         let is_first = self.stuck_since.is_none();
@@ -259,7 +274,9 @@ impl PartitionWorker {
         report_letters(self.writer.partition, &batch.letters);
         self.report_visible(&batch.posted);
         let label = self.writer.partition.0.to_string();
-        CHECKPOINT.of([label.clone()]).set(to.seq as f64);
+        if self.writer.is_shown() {
+            CHECKPOINT.of([label.clone()]).set(to.seq as f64);
+        }
         MESSAGES.of([label]).increment(folded);
         Ok(())
     }
@@ -354,24 +371,37 @@ fn report_letters(partition: Partition, letters: &[DeadLetter]) {
 
 /// Renews a lease until `done`; says so when it is lost.
 async fn keep_lease(
+    Partition(partition): Partition,
     lease: Lease,
     held: HeldLease,
     lost: CancellationToken,
     done: CancellationToken,
 ) {
+    let failing = Failing::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(RENEW) => (),
             () = done.cancelled() => return,
         }
         match lease.renew(held).await {
-            Ok(Some(_)) => (),
+            Ok(Some(_)) => {
+                if failing.ends() {
+                    info!(
+                        partition,
+                        "the lease of partition {partition} is renewed again"
+                    );
+                }
+            }
             Ok(None) => {
                 lost.cancel();
                 return;
             }
             // Whatever cannot be reached cannot be written to either; others may take it soon.
-            Err(error) => warn!(error = %Chain(&error), "a partition's lease is not renewed"),
+            Err(error) => {
+                if failing.begins() {
+                    warn!(partition, error = %Chain(&error), "the lease of partition {partition} is not renewed");
+                }
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use shared::contract::partition::Partition;
 use shared::resilience::lease::{HeldLease, Lease, free_leases};
 use shared::resilience::{self, Backoff};
 use shared::runtime::error_chain::Chain;
+use shared::runtime::failing::Failing;
 use shared::runtime::tasks::Tasks;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -91,17 +92,27 @@ impl Projector {
         let Some(nats) = self.connect(partition, &mut backoff, &stop).await else {
             return;
         };
+        let (asking, folding) = (Failing::default(), Failing::default());
         while !stop.is_cancelled() {
-            match lease.acquire().await {
+            let asked = lease.acquire().await;
+            if asked.is_ok() && asking.ends() {
+                info!(
+                    partition = partition.0,
+                    "the lease of partition {} can be asked for again", partition.0
+                );
+            }
+            match asked {
                 Ok(Some(held)) => {
-                    let held = self.hold(partition, &lease, held, &nats, &stop);
+                    let held = self.hold(partition, &lease, held, &nats, &stop, &folding);
                     if held.await.is_break() {
                         return;
                     }
                 }
                 Ok(None) => (),
                 Err(error) => {
-                    warn!(partition = partition.0, error = %Chain(&error), "the lease of partition {} cannot be asked for", partition.0)
+                    if asking.begins() {
+                        warn!(partition = partition.0, error = %Chain(&error), "the lease of partition {} cannot be asked for", partition.0);
+                    }
                 }
             }
             let until_next = async {
@@ -125,11 +136,14 @@ impl Projector {
         stop: &CancellationToken,
     ) -> Option<Nats> {
         let name = format!("query-service partition {}", partition.0);
+        let failing = Failing::default();
         loop {
             match connections::nats(&self.settings.nats, &name).await {
                 Ok(nats) => return Some(nats),
                 Err(error) => {
-                    warn!(error = %Chain(&error), "partition {} cannot connect", partition.0)
+                    if failing.begins() {
+                        warn!(partition = partition.0, error = %Chain(&error), "partition {} cannot connect", partition.0);
+                    }
                 }
             }
             if stopped_while(stop, backoff.wait()).await {
@@ -146,6 +160,7 @@ impl Projector {
         held: HeldLease,
         nats: &Nats,
         stop: &CancellationToken,
+        failing: &Failing,
     ) -> ControlFlow<()> {
         let (number, epoch) = (partition.0, held.epoch);
         info!(partition = number, epoch, "partition {number} taken");
@@ -153,7 +168,7 @@ impl Projector {
         let worker =
             PartitionWorker::acquire(views, current, settings, partition, lease, held, nats).await;
         let ended = match worker {
-            Ok(Some(worker)) => worker.run(stop).await,
+            Ok(Some(worker)) => worker.run(stop, failing).await,
             Ok(None) => Ok(Ended::LeaseLost),
             Err(error) => Err(error),
         };
@@ -177,7 +192,9 @@ impl Projector {
                 warn!(partition = number, "partition {number} was taken over");
             }
             Err(error) => {
-                warn!(partition = number, error = %Chain(&error), "partition {number} starts again from its checkpoint")
+                if failing.begins() {
+                    warn!(partition = number, error = %Chain(&error), "partition {number} starts again from its checkpoint, until it can go on");
+                }
             }
         }
         ControlFlow::Continue(())

@@ -3,6 +3,7 @@
 use shared::connections::log_identity::LogId;
 use shared::contract::event_stream;
 use shared::runtime::error_chain::Chain;
+use shared::runtime::failing::Failing;
 use tracing::{debug, info, warn};
 
 use crate::views::error::ViewError;
@@ -61,13 +62,17 @@ impl StreamFault {
     }
 }
 
-/// Says what a fault means, once per kind of severity.
-pub fn report(partition: u16, fault: &StreamFault) {
+/// Says what a fault means, once until the stream is read again.
+pub fn report(partition: u16, fault: &StreamFault, failing: &Failing) {
     match fault {
         StreamFault::Disconnected | StreamFault::Named => {
             info!(partition, "partition {partition} opens the stream again")
         }
-        StreamFault::Diverged { .. } => tracing::error!(partition, "{fault}"),
+        StreamFault::Diverged { .. } => {
+            if failing.begins() {
+                tracing::error!(partition, "{fault}");
+            }
+        }
         // Said once, for all partitions, by who looks for readiness.
         refused if refused.is_about_identity() => debug!(partition, "{refused}"),
         StreamFault::Shorter { .. }
@@ -77,7 +82,9 @@ pub fn report(partition: u16, fault: &StreamFault) {
         | StreamFault::Views(_)
         | StreamFault::NoIdentity { .. }
         | StreamFault::OtherViews { .. } => {
-            warn!(partition, error = %Chain(fault), "partition {partition} cannot read the stream");
+            if failing.begins() {
+                warn!(partition, error = %Chain(fault), "partition {partition} cannot read the stream");
+            }
         }
     }
 }

@@ -113,6 +113,15 @@ impl Generation {
             .collect())
     }
 
+    /// How many celebrities a partition has: authors of whom it has so many followers that it pulls
+    /// them.
+    pub async fn celebrities(&self, partition: Partition) -> Result<u64, ViewError> {
+        let mut filter = between(&partition.0.to_be_bytes(), 0, i64::MAX);
+        filter.insert("hot", true);
+        let rows = self.collection::<PulledRow>(View::Pulled);
+        Ok(rows.count_documents(filter).await?)
+    }
+
     /// Why an author is pulled in a partition.
     pub async fn pulled_row(
         &self,

@@ -8,11 +8,12 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::contract::ids::UserId;
 use crate::contract::time::{Clock, SystemClock};
 use crate::runtime::error_chain::Chain;
+use crate::runtime::failing::Failing;
 
 pub const ISSUER: &str = "microblog";
 pub const AUDIENCE: &str = "microblog";
@@ -95,6 +96,7 @@ pub struct TokenVerifier {
     keys: RwLock<HashMap<String, Arc<DecodingKey>>>,
     /// Held while the key set is fetched: those that wait for it share the outcome of that fetch.
     fetched: tokio::sync::Mutex<Option<KeyFetch>>,
+    fetching: Failing,
     verified: moka::sync::Cache<[u8; 32], (UserId, u64)>,
 }
 
@@ -132,6 +134,7 @@ impl TokenVerifier {
             source,
             keys: RwLock::default(),
             fetched: tokio::sync::Mutex::default(),
+            fetching: Failing::default(),
             verified: moka::sync::Cache::builder()
                 .max_capacity(100_000)
                 .time_to_live(LIFETIME)
@@ -248,11 +251,16 @@ impl TokenVerifier {
             Ok(set) => {
                 self.learn(&set);
                 note(true);
+                if self.fetching.ends() {
+                    info!("the key set can be fetched again");
+                }
                 Ok(())
             }
             Err(error) => {
                 note(false);
-                warn!(error = %Chain(&error), "the key set cannot be fetched");
+                if self.fetching.begins() {
+                    warn!(error = %Chain(&error), "the key set cannot be fetched");
+                }
                 Err(TokenError::NoKeys)
             }
         }

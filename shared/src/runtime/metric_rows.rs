@@ -25,7 +25,7 @@ crate::metric_rows! {
         ["route": Values::Routes, "method": METHODS, "status": Values::Statuses]
         "Requests that were answered.";
     HTTP_DURATION: Histogram(LATENCIES) "http_request_duration_seconds" "seconds"
-        ["route": Values::Routes, "method": METHODS, "status": Values::Statuses]
+        ["route": Values::Routes, "method": METHODS]
         "From the head of a request to the head of its answer; of a live stream, until it begins.";
     HTTP_IN_FLIGHT: Gauge "http_requests_in_flight" "requests" []
         "Requests that are not answered yet. An open live stream is answered.";

@@ -13,6 +13,26 @@ pub const LATENCIES: &[f64] = &[
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
+/// Durations in seconds of what goes through the log, the stream and the fold, and may wait for an
+/// engine.
+pub const DELAYS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0,
+];
+/// How many of something, from none to all that follow a celebrity.
+pub const SIZES: &[f64] = &[
+    0.0,
+    1.0,
+    10.0,
+    50.0,
+    100.0,
+    500.0,
+    1_000.0,
+    5_000.0,
+    10_000.0,
+    100_000.0,
+    1_000_000.0,
+];
+
 /// The route of a request that no route matches: one series, whatever the path.
 pub const UNMATCHED: &str = "unmatched";
 

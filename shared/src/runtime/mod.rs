@@ -2,6 +2,7 @@
 //!
 //! * [`settings`], [`public_url`]: read once from the environment.
 //! * [`telemetry`], [`error_chain`]: logs and metrics, errors on a line.
+//! * [`failing`]: what fails again and again is told once.
 //! * [`metric_table`], [`metric_rows`]: what is measured, as a table; each service has rows of its own.
 //! * [`mongo_errors`]: what an error of MongoDB's driver means.
 //! * [`tasks`]: background tasks, spawned in one place and waited for at shutdown.
@@ -12,6 +13,7 @@
 pub mod crypto;
 pub mod database_clock;
 pub mod error_chain;
+pub mod failing;
 pub mod metric_rows;
 pub mod metric_table;
 pub mod mongo_errors;

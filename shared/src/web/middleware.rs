@@ -83,10 +83,11 @@ pub async fn request_telemetry(
     let mut response = served?;
     let took = line.answered(response.status(), actor);
     let status = response.status().as_u16().to_string();
-    let series: [SharedString; 3] = [route.into(), method.into(), status.into()];
     if !is_page {
-        HTTP_REQUESTS.of(series.clone()).increment(1);
-        HTTP_DURATION.of(series).record(took.as_secs_f64());
+        let (route, method) = (SharedString::from(route), SharedString::from(method));
+        let answered = [route.clone(), method.clone(), status.into()];
+        HTTP_REQUESTS.of(answered).increment(1);
+        HTTP_DURATION.of([route, method]).record(took.as_secs_f64());
     }
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {

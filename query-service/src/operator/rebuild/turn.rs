@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use shared::resilience::lease::{HeldLease, Lease};
 use shared::runtime::error_chain::Chain;
+use shared::runtime::failing::Failing;
 use shared::runtime::tasks::Tasks;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::error::RebuildError;
 use crate::views::error::ViewError;
@@ -58,15 +59,24 @@ impl Turn {
 }
 
 async fn keep(lease: Lease, held: HeldLease, done: CancellationToken, lost: CancellationToken) {
+    let failing = Failing::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(TURN / 3) => (),
             () = done.cancelled() => return,
         }
         match lease.renew(held).await {
-            Ok(Some(_)) => (),
+            Ok(Some(_)) => {
+                if failing.ends() {
+                    info!("the rebuild's lease is renewed again");
+                }
+            }
             Ok(None) => return lost.cancel(),
-            Err(error) => warn!(error = %Chain(&error), "the rebuild's lease is not renewed"),
+            Err(error) => {
+                if failing.begins() {
+                    warn!(error = %Chain(&error), "the rebuild's lease is not renewed");
+                }
+            }
         }
     }
 }
