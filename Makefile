@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules latency postman fmt engines clean
+.PHONY: help run test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules dashboards latency postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -34,7 +34,7 @@ latency: ## what the gateway costs on a hot timeline, with and without it in tur
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman
 
-check: format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules ## formatting, lints, documentation, dependencies, routes, rooms, manifests, rules of Prometheus
+check: format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules dashboards ## formatting, lints, documentation, dependencies, routes, rooms, manifests, rules and dashboards
 
 format: ## is everything formatted?
 	cargo fmt --all --check
@@ -70,6 +70,9 @@ manifests: ## do the manifests render, are they valid, and is everything there t
 
 rules: ## are the rules of Prometheus right, does each alert fire in its test, and has it a runbook?
 	@exec $(PYTHON) scripts/check_rules.py
+
+dashboards: ## can the dashboards be read, and is what they name measured?
+	@exec $(PYTHON) scripts/check_dashboards.py
 
 fmt: ## format everything
 	cargo fmt --all
