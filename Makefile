@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules dashboards latency postman fmt engines clean
+.PHONY: help run observe test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules dashboards latency postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -30,6 +30,9 @@ images: ## build the container images; BUILDER=docker, podman or buildah, BUILDE
 
 latency: ## what the gateway costs on a hot timeline, with and without it in turns, optimised build
 	@exec $(DEV) test --release -- -p system-tests --test gateway costs_less -- --ignored --nocapture
+
+observe: ## Prometheus with our rules beside what `make run` runs; Loki, Jaeger and Grafana too where they are on the PATH
+	@exec $(PYTHON) scripts/observe.py
 
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman

@@ -46,10 +46,15 @@ GATEWAY_GRACE_SECONDS = 1.5
 
 def run(supervisor: Supervisor, _arguments: argparse.Namespace) -> int:
     """start engines and services, show the logs, stop everything on Ctrl-C; data stays in DATA (.data)"""
+    data = data_folder()
+    with exclusive(data, f"another `make run` uses {data}: stop it, or name another folder in DATA"):
+        return run_with(supervisor, data)
+
+
+def data_folder() -> Path:
     data = (ROOT / (os.environ.get("DATA") or ".data")).resolve()
     data.mkdir(parents=True, exist_ok=True, mode=0o700)  # the signing key lives there
-    with exclusive(data):
-        return run_with(supervisor, data)
+    return data
 
 
 def run_with(supervisor: Supervisor, data: Path) -> int:
@@ -171,13 +176,13 @@ def service_urls(environment: dict[str, str]) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def exclusive(data: Path):
+def exclusive(folder: Path, otherwise: str):
     """One run at a time in a data folder."""
-    with (data / "lock").open("a") as lock:
+    with (folder / "lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Failed(f"another `make run` uses {data}: stop it, or name another folder in DATA") from None
+            raise Failed(otherwise) from None
         yield
 
 
@@ -196,7 +201,7 @@ def port_from(environment: dict[str, str], name: str, default: int) -> int:
         raise Failed(f"{name} wants a port from 1 to 65535") from None
 
 
-def check_ports_are_free(ports: dict[str, tuple[str, int]]) -> None:
+def check_ports_are_free(ports: dict[str, tuple[str, int]], target: str = "make run") -> None:
     """Takes all of them at once, so that two settings with the same port are found as well."""
     with contextlib.ExitStack() as taken:
         for name, (host, port) in ports.items():
@@ -211,7 +216,7 @@ def check_ports_are_free(ports: dict[str, tuple[str, int]]) -> None:
                     shown = f"[{host}]" if ":" in host else host
                     change = f"{name}={shown}:PORT" if name.endswith("ADDR") else f"{name}=PORT"
                     raise Failed(f"port {port} is in use: stop what listens there, "
-                                 f"or choose another with `make run {change}`") from None
+                                 f"or choose another with `{target} {change}`") from None
                 raise Failed(f"{name}: {host}:{port} cannot be listened on: {error.strerror}") from None
 
 

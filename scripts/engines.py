@@ -37,6 +37,13 @@ MONGOD_AT_LEAST = (8, 0)
 NODE_AT_LEAST = (20,)
 NATS_AT_LEAST = (2, 12)  # the first with atomic batches
 TRAEFIK_AT_LEAST = (3, 7)
+PROMETHEUS_AT_LEAST = (2, 42)
+
+# With the scripts that its pages load, which Debian keeps in packages of their own.
+PROMETHEUS_PACKAGES = (
+    "prometheus", "fonts-glyphicons-halflings", "libjs-bootstrap4", "libjs-d3",
+    "libjs-eonasdan-bootstrap-datetimepicker", "libjs-jquery", "libjs-jquery-hotkeys", "libjs-moment",
+    "libjs-moment-timezone", "libjs-mustache", "libjs-popper.js", "libjs-rickshaw")
 
 # An engine may replay its journal first.
 START_DEADLINE_SECONDS = 60
@@ -78,11 +85,12 @@ def version_of(program: str, how: str = "--version") -> tuple[int, ...]:
                                 stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    found = re.search(r"(?:\bv|Version: +)(\d+(?:\.\d+)+)", answer.stdout + answer.stderr)
+    found = re.search(r"(?:\bv|\b[Vv]ersion:? +)(\d+(?:\.\d+)+)", answer.stdout + answer.stderr)
     return tuple(map(int, found[1].split("."))) if found else ()
 
 
-def on_path(program: str, at_least: tuple[int, ...], how: str = "--version") -> Path | None:
+def on_path(program: str, at_least: tuple[int, ...], how: str = "--version",
+            otherwise: str = f"using the one in {CACHE}") -> Path | None:
     """The program on the PATH, unless it is too old."""
     path = shutil.which(program)
     if not path:
@@ -91,7 +99,7 @@ def on_path(program: str, at_least: tuple[int, ...], how: str = "--version") -> 
     if version >= at_least:
         return Path(path).absolute()
     found, wanted = (".".join(map(str, numbers)) or "broken" for numbers in (version, at_least))
-    note(f"{path} is {found}, we need {wanted} or later: using the one in {CACHE}")
+    note(f"{path} is {found}, we need {wanted} or later: {otherwise}")
     return None
 
 
@@ -171,7 +179,7 @@ def traefik(supervisor: Supervisor) -> Path:
 
 def faketime(supervisor: Supervisor) -> Path | None:
     """A library that tells one process another time, for tests; none where Debian's package cannot be had."""
-    return from_debian(supervisor, "libfaketime", "faketime", "usr/lib/*/faketime/libfaketime.so.1",
+    return from_debian(supervisor, ("libfaketime",), "faketime", "usr/lib/*/faketime/libfaketime.so.1",
                        "the test of clocks that jump is left out")
 
 
@@ -179,12 +187,25 @@ def promtool(supervisor: Supervisor) -> Path | None:
     """Prometheus' own checker of metrics, for tests; none where Debian's package cannot be had."""
     if program := shutil.which("promtool"):
         return Path(program)
-    return from_debian(supervisor, "prometheus", "prometheus", "usr/bin/promtool",
+    return from_debian(supervisor, PROMETHEUS_PACKAGES, "prometheus-server", "usr/bin/promtool",
                        "what the services measure is not checked with it")
 
 
-def from_debian(supervisor: Supervisor, package: str, folder: str, wanted: str, without: str) -> Path | None:
-    """A file of a Debian package: installed, or unpacked into the cache. Neither needs root: nothing is installed."""
+def prometheus(supervisor: Supervisor) -> Path:
+    """What collects metrics and evaluates rules."""
+    program = (on_path("prometheus", PROMETHEUS_AT_LEAST)
+               or from_debian(supervisor, PROMETHEUS_PACKAGES, "prometheus-server", "usr/bin/prometheus",
+                              "Debian's package cannot be had"))
+    if not program:
+        raise Failed("Prometheus is missing: put `prometheus` on the PATH, from https://prometheus.io/download")
+    return program
+
+
+def from_debian(supervisor: Supervisor, packages: tuple[str, ...], folder: str, wanted: str,
+                without: str) -> Path | None:
+    """A file of Debian packages: installed, or unpacked into the cache. Neither needs root: nothing is installed.
+
+    Packages that this release does not have are left out, if the file is there without them."""
     root = CACHE / folder
 
     def found() -> Path | None:
@@ -199,7 +220,8 @@ def from_debian(supervisor: Supervisor, package: str, folder: str, wanted: str, 
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         quiet = {"cwd": partial, "log": partial / "log"}
-        supervisor.run("apt-get", ["apt-get", "download", package], **quiet)
+        for package in packages:
+            supervisor.run("apt-get", ["apt-get", "download", package], **quiet)
         for archive in partial.glob("*.deb"):
             supervisor.run("dpkg-deb", ["dpkg-deb", "-x", str(archive), str(partial)], **quiet)
             archive.unlink()

@@ -41,6 +41,8 @@ class Stopped(Exception):
 class Speech:
     """Where we say things: on stdout, unless that is for lines that programs read."""
     on_stderr = False
+    # Several threads pass on what processes say.
+    turn = threading.Lock()
 
 
 def say(line: str = "") -> None:
@@ -49,9 +51,16 @@ def say(line: str = "") -> None:
 
 
 def show(line: str, file: IO) -> None:
-    """Prints a line; when nobody reads any more, that is as if the terminal had been closed."""
+    """Prints a line, and nothing of another thread's within it."""
+    pass_on(f"{line}\n".encode(errors="replace"), file)
+
+
+def pass_on(line: bytes, file: IO) -> None:
+    """Writes a line as it is; when nobody reads any more, that is as if the terminal had been closed."""
     try:
-        print(line, flush=True, file=file)
+        with Speech.turn:
+            file.buffer.write(line)
+            file.buffer.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
         os.kill(os.getpid(), signal.SIGHUP)
@@ -65,7 +74,8 @@ def note(line: str) -> None:
 class Process:
     """A child that leads a session, with its output in a log file, on our terminal, or labelled line by line.
 
-    With an empty label its lines are on our stdout as they are."""
+    With an empty label its lines of JSON are on our stdout as they are, and nothing else is: a last line that was cut
+    off, or what a crash prints, goes to stderr."""
 
     def __init__(self, name: str, argv: list[str], env: dict[str, str] | None, cwd: Path | None,
                  log: Path | None, label: str | None, stdout: IO | None):
@@ -90,11 +100,10 @@ class Process:
 
     def _show_output(self, label: str) -> None:
         for raw in self.popen.stdout:
-            line = raw.decode(errors="replace").rstrip()
-            if label:
-                say(f"{label} | {line}")
+            if not label and raw.startswith(b"{") and raw.endswith(b"}\n"):
+                pass_on(raw, sys.stdout)
             else:
-                show(line, sys.stdout)
+                say(f"{label or self.name} | {raw.decode(errors='replace').rstrip()}")
 
     @property
     def pid(self) -> int:
