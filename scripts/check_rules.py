@@ -39,6 +39,7 @@ STRING = r'"(?:[^"\\]|\\.)*"'
 MATCHER = re.compile(rf"(\w+)\s*(=~|!~|!=|=)\s*({STRING})")
 SELECTOR = re.compile(rf"([a-zA-Z_:][\w:]*)\s*(\{{(?:[^\"}}]|{STRING})*\}})?(?!\s*\(|[\w:])")
 LABELS = re.compile(r"\b(by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
+COMMANDS = ("kubectl ", "curl ", "command-service ", "query-service ", "db.")
 OPERATORS = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
 
 
@@ -51,6 +52,7 @@ class Repository:
     metrics: str = ""
     routes: str = ""
     workloads: set[str] = field(default_factory=set)
+    sources: str = ""
 
     def all_rules(self) -> Iterator[tuple[str, dict]]:
         for name, file in self.rules.items():
@@ -105,7 +107,10 @@ def read(python: Path) -> Repository:
         runbooks={path.name: path.read_text() for path in sorted((ROOT / RUNBOOKS).glob("*.md"))},
         metrics=(ROOT / METRICS).read_text(), routes=(ROOT / ROUTES).read_text(),
         workloads={name for path in (ROOT / "manifests").rglob("*.yaml")
-                   for name in re.findall(r"app\.kubernetes\.io/name: ([\w-]+)", path.read_text())})
+                   for name in re.findall(r"app\.kubernetes\.io/name: ([\w-]+)", path.read_text())},
+        sources="\n".join(path.read_text() for folder in ("command-service/src", "query-service/src", "shared/src",
+                                                         "manifests/components")
+                          for path in (ROOT / folder).rglob("*") if path.suffix in (".rs", ".conf", ".yaml")))
 
 
 # --- the checks: each yields what is wrong ----------------------------------------------------------------------
@@ -218,7 +223,18 @@ def named(repository: Repository) -> Iterator[str]:
                 yield f"{RUNBOOKS}/{name}: the manifests have no {word}"
 
 
-CHECKS = (tested, written, measured, explained, named)
+def said(repository: Repository) -> Iterator[str]:
+    """What the runbooks quote of the log or of a configuration, some source says; … stands for what differs."""
+    for name, text in repository.runbooks.items():
+        prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+        for span in re.findall(r"`([^`\n]+)`", prose):
+            is_quoted = ": " in span or span.count(" ") > 2
+            if is_quoted and not span.startswith(COMMANDS):
+                if any(part.strip() not in repository.sources for part in span.split("…")):
+                    yield f"{RUNBOOKS}/{name}: no source says “{span}”"
+
+
+CHECKS = (tested, written, measured, explained, named, said)
 
 
 # --- what is made of the rules ----------------------------------------------------------------------------------
@@ -370,6 +386,8 @@ def controls() -> Iterator[tuple[str, object, Repository, str]]:
     asked = page.replace("## Act", '```promql\na_total{job="query-service"}\nb_total{job="query-service"}\n```\n## Act')
     command = page.replace("## Act", "kubectl get pods --selector app.kubernetes.io/name=gone\n## Act")
     yield "command of a runbook", named, of(runbooks={"A.md": command}, workloads={"here"}), "no gone"
+    quoted = page.replace("## Act", "It says `partition … is gone`.\n## Act")
+    yield "quoted line of a log", said, of(runbooks={"A.md": quoted}, sources="partition {} is here"), "is gone"
     yield "question of a runbook", measured, of(runbooks={"A.md": asked}), "A.md: nothing measures b_total"
 
 
