@@ -20,10 +20,11 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 import gateway  # noqa: E402
+import manifests_monitoring  # noqa: E402
 import manifests_network  # noqa: E402
 import manifests_references  # noqa: E402
 import manifests_security  # noqa: E402
-from engines import Nats, from_npm, from_wheel, need, with_node  # noqa: E402
+from engines import Nats, amtool, from_npm, from_wheel, need, promtool, with_node  # noqa: E402
 from manifests_references import Known  # noqa: E402
 from manifests_tree import Object, Tree, called  # noqa: E402
 from supervisor import Failed, Supervisor, note, supervised  # noqa: E402
@@ -47,7 +48,14 @@ def main(supervisor: Supervisor) -> int:
     # Combinations of components have it as the component does.
     problems += [problem for tree in trees if tree.name in ("base+nats", *overlays())
                  for problem in nats_configuration(tools, tree)]
+    with ThreadPoolExecutor() as pool:  # each look waits for a second
+        looks = pool.map(lambda tree: monitoring_configuration(tools, tree),
+                         [tree for tree in trees if tree.name in ("base+monitoring", *overlays())])
+        problems += [problem for found in looks for problem in found]
     problems += unused_secrets(trees, known)
+    problems += unmounted_files(trees)
+    if os.environ.get("MICROBLOG_CI") and not (tools.promtool and tools.amtool):
+        problems.append("there is no promtool or no amtool, which check the configurations of monitoring")
     for problem in dict.fromkeys(problems):
         note(f"error: {problem}")
     if not problems:
@@ -73,6 +81,7 @@ class Tools:
                                *(f"@kubernetes-models/{name}@{MODELS_VERSION}" for name in MODELS))
         self.with_node = with_node(supervisor)
         self.nats = Nats.find(supervisor).program
+        self.promtool, self.amtool = promtool(supervisor), amtool(supervisor)
 
 
 # --- rendering --------------------------------------------------------------------------------------------------
@@ -185,6 +194,10 @@ def nats_configuration(tools: Tools, tree: Tree) -> list[str]:
     return [f"{tree.name}: {ran.stderr.strip()}"] if ran.returncode else []
 
 
+def monitoring_configuration(tools: Tools, tree: Tree) -> list[str]:
+    return manifests_monitoring.faults(tree, tools.promtool, tools.amtool, lambda text: parse(tools, [text])[0][0])
+
+
 def make_certificate(folder: Path) -> None:
     """`tls.crt` and `tls.key` for this machine, signed by itself, which is also `ca.crt`."""
     need("openssl", "install it (Debian, Ubuntu: apt install openssl)")
@@ -233,6 +246,15 @@ def known_of_the_repository() -> Known:
 def unused_secrets(trees: list[Tree], known: Known) -> list[str]:
     rendered = json.dumps([tree.objects for tree in trees])
     return [f"manifests/secrets.json: nobody uses {name}" for name in known.secrets if f'"{name}"' not in rendered]
+
+
+def unmounted_files(trees: list[Tree]) -> list[str]:
+    """Rules and dashboards are in a ConfigMap each by its name: kustomize takes no folders."""
+    mounted = {name for tree in trees for each in tree.of("ConfigMap") for name in each["data"]}
+    folder = MANIFESTS / "components" / "monitoring"
+    return [f"no ConfigMap has {path.relative_to(MANIFESTS)}: its kustomization.yaml does not name it"
+            for pattern in ("rules/*.yml", "dashboards/*.json") for path in sorted(folder.glob(pattern))
+            if path.name not in mounted]
 
 
 if __name__ == "__main__":

@@ -314,8 +314,6 @@ def runbook_expressions(repository: Repository) -> Iterator[tuple[str, str]]:
 
 def promtool_finds(program: Path, repository: Repository) -> list[str]:
     rules = [f"{RULES}/{name}" for name in repository.rules]
-    configurations = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "manifests").rglob("prometheus*.yml"))
-                      if re.search(r"^scrape_configs:", path.read_text(), re.MULTILINE)]
     with tempfile.TemporaryDirectory(prefix="microblog-rules-") as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         asked = Path(folder) / "runbooks.yml"
         # JSON is YAML. promtool parses an expression only in a rule.
@@ -323,7 +321,6 @@ def promtool_finds(program: Path, repository: Repository) -> list[str]:
             {"record": f"asked:{number}", "expr": expression, "labels": {"where": where}}
             for number, (where, expression) in enumerate(runbook_expressions(repository))]}]}))
         commands = [["check", "rules", "--lint-fatal", *rules], ["check", "rules", str(asked)],
-                    *(["check", "config", "--syntax-only", path] for path in configurations),
                     # Each by itself: they run beside each other.
                     *(["test", "rules", f"{RULES}/tests/{name}"] for name in repository.tests)]
         return [problem for found in pool.map(lambda each: complaints(program, each), commands) for problem in found]

@@ -201,6 +201,14 @@ def prometheus(supervisor: Supervisor) -> Path:
     return program
 
 
+def amtool(supervisor: Supervisor) -> Path | None:
+    """Alertmanager's own checker of its configuration; none where Debian's package cannot be had."""
+    if program := shutil.which("amtool"):
+        return Path(program)
+    return from_debian(supervisor, ("prometheus-alertmanager",), "alertmanager", "usr/bin/amtool",
+                       "the configuration of Alertmanager is not checked with it")
+
+
 def from_debian(supervisor: Supervisor, packages: tuple[str, ...], folder: str, wanted: str,
                 without: str) -> Path | None:
     """A file of Debian packages: installed, or unpacked into the cache. Neither needs root: nothing is installed.

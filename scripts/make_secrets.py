@@ -72,15 +72,16 @@ def make(folder: Folder, mongodb_nodes: int, more_hosts: dict[str, list[str]]) -
     """Makes what is missing. `more_hosts`: further names and addresses for the certificate of a Secret."""
     folder.once("jwt-key/jwt.pem", ed25519_key)
     folder.once("mongodb-keyfile/keyfile", lambda: base64.b64encode(secrets.token_bytes(567)).decode() + "\n")
-    user, password = credentials(folder, "mongodb-credentials", "", "microblog")
+    user, word = credentials(folder, "mongodb-credentials", "", "microblog")
     credentials(folder, "mongodb-credentials", "root-", "root")
     # Follows from the others, so it is written again each time.
     nodes = ",".join(f"mongodb-{node}.mongodb.{CLUSTER}:27017" for node in range(mongodb_nodes))
     folder.write("mongodb-credentials/uri",
-                 f"mongodb://{user}:{password}@{nodes}/microblog?replicaSet=rs0&authSource=admin"
+                 f"mongodb://{user}:{word}@{nodes}/microblog?replicaSet=rs0&authSource=admin"
                  "&tls=true&tlsCAFile=/etc/microblog/mongodb-tls/ca.crt")
-    user, password = credentials(folder, "nats-credentials", "", "microblog")
-    folder.write("nats-credentials/url", f"tls://{user}:{password}@nats.{CLUSTER}:4222")
+    user, word = credentials(folder, "nats-credentials", "", "microblog")
+    folder.write("nats-credentials/url", f"tls://{user}:{word}@nats.{CLUSTER}:4222")
+    folder.once("grafana-admin/password", password)
     authority(folder)
     for name, hosts in HOSTS.items():
         certificate(folder, name, hosts + more_hosts.get(name, []))

@@ -19,9 +19,15 @@ CONNECTIONS = {
     ("nats", "nats", "cluster"),
     ("query-api", "command-api", "http"), ("query-projector", "command-api", "http"),
     ("gateway", "command-api", "http"), ("gateway", "query-api", "http"),
+    *(("prometheus", scraped, "ops") for scraped in (*ROLES, "gateway")), ("prometheus", "alertmanager", "alertmanager"),
+    ("grafana", "prometheus", "prometheus"), ("grafana", "alertmanager", "alertmanager"),
+    ("grafana", "loki", "loki"), ("grafana", "jaeger", "query"),
+    *((role, "loki", "loki") for role in ROLES), *((role, "jaeger", "otlp") for role in ROLES),
 }
+NAMES = {name for source, target, _ in CONNECTIONS for name in (source, target)}
 # Reached from the namespace `monitoring`.
 SCRAPED = {*((role, "ops") for role in ROLES), ("gateway", "ops"), ("nats", "monitor")}
+ADDRESS = re.compile(r"(?<![\w-])([\w-]{1,63})\.microblog\.svc\.cluster\.local:(\d+)")
 # Reached from everywhere.
 PUBLIC = {("gateway", "web"), ("gateway", "websecure")}
 # What the gateway has as on a laptop.
@@ -33,6 +39,8 @@ DNS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kub
        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
 LOCAL_DNS = {"ipBlock": {"cidr": "169.254.20.10/32"}}
 API_SERVER = {443, 6443, 8443}
+# Who asks the API server.
+CONTROLLERS = ("gateway", "prometheus")
 
 
 # --- policies ---------------------------------------------------------------------------------------------------
@@ -44,7 +52,7 @@ def policy_selectors(tree: Tree, _known: Known) -> Iterator[str]:
             yield f"{called(policy)}: its {direction} has no effect without the policyType"
         for peer in peers:
             yield from names_in(tree, policy, peer.get("podSelector", {}))
-            if "podSelector" in peer and is_of_pods(peer) and not tree.selected(peer["podSelector"]):
+            if "podSelector" in peer and is_of_pods(peer) and selects_none(tree, peer["podSelector"]):
                 yield f"{called(policy)}: one of its peers selects no pods"
         for pods in targets(tree, policy, peers, direction):
             for port in rule.get("ports", []):
@@ -52,8 +60,18 @@ def policy_selectors(tree: Tree, _known: Known) -> Iterator[str]:
                     yield f"{called(policy)}: {pods} has no port {port['port']}"
     for policy in tree.of("NetworkPolicy"):
         yield from names_in(tree, policy, policy["spec"]["podSelector"])
-        if not tree.selected(policy["spec"]["podSelector"]):
+        if selects_none(tree, policy["spec"]["podSelector"]):
             yield f"{called(policy)} selects no pods"
+
+
+def selects_none(tree: Tree, selector: dict) -> bool:
+    names = selector.get("matchLabels", {"": ""}).values()
+    return not tree.selected(selector) and not all(elsewhere(tree, name) for name in names)
+
+
+def elsewhere(tree: Tree, name: str) -> bool:
+    """A component names pods of others, which are not there where it is rendered alone."""
+    return tree.name.count("+") == 1 and name in NAMES
 
 
 def every_rule(tree: Tree) -> Iterator[tuple[Object, dict, str, list[dict]]]:
@@ -79,7 +97,8 @@ def names_in(tree: Tree, policy: Object, selector: dict) -> Iterator[str]:
     """Each name of a list, for one that is misspelt is not seen where another matches."""
     for wanted in selector.get("matchExpressions", []):
         for value in wanted.get("values", []):
-            if not any(each.labels.get(wanted["key"]) == value for each in tree.pods()):
+            there = any(each.labels.get(wanted["key"]) == value for each in tree.pods())
+            if not there and not elsewhere(tree, value):
                 yield f"{called(policy)}: there are no pods {value}"
 
 
@@ -109,7 +128,7 @@ def inbound(tree: Tree, pods: Pods, port: str, number: int) -> Iterator[str]:
 
 
 def outside(tree: Tree, _known: Known) -> Iterator[str]:
-    """Who is none of our pods: Prometheus comes in; DNS and, for the gateway, the API server are asked."""
+    """Who is none of our pods: Prometheus comes in; DNS and, for who watches pods or routes, the API server are asked."""
     for policy, rule, direction, peers in every_rule(tree):
         where, ports = f"{called(policy)}, {direction}", {each["port"] for each in rule.get("ports", [])}
         if direction == "egress" and not peers:
@@ -117,7 +136,7 @@ def outside(tree: Tree, _known: Known) -> Iterator[str]:
         for peer in peers:
             if is_of_pods(peer):
                 continue
-            api_server = "ipBlock" in peer and called(policy) == "NetworkPolicy gateway" and ports <= API_SERVER
+            api_server = "ipBlock" in peer and policy["metadata"]["name"] in CONTROLLERS and ports <= API_SERVER
             asked = peer in (DNS, LOCAL_DNS) and ports == {53} or api_server and private(peer["ipBlock"])
             if not (direction == "ingress" and peer == MONITORING or direction == "egress" and ports and asked):
                 yield f"{where}: {peer} is none of those who are wanted"
@@ -140,6 +159,14 @@ def connection(tree: Tree, source: Pods, target: Pods, port: str, number: int) -
             yield f"{name_of(source)} must reach {name_of(target)} at {port}: no policy allows it, {policy} {name_of(side)}"
         if allowed and not needed:
             yield f"{name_of(source)} needs nothing of {name_of(target)} at {port}, and {policy} {name_of(side)} allows it"
+
+
+def addresses(tree: Tree, _known: Known) -> Iterator[str]:
+    """What configurations and settings name in the cluster are Services, with these ports."""
+    for each in tree.of("ConfigMap"):
+        for service, port in ADDRESS.findall(json.dumps(each.get("data", {}))):
+            if not has_port(tree, service, int(port)) and not elsewhere(tree, service):
+                yield f"{called(each)}: no Service {service} with the port {port}"
 
 
 def about(tree: Tree, pods: Pods) -> list[Object]:
@@ -303,4 +330,4 @@ def believed(tree: Tree, _known: Known) -> Iterator[str]:
         yield "TRUSTED_PROXIES does not name the gateway: all clients would have its address"
 
 
-CHECKS = [policy_selectors, connections, outside, gateways, entry_points, routes, middlewares, clusters, believed]
+CHECKS = [policy_selectors, connections, outside, addresses, gateways, entry_points, routes, middlewares, clusters, believed]

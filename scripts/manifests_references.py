@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from manifests_tree import CLUSTER_SCOPED, Object, Pods, Tree, called, environment, matches, name_of, our_image
 
 NAMESPACE = "microblog"
+ANNOTATIONS = 256 * 1024  # bytes
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 # What each role cannot do without, beside MONGODB_URI. The command api does not speak to NATS.
 REQUIRED = {
@@ -17,7 +19,11 @@ REQUIRED = {
     "query-api": {"JWKS_URL", "NATS_URL"}, "query-projector": {"JWKS_URL", "NATS_URL"},
 }
 # What others than our services answer to probes.
-FOREIGN_PATHS = {"traefik": {"/ping"}, "nats": {"/healthz"}}
+FOREIGN_PATHS = {
+    "traefik": {"/ping"}, "nats": {"/healthz"}, "prom/prometheus": {"/-/healthy", "/-/ready"},
+    "prom/alertmanager": {"/-/healthy", "/-/ready"}, "grafana/grafana": {"/api/health"},
+    "grafana/loki": {"/ready", "/loki/api/v1/status/buildinfo"}, "jaegertracing/jaeger": {"/status"},
+}
 
 
 @dataclass
@@ -50,6 +56,14 @@ def places(tree: Tree, _known: Known) -> Iterator[str]:
         if called(each) in seen:
             yield f"{called(each)} is there twice"
         seen.add(called(each))
+
+
+def sizes(tree: Tree, _known: Known) -> Iterator[str]:
+    """`kubectl apply` keeps the whole object in an annotation, and annotations have a bound."""
+    for each in tree.of("ConfigMap"):
+        size = len(json.dumps(each, ensure_ascii=False).encode())
+        if size > ANNOTATIONS:
+            yield f"{called(each)} has {size} bytes, and kubectl apply takes up to {ANNOTATIONS}"
 
 
 def made_secrets(tree: Tree, known: Known) -> Iterator[str]:
@@ -337,4 +351,4 @@ def scaling(tree: Tree, _known: Known) -> Iterator[str]:
             yield f"{called(scaler)}: minReplicas is greater than maxReplicas"
 
 
-CHECKS = [places, made_secrets, variables, volumes, files_in_commands, spread, images, settings, listening, probes, grace, services, key_set_url, workload_selectors, disruption, scaling]
+CHECKS = [places, sizes, made_secrets, variables, volumes, files_in_commands, spread, images, settings, listening, probes, grace, services, key_set_url, workload_selectors, disruption, scaling]

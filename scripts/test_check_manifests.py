@@ -8,15 +8,17 @@ import json
 import sys
 import unittest
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
-from check_manifests import (MANIFESTS, Tools, faults, invalid, known_of_the_repository, nats_configuration,  # noqa: E402
-                             parse, render, unused_secrets)
+from check_manifests import (MANIFESTS, Tools, faults, invalid, known_of_the_repository,  # noqa: E402
+                             monitoring_configuration, nats_configuration, parse, render, unmounted_files,
+                             unused_secrets)
 from manifests_tree import Object, Tree  # noqa: E402
 from supervisor import Supervisor  # noqa: E402
 
-OVERLAYS = ("overlays/minikube", "overlays/ec2")
+OVERLAYS = ("overlays/minikube", "overlays/ec2", "overlays/minikube-observe")
 
 
 # --- ways into a tree -------------------------------------------------------------------------------------------
@@ -311,6 +313,41 @@ ONLY_EC2 = {
     "routes to fewer servers": (
         put(lambda tree: get(tree, "StatefulSet nats")["spec"], replicas=5), "StatefulSet nats has 5 pods"),
 }
+MONITORING = {
+    "metrics that Prometheus does not reach": (
+        without("NetworkPolicy scraped-by-prometheus"), "prometheus must reach query-projector at ops"),
+    "a Prometheus that does not reach them": (
+        without("NetworkPolicy prometheus"), "ingress of prometheus"),
+    "a Prometheus that reaches the world": (
+        put(lambda tree: get(tree, "NetworkPolicy prometheus")["spec"]["egress"][2]["to"][0], ipBlock={"cidr": "0.0.0.0/0"}),
+        "is none of those"),
+    "log lines that do not arrive": (without("NetworkPolicy to-loki"), "command-relay must reach loki at loki"),
+    "spans that do not arrive": (without("NetworkPolicy jaeger"), "command-api must reach jaeger at otlp"),
+    "a Grafana that gets no logs": (without("NetworkPolicy grafana-to-loki"), "grafana must reach loki"),
+    "a Grafana that sends spans": (
+        lambda tree: get(tree, "NetworkPolicy jaeger")["spec"]["ingress"][1]["ports"].append({"port": "otlp"}),
+        "grafana needs nothing of jaeger at otlp"),
+    "an API server that Alertmanager asks": (
+        put(lambda tree: get(tree, "NetworkPolicy prometheus")["metadata"], name="alertmanager-out"), "is none of those"),
+    "a source that there is not": (
+        text("grafana-sources", "sources.yml", "//loki.microblog", "//logs.microblog"), "no Service logs with the port 3100"),
+    "a source at no port": (
+        text("grafana-sources", "sources.yml", ":16686", ":16687"), "no Service jaeger with the port 16687"),
+    "an endpoint of nobody": (
+        setting("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://jaeger.microblog.svc.cluster.local:4317/v1/traces"),
+        "no Service jaeger with the port 4317"),
+    "a configuration that is not mounted": (
+        put(lambda tree: container(tree, "StatefulSet loki"), args=["-config.file=/etc/loki/local.yml"]),
+        "nothing is mounted at /etc/loki/local.yml"),
+    "a probe that Grafana does not answer": (
+        put(lambda tree: container(tree, "Deployment grafana")["readinessProbe"]["httpGet"], path="/ready"),
+        "does not serve /ready"),
+    "a password of nobody": (
+        put(lambda tree: pod(tree, "Deployment grafana")["volumes"][0]["secret"], secretName="grafana"), "no Secret grafana"),
+    "a Prometheus without a Role": (without("RoleBinding prometheus"), "its account prometheus has no Role"),
+    "more than an annotation takes": (
+        lambda tree: get(tree, "ConfigMap grafana-dashboards")["data"].update(x="x " * 131072), "kubectl apply takes up to"),
+}
 SCHEMAS = {
     "a field that there is not": (put(lambda tree: container(tree, api), imagePullPolcy="Never"), "imagePullPolcy"),
     "a value of another type": (put(lambda tree: pod(tree, api), terminationGracePeriodSeconds="45"), "'45' is not"),
@@ -364,6 +401,9 @@ class Faults(unittest.TestCase):
     def test_production(self) -> None:
         self.each(ONLY_EC2, self.trees[1], self.resolved)
 
+    def test_monitoring(self) -> None:
+        self.each(MONITORING, self.trees[2], self.resolved)
+
     def test_schemas(self) -> None:
         """All at once: each look starts two programs."""
         whole = json.dumps(self.trees[0].objects)
@@ -380,6 +420,45 @@ class Faults(unittest.TestCase):
         bad = {"a duration that NATS refuses": (
             text("nats-config", "nats.conf", "lame_duck_duration: 30s", "lame_duck_duration: 20s"), "minimum is 30")}
         self.each(bad, self.trees[0], lambda tree: nats_configuration(self.tools, tree))
+
+    def test_configuration_of_monitoring(self) -> None:
+        if not (self.tools.promtool and self.tools.amtool):
+            self.skipTest("there is no promtool or no amtool")
+        bad = {
+            "a discovery that there is not": (
+                text("prometheus-config", "prometheus.yml", "role: pod", "role: node"), "does not discover"),
+            "a job under another name": (
+                text("prometheus-config", "prometheus.yml", "job_name: query-service", "job_name: query"), "has the targets"),
+            "a role that no job takes": (
+                text("prometheus-config", "prometheus.yml", "(?:api|relay);ops", "(?:api|relays);ops"), "has the targets"),
+            "pods that have ended": (
+                text("prometheus-config", "prometheus.yml", "Succeeded|Failed", "Succeeded"), "has the targets"),
+            "relabelling that there is not": (
+                text("prometheus-config", "prometheus.yml", "action: drop", "action: omit"), "unknown relabel action"),
+            "rules that are not found": (
+                text("prometheus-config", "prometheus.yml", "/etc/prometheus-rules/*.yml", "/etc/rules/*.yml"), "finds no rules"),
+            "pods that it may not see": (
+                lambda tree: get(tree, "Role prometheus")["rules"].clear(), "the Role prometheus does not allow"),
+            "a rule that is none": (text("prometheus-rules", "reach.yml", "absent(up", "absent(up("), "could not parse"),
+            "a receiver that there is not": (
+                text("alertmanager-config", "alertmanager.yml", "receiver: page", "receiver: pager"), "undefined receiver"),
+        }
+        whole = json.dumps(self.trees[2].objects)
+        broken = {"": Tree("none", json.loads(whole)), **{name: Tree(name, json.loads(whole)) for name in bad}}
+        for name, (make, _) in bad.items():
+            make(broken[name])
+        # At once: each look waits for a second.
+        with ThreadPoolExecutor(len(broken)) as pool:
+            found = dict(zip(broken, pool.map(lambda tree: monitoring_configuration(self.tools, tree), broken.values())))
+        self.assertEqual(found.pop(""), [])
+        for name, problems in found.items():
+            with self.subTest(name):
+                self.assertIn(bad[name][1], "\n".join(problems))
+
+    def test_files_that_nobody_mounts(self) -> None:
+        self.assertEqual(unmounted_files(self.trees), [])
+        self.assertIn("no ConfigMap has components/monitoring/dashboards/overview.json",
+                      "\n".join(unmounted_files(self.trees[:1])))
 
     def test_secrets_that_nobody_uses(self) -> None:
         self.assertEqual(unused_secrets(self.trees, self.known), [])
