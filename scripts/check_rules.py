@@ -33,6 +33,10 @@ INDEX = f"{RUNBOOKS}/README.md"
 METRICS = "docs/metrics.md"
 ROUTES = "shared/src/web/routes.rs"
 JOBS = ("command-service", "query-service")
+# What the gateway measures. Seen with Traefik 3.7.15.
+OTHERS = {"traefik_entrypoint_requests_total": {
+    "job": ["gateway"], "instance": None, "code": [str(status) for status in range(100, 600)],
+    "entrypoint": ["web", "websecure", "ops"], "method": None, "protocol": None}}
 SECTIONS = ("## Look", "## Act", "## Over", "## The rule")
 
 STRING = r'"(?:[^"\\]|\\.)*"'
@@ -279,8 +283,9 @@ def write(repository: Repository) -> None:
 
 def known_metrics(repository: Repository) -> dict[str, dict[str, list[str] | None]]:
     """Every metric with its labels and their values, None where any may be; of docs/metrics.md, and our recordings."""
-    target = {"job": list(JOBS), "instance": None}
-    known: dict[str, dict] = {"up": target, "ALERTS": {"alertname": repository.alert_names(), "alertstate": None}}
+    # The role is there where service discovery knows it.
+    target = {"job": list(JOBS), "instance": None, "role": ["", "api", "relay", "projector"]}
+    known: dict[str, dict] = {"up": target, "ALERTS": {"alertname": repository.alert_names(), "alertstate": None}, **OTHERS}
     routes = [*re.findall(r'"(/[^"]*)"', repository.routes), "unmatched"]
     special = {"patterns of the routes, unmatched": routes, "one in each build": None,
                "status codes": [str(status) for status in range(100, 600)],
