@@ -106,7 +106,7 @@ def known_of_the_repository(supervisor: Supervisor) -> Known:
     return Known(
         metrics={**documented, **OF_PROMETHEUS}, documented={re.sub(r"_bucket$", "", name) for name in documented},
         rules=set(re.findall(r"^\s*-?\s*record: (\S+)$", rules, re.MULTILINE)),
-        runbooks={path.name for path in (ROOT / "docs" / "runbooks").glob("*.md")},
+        runbooks={path.name for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README.md"},
         promtool=promtool(supervisor), logql=lambda texts: faults_of_logql(supervisor, texts))
 
 
@@ -292,15 +292,18 @@ def layout(dashboards: dict[str, Dashboard], _known: Known) -> Iterator[str]:
 
 
 def links(dashboards: dict[str, Dashboard], known: Known) -> Iterator[str]:
-    """Runbooks are there, and nothing leads to a host of one installation."""
+    """Runbooks are there, a panel leads to each, and nothing leads to a host of one installation."""
+    linked = set()
     for name, dashboard in dashboards.items():
         for host in set(re.findall(r"https?://[^\s\"\\]*", json.dumps(dashboard))):
             yield f"{name}.json: {host} is an address of one installation"
         for panel in panels(dashboard):
             for link in panel.get("links", []):
                 found = re.fullmatch(r"\$\{runbooks\}/(\w+\.md)", link["url"])
+                linked.add(found and found[1])
                 if not found or found[1] not in known.runbooks:
                     yield f"{name}.json, {panel['title']}: there is no runbook {link['url']}"
+    yield from (f"no panel leads to docs/runbooks/{name}" for name in sorted(known.runbooks - linked))
 
 
 CHECKS = (metrics, syntax, sources, readable, layout, links)
@@ -351,6 +354,7 @@ FAULTS = (
     ("a panel beside the dashboard", layout, lambda dashboard: first(dashboard)["gridPos"].update(x=22), "wider than"),
     ("a runbook that there is not", links, lambda dashboard: first(dashboard).update(
         links=[{"url": "${runbooks}/Gone.md"}]), "no runbook ${runbooks}/Gone.md"),
+    ("a runbook that nobody finds", links, lambda dashboard: dashboard["panels"].clear(), "no panel leads to"),
     ("a host", links, lambda dashboard: first(dashboard).update(description="http://grafana:3000"), "of one installation"),
 )
 
