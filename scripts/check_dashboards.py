@@ -31,8 +31,9 @@ LOGQL_VERSION = "0.4.2"
 WIDTH, COLUMNS = 120, 24
 # On no dashboard: virtual memory says nothing beside the resident, and has no limit. The others have no panel yet.
 NOT_SHOWN = {"process_virtual_memory_bytes", "process_virtual_memory_max_bytes", "otlp_exports_total", "otlp_dropped_total"}
-# Those that Prometheus makes itself, and the labels that it gives to each target.
-OF_PROMETHEUS = {"up": {}, "ALERTS": dict.fromkeys(("alertname", "alertstate", "severity"))}
+# Those of Prometheus itself and of Traefik, and the labels that Prometheus gives to each target.
+OF_OTHERS = {"up": {}, "ALERTS": dict.fromkeys(("alertname", "alertstate", "severity")),
+             "traefik_entrypoint_requests_total": dict.fromkeys(("code", "entrypoint", "method", "protocol"))}
 TARGET_LABELS = ("job", "instance", "namespace", "role")
 KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
 # What Grafana puts into an expression, and what stands for it here.
@@ -104,7 +105,7 @@ def known_of_the_repository(supervisor: Supervisor) -> Known:
             labels["route"] = routes
     rules = "\n".join(path.read_text() for path in (MONITORING / "rules").glob("*.yml"))
     return Known(
-        metrics={**documented, **OF_PROMETHEUS}, documented={re.sub(r"_bucket$", "", name) for name in documented},
+        metrics={**documented, **OF_OTHERS}, documented={re.sub(r"_bucket$", "", name) for name in documented},
         rules=set(re.findall(r"^\s*-?\s*record: (\S+)$", rules, re.MULTILINE)),
         runbooks={path.name for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README.md"},
         promtool=promtool(supervisor), logql=lambda texts: faults_of_logql(supervisor, texts))
