@@ -1,7 +1,7 @@
 """The checks of rendered manifests that are about monitoring, by Prometheus' and Alertmanager's own programs.
 
-Debian's Prometheus (2.42.0+ds, 3.5.3+ds) has no discovery by Kubernetes: `promtool check config` calls the field unknown.
-So the pods are given to it as a list, with the labels that the discovery would give them; relabelling is its own.
+Debian's Prometheus 2.42.0 is built without discovery by Kubernetes: `promtool check config` calls the field unknown. (That
+of 3.5.3 has it.) So the pods are given to it as a list, with the labels that the discovery would give them; relabelling is its own.
 """
 
 from __future__ import annotations
