@@ -39,7 +39,7 @@ def faults(tree: Tree, promtool: Path | None, amtool: Path | None, read: Callabl
             problems += of_prometheus(tree, promtool, read(files["prometheus.yml"]), folder)
         if amtool and "alertmanager.yml" in files:
             (folder / "alertmanager.yml").write_text(files["alertmanager.yml"])
-            problems += run([amtool, "check-config", folder / "alertmanager.yml"])[1]
+            problems += run([amtool, "check-config", folder / "alertmanager.yml"])[1] or routes(amtool, folder)
     return [f"{tree.name}: {problem}" for problem in problems]
 
 
@@ -59,6 +59,13 @@ def of_prometheus(tree: Tree, promtool: Path, config: dict, folder: Path) -> lis
     if not re.search(r"[1-9]\d* rules found", output):
         problems.append(f"Prometheus finds no rules in {RULES}")
     return problems + (wrong or targets(tree, promtool, path, [job["job_name"] for job in config["scrape_configs"]]))
+
+
+def routes(amtool: Path, folder: Path) -> list[str]:
+    """Each severity goes to the receiver of its name."""
+    return [problem for severity in ("page", "ticket") for problem in run([
+        amtool, "config", "routes", "test", f"--config.file={folder}/alertmanager.yml",
+        f"--verify.receivers={severity}", f"severity={severity}"])[1]]
 
 
 def discovered(pods: Pods) -> list[dict]:

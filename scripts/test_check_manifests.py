@@ -442,6 +442,8 @@ class Faults(unittest.TestCase):
             "a rule that is none": (text("prometheus-rules", "reach.yml", "absent(up", "absent(up("), "could not parse"),
             "a receiver that there is not": (
                 text("alertmanager-config", "alertmanager.yml", "receiver: page", "receiver: pager"), "undefined receiver"),
+            "a page that is a ticket": (
+                text("alertmanager-config", "alertmanager.yml", "severity = page", "severity = pages"), "Expected receivers"),
         }
         whole = json.dumps(self.trees[2].objects)
         broken = {"": Tree("none", json.loads(whole)), **{name: Tree(name, json.loads(whole)) for name in bad}}
