@@ -37,7 +37,7 @@ OF_OTHERS = {"up": {}, "ALERTS": dict.fromkeys(("alertname", "alertstate", "seve
 TARGET_LABELS = ("job", "instance", "namespace", "role")
 KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
 # What Grafana puts into an expression, and what stands for it here.
-FILLED = {"__rate_interval": "1m", "__range": "1h", "request_id": "x", "trace_id": "x"}
+FILLED = {"__rate_interval": "1m", "__range": "1h", "__auto": "1m", "request_id": "x", "trace_id": "x"}
 SOURCES = ("prometheus", "loki", "jaeger")
 
 Dashboard = dict
