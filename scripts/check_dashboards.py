@@ -50,7 +50,7 @@ class Known:
     """What the repository says beside the dashboards."""
     metrics: dict[str, Labels]
     documented: set[str]  # of these, the names in docs/metrics.md
-    rules: set[str]  # recorded, by manifests/components/monitoring/rules/
+    rules: dict[str, Labels]  # recorded, by manifests/components/monitoring/rules/
     runbooks: set[str]
     promtool: Path | None
     logql: Callable[[list[str]], list[str]] = field(default=lambda expressions: [""] * len(expressions))
@@ -106,7 +106,7 @@ def known_of_the_repository(supervisor: Supervisor) -> Known:
     rules = "\n".join(path.read_text() for path in (MONITORING / "rules").glob("*.yml"))
     return Known(
         metrics={**documented, **OF_OTHERS}, documented={re.sub(r"_bucket$", "", name) for name in documented},
-        rules=set(re.findall(r"^\s*-?\s*record: (\S+)$", rules, re.MULTILINE)),
+        rules=recorded(rules),
         runbooks={path.name for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README.md"},
         promtool=promtool(supervisor), logql=lambda texts: faults_of_logql(supervisor, texts))
 
@@ -118,6 +118,17 @@ def metrics_in(text: str) -> Iterator[tuple[str, Labels]]:
         for name in re.findall(r"`(\w+)`", names):
             values = {label: listed(said) for label, said in re.findall(r"`(\w+)`: ([^;]*)", labels)}
             yield (f"{name}_bucket", {**values, "le": None}) if histogram else (name, values)
+
+
+def recorded(text: str) -> dict[str, Labels]:
+    """The labels that each rule aggregates by, itself or in the rules that it is made of."""
+    rules = dict(re.findall(r"- record: (\S+)\n(.*?)(?=\n *- (?:record|alert|name):|\Z)", text, re.DOTALL))
+
+    def labels(name: str) -> set[str]:
+        own = {label for found in re.findall(r"\bby \(([^)]*)\)", rules[name]) for label in re.findall(r"\w+", found)}
+        return own.union(*(labels(word) for word in re.findall(r"[\w:]+", rules[name]) if word in rules)) - {"le"}
+
+    return {name: dict.fromkeys(labels(name)) for name in rules}
 
 
 def listed(said: str) -> set[str] | None:
@@ -183,11 +194,9 @@ def metrics(dashboards: dict[str, Dashboard], known: Known) -> Iterator[str]:
         for name in names:
             if name not in known.metrics and name not in known.rules:
                 yield f"{where}: nothing is called {name}"
-        if known.rules & set(names):
-            continue  # whose labels stand in the rules
-        there = dict.fromkeys(TARGET_LABELS)
+        there = {} if set(names) <= set(known.rules) else dict.fromkeys(TARGET_LABELS)
         for name in names:
-            there.update(known.metrics.get(name, {}))
+            there.update(known.rules.get(name) or known.metrics.get(name, {}))
         made = set(re.findall(r'label_replace\(.*?, "(\w+)"', target["expr"]))
         for label in {*labels, *(matcher[0] for matcher in matchers), *in_legend(target)} - set(there) - made:
             yield f"{where}: {' and '.join(names)} have no label {label}"
@@ -335,17 +344,26 @@ def first(dashboard: Dashboard) -> dict:
 
 
 FAULTS = (
-    ("a metric that there is not", metrics, expression("sum(rate(http_request_total[5m]))"), "nothing is called http_request_t"),
-    ("a histogram without its buckets", metrics, expression("rate(mongodb_pool_wait_seconds[5m])"), "nothing is called mongodb"),
+    ("a metric that there is not", metrics,
+     expression("sum(rate(http_request_total[5m]))"), "nothing is called http_request_t"),
+    ("a histogram without its buckets", metrics,
+     expression("rate(mongodb_pool_wait_seconds[5m])"), "nothing is called mongodb"),
     ("a label that there is not", metrics, expression("sum by (path) (http_requests_total)"), "no label path"),
-    ("a label in a name", metrics, lambda dashboard: target_of(dashboard).update(expr="up", legendFormat="{{path}}"), "no label path"),
+    ("a label in a name", metrics,
+     lambda dashboard: target_of(dashboard).update(expr="up", legendFormat="{{path}}"), "no label path"),
+    ("a label that a rule drops", metrics,
+     expression("sum by (instance) (microblog:fold_lag_seconds:least)"), "no label instance"),
     ("a value that there is not", metrics, expression('circuit_open{dependency="redis"}'), "dependency is never redis"),
-    ("a route that there is not", metrics, expression('http_requests_total{route="/timeline"}'), "route is never /timeline"),
-    ("a metric that nobody sees", metrics, lambda dashboard: dashboard["panels"].clear(), "build_info is on no dashboard"),
+    ("a route that there is not", metrics,
+     expression('http_requests_total{route="/timeline"}'), "route is never /timeline"),
+    ("a metric that nobody sees", metrics,
+     lambda dashboard: dashboard["panels"].clear(), "build_info is on no dashboard"),
     ("PromQL that is none", syntax, expression("sum(rate(up[5m])"), "unclosed left parenthesis"),
     ("a type that does not fit", syntax, expression("rate(up)"), "expected type range vector"),
-    ("LogQL that is none", syntax, lambda dashboard: target_of(dashboard, "logs").update(expr='{a="b"} |= | json'), "LogQL"),
-    ("a source by its name", sources, lambda dashboard: target_of(dashboard)["datasource"].update(uid="prom"), "no variable"),
+    ("LogQL that is none", syntax,
+     lambda dashboard: target_of(dashboard, "logs").update(expr='{a="b"} |= | json'), "LogQL"),
+    ("a source by its name", sources,
+     lambda dashboard: target_of(dashboard)["datasource"].update(uid="prom"), "no variable"),
     ("a variable that there is not", sources, expression('up{job="$jobs"}'), "no variable jobs"),
     ("no description", readable, lambda dashboard: first(dashboard).update(description="Lag."), "what a bad value is"),
     ("no unit", readable, lambda dashboard: first(dashboard)["fieldConfig"]["defaults"].pop("unit"), "it has no unit"),
@@ -356,7 +374,8 @@ FAULTS = (
     ("a runbook that there is not", links, lambda dashboard: first(dashboard).update(
         links=[{"url": "${runbooks}/Gone.md"}]), "no runbook ${runbooks}/Gone.md"),
     ("a runbook that nobody finds", links, lambda dashboard: dashboard["panels"].clear(), "no panel leads to"),
-    ("a host", links, lambda dashboard: first(dashboard).update(description="http://grafana:3000"), "of one installation"),
+    ("a host", links,
+     lambda dashboard: first(dashboard).update(description="http://grafana:3000"), "of one installation"),
 )
 
 
