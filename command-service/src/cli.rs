@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::{OpsPort, Settings};
 use shared::runtime::tasks::{Tasks, stop_on_signals};
+use shared::runtime::trace::Span;
 use shared::{health, process};
 
 use crate::app::ports::StoreError;
@@ -160,7 +161,15 @@ async fn admin(settings: &Settings, command: AdminCommand) -> Result<(), CliErro
             (username, ModerationAction::Unsuspend, "not suspended")
         }
     };
-    let decided = core.app.moderate(&username, action).await;
+    let span = Span::root(match action {
+        ModerationAction::Verify => "admin verify",
+        ModerationAction::Suspend => "admin suspend",
+        ModerationAction::Unsuspend => "admin unsuspend",
+    });
+    let decided = span.around(core.app.moderate(&username, action)).await;
+    if decided.is_err() {
+        span.fails("failed");
+    }
     let user = decided.map_err(|source| of(&username, source))?.value;
     println!("{} ({}) is {done}", user.username, user.id);
     Ok(())

@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(run());
+    shared::process::end();
     // What is left of the drivers ends with the process. Taken down task by task, one complains
     // that another is gone.
     std::mem::forget(runtime);

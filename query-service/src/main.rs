@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     shared::runtime::crypto::install_provider();
     let system = actix_web::rt::System::new();
     let code = system.block_on(run());
+    shared::process::end();
     // What is left of the drivers ends with the process. Taken down task by task, one complains
     // that another is gone.
     std::mem::forget(system);

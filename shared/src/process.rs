@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::runtime::open_files;
+use crate::runtime::otlp;
 use crate::runtime::settings::Settings;
 use crate::runtime::tasks::{GRACE, Tasks};
 use crate::runtime::telemetry::{self, Measured};
@@ -34,7 +35,7 @@ pub fn arguments<A: Parser>() -> Result<A, ExitCode> {
     })
 }
 
-/// The settings of this process of `service`, after which it logs as they say.
+/// The settings of this process of `service`, after which it logs and traces as they say.
 ///
 /// # Errors
 /// [`USAGE`], after all faults were printed.
@@ -43,8 +44,14 @@ pub async fn settings(service: &str) -> Result<Settings, ExitCode> {
         eprintln!("{faults}");
         ExitCode::from(USAGE)
     })?;
-    telemetry::init_logs(service, settings.log_format, &settings.log_filter);
+    telemetry::init(service, &settings);
     Ok(settings)
+}
+
+/// The last act of a process: what is still to be sent of its traces and logs is sent, for two
+/// seconds at most. To be called outside of the runtime.
+pub fn end() {
+    otlp::finish();
 }
 
 /// A port cannot be listened on.

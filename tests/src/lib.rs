@@ -3,7 +3,7 @@
 //! The tests: `behaviour` while nothing fails; `chaos` and `faults` while something does;
 //! `roles` behind the gateway, two of each, while any of them is killed or restarted;
 //! `overload` with too many requests, or without an engine; `connections` to engines that require
-//! credentials; `security`; `upgrade` from the version before; `architecture` reads the sources.
+//! credentials; `security`; `tracing`, with a receiver of traces; `upgrade` from the version before; `architecture` reads the sources.
 //!
 //! Modules, in reading order:
 //! * [`world`]: engines and services of one test, on free ports, in a folder of its own.
@@ -18,6 +18,7 @@
 //! * [`libraries`]: live streams read by client libraries.
 //! * [`routes`]: what each service serves, for tests that are generated from it.
 //! * [`requests`]: how often each kind of request was answered how.
+//! * [`otlp`]: a receiver of traces and log lines.
 //! * [`load`]: clients that send commands, retry or give up, and record the outcomes.
 //!
 //! Tests run what `cargo build --bins` built; `make test` and `make chaos` do that first.
@@ -34,6 +35,7 @@ pub mod graph;
 pub mod history;
 pub mod libraries;
 pub mod load;
+pub mod otlp;
 pub mod process;
 pub mod proxy;
 pub mod requests;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use shared::contract::events::{Event, LogStream, Payload};
 use shared::contract::ids::{EventId, TooFarAhead, UserId};
+use shared::runtime::trace::{self, Kind};
 use tracing::debug;
 
 use super::context::current_trace;
@@ -92,6 +93,10 @@ impl App {
     /// Appends a decided event, under the next id that is free. Nothing is written if what the
     /// decision read is too far ahead of the clock.
     pub(crate) async fn append(&self, draft: &Draft) -> Result<AppendOutcome, CommandError> {
+        trace::part(Kind::Internal, "append", self.append_under_free_id(draft)).await
+    }
+
+    async fn append_under_free_id(&self, draft: &Draft) -> Result<AppendOutcome, CommandError> {
         let mut refused = 0;
         for _ in 0..ID_TRIES {
             let append = match self.draft_event(draft, refused) {

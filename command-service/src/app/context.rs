@@ -8,9 +8,11 @@ use std::time::Duration;
 use moka::future::Cache;
 use shared::contract::ids::{IdGenerator, PostId, UserId};
 use shared::contract::time::Clock;
+use shared::contract::trace_parent::TraceParent;
 use shared::resilience::AdmissionControl;
 use shared::runtime::error_chain::Chain;
 use shared::runtime::tasks::Tasks;
+use shared::runtime::trace::{self, Kind, Span};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::{Instrument, warn};
@@ -69,8 +71,8 @@ pub struct Parts {
 }
 
 tokio::task_local! {
-    /// The W3C `traceparent` of the command that this task carries out.
-    static TRACE: Option<String>;
+    /// The trace of the command that this task carries out, for where nothing is traced.
+    static TRACE: Option<TraceParent>;
     /// Whether the request at work has become a command, which counts by itself.
     static COUNTED: Cell<bool>;
 }
@@ -93,9 +95,12 @@ pub async fn counting_rejections<T, E>(
         .await
 }
 
-/// The trace of the command at work; none outside one.
+/// What is appended now comes from this span of the command at work, or else from its caller's; none
+/// outside a command.
 pub(super) fn current_trace() -> Option<String> {
-    TRACE.try_with(Clone::clone).ok().flatten()
+    let caller = || TRACE.try_with(|trace| *trace).ok().flatten();
+    let trace = trace::current().or_else(caller)?;
+    Some(trace.to_string())
 }
 
 impl App {
@@ -130,7 +135,7 @@ impl App {
     pub async fn run<T, W>(
         self: &Arc<Self>,
         command: &'static str,
-        trace: Option<String>,
+        trace: Option<TraceParent>,
         work: impl FnOnce(Arc<Self>) -> W,
     ) -> Result<T, CommandError>
     where
@@ -139,7 +144,9 @@ impl App {
     {
         // Outside a request there is nobody to tell.
         let _ = COUNTED.try_with(|counted| counted.set(true));
-        let result = self.run_detached(trace, work(self.clone())).await;
+        let span = Span::part(Kind::Internal, command);
+        let running = self.run_detached(trace, work(self.clone()));
+        let result = span.around(running).await;
         if let Err(CommandError::LimitReached(limit)) = &result {
             QUOTA_REFUSALS.of([limit.name()]).increment(1);
         }
@@ -156,12 +163,16 @@ impl App {
             }
         };
         COMMANDS.of([command, outcome]).increment(1);
+        span.says("microblog.outcome", outcome);
+        if matches!(outcome, "refused" | "failed") {
+            span.fails(outcome);
+        }
         result
     }
 
     async fn run_detached<T: Send + 'static>(
         &self,
-        trace: Option<String>,
+        trace: Option<TraceParent>,
         work: impl Future<Output = Result<T, CommandError>> + Send + 'static,
     ) -> Result<T, CommandError> {
         let permit = self.gate.acquire().await?;
@@ -172,7 +183,7 @@ impl App {
         };
         let handle = {
             let _main = self.runtime.enter();
-            self.tasks.run(task.in_current_span())
+            self.tasks.run(trace::carry(task.in_current_span()))
         };
         self.gate.wait_for(handle).await?
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shared::contract::events::LogStream;
 use shared::contract::ids::{PostId, UserId};
+use shared::runtime::trace::{self, Kind};
 
 use super::error::Refusal;
 use super::ports::Result as StoreResult;
@@ -67,11 +68,16 @@ impl App {
     /// The user behind an access token. A token outlives the user's registration only if the
     /// user left, or if the token is of another deployment.
     pub(super) async fn actor(&self, actor: UserId) -> Result<Arc<User>, CommandError> {
-        Ok(self.find_user(actor).await?.ok_or(Refusal::NoActor)?)
+        let found = trace::part(Kind::Internal, "load actor", self.find_user(actor));
+        Ok(found.await?.ok_or(Refusal::NoActor)?)
     }
 
     /// A post with its author's status; the event ids read on the way bound the new event's.
     pub(super) async fn find_post(&self, post: PostId) -> StoreResult<Option<FoundPost>> {
+        trace::part(Kind::Internal, "load post", self.read_post(post)).await
+    }
+
+    async fn read_post(&self, post: PostId) -> StoreResult<Option<FoundPost>> {
         let Some(created) = self.created_post(post).await? else {
             return Ok(None);
         };

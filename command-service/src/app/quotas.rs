@@ -3,6 +3,7 @@
 
 use shared::contract::ids::UserId;
 use shared::runtime::error_chain::Chain;
+use shared::runtime::trace::{self, Kind};
 use tracing::warn;
 
 use super::error::Limit;
@@ -21,7 +22,8 @@ impl App {
         user: &User,
     ) -> Result<Allowance, CommandError> {
         let quota = self.quota_of(user);
-        let state = self.store.quotas.reserve(of, user.id, quota).await?;
+        let reserve = self.store.quotas.reserve(of, user.id, quota);
+        let state = trace::part(Kind::Internal, "reserve quota", reserve).await?;
         let allowance = Allowance { of, quota, state };
         if state.granted {
             Ok(allowance)

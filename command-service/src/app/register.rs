@@ -4,6 +4,7 @@ use shared::contract::consistency::ConsistencyToken;
 use shared::contract::events::{Event, LogStream};
 use shared::contract::ids::UserId;
 use shared::runtime::settings::Secret;
+use shared::runtime::trace::{self, Kind};
 
 use super::append::{ID_TRIES, no_free_id};
 use super::context::current_trace;
@@ -20,9 +21,19 @@ impl App {
             Some(password) => Some(Secret::new(self.passwords.hash(password.clone()).await?)),
             None => None,
         };
+        let append = self.append_account(&registration, password_hash);
+        trace::part(Kind::Internal, "append", append).await
+    }
+
+    /// Appends the registration, under the next id that is free.
+    async fn append_account(
+        &self,
+        registration: &Registration,
+        password_hash: Option<Secret>,
+    ) -> Result<Accepted<Edited>, CommandError> {
         let mut refused = 0;
         for _ in 0..ID_TRIES {
-            let account = self.new_account(&registration, password_hash.clone(), refused)?;
+            let account = self.new_account(registration, password_hash.clone(), refused)?;
             match self.store.accounts.register(&account).await? {
                 Registered::Done => return accepted(account),
                 Registered::UsernameTaken => return Err(Refusal::UsernameTaken.into()),

@@ -13,10 +13,12 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use serde::de::DeserializeOwned;
 use shared::auth::token::{TokenError, TokenVerifier};
 use shared::contract::ids::UserId;
+use shared::contract::trace_parent::TraceParent;
 use shared::web::access_log;
 use shared::web::problem::{Code, Problem};
 use shared::web::rate_limit::IpRateLimiter;
 use shared::web::routing::{MAX_BODY, bearer};
+use shared::web::server_span;
 
 const MAX_KEY: usize = 128;
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
@@ -56,35 +58,15 @@ fn refused(error: TokenError) -> Problem {
     Problem::new(code, error.to_string())
 }
 
-/// The W3C `traceparent` of the request, if it has a proper one.
-pub struct Trace(pub Option<String>);
+/// The W3C `traceparent` of the request: of its span, or the caller's where nothing is traced.
+pub struct Trace(pub Option<TraceParent>);
 
 impl FromRequest for Trace {
     type Error = Problem;
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let given = request.headers().get("traceparent");
-        let text = given.and_then(|value| value.to_str().ok());
-        let proper = text.filter(|text| is_traceparent(text));
-        ready(Ok(Self(proper.map(str::to_owned))))
-    }
-}
-
-/// `00-<32 hex>-<16 hex>-<2 hex>`.
-fn is_traceparent(text: &str) -> bool {
-    let hex = |part: &str, length: usize| {
-        part.len() == length
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    };
-    let parts: Vec<&str> = text.split('-').collect();
-    match parts[..] {
-        [version, trace, span, flags] => {
-            version == "00" && hex(trace, 32) && hex(span, 16) && hex(flags, 2)
-        }
-        _ => false,
+        ready(Ok(Self(server_span::trace_of(request.headers()))))
     }
 }
 
@@ -250,15 +232,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_traceparent_has_one_form() {
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert!(is_traceparent(good));
-        for bad in ["", "00-1-2-3", &good.to_uppercase(), &format!("{good}-x")] {
-            assert!(!is_traceparent(bad), "{bad}");
-        }
-    }
-
     proptest! {
         #[test]
         fn visible_keys_are_kept_as_they_are(text in "[!#-~]{1,128}") {
@@ -271,7 +244,6 @@ mod tests {
             let visible = |key: &String| key.bytes().all(|byte| byte.is_ascii_graphic());
             prop_assert!(parsed.as_ref().is_none_or(visible));
             prop_assert!(parsed.is_none_or(|key| (1..=MAX_KEY).contains(&key.len())));
-            let _ = is_traceparent(&text);
         }
     }
 }

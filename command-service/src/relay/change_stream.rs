@@ -11,6 +11,7 @@ use mongodb::change_stream::event::ResumeToken;
 use mongodb::{Collection, Database};
 use serde::Deserialize;
 use shared::contract::event_stream::StreamNames;
+use shared::contract::trace_parent::TraceParent;
 use shared::runtime::error_chain::Chain;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -120,7 +121,8 @@ async fn forward(
 pub fn tell_corrupt(document: &RawDocumentBuf, error: &Unpublishable) {
     RELAY_CORRUPT.only().increment(1);
     let id = message::id_of(document).map_or_else(|| "?".to_owned(), |id| id.to_string());
-    error!(event.id = %id, error = %Chain(error), "event {id} cannot be published and is left out");
+    let trace = message::trace_of(document).map(TraceParent::trace_id);
+    error!(event.id = %id, trace.id = trace, error = %Chain(error), "event {id} cannot be published and is left out");
 }
 
 /// A token for *now*: every event committed before this call is before it, and none after.

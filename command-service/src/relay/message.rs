@@ -1,7 +1,6 @@
 //! What the relay puts on the stream, and how it knows its own messages again.
 
 use async_nats::HeaderMap;
-use async_nats::header::HeaderValue;
 use bson::RawDocumentBuf;
 use bytes::Bytes;
 use mongodb::change_stream::event::ResumeToken;
@@ -12,6 +11,7 @@ use shared::contract::event_stream::{
 use shared::contract::ids::EventId;
 use shared::contract::log::{CorruptLog, LogDocument};
 use shared::contract::time::Timestamp;
+use shared::contract::trace_parent::{TRACEPARENT, TraceParent};
 
 /// Stands before the token of every message that a recovery scan publishes.
 const SCAN: &str = "scan:";
@@ -35,6 +35,8 @@ pub struct Message {
     pub subject: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// Of the append, as the event's document says it.
+    pub trace: Option<TraceParent>,
 }
 
 impl Message {
@@ -46,9 +48,10 @@ impl Message {
         let id = event.id.get();
         let mut headers = cloud_event(names, id, event.payload.kind(), event.at);
         headers.insert("ce-subject", event.stream.to_string());
-        // The trace comes from a client: one that would break the header block is left out.
-        if let Some(trace) = document.trace.and_then(|it| it.parse::<HeaderValue>().ok()) {
-            headers.insert("traceparent", trace);
+        // It may come from a client, through an earlier build: what is none is left out.
+        let trace: Option<TraceParent> = document.trace.and_then(|trace| trace.parse().ok());
+        if let Some(trace) = trace {
+            headers.insert(TRACEPARENT, trace.to_string());
         }
         Ok(Self {
             id,
@@ -56,6 +59,7 @@ impl Message {
             subject: names.event(&event.payload),
             headers,
             body: event.encode().into(),
+            trace,
         })
     }
 
@@ -67,6 +71,7 @@ impl Message {
             subject: names.tick(),
             headers: cloud_event(names, TICK_ID, "relay.tick", at),
             body: Bytes::from_static(b"{}"),
+            trace: None,
         }
     }
 
@@ -115,6 +120,11 @@ fn source(names: &StreamNames) -> String {
 /// The id of a document that cannot be read, as far as it has one.
 pub fn id_of(raw: &RawDocumentBuf) -> Option<EventId> {
     EventId::new(raw.get_i64("_id").ok()?)
+}
+
+/// The trace of a document that cannot be read, as far as it has one.
+pub fn trace_of(raw: &RawDocumentBuf) -> Option<TraceParent> {
+    raw.get_str("trace").ok()?.parse().ok()
 }
 
 /// How to go on after a message.

@@ -34,6 +34,7 @@ pub mod health;
 mod lead;
 mod log;
 mod message;
+mod publish_spans;
 mod recovery_scan;
 mod settings;
 mod state;

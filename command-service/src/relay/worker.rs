@@ -28,6 +28,7 @@ use super::fail_point::{FailPoint, FailPoints};
 use super::health::Health;
 use super::log::{Log, MARKS};
 use super::message::{self, Message, Resume};
+use super::publish_spans::PublishSpans;
 use super::settings::Settings;
 use super::state::State;
 use super::stream::Publisher;
@@ -285,11 +286,14 @@ impl Relay {
     async fn put(
         &self,
         publisher: &mut Publisher,
-        batch: Vec<(Message, String)>,
+        mut batch: Vec<(Message, String)>,
     ) -> Result<(), RelayError> {
         let state = &self.state;
         state.asks();
-        publisher.publish(batch, &self.fail).await?;
+        let spans = PublishSpans::begin(&mut batch);
+        let published = publisher.publish(batch, &self.fail).await;
+        spans.end(&published);
+        published?;
         state.is_answered();
         state
             .stream_end

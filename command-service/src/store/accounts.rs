@@ -16,6 +16,7 @@ use shared::contract::accounts::{ADDRESSES, AddressDocument, Addresses};
 use shared::contract::ids::UserId;
 use shared::contract::log::LogDocument;
 use shared::resilience;
+use shared::runtime::trace::{self, Kind};
 
 use super::calls::Calls;
 use super::errors::{Fault, INTERACTIVE, is_duplicate, is_transient, translate};
@@ -89,7 +90,8 @@ enum Ended {
 impl ports::Accounts for Accounts {
     async fn register(&self, account: &NewAccount) -> Result<Registered> {
         self.calls.require_prepared()?;
-        let registered = self.register_together(std::slice::from_ref(account)).await;
+        let together = self.register_together(std::slice::from_ref(account));
+        let registered = trace::part(Kind::Client, "transaction", together).await;
         self.calls.record(registered)
     }
 

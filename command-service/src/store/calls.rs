@@ -6,9 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shared::resilience::Breaker;
+use shared::runtime::trace::{Kind, Span};
 
 use super::errors::{Fault, retry};
 use crate::app::ports::{Result, StoreError};
+
+/// A call that is traced, as the conventions for databases name it.
+pub(super) struct Call {
+    /// Operation and collection.
+    pub(super) span: &'static str,
+    pub(super) operation: &'static str,
+    pub(super) collection: &'static str,
+}
 
 #[derive(Clone)]
 pub(super) struct Calls {
@@ -42,6 +51,23 @@ impl Calls {
         A: Future<Output = std::result::Result<T, Fault>>,
     {
         self.record(retry(attempt).await)
+    }
+
+    /// [`Self::ask`] as a span of the command at work: it waits for this.
+    pub(super) async fn ask_traced<T, F, A>(&self, call: &Call, attempt: F) -> Result<T>
+    where
+        F: Fn() -> A,
+        A: Future<Output = std::result::Result<T, Fault>>,
+    {
+        let span = Span::part(Kind::Client, call.span);
+        span.says("db.system.name", "mongodb");
+        span.says("db.operation.name", call.operation);
+        span.says("db.collection.name", call.collection);
+        let outcome = span.around(self.ask(attempt)).await;
+        if outcome.is_err() {
+            span.fails("failed");
+        }
+        outcome
     }
 
     pub(super) fn record<T>(&self, outcome: Result<T>) -> Result<T> {

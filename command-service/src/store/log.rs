@@ -13,12 +13,18 @@ use mongodb::Collection;
 use serde::Deserialize;
 use shared::contract::events::{Event, LogStream, Payload};
 use shared::contract::ids::{EventId, PostId, UserId};
-use shared::contract::log::LogDocument;
+use shared::contract::log::{self, LogDocument};
 
-use super::calls::Calls;
+use super::calls::{Call, Calls};
 use super::errors::{Fault, corrupt, is_duplicate};
 use crate::app::ports::{
     AppendOutcome, EventLog, NewEvent, PriorRequest, PriorRequests, Relation, Result, StoreError,
+};
+
+const INSERT: Call = Call {
+    span: "insert events",
+    operation: "insert",
+    collection: log::COLLECTION,
 };
 
 type Attempt<T> = std::result::Result<T, Fault>;
@@ -55,9 +61,8 @@ impl EventLog for Log {
     async fn append(&self, append: &NewEvent) -> Result<AppendOutcome> {
         self.calls.require_prepared()?;
         let document = document(append)?;
-        self.calls
-            .ask(|| self.try_append(&append.event, &document))
-            .await
+        let attempt = || self.try_append(&append.event, &document);
+        self.calls.ask_traced(&INSERT, attempt).await
     }
 
     async fn append_all(&self, appends: &[NewEvent]) -> Result<Vec<bool>> {

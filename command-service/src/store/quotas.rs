@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use shared::contract::ids::UserId;
 use shared::contract::time::Timestamp;
 
-use super::calls::Calls;
+use super::calls::{Call, Calls};
 use super::errors::{Fault, is_duplicate, translate};
 use crate::app::ports::{self, Limited, Quota, QuotaState, Result};
 
@@ -40,7 +40,20 @@ struct QuotaDocument {
 #[async_trait]
 impl ports::Quotas for Quotas {
     async fn reserve(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState> {
-        self.calls.ask(|| self.try_reserve(of, user, quota)).await
+        let attempt = || self.try_reserve(of, user, quota);
+        let call = match of {
+            Limited::Posts => Call {
+                span: "findAndModify post_quotas",
+                operation: "findAndModify",
+                collection: POSTS,
+            },
+            Limited::Edits => Call {
+                span: "findAndModify edit_quotas",
+                operation: "findAndModify",
+                collection: EDITS,
+            },
+        };
+        self.calls.ask_traced(&call, attempt).await
     }
 
     async fn state(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState> {

@@ -54,11 +54,7 @@ impl World {
 
     pub(crate) async fn on(test: &str, nats_url: &str) -> Self {
         if let Ok(filter) = std::env::var("RUST_LOG") {
-            shared::runtime::telemetry::init_logs(
-                "command-service",
-                shared::runtime::settings::LogFormat::Pretty,
-                &filter,
-            );
+            shared::runtime::telemetry::init_test_log(&filter);
         }
         let name = format!("r{:06x}_{test}", rand::random::<u32>() & 0xff_ffff);
         let uri = Secret::new(var("MONGODB_URI"));

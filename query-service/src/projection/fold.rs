@@ -14,6 +14,7 @@ use shared::contract::events::{Event, Payload};
 use shared::contract::ids::UserId;
 use shared::contract::partition::Partition;
 use shared::contract::time::Timestamp;
+use shared::contract::trace_parent::TraceParent;
 
 use super::inactive_readers::InactiveReaders;
 use super::memory::Memory;
@@ -61,8 +62,8 @@ pub struct Batch {
     pub new_readers: Vec<UserId>,
     /// When its posts were written.
     pub posted: Vec<Timestamp>,
-    /// Messages that were not understood; their rows are among the changes.
-    pub letters: Vec<DeadLetter>,
+    /// Messages that were not understood, and their traces; their rows are among the changes.
+    pub letters: Vec<(DeadLetter, Option<TraceParent>)>,
     /// Edges of this batch by followee: on top of what the views hold.
     edges: HashMap<UserId, BTreeMap<UserId, bool>>,
 }

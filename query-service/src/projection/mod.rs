@@ -11,6 +11,7 @@
 //!   has none.
 //! * [`stream_check`]: whether the stream holds the log that the views are of.
 //! * [`fold`]: events in, changes and entries out.
+//! * `fold_spans`: what of that is seen in traces.
 //! * [`partition_writer`]: commits them, then tells the replicas.
 //! * [`jobs`], [`pending`]: fan-outs and backfills.
 //! * [`sizes`], [`inactive_readers`]: timelines that grow too long; readers who stay away.
@@ -19,6 +20,7 @@
 //! * [`monitor`]: how far the fold is behind.
 
 pub mod fold;
+mod fold_spans;
 pub mod generations;
 pub mod inactive_readers;
 pub mod jobs;

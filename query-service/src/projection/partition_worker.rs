@@ -6,6 +6,7 @@ use shared::connections::Nats;
 use shared::contract::events::{DecodeError, Event, Payload};
 use shared::contract::partition::Partition;
 use shared::contract::time::{Clock, SystemClock, Timestamp};
+use shared::contract::trace_parent::TraceParent;
 use shared::resilience::lease::{HeldLease, Lease};
 use shared::resilience::{self, Backoff};
 use shared::runtime::error_chain::Chain;
@@ -15,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 
 use super::fold::{Batch, Fold};
+use super::fold_spans::FoldSpans;
 use super::jobs;
 use super::partition_writer::{HEARTBEAT, PartitionWriter};
 use super::settings::FoldSettings;
@@ -241,8 +243,13 @@ impl PartitionWorker {
         let events = messages.iter().filter_map(Message::event);
         self.fold.prepare(events).await?;
         let (mut batch, mut to, mut folded) = (Batch::default(), self.writer.at, 0);
+        let mut spans = FoldSpans::default();
         for (number, message) in messages.iter().enumerate() {
+            let turn = FoldSpans::turn(message, &batch);
             self.fold_message(&mut batch, message).await?;
+            if let Some(turn) = turn {
+                spans.folded(turn, message, &batch, self.is_home_of(message));
+            }
             to = Checkpoint {
                 seq: message.seq,
                 chain: message.chain,
@@ -252,11 +259,22 @@ impl PartitionWorker {
             folded += 1;
             let is_last = number + 1 == messages.len();
             if is_last || batch.entries.len() >= ENTRIES_PER_COMMIT {
-                self.commit(std::mem::take(&mut batch), to, folded).await?;
+                let (batch, spans) = (std::mem::take(&mut batch), std::mem::take(&mut spans));
+                let made = (folded, batch.entries.len());
+                let committed = self.commit(batch, to, folded).await;
+                spans.ended(self.writer.partition, made, &committed);
+                committed?;
                 folded = 0;
             }
         }
         Ok(())
+    }
+
+    /// Whether the event's author belongs to this partition.
+    fn is_home_of(&self, message: &Message) -> bool {
+        let partitions = self.writer.views.partitions();
+        let author = message.event().map(|event| event.actor);
+        author.is_some_and(|author| partitions.of(author) == self.writer.partition)
     }
 
     /// Commits what `folded` messages have made, up to the checkpoint `to`.
@@ -339,7 +357,7 @@ impl PartitionWorker {
             at: SystemClock.now(),
         };
         letter.keep(&mut batch.changes);
-        batch.letters.push(letter);
+        batch.letters.push((letter, message.trace));
         Ok(())
     }
 
@@ -352,11 +370,12 @@ impl PartitionWorker {
 }
 
 /// Says what was kept, once it is.
-fn report_letters(partition: Partition, letters: &[DeadLetter]) {
-    for letter in letters {
+fn report_letters(partition: Partition, letters: &[(DeadLetter, Option<TraceParent>)]) {
+    for (letter, trace) in letters {
         error!(
             partition = partition.0,
             seq = letter.seq,
+            trace.id = trace.map(TraceParent::trace_id),
             reason = letter.reason,
             "message {} is kept as a dead letter of partition {}",
             letter.seq,

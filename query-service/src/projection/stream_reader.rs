@@ -15,6 +15,7 @@ use shared::connections::Nats;
 use shared::connections::log_identity::{LogId, other_log};
 use shared::contract::event_stream::{self, ChainHash, LOG, StreamNames};
 use shared::contract::events::{DecodeError, Event};
+use shared::contract::trace_parent::{TRACEPARENT, TraceParent};
 use shared::runtime::tasks::Tasks;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
@@ -36,6 +37,8 @@ pub struct Message {
     /// The chain up to and with this message.
     pub chain: ChainHash,
     pub subject: String,
+    /// Of its publication, or of what it is about.
+    pub trace: Option<TraceParent>,
     pub content: Content,
 }
 
@@ -64,6 +67,10 @@ pub enum Content {
     /// Not from the relay: no part of the chain.
     Foreign,
     Unreadable(DecodeError),
+}
+
+fn trace_of(headers: Option<&HeaderMap>) -> Option<TraceParent> {
+    headers?.get(TRACEPARENT)?.as_str().parse().ok()
 }
 
 /// Where a partition reads from.
@@ -182,6 +189,7 @@ impl StreamReader {
                 seq,
                 chain: self.chain,
                 subject,
+                trace: None,
                 content: Content::Foreign,
             });
         };
@@ -199,6 +207,7 @@ impl StreamReader {
             seq,
             chain,
             subject,
+            trace: trace_of(headers),
             content,
         })
     }

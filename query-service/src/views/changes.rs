@@ -31,6 +31,13 @@ pub struct Changes {
     invalidations: BTreeSet<Invalidation>,
 }
 
+impl Changes {
+    /// How many rows it changes.
+    pub fn count(&self) -> usize {
+        self.rows.count()
+    }
+}
+
 /// The event that changed a row last.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp {

@@ -27,6 +27,13 @@ impl RowChanges {
         self.deletes.is_empty() && self.inserts.is_empty() && self.updates.is_empty()
     }
 
+    pub fn count(&self) -> usize {
+        let deletes = self.deletes.values().map(BTreeSet::len);
+        let inserts = self.inserts.values().map(BTreeMap::len);
+        let updates = self.updates.values().map(BTreeMap::len);
+        deletes.chain(inserts).chain(updates).sum()
+    }
+
     /// A row that is not there, or is deleted by this batch.
     pub fn insert(&mut self, view: View, key: Key, mut row: Document) {
         row.insert("_id", key.bson());

@@ -8,6 +8,7 @@
 //! * [`partition`]: which partition owns a user.
 //! * [`views_schema`]: names of collections and fields of the views that both services use.
 //! * [`names`]: when two names are the same.
+//! * [`trace_parent`]: which trace a request, an event or a message belongs to.
 //! * [`consistency`]: the token that lets a reader see an earlier write.
 
 pub mod accounts;
@@ -21,4 +22,5 @@ pub mod names;
 pub mod partition;
 pub mod stream_end;
 pub mod time;
+pub mod trace_parent;
 pub mod views_schema;

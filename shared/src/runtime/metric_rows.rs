@@ -18,6 +18,8 @@ const REASONS: Values = Values::Listed(&[
     "failing",
     "wrong_stream",
 ]);
+/// What is sent by OTLP.
+const SIGNALS: Values = Values::Listed(&["traces", "logs"]);
 const DEPENDENCIES: Values = Values::Listed(&["mongodb", "nats"]);
 
 crate::metric_rows! {
@@ -49,6 +51,11 @@ crate::metric_rows! {
         "How long operations waited for a connection of a pool, those that got none included.";
     POOL_FAILURES: Counter "mongodb_pool_checkout_failures_total" "operations" ["pool": POOLS]
         "Operations that got no connection of a pool.";
+    OTLP_EXPORTS: Counter "otlp_exports_total" "requests"
+        ["signal": SIGNALS, "outcome": Values::Listed(&["ok", "failed"])]
+        "Batches of spans or log lines that were sent by OTLP. failed: the receiver is away, took too long, or refused; the batch is lost.";
+    OTLP_DROPPED: Counter "otlp_dropped_total" "spans or lines" ["signal": SIGNALS]
+        "Spans or log lines that will never arrive: they did not fit into the queue, or the receiver did not take them.";
     BUILD: Gauge "build_info" "always 1"
         ["service": Values::Build, "version": Values::Build, "revision": Values::Build]
         "Which build this process is. The revision is unknown where the build was not told (MICROBLOG_REVISION).";

@@ -3,6 +3,7 @@
 //! * [`settings`], [`public_url`]: read once from the environment.
 //! * [`telemetry`], [`error_chain`]: logs and metrics, errors on a line.
 //! * [`failing`]: what fails again and again is told once.
+//! * [`trace`]: the spans of traces; [`otlp`]: sends them, and log lines.
 //! * [`metric_table`], [`metric_rows`]: what is measured, as a table; each service has rows of its own.
 //! * [`mongo_errors`]: what an error of MongoDB's driver means.
 //! * [`tasks`]: background tasks, spawned in one place and waited for at shutdown.
@@ -18,7 +19,9 @@ pub mod metric_rows;
 pub mod metric_table;
 pub mod mongo_errors;
 pub mod open_files;
+pub mod otlp;
 pub mod public_url;
 pub mod settings;
 pub mod tasks;
 pub mod telemetry;
+pub mod trace;

@@ -1,19 +1,22 @@
-//! Logs and metrics.
+//! Logs and metrics, and the beginning of traces.
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::runtime::metric_rows;
 use crate::runtime::metric_table::Row;
-use crate::runtime::settings::{LogFormat, VERSION};
+use crate::runtime::otlp;
+use crate::runtime::settings::{LogFormat, Settings, VERSION};
 
 /// The commit that was built, where the build was told.
 const REVISION: &str = match option_env!("MICROBLOG_REVISION") {
@@ -30,18 +33,17 @@ const QUIET: [&str; 2] = [
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Logs to standard error, so that standard output is a command's own. As JSON, every field stands
-/// at the top of its line, those of the request as well, so that `| json | request_id="…"` finds a
-/// request's lines.
-pub fn init_logs(service: &str, format: LogFormat, filter: &str) {
-    let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    for quiet in QUIET {
-        if let Ok(directive) = quiet.parse() {
-            filter = filter.add_directive(directive);
-        }
-    }
+/// Logs to standard error, so that standard output is a command's own; and, where the settings say
+/// so, sends log lines and spans by OTLP. As JSON, every field stands at the top of its line, those
+/// of the request as well, so that `| json | request_id="…"` finds a request's lines.
+pub fn init(service: &str, settings: &Settings) {
+    let instance = instance();
+    let lines = otlp::begin(&settings.otlp, service, &instance);
+    let filter = &settings.log_filter;
+    let lines = lines.map(|lines| lines.with_filter(filter_of(filter, &otlp::SENDERS)));
+    let registry = tracing_subscriber::registry().with(lines);
     // Tests start several services in one process: the first one's choice holds.
-    let _ = match format {
+    let _ = match settings.log_format {
         LogFormat::Json => {
             let mut layer = json_subscriber::layer()
                 .with_current_span(false)
@@ -50,21 +52,41 @@ pub fn init_logs(service: &str, format: LogFormat, filter: &str) {
                 .with_writer(std::io::stderr);
             let fields = layer.inner_layer_mut();
             fields.add_static_field("service", service.into());
-            fields.add_static_field("instance", instance().into());
+            fields.add_static_field("instance", instance.into());
             fields.add_static_field("version", VERSION.into());
-            tracing_subscriber::registry()
-                .with(layer.with_filter(filter))
+            registry
+                .with(layer.with_filter(filter_of(filter, &[])))
                 .try_init()
         }
-        LogFormat::Pretty => tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_span_events(FmtSpan::NONE)
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_writer(std::io::stderr)
-            .with_target(false)
-            .finish()
-            .try_init(),
+        LogFormat::Pretty => registry.with(pretty(filter)).try_init(),
     };
+}
+
+/// The log of a test that runs parts of a service.
+pub fn init_test_log(filter: &str) {
+    let _ = tracing_subscriber::registry()
+        .with(pretty(filter))
+        .try_init();
+}
+
+/// Lines for people.
+fn pretty<S: Subscriber + for<'a> LookupSpan<'a>>(filter: &str) -> impl Layer<S> {
+    tracing_subscriber::fmt::layer()
+        .with_span_events(FmtSpan::NONE)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_filter(filter_of(filter, &[]))
+}
+
+fn filter_of(filter: &str, more_quiet: &[&str]) -> EnvFilter {
+    let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    for quiet in QUIET.iter().chain(more_quiet) {
+        if let Ok(directive) = quiet.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
+    filter
 }
 
 /// This process among all: its host (in a container, the container) and its number there.

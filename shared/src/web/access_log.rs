@@ -10,7 +10,6 @@ use std::cell::Cell;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix_web::dev::ServiceRequest;
 use actix_web::http::StatusCode;
 use tracing::{Span, info};
 
@@ -90,16 +89,6 @@ impl Drop for Request {
             });
         }
     }
-}
-
-/// The id of the trace that the request belongs to, of its W3C `traceparent`:
-/// `00-<32 hex>-<16 hex>-<2 hex>`.
-pub(super) fn trace_id(request: &ServiceRequest) -> Option<&str> {
-    let given = request.headers().get("traceparent")?.to_str().ok()?;
-    let (version, rest) = given.split_once('-')?;
-    let (trace, _) = rest.split_once('-')?;
-    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    (version == "00" && trace.len() == 32 && trace.bytes().all(is_hex)).then_some(trace)
 }
 
 /// What is bounded apart.
@@ -187,24 +176,5 @@ mod tests {
         assert_eq!(told + left_out + bound.left_out, 10_000);
         let later = begin + Duration::from_secs(60);
         assert!(bound.turn(later).is_some(), "there is room again");
-    }
-
-    #[test]
-    fn only_a_proper_traceparent_names_a_trace() {
-        let of = |text: &'static str| {
-            let request = actix_web::test::TestRequest::default()
-                .insert_header(("traceparent", text))
-                .to_srv_request();
-            trace_id(&request).map(str::to_owned)
-        };
-        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let proper = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(of(proper).as_deref(), Some(trace));
-        assert_eq!(
-            of("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"),
-            None
-        );
-        assert_eq!(of("00-short-00f067aa0ba902b7-01"), None);
-        assert_eq!(of("everything"), None);
     }
 }

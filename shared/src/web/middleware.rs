@@ -1,5 +1,5 @@
-//! What every request passes through: a span with its id, metrics by route, headers that harden
-//! answers, and a limit on the size of its headers.
+//! What every request passes through: a span with its id in the log and one in its trace, metrics by
+//! route, headers that harden answers, and a limit on the size of its headers.
 //!
 //! By hand and not by tracing-actix-web, whose spans carry what callers wrote (paths, user agents).
 
@@ -16,6 +16,7 @@ use metrics::SharedString;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, field};
 
+use crate::contract::trace_parent::TraceParent;
 use crate::runtime::metric_rows::{HTTP_DURATION, HTTP_REQUESTS};
 use crate::runtime::metric_table::UNMATCHED;
 use crate::runtime::telemetry::Measured;
@@ -23,6 +24,7 @@ use crate::web::access_log;
 use crate::web::gateway_errors;
 use crate::web::problem::{Code, Problem};
 use crate::web::request_id::{self, REQUEST_ID};
+use crate::web::server_span::{self, ServerSpan};
 
 /// The largest head of a request that is looked at: names and values of its headers, in bytes.
 pub const MAX_HEADERS: usize = 16 * 1024;
@@ -68,20 +70,29 @@ pub async fn request_telemetry(
         method_label(request.method()),
         request.method() == Method::HEAD,
     );
+    let caller = server_span::caller(request.headers());
+    let traced = if is_page {
+        ServerSpan::none()
+    } else {
+        ServerSpan::begin(&request, caller)
+    };
+    traced.asks(&request, (method, &route, &id));
+    let trace = traced.told().or(caller).map(TraceParent::trace_id);
     let span = tracing::info_span!(
         "request",
         request.id = %id,
         http.method = method,
         http.route = %route,
         actor = field::Empty,
-        trace.id = access_log::trace_id(&request).map(field::display),
+        trace.id = trace,
     );
     let mut line = access_log::Request::begin(span.clone());
-    let served = request_id::scope(id.clone(), next.call(request)).instrument(span);
-    let (served, actor) = access_log::Request::serve(served).await;
+    let served = request_id::scope(id.clone(), trace, next.call(request)).instrument(span);
+    let (served, actor) = access_log::Request::serve(traced.around(served)).await;
     // Handlers' errors are answers by now; what is left are faults of other middleware.
     let mut response = served?;
-    let took = line.answered(response.status(), actor);
+    let took = traced.within(|| line.answered(response.status(), actor));
+    traced.answered(response.status(), actor);
     let status = response.status().as_u16().to_string();
     if !is_page {
         let (route, method) = (SharedString::from(route), SharedString::from(method));

@@ -3,7 +3,8 @@
 //! * [`access_log`]: one line for each request, and none that strangers could fill the log with.
 //! * [`request_id`], [`problem`]: the id of a request, and error bodies (RFC 9457).
 //! * [`routes`], [`routing`]: the routes of both services, and how one serves its own.
-//! * [`middleware`]: metrics, spans and headers of every answer.
+//! * [`middleware`]: metrics and headers of every answer.
+//! * [`server_span`]: the span of a request.
 //! * [`unread`]: the end of a request that is answered before its body has arrived.
 //! * [`gateway_errors`]: problems for what a gateway answers by itself.
 //! * [`connections`], [`rate_limit`], [`cors`]: how many connections an address may have, how many
@@ -22,4 +23,5 @@ pub mod request_id;
 pub mod routes;
 pub mod routing;
 pub mod server;
+pub mod server_span;
 pub mod unread;

@@ -129,6 +129,8 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
     request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
 }
 
 impl ResponseError for Problem {
@@ -145,6 +147,7 @@ impl ResponseError for Problem {
             let challenge = HeaderValue::from_static("Bearer realm=\"microblog\"");
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
+        let (request_id, trace_id) = request_id::current();
         let body = Body {
             r#type: format!("urn:microblog:problem:{}", self.code.name()),
             title: self.code.title(),
@@ -152,7 +155,8 @@ impl ResponseError for Problem {
             code: self.code.name(),
             detail: &self.detail,
             errors: &self.errors,
-            request_id: request_id::current(),
+            request_id,
+            trace_id,
         };
         let json = serde_json::to_string(&body).unwrap_or_default();
         response

@@ -1,4 +1,4 @@
-//! The id of a request: in its answer, in its log lines, in every error body.
+//! The id of a request and that of its trace: in its log lines, in every error body.
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::header::HeaderName;
@@ -7,17 +7,22 @@ use actix_web::http::header::HeaderName;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 tokio::task_local! {
-    static CURRENT: String;
+    static CURRENT: (String, Option<String>);
 }
 
-/// The id of the request that this task is serving; empty outside one.
-pub fn current() -> String {
+/// The id of the request that this task is serving, and of its trace, if it has one; empty outside a
+/// request.
+pub fn current() -> (String, Option<String>) {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
 }
 
-/// Runs `work` as a part of the request with this id: see [`current`].
-pub fn scope<F: Future>(id: String, work: F) -> impl Future<Output = F::Output> {
-    CURRENT.scope(id, work)
+/// Runs `work` as a part of the request with this id, in this trace: see [`current`].
+pub fn scope<F: Future>(
+    id: String,
+    trace: Option<String>,
+    work: F,
+) -> impl Future<Output = F::Output> {
+    CURRENT.scope((id, trace), work)
 }
 
 /// The caller's own id if it is short and plain, else a new one.

@@ -68,7 +68,8 @@ impl World {
         self.another_in(of, &[], &[("MONGODB_URI", &uri)])
     }
 
-    fn another_in(&self, of: &Service, arguments: &[&str], extra: &[(&str, &str)]) -> Service {
+    /// Another process of a service, with arguments and with `extra` in its environment.
+    pub fn another_in(&self, of: &Service, arguments: &[&str], extra: &[(&str, &str)]) -> Service {
         let number = self.others().len();
         let name = format!("{}-other-{number}", of.process.name());
         let place = ("127.0.0.1", free_ports());

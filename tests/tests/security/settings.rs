@@ -75,9 +75,15 @@ fn bad_values(name: &str, canary: &str) -> Vec<String> {
             format!("nats://u:{canary}%@a"),
             format!("nats://u:{canary}@a:65536"),
         ],
-        "JWKS_URL" | "OTEL_EXPORTER_OTLP_ENDPOINT" => {
-            vec![format!("ftp://{canary}"), "http://".into()]
-        }
+        "JWKS_URL" => vec![format!("ftp://{canary}"), "http://".into()],
+        "OTEL_EXPORTER_OTLP_ENDPOINT"
+        | "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+        | "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" => vec![
+            format!("ftp://{canary}"),
+            "http://".into(),
+            format!("http://user:{canary}@host"),
+        ],
+        "OTEL_SERVICE_NAME" => vec![format!("{canary}!")],
         "TRUSTED_PROXIES" => vec![canary.to_owned(), "10.0.0.0/33".into()],
         "CORS_ORIGINS" => vec![canary.to_owned(), format!("https://{canary}/")],
         "STREAM_REPLICAS" => vec![canary.to_owned(), "2".into()],

@@ -5,7 +5,7 @@
 //!
 //! * `variables`: the table of all variables; `values`: what they are read as.
 //! * `environment`, `faults`: reading them, and saying what is wrong.
-//! * `nats`, `mongodb_uri`: what takes more than a line.
+//! * `nats`, `mongodb_uri`, `otlp`: what takes more than a line.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,6 +18,7 @@ mod environment;
 mod faults;
 mod mongodb_uri;
 mod nats;
+mod otlp;
 mod secret;
 mod values;
 mod variables;
@@ -25,6 +26,7 @@ mod variables;
 pub use faults::SettingsError;
 pub use mongodb_uri::database_name;
 pub use nats::{NatsSettings, SignIn};
+pub use otlp::{OtlpSettings, RootSampler, Sampler};
 pub use secret::Secret;
 pub use values::{CorsOrigins, LogFormat};
 pub use variables::{DEFAULTS, VARIABLES};
@@ -70,7 +72,8 @@ pub struct Settings {
     pub idle_days: u32,
     pub log_format: LogFormat,
     pub log_filter: String,
-    pub otlp_endpoint: Option<String>,
+    /// Where traces and logs are sent.
+    pub otlp: OtlpSettings,
     /// Between two comments on a live stream on which nothing else happens.
     pub stream_heartbeat: Duration,
     /// How long a connection on which nothing is asked is kept.
@@ -190,7 +193,7 @@ impl Settings {
             idle_days: env.read(&variables::IDLE_DAYS),
             log_format: env.read(&variables::LOG_FORMAT),
             log_filter: env.read(&variables::RUST_LOG),
-            otlp_endpoint: env.read_if_set(&variables::OTEL_EXPORTER_OTLP_ENDPOINT),
+            otlp: otlp::read(&mut env),
             stream_heartbeat: env.read(&variables::STREAM_HEARTBEAT_SECS),
             keep_alive: env.read(&variables::KEEP_ALIVE_SECS),
             drain: env.read(&variables::DRAIN_SECS),

@@ -71,6 +71,20 @@ variables! {
         NATS_TLS_CERT_FILE = "";
         NATS_TLS_KEY_FILE = "";
         NATS_JS_DOMAIN = "";
+        OTEL_EXPORTER_OTLP_ENDPOINT = "";
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = "";
+        OTEL_EXPORTER_OTLP_LOGS_ENDPOINT = "";
+        OTEL_EXPORTER_OTLP_HEADERS = "";
+        OTEL_EXPORTER_OTLP_PROTOCOL = "http/protobuf";
+        OTEL_TRACES_EXPORTER = "otlp";
+        OTEL_LOGS_EXPORTER = "none";
+        OTEL_TRACES_SAMPLER = "parentbased_traceidratio";
+        // The specification's default is every trace. Hot timelines are read thousands of times a
+        // second: a receiver that is set up in a minute would be full within the hour.
+        OTEL_TRACES_SAMPLER_ARG = "0.1";
+        OTEL_SERVICE_NAME = "";
+        OTEL_RESOURCE_ATTRIBUTES = "";
+        OTEL_SDK_DISABLED = "false";
     }
     values {
         NATS_PREFIX: StreamNames = "microblog", "1 to 32 of a-z, 0-9 and _", |text| text.parse().ok();
@@ -102,7 +116,6 @@ variables! {
         IDLE_DAYS: u32 = "30", "a number of days, 0 for never", number;
         LOG_FORMAT: LogFormat = "json", "json or pretty", log_format;
         RUST_LOG: String = "info", "a filter as in info,command_service=debug", log_filter;
-        OTEL_EXPORTER_OTLP_ENDPOINT: String = "", URL, url;
         STREAM_HEARTBEAT_SECS: Duration = "15", UP_TO_AN_HOUR, up_to_an_hour;
         // Longer than the clients of gateways keep theirs (nginx, Apache and ALB 60 s, Traefik 90 s,
         // Caddy 120 s), or a request meets one that is about to close, and gets 502.

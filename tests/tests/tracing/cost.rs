@@ -1,0 +1,90 @@
+//! What tracing costs: hot home timelines and posts, with one trace in ten recorded and with none,
+//! in turns, so that whatever else the machine does meets both.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use system_tests::alone;
+use system_tests::api::Session;
+use system_tests::otlp::Receiver;
+use system_tests::world::World;
+
+const ROUNDS: usize = 8;
+const CROWD: usize = 16;
+const TURN: Duration = Duration::from_secs(5);
+/// What is left of the speed.
+const AT_LEAST: f64 = 0.9;
+
+pub async fn run() {
+    let _alone = alone().await;
+    let receiver = Receiver::start().await;
+    let url = receiver.url();
+    let quiet = [("LOG_FORMAT", "json"), ("RUST_LOG", "warn")];
+    let mut on = quiet.to_vec();
+    on.push(("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()));
+    let world = World::start(&quiet).await;
+    let (command, query) = (
+        world.another_in(&world.command, &["--role", "api"], &on),
+        world.another_in(&world.query, &["--role", "api"], &on),
+    );
+    command.start().await;
+    query.start().await;
+    let session = world.sessions(&world.api(), "reader", 1).await.remove(0);
+    for number in 0..30 {
+        let key = format!("first-{number}");
+        session
+            .post(&format!("post {number}"), &key)
+            .await
+            .accepted();
+    }
+    let traced = session.through_both(&command, &query);
+    let mut reads = [Vec::new(), Vec::new()];
+    let mut posts = [Vec::new(), Vec::new()];
+    // The first round of each warms it up.
+    for round in 0..=ROUNDS {
+        for (side, session) in [&session, &traced].into_iter().enumerate() {
+            let read = crowd(session, async |session, _| read(session).await).await;
+            let wrote = crowd(session, async |session, number| {
+                let key = format!("{side}-{round}-{number}");
+                session.post("hello", &key).await.accepted();
+            })
+            .await;
+            if round > 0 {
+                reads[side].push(read);
+                posts[side].push(wrote);
+            }
+        }
+    }
+    for (what, [off, on]) in [("timelines", reads), ("posts", posts)] {
+        let (off, on) = (median(off), median(on));
+        let left = on / off;
+        println!("{what}: {off:.0}/s without tracing, {on:.0}/s with one in ten, {left:.3}");
+        assert!(left > AT_LEAST, "{what}: {left:.3}");
+    }
+    assert!(receiver.connections() > 0, "nothing was traced");
+}
+
+async fn read(session: &Session) {
+    let answer = session.get("/timeline", None).await.expect("an answer");
+    assert_eq!(answer.status.as_u16(), 200, "{}", answer.body);
+}
+
+/// How often per second a crowd does it.
+async fn crowd(session: &Session, act: impl AsyncFn(&Session, String)) -> f64 {
+    let until = Instant::now() + TURN;
+    let one = async |who: usize| {
+        let mut done = 0_u32;
+        while Instant::now() < until {
+            act(session, format!("{who}-{done}")).await;
+            done += 1;
+        }
+        done
+    };
+    let done: u32 = join_all((0..CROWD).map(one)).await.into_iter().sum();
+    f64::from(done) / TURN.as_secs_f64()
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}

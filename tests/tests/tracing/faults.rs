@@ -1,0 +1,151 @@
+//! A receiver that is away, hangs, or comes back; a process that ends, or is told not to trace.
+
+use std::time::{Duration, Instant};
+
+use system_tests::eventually;
+use system_tests::otlp::{Manner, Receiver};
+use system_tests::world::{PATIENCE, Role};
+
+use super::{Traced, new_trace, traceparent};
+
+/// No request may take so long because nobody receives its spans.
+const SOON: Duration = Duration::from_secs(2);
+const FAILS: &str = "OTLP: traces are lost until they arrive again";
+const WORKS: &str = "OTLP: traces arrive again";
+
+/// Waits until so many more requests to the receiver have failed, while posts go on.
+async fn fail_more(traced: &Traced, more: f64) {
+    let failed = "otlp_exports_total{signal=\"traces\",outcome=\"failed\"}";
+    let before = traced.sum(failed).await;
+    let mut number = 0;
+    eventually("exports fail", PATIENCE, async || {
+        let trace = new_trace();
+        let began = Instant::now();
+        traced
+            .post(&format!("lost {number}"), &traceparent(&trace, true))
+            .await;
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+        number += 1;
+        (traced.sum(failed).await >= before + more).then_some(())
+    })
+    .await;
+}
+
+pub async fn a_receiver_that_is_away_costs_spans(traced: &mut Traced) {
+    assert!(traced.logged(FAILS).is_empty());
+    let dropped = "otlp_dropped_total{signal=\"traces\"}";
+    assert_eq!(traced.sum(dropped).await, 0.0);
+    traced.receiver.stop().await;
+    // Of one process at least two in a row: six processes send spans.
+    fail_more(traced, 13.0).await;
+    assert!(traced.sum(dropped).await > 0.0);
+    let said = traced.logged(FAILS);
+    assert!(
+        !said.is_empty() && said.iter().all(|count| *count == 1),
+        "{said:?}"
+    );
+    traced.receiver.answers(Manner::Refuses);
+    traced.receiver.listen().await;
+    fail_more(traced, 2.0).await;
+    traced.receiver.answers(Manner::Takes);
+    // Through each replica of the API, so that all that failed have sent again.
+    for number in 0..4 {
+        traced.follow_one(&format!("found again {number}")).await;
+    }
+    let failed = traced.logged(FAILS);
+    assert!(failed.iter().all(|count| *count == 1), "{failed:?}");
+    let works = traced.logged(WORKS);
+    assert!(
+        !works.is_empty() && works.iter().all(|count| *count == 1),
+        "{works:?}"
+    );
+}
+
+/// Not only after the queue's second: at once, before the process is gone.
+pub async fn a_stop_sends_what_is_left(traced: &Traced) {
+    let [api, _] = traced.roles.of(Role::CommandApi);
+    let trace = new_trace();
+    traced
+        .post_at(&api.api, "the last", &traceparent(&trace, true))
+        .await;
+    api.process.terminate();
+    let ended = api.process.wait(PATIENCE).await.expect("it ends");
+    assert!(ended.success(), "{ended}");
+    let names = |name: &str| {
+        let spans = traced.receiver.spans(&trace);
+        spans.iter().any(|span| span.name == name)
+    };
+    assert!(names("POST /api/v1/posts") && names("insert events"));
+    let ends = traced
+        .receiver
+        .line(|line| line.body == "shutting down")
+        .await;
+    assert_eq!(ends.service, "command-service");
+    api.process.kill();
+    api.start().await;
+}
+
+pub async fn disabled_connects_to_nothing(traced: &Traced) {
+    let receiver = Receiver::start().await;
+    let world = &traced.roles.world;
+    let url = receiver.url();
+    let variable = |name: &'static str| (name, "true");
+    let off = world.another_in(
+        &world.command,
+        &["--role", "api"],
+        &[
+            variable("OTEL_SDK_DISABLED"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &url),
+        ],
+    );
+    let none = world.another_in(
+        &world.command,
+        &["--role", "api"],
+        &[
+            ("OTEL_TRACES_EXPORTER", "none"),
+            ("OTEL_LOGS_EXPORTER", "none"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &url),
+        ],
+    );
+    for service in [&off, &none] {
+        service.start().await;
+        let trace = new_trace();
+        traced
+            .post_at(&service.api, "unseen", &traceparent(&trace, true))
+            .await;
+        service.process.terminate();
+        let ended = service.process.wait(PATIENCE).await.expect("it ends");
+        assert!(ended.success(), "{ended}");
+        // The relay is on, and goes on from the client's span: its event has that one.
+        let published = |span: &system_tests::otlp::Span| span.name.starts_with("publish");
+        let span = traced.receiver.span(&trace, published).await;
+        assert_eq!(span.parent, super::CLIENT);
+    }
+    assert_eq!(receiver.connections(), 0);
+}
+
+pub async fn a_receiver_that_hangs_holds_nothing_up(traced: &Traced) {
+    traced.receiver.answers(Manner::Hangs);
+    fail_more(traced, 1.0).await;
+    let [api, _] = traced.roles.of(Role::CommandApi);
+    let trace = new_trace();
+    traced
+        .post_at(&api.api, "never told", &traceparent(&trace, true))
+        .await;
+    let began = Instant::now();
+    api.process.terminate();
+    let ended = api.process.wait(PATIENCE).await.expect("it ends");
+    assert!(ended.success(), "{ended}");
+    // DRAIN_SECS of the roles, and two for what is left.
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
+    let said = api.process.logged();
+    assert!(
+        said.contains("OTLP: the last of the process were not taken"),
+        "{said}"
+    );
+    traced.receiver.answers(Manner::Takes);
+}
