@@ -4,10 +4,10 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules dashboards latency postman fmt engines clean
+.PHONY: help run observe try-observe try-alerts test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules dashboards latency postman fmt engines clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 run: ## get, build and start everything; Ctrl-C stops it, the data stays in DATA (.data)
 	@exec $(DEV) run
@@ -33,6 +33,12 @@ latency: ## what the gateway costs on a hot timeline, with and without it in tur
 
 observe: ## Prometheus with our rules beside what `make run` runs; Loki, Jaeger and Grafana too where they are on the PATH
 	@exec $(PYTHON) scripts/observe.py
+
+try-observe: ## every panel, counter, log line and trace of a stack of its own under a load: two minutes
+	@exec $(PYTHON) scripts/try_observe.py
+
+try-alerts: ## one fault after the other, and which alerts fire: a quarter of an hour; FAULTS="password storage" for some
+	@exec $(PYTHON) scripts/try_alerts.py $(FAULTS)
 
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman

@@ -350,9 +350,10 @@ class Nats:
     def uri(self, port: int) -> str:
         return f"nats://127.0.0.1:{port}"
 
-    def start(self, supervisor: Supervisor, data: Path, logs: Path, port: int) -> Process:
+    def start(self, supervisor: Supervisor, data: Path, logs: Path, port: int,
+              configuration: str | None = None) -> Process:
         config = data / "nats.conf"
-        config.write_text(f"""\
+        config.write_text(configuration or f"""\
 server_name: microblog
 listen: "127.0.0.1:{port}"
 jetstream {{
