@@ -29,8 +29,8 @@ DASHBOARDS = MONITORING / "dashboards"
 # The grammar that Grafana's own editor has of LogQL: Apache-2.0, run and not shipped.
 LOGQL_VERSION = "0.4.2"
 WIDTH, COLUMNS = 120, 24
-# On no dashboard: virtual memory says nothing beside the resident, and has no limit. The others have no panel yet.
-NOT_SHOWN = {"process_virtual_memory_bytes", "process_virtual_memory_max_bytes", "otlp_exports_total", "otlp_dropped_total"}
+# On no dashboard: virtual memory says nothing beside the resident, and has no limit.
+NOT_SHOWN = {"process_virtual_memory_bytes", "process_virtual_memory_max_bytes"}
 # Those of Prometheus itself and of Traefik, and the labels that Prometheus gives to each target.
 OF_OTHERS = {"up": {}, "ALERTS": dict.fromkeys(("alertname", "alertstate", "severity")),
              "traefik_entrypoint_requests_total": dict.fromkeys(("code", "entrypoint", "method", "protocol"))}
