@@ -45,6 +45,14 @@ pub enum Role {
 }
 
 impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Api => "api",
+            Self::Relay => "relay",
+        }
+    }
+
     pub fn serves(self) -> bool {
         match self {
             Self::All | Self::Api => true,
@@ -146,9 +154,10 @@ impl Core {
 }
 
 /// What this service measures.
-pub fn measured(partitions: Partitions) -> Measured {
+pub fn measured(partitions: Partitions, role: Role) -> Measured {
     Measured {
         service: "command-service",
+        role: role.name(),
         rows: metric_rows::ROWS,
         routes: routes::of(Service::Command).collect(),
         partitions: partitions.count(),
@@ -182,7 +191,7 @@ impl Application {
     /// 503 meanwhile.
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), StartupError> {
         let Ports { api, ops } = self.ports;
-        let measured = measured(self.settings.partitions);
+        let measured = measured(self.settings.partitions, self.role);
         let conditions = [DATABASE, INDEXES, CLOCK];
         let process = Process::begin(ops, self.settings.drain, &conditions, &measured)
             .map_err(StartupError::Serve)?;

@@ -53,6 +53,14 @@ pub enum Role {
 }
 
 impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Api => "api",
+            Self::Projector => "projector",
+        }
+    }
+
     fn serves(self) -> bool {
         self != Self::Projector
     }
@@ -108,9 +116,10 @@ const SERVING_AT_START: Serving = Serving {
 };
 
 /// What this service measures.
-pub fn measured(partitions: Partitions) -> Measured {
+pub fn measured(partitions: Partitions, role: Role) -> Measured {
     Measured {
         service: "query-service",
+        role: role.name(),
         rows: metric_rows::ROWS,
         routes: routes::of(Service::Query).collect(),
         partitions: partitions.count(),
@@ -148,7 +157,7 @@ impl Application {
         if self.role.folds() {
             conditions.extend([monitor::CAUGHT_UP, stream_check::SAME_LOG]);
         }
-        let measured = measured(self.settings.partitions);
+        let measured = measured(self.settings.partitions, self.role);
         let process = Process::begin(ops, self.settings.drain, &conditions, &measured)
             .map_err(StartupError::Serve)?;
         let started = start(&self.settings, self.role, api, &process, &stop).await;

@@ -20,7 +20,7 @@ use query_service::invalidation::Subscriber;
 use query_service::live::{Live, Refused};
 use query_service::operator::verify::{Cuts, List, Visible, read_log};
 use query_service::reads::{ReadFrom, ReadModel, Unanswered};
-use query_service::startup::measured;
+use query_service::startup::{Role, measured};
 use shared::contract::events::PostRef;
 use shared::contract::ids::{Id, UserId};
 use shared::contract::partition::Partitions;
@@ -51,7 +51,7 @@ async fn read_on(
 /// All metrics of this process; from the first call on there are some.
 fn metrics() -> String {
     let partitions = Partitions::new(1).expect("one is enough");
-    telemetry::init_metrics(&measured(partitions)).render()
+    telemetry::init_metrics(&measured(partitions, Role::All)).render()
 }
 
 /// Lookups that were hits, by now.

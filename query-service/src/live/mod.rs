@@ -117,6 +117,7 @@ enum Place {
 
 impl Live {
     pub fn new(views: CurrentViews, stop: CancellationToken) -> Self {
+        LIVE_STREAMS.only().set(0.0);
         Self {
             state: Arc::default(),
             views,

@@ -54,6 +54,16 @@ pub enum Ended {
     Stuck,
 }
 
+/// What fails of a partition at the moment, from one holding to the next.
+#[derive(Debug, Default)]
+pub struct Failures {
+    /// Its lease cannot be asked for.
+    pub lease: Failing,
+    pub stream: stream_fault::Told,
+    /// What was read could not be folded.
+    pub fold: Failing,
+}
+
 /// One holding of a partition.
 pub struct PartitionWorker {
     reader: StreamReader,
@@ -64,7 +74,6 @@ pub struct PartitionWorker {
     /// The last step did a job: there may be more.
     job_done: bool,
     stuck_since: Option<Instant>,
-    failing: Failing,
     /// The lease is lost.
     lost: CancellationToken,
     /// The lease is renewed until this is dropped.
@@ -130,18 +139,16 @@ impl PartitionWorker {
             backoff: resilience::background(),
             job_done: true,
             stuck_since: None,
-            failing: Failing::default(),
             lost,
             _renewal: renewal,
         }))
     }
 
-    /// Folds from the checkpoint on while the lease is held. `failing`: whether holdings before
-    /// ended by an error.
+    /// Folds from the checkpoint on while the lease is held.
     pub async fn run(
         mut self,
         stop: &CancellationToken,
-        failing: &Failing,
+        failures: &Failures,
     ) -> Result<Ended, ViewError> {
         let lost = self.lost.clone();
         while !stop.is_cancelled() {
@@ -158,15 +165,12 @@ impl PartitionWorker {
                 Ok(messages) => {
                     self.backoff.reset();
                     self.stuck_since = None;
-                    if self.failing.ends() {
-                        let partition = self.writer.partition.0;
-                        info!(partition, "partition {partition} reads the stream again");
-                    }
+                    failures.stream.is_read(self.writer.partition.0);
                     let any = !messages.is_empty();
                     match self.step(messages).await {
                         Ok(done) => {
                             self.job_done = done;
-                            if any && failing.ends() {
+                            if any && failures.fold.ends() {
                                 let partition = self.writer.partition.0;
                                 info!(partition, "partition {partition} goes on");
                             }
@@ -176,6 +180,7 @@ impl PartitionWorker {
                     }
                 }
                 Err(fault) => {
+                    stream_fault::report(self.writer.partition.0, &fault, &failures.stream);
                     if let Some(ended) = self.wait_out(&fault, stop).await {
                         return Ok(ended);
                     }
@@ -199,7 +204,6 @@ impl PartitionWorker {
 
     /// Waits after a fault of the stream. Says whether the holding ends by it.
     async fn wait_out(&mut self, fault: &StreamFault, stop: &CancellationToken) -> Option<Ended> {
-        stream_fault::report(self.writer.partition.0, fault, &self.failing);
         // The views stay as they are, and what is remembered of them stays right.
         self.writer.heartbeat().await;
         let is_first = self.stuck_since.is_none();

@@ -14,9 +14,9 @@ use shared::runtime::failing::Failing;
 use shared::runtime::tasks::Tasks;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::partition_worker::{Ended, PartitionWorker, stopped_while};
+use super::partition_worker::{Ended, Failures, PartitionWorker, stopped_while};
 use super::settings::FoldSettings;
 use crate::reads::model::CurrentViews;
 use crate::views::writer::ViewWriter;
@@ -92,10 +92,10 @@ impl Projector {
         let Some(nats) = self.connect(partition, &mut backoff, &stop).await else {
             return;
         };
-        let (asking, folding) = (Failing::default(), Failing::default());
+        let failures = Failures::default();
         while !stop.is_cancelled() {
             let asked = lease.acquire().await;
-            if asked.is_ok() && asking.ends() {
+            if asked.is_ok() && failures.lease.ends() {
                 info!(
                     partition = partition.0,
                     "the lease of partition {} can be asked for again", partition.0
@@ -103,14 +103,14 @@ impl Projector {
             }
             match asked {
                 Ok(Some(held)) => {
-                    let held = self.hold(partition, &lease, held, &nats, &stop, &folding);
+                    let held = self.hold(partition, &lease, held, &nats, &stop, &failures);
                     if held.await.is_break() {
                         return;
                     }
                 }
                 Ok(None) => (),
                 Err(error) => {
-                    if asking.begins() {
+                    if failures.lease.begins() {
                         warn!(partition = partition.0, error = %Chain(&error), "the lease of partition {} cannot be asked for", partition.0);
                     }
                 }
@@ -160,15 +160,20 @@ impl Projector {
         held: HeldLease,
         nats: &Nats,
         stop: &CancellationToken,
-        failing: &Failing,
+        failures: &Failures,
     ) -> ControlFlow<()> {
         let (number, epoch) = (partition.0, held.epoch);
-        info!(partition = number, epoch, "partition {number} taken");
+        // Until what fails is over, each holding would be told.
+        if failures.stream.is_on() || failures.fold.is_on() {
+            debug!(partition = number, epoch, "partition {number} taken again");
+        } else {
+            info!(partition = number, epoch, "partition {number} taken");
+        }
         let (views, current, settings) = (&self.views, &self.current, &self.settings);
         let worker =
             PartitionWorker::acquire(views, current, settings, partition, lease, held, nats).await;
         let ended = match worker {
-            Ok(Some(worker)) => worker.run(stop, failing).await,
+            Ok(Some(worker)) => worker.run(stop, failures).await,
             Ok(None) => Ok(Ended::LeaseLost),
             Err(error) => Err(error),
         };
@@ -178,7 +183,7 @@ impl Projector {
                 return ControlFlow::Break(());
             }
             Ok(Ended::Stuck) => {
-                warn!(
+                debug!(
                     partition = number,
                     "partition {number} is let go: the stream cannot be read here"
                 );
@@ -192,7 +197,7 @@ impl Projector {
                 warn!(partition = number, "partition {number} was taken over");
             }
             Err(error) => {
-                if failing.begins() {
+                if failures.fold.begins() {
                     warn!(partition = number, error = %Chain(&error), "partition {number} starts again from its checkpoint, until it can go on");
                 }
             }

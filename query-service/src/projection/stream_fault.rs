@@ -4,7 +4,7 @@ use shared::connections::log_identity::LogId;
 use shared::contract::event_stream;
 use shared::runtime::error_chain::Chain;
 use shared::runtime::failing::Failing;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::views::error::ViewError;
 
@@ -62,15 +62,41 @@ impl StreamFault {
     }
 }
 
+/// What was told of a partition's stream, from one holding of the partition to the next.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// It has to be opened again.
+    lost: Failing,
+    unreadable: Failing,
+    diverged: Failing,
+}
+
+impl Told {
+    /// The stream is read.
+    pub fn is_read(&self, partition: u16) {
+        let ended = [&self.lost, &self.unreadable, &self.diverged].map(Failing::ends);
+        if ended.contains(&true) {
+            info!(partition, "partition {partition} reads the stream again");
+        }
+    }
+
+    /// Whether it could not be read.
+    pub fn is_on(&self) -> bool {
+        self.unreadable.is_on() || self.diverged.is_on()
+    }
+}
+
 /// Says what a fault means, once until the stream is read again.
-pub fn report(partition: u16, fault: &StreamFault, failing: &Failing) {
+pub fn report(partition: u16, fault: &StreamFault, told: &Told) {
     match fault {
         StreamFault::Disconnected | StreamFault::Named => {
-            info!(partition, "partition {partition} opens the stream again")
+            if told.lost.begins() {
+                info!(partition, "partition {partition} opens the stream again");
+            }
         }
         StreamFault::Diverged { .. } => {
-            if failing.begins() {
-                tracing::error!(partition, "{fault}");
+            if told.diverged.begins() {
+                error!(partition, "{fault}");
             }
         }
         // Said once, for all partitions, by who looks for readiness.
@@ -82,7 +108,7 @@ pub fn report(partition: u16, fault: &StreamFault, failing: &Failing) {
         | StreamFault::Views(_)
         | StreamFault::NoIdentity { .. }
         | StreamFault::OtherViews { .. } => {
-            if failing.begins() {
+            if told.unreadable.begins() {
                 warn!(partition, error = %Chain(fault), "partition {partition} cannot read the stream");
             }
         }

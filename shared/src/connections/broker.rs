@@ -364,7 +364,8 @@ impl Outages {
     /// Logs a reason once until all connections are there again.
     fn tell(&mut self, why: &'static str, said: &str) {
         if self.told.insert(why) {
-            warn!(error = said, "NATS: {why}");
+            let error = (!said.is_empty()).then_some(said);
+            warn!(error, "NATS: {why}");
         }
     }
 

@@ -14,6 +14,11 @@ impl Failing {
         !self.0.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether the last attempt has failed.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// An attempt has worked. Whether that is to be told: the attempt before it did not.
     #[must_use]
     pub fn ends(&self) -> bool {
@@ -30,7 +35,7 @@ mod tests {
         let failing = Failing::default();
         assert!(!failing.ends(), "it never failed");
         assert!(failing.begins());
-        assert!(!failing.begins(), "told already");
+        assert!(!failing.begins() && failing.is_on(), "told already");
         assert!(failing.ends());
         assert!(!failing.ends(), "told already");
         assert!(failing.begins(), "anew");

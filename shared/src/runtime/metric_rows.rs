@@ -20,6 +20,7 @@ const REASONS: Values = Values::Listed(&[
 ]);
 /// What is sent by OTLP.
 const SIGNALS: Values = Values::Listed(&["traces", "logs"]);
+const ROLES: Values = Values::Listed(&["all", "api", "relay", "projector"]);
 const DEPENDENCIES: Values = Values::Listed(&["mongodb", "nats"]);
 
 crate::metric_rows! {
@@ -56,9 +57,11 @@ crate::metric_rows! {
         "Batches of spans or log lines that were sent by OTLP. failed: the receiver is away, took too long, or refused; the batch is lost.";
     OTLP_DROPPED: Counter "otlp_dropped_total" "spans or lines" ["signal": SIGNALS]
         "Spans or log lines that will never arrive: they did not fit into the queue, or the receiver did not take them.";
+    READY: Gauge "service_ready" "1 or 0" []
+        "1 while /readyz says that this process is ready, degraded or not.";
     BUILD: Gauge "build_info" "always 1"
-        ["service": Values::Build, "version": Values::Build, "revision": Values::Build]
-        "Which build this process is. The revision is unknown where the build was not told (MICROBLOG_REVISION).";
+        ["service": Values::Build, "role": ROLES, "version": Values::Build, "revision": Values::Build]
+        "Which build this process is, and what it does of its service. The revision is unknown where the build was not told (MICROBLOG_REVISION).";
 }
 
 #[cfg(test)]

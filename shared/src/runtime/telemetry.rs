@@ -103,6 +103,8 @@ fn instance() -> String {
 #[derive(Clone, Debug)]
 pub struct Measured {
     pub service: &'static str,
+    /// What this process does of it.
+    pub role: &'static str,
     pub rows: &'static [&'static Row],
     /// Method and path of each route.
     pub routes: Vec<(&'static str, &'static str)>,
@@ -120,7 +122,7 @@ impl Measured {
             row.describe();
             row.begin_at_zero(self.partitions);
         }
-        let build = [self.service, VERSION, REVISION];
+        let build = [self.service, self.role, VERSION, REVISION];
         metric_rows::BUILD.of(build).set(1.0);
         metrics_process::Collector::default().describe();
     }

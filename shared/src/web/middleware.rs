@@ -42,11 +42,12 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Begins the faults of every route at 0, so that `increase()` sees the first.
+/// Begins the faults and the durations of every route at 0, so that `increase()` sees the first.
 pub(super) fn begin_at_zero(measured: &Measured) {
     let statuses = Code::ALL.iter().map(|code| code.status());
     let faults: BTreeSet<_> = statuses.filter(|it| it.is_server_error()).collect();
     for (method, path) in &measured.routes {
+        drop(HTTP_DURATION.of([*path, *method]));
         for status in &faults {
             let series = [*path, method, status.as_str()].map(str::to_owned);
             HTTP_REQUESTS.of(series).increment(0);

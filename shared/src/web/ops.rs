@@ -9,6 +9,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::json;
 
+use crate::runtime::metric_rows::READY;
 use crate::runtime::tasks::Tasks;
 use crate::runtime::telemetry::{self, Measured};
 use crate::web::middleware;
@@ -136,7 +137,12 @@ async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     }
 }
 
-async fn render(metrics: web::Data<metrics_exporter_prometheus::PrometheusHandle>) -> HttpResponse {
+async fn render(
+    metrics: web::Data<metrics_exporter_prometheus::PrometheusHandle>,
+    readiness: web::Data<Readiness>,
+) -> HttpResponse {
+    let is_ready = readiness.missing().is_empty();
+    READY.only().set(f64::from(u8::from(is_ready)));
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
         .body(telemetry::render(&metrics))
