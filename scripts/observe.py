@@ -15,6 +15,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -26,7 +27,7 @@ sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from dev import ROOT, ask_readiness, check_ports_are_free, data_folder, exclusive, settings  # noqa: E402
 from engines import (  # noqa: E402
-    CACHE, START_DEADLINE_SECONDS, on_path, prometheus, split_address, url_host)
+    CACHE, START_DEADLINE_SECONDS, free_ports, on_path, prometheus, split_address, url_host)
 from supervisor import Failed, Process, Supervisor, note, say, supervised  # noqa: E402
 
 MONITORING = ROOT / "manifests" / "components" / "monitoring"
@@ -196,9 +197,9 @@ def start_jaeger(supervisor: Supervisor, program: Path, folders: Folders, addres
                     "pipelines": {"traces": {"receivers": ["otlp"], "processors": ["batch"],
                                              "exporters": ["jaeger_storage_exporter"]}},
                     "telemetry": {"metrics": {"level": "none"}}},
-        "extensions": {"jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": 50_000}}}},
+        "extensions": {"jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": 15_000}}}},
                        "jaeger_query": {"storage": {"traces": "memory"}, "http": {"endpoint": address},
-                                        "grpc": {"endpoint": "127.0.0.1:0"}}},
+                                        "grpc": {"endpoint": f"127.0.0.1:{free_ports(1)[0]}"}}},
         "receivers": {"otlp": {"protocols": {"http": {"endpoint": otlp}}}},
         "processors": {"batch": {}},
         "exporters": {"jaeger_storage_exporter": {"trace_storage": "memory"}},
@@ -214,17 +215,10 @@ def start_grafana(supervisor: Supervisor, program: Path, folders: Folders, addre
     folder = folders.of("grafana")
     provisioning = folder / "provisioning"
     shutil.rmtree(provisioning, ignore_errors=True)  # what the last run had and this one has not
-    for name, content in {
-        "datasources": {"apiVersion": 1, "prune": True, "datasources": [
-            {"name": kind.capitalize(), "uid": kind, "type": kind, "access": "proxy", "url": url,
-             "isDefault": kind == "prometheus",
-             **({"jsonData": {"timeInterval": f"{SCRAPE_SECONDS}s"}} if kind == "prometheus" else {})}
-            for kind, url in sources.items()]},
-        "dashboards": {"apiVersion": 1, "providers": [
-            {"name": "microblog", "folder": "Microblog", "type": "file", "options": {"path": str(DASHBOARDS)}}]},
-    }.items():
+    provider = (MONITORING / "provider.yml").read_text().replace("/etc/grafana/dashboards", json.dumps(str(DASHBOARDS)))
+    for name, content in (("datasources", data_sources(sources)), ("dashboards", provider)):
         (provisioning / name).mkdir(parents=True)
-        (provisioning / name / "microblog.yml").write_text(json.dumps(content, indent=1))
+        (provisioning / name / "microblog.yml").write_text(content)
     environment = {
         **direct(),
         "GF_SERVER_HTTP_ADDR": host, "GF_SERVER_HTTP_PORT": str(port),
@@ -234,12 +228,25 @@ def start_grafana(supervisor: Supervisor, program: Path, folders: Folders, addre
         "GF_AUTH_ANONYMOUS_ENABLED": "true",
         "GF_AUTH_ANONYMOUS_ORG_ROLE": "Editor" if host in ("127.0.0.1", "::1") else "Viewer",
         "GF_ANALYTICS_REPORTING_ENABLED": "false", "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
-        "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
+        "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false", "GF_NEWS_NEWS_FEED_ENABLED": "false",
+        "GF_PLUGINS_PREINSTALL_DISABLED": "true",
+        "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(DASHBOARDS / "overview.json"),
     }
     home = grafana_home(program)
     supervisor.start("grafana", [str(program), "server", *([f"--homepath={home}"] if home else [])], env=environment,
                      cwd=home or folder, log=folders.log("grafana"))
     wait_for(supervisor, "Grafana", address, "/api/health", folders.log("grafana"))
+
+
+def data_sources(urls: dict[str, str]) -> str:
+    """Those of a cluster, as far as they are here, at their addresses here."""
+    head, *blocks = re.split(r"^(?=  - name: )", (MONITORING / "sources.yml").read_text(), flags=re.MULTILINE)
+    here = []
+    for kind, url in urls.items():
+        block = next(block for block in blocks if f"\n    uid: {kind}\n" in block)
+        block = re.sub(r"^    url: .*$", f"    url: {url}", block, flags=re.MULTILINE)
+        here.append(re.sub(r"timeInterval: .*", f"timeInterval: {SCRAPE_SECONDS}s", block))
+    return "".join((head, *here))
 
 
 def grafana_home(program: Path) -> Path | None:
@@ -329,7 +336,8 @@ def print_welcome(found: Prometheus, services: dict[str, str], sources: dict[str
         say(f"  {what}\n    {found.graph(expression)}")
     exports = []
     if "jaeger" in sources:
-        exports.append(f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={url_of(addresses['OTLP_ADDR'])}/v1/traces")
+        exports += [f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={url_of(addresses['OTLP_ADDR'])}/v1/traces",
+                    "OTEL_TRACES_SAMPLER=always_on"]
     if "loki" in sources:
         exports += ["OTEL_LOGS_EXPORTER=otlp",
                     f"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT={sources['loki']}/otlp/v1/logs"]
