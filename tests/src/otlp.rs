@@ -131,6 +131,11 @@ impl Receiver {
         all(&self.received).authorized.clone()
     }
 
+    /// All lines so far.
+    pub fn lines(&self) -> Vec<Line> {
+        all(&self.received).lines.clone()
+    }
+
     /// All spans of a trace so far.
     pub fn spans(&self, trace: &str) -> Vec<Span> {
         let received = all(&self.received);

@@ -160,11 +160,14 @@ async fn every_hop_is_in_one_trace_and_a_receiver_that_is_away_loses_spans_and_n
     let mut traced = Traced::start().await;
     hops::a_post_and_its_projection_are_one_trace(&traced).await;
     hops::a_read_is_a_span_and_health_is_none(&traced).await;
+    hops::a_live_stream_s_span_ends_when_it_begins(&traced).await;
     hops::what_is_not_sampled_sends_nothing(&traced).await;
+    hops::what_waits_in_the_log_keeps_its_trace(&traced).await;
     hops::problems_and_lines_name_the_trace(&traced).await;
     faults::a_receiver_that_is_away_costs_spans(&mut traced).await;
     faults::a_stop_sends_what_is_left(&traced).await;
     faults::disabled_connects_to_nothing(&traced).await;
+    faults::sending_makes_no_lines_to_send(&traced).await;
     faults::a_receiver_that_hangs_holds_nothing_up(&traced).await;
 }
 

@@ -63,7 +63,14 @@ pub async fn a_receiver_that_is_away_costs_spans(traced: &mut Traced) {
 
 /// Not only after the queue's second: at once, before the process is gone.
 pub async fn a_stop_sends_what_is_left(traced: &Traced) {
-    let [api, _] = traced.roles.of(Role::CommandApi);
+    let world = &traced.roles.world;
+    // Without the seconds in which it would still take requests, and send by the way.
+    let api = world.another_in(
+        &world.command,
+        &["--role", "api"],
+        &[("DRAIN_SECS", "0"), ("OTEL_SERVICE_NAME", "the-last-one")],
+    );
+    api.start().await;
     let trace = new_trace();
     traced
         .post_at(&api.api, "the last", &traceparent(&trace, true))
@@ -76,13 +83,12 @@ pub async fn a_stop_sends_what_is_left(traced: &Traced) {
         spans.iter().any(|span| span.name == name)
     };
     assert!(names("POST /api/v1/posts") && names("insert events"));
-    let ends = traced
-        .receiver
-        .line(|line| line.body == "shutting down")
-        .await;
-    assert_eq!(ends.service, "command-service");
-    api.process.kill();
-    api.start().await;
+    let said = traced.receiver.lines().into_iter();
+    let said = said.filter(|line| line.service == "the-last-one");
+    assert!(
+        said.map(|line| line.body)
+            .any(|body| body == "shutting down")
+    );
 }
 
 pub async fn disabled_connects_to_nothing(traced: &Traced) {
@@ -122,6 +128,33 @@ pub async fn disabled_connects_to_nothing(traced: &Traced) {
         assert_eq!(span.parent, super::CLIENT);
     }
     assert_eq!(receiver.connections(), 0);
+}
+
+/// Or each request to the receiver would make lines for the next one.
+pub async fn sending_makes_no_lines_to_send(traced: &Traced) {
+    let receiver = Receiver::start().await;
+    let (world, url) = (&traced.roles.world, receiver.url());
+    let loud = world.another_in(
+        &world.command,
+        &["--role", "api"],
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+            ("LOG_FORMAT", "json"),
+            ("RUST_LOG", "trace"),
+        ],
+    );
+    loud.start().await;
+    let client = |said: &str| said.starts_with("hyper") || said.starts_with("reqwest");
+    eventually("the client that sends is heard", PATIENCE, async || {
+        let said = loud.process.logged();
+        said.contains("\"target\":\"hyper").then_some(())
+    })
+    .await;
+    loud.process.terminate();
+    loud.process.wait(PATIENCE).await.expect("it ends");
+    let lines = receiver.lines();
+    assert!(lines.iter().any(|line| line.body == "shutting down"));
+    assert!(!lines.iter().any(|line| client(&line.attributes["target"])));
 }
 
 pub async fn a_receiver_that_hangs_holds_nothing_up(traced: &Traced) {

@@ -2,9 +2,9 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use system_tests::eventually;
 use system_tests::otlp::Span;
 use system_tests::world::{PATIENCE, Role};
+use system_tests::{eventually, http_client};
 
 use super::{CLIENT, Traced, new_trace, traceparent};
 
@@ -114,7 +114,7 @@ pub async fn a_read_is_a_span_and_health_is_none(traced: &Traced) {
             relay_host(&relay.api),
             relay.ops_port()
         );
-        let request = system_tests::http_client(None).get(url);
+        let request = http_client(None).get(url);
         let sent = request
             .header("traceparent", traceparent(&trace, true))
             .send();
@@ -122,6 +122,59 @@ pub async fn a_read_is_a_span_and_health_is_none(traced: &Traced) {
     }
     traced.follow_one("another").await;
     assert!(traced.receiver.spans(&trace).is_empty());
+}
+
+pub async fn a_live_stream_s_span_ends_when_it_begins(traced: &Traced) {
+    let trace = new_trace();
+    let url = format!("{}/api/v1/timeline/stream", traced.roles.address);
+    let request = http_client(None)
+        .get(url)
+        .bearer_auth(traced.reader.token());
+    let request = request.header("traceparent", traceparent(&trace, true));
+    let stream = request.send().await.expect("a live stream");
+    assert_eq!(stream.status(), StatusCode::OK);
+    let named = |span: &Span| span.name == "GET /api/v1/timeline/stream";
+    let span = traced.receiver.span(&trace, named).await;
+    assert!(!span.failed);
+    drop(stream);
+}
+
+/// Published by a relay that was not there when they were written: many traces in one batch.
+pub async fn what_waits_in_the_log_keeps_its_trace(traced: &Traced) {
+    const POSTS: usize = 3;
+    let relays = traced.roles.of(Role::Relay);
+    for relay in relays {
+        relay.process.terminate();
+        let ended = relay.process.wait(PATIENCE).await.expect("it ends");
+        assert!(ended.success(), "{ended}");
+        relay.process.kill();
+    }
+    let traces: Vec<_> = (0..POSTS).map(|_| new_trace()).collect();
+    for trace in &traces {
+        traced.post("waits", &traceparent(trace, true)).await;
+    }
+    for relay in relays {
+        relay.start().await;
+    }
+    for trace in &traces {
+        let fold = |span: &Span| span.name == "fold post.created";
+        let fold = traced.receiver.span(trace, fold).await;
+        let spans = traced.receiver.spans(trace);
+        let published = only(&spans, "publish microblog.events.post.created");
+        assert_eq!(published.parent, only(&spans, "append").id);
+        assert_eq!(fold.parent, published.id);
+        // Its batch may be seen in the trace of another event.
+        let [(batch_trace, batch)] = &fold.links[..] else {
+            panic!("one link: {fold:?}");
+        };
+        assert!(traces.contains(batch_trace), "{batch_trace}");
+        let linked = traced
+            .receiver
+            .span(batch_trace, |span| &span.id == batch)
+            .await;
+        assert_eq!(linked.name, "fold batch");
+        assert!(linked.links.contains(&(trace.clone(), fold.id.clone())));
+    }
 }
 
 fn relay_host(api: &str) -> &str {
