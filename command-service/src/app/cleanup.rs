@@ -55,7 +55,7 @@ impl App {
                 Ok(false) => backoff.reset(),
                 Err(error) if error.is_transient() => {}
                 Err(error) => {
-                    if failing.begins() {
+                    if failing.begins(&error) {
                         warn!(error = %Chain(&error), "a deactivated user's relations are not removed yet");
                     }
                 }

@@ -126,7 +126,10 @@ impl Health {
         }
         let reported = known.reported && known.says == says;
         known.says = says;
-        if !reported {
+        if reported {
+            // A connection that came back has taken the reason away.
+            Self::show(kind);
+        } else {
             self.report(known);
         }
     }

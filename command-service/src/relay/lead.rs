@@ -140,7 +140,7 @@ impl Relay {
                         pause = self.lease.length() / 12;
                     }
                     Err(error) => {
-                        if failing.begins() {
+                        if failing.begins(&error) {
                             warn!(error = %Chain(&error), "relay: the lease cannot be asked for");
                         }
                     }
@@ -189,7 +189,7 @@ impl Relay {
                     }
                     // Whoever has it meanwhile, the fence keeps us apart.
                     Err(error) => {
-                        if failing.begins() {
+                        if failing.begins(&error) {
                             warn!(error = %Chain(&error), "relay: the lease is not renewed");
                         }
                     }

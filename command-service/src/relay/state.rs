@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) waiting_since: AtomicI64,
     /// How many events this process holds that wait.
     pub(super) held: AtomicU64,
+    /// The greatest id on the stream, as a look has found it while nothing was published here.
+    pub(super) seen_published: AtomicI64,
     /// How many of the log's events waited when they were counted; only while that is of use.
     pub(super) counted: AtomicU64,
     pub(super) rescan: AtomicBool,
@@ -54,12 +56,11 @@ impl State {
         let lag = self.lag();
         RELAY_LAG.only().set(lag.as_secs_f64());
         // What is at hand is all that waits, unless it is much.
+        if lag < WORTH_COUNTING {
+            self.counted.store(0, Ordering::Relaxed);
+        }
         let held = self.held.load(Ordering::Relaxed);
-        let events = if lag >= WORTH_COUNTING {
-            held.max(self.counted.load(Ordering::Relaxed))
-        } else {
-            held
-        };
+        let events = held.max(self.counted.load(Ordering::Relaxed));
         RELAY_LAG_EVENTS.only().set(events as f64);
     }
 

@@ -48,13 +48,11 @@ impl Relay {
             let is_much = self.state.lag() >= WORTH_COUNTING;
             let counts = is_much && counted.is_none_or(|at| at.elapsed() >= COUNT);
             let look = async {
-                if looks {
-                    self.look().await?;
-                }
+                let looked = if looks { self.look().await } else { Ok(()) };
                 if counts {
                     self.count().await?;
                 }
-                Ok::<(), RelayError>(())
+                looked
             };
             tokio::select! {
                 looked = look => if let Err(error) = looked {
@@ -70,7 +68,13 @@ impl Relay {
 
     /// Counts the log's events that wait, as far as [`MOST_COUNTED`].
     async fn count(&self) -> Result<(), RelayError> {
-        let published = self.state.last_id.load(Ordering::Relaxed);
+        let state = &self.state;
+        let published = if state.active.load(Ordering::Relaxed) {
+            &state.last_id
+        } else {
+            &state.seen_published
+        };
+        let published = published.load(Ordering::Relaxed);
         let events = self.log.events.clone();
         let waiting = self
             .finish(async move {
@@ -94,7 +98,9 @@ impl Relay {
             .finish(async move { first_after(&events, published).await })
             .await?;
         if !self.state.pumping.load(Ordering::Relaxed) {
-            self.state.last_id.fetch_max(published, Ordering::Relaxed);
+            self.state
+                .seen_published
+                .store(published, Ordering::Relaxed);
             self.state.waits(first, u64::from(first.is_some()));
         }
         Ok(())

@@ -62,6 +62,8 @@ pub struct Batch {
     pub new_readers: Vec<UserId>,
     /// When its posts were written.
     pub posted: Vec<Timestamp>,
+    /// How many entries each of its posts and reposts has made.
+    pub fanned_out: Vec<usize>,
     /// Messages that were not understood, and their traces; their rows are among the changes.
     pub letters: Vec<(DeadLetter, Option<TraceParent>)>,
     /// Edges of this batch by followee: on top of what the views hold.

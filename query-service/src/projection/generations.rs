@@ -48,7 +48,7 @@ impl Generations {
                     }
                 }
                 Err(error) => {
-                    if failing.begins() {
+                    if failing.begins(&error) {
                         warn!(error = %Chain(&error), "the generations of views cannot be looked up");
                     }
                 }

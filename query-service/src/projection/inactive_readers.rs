@@ -109,6 +109,7 @@ impl InactiveReaders {
             return Ok(false);
         }
         self.next_look = Instant::now() + LOOK;
+        self.tell(writer);
         let away = self
             .after
             .and_then(|after| i64::try_from(after.as_millis()).ok());
@@ -146,8 +147,8 @@ impl InactiveReaders {
         Ok(true)
     }
 
-    /// Says how many there are of what readers are shown.
-    pub fn tell(&self, writer: &PartitionWriter) {
+    /// Says how many there are, of what readers are shown.
+    fn tell(&self, writer: &PartitionWriter) {
         if writer.is_shown() {
             INACTIVE_READERS
                 .of([writer.partition.0.to_string()])

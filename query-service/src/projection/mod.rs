@@ -22,7 +22,8 @@
 pub mod fold;
 mod fold_spans;
 pub mod generations;
-pub mod inactive_readers;
+pub mod held;
+mod inactive_readers;
 pub mod jobs;
 pub mod memory;
 pub mod monitor;

@@ -1,19 +1,24 @@
 //! How far the fold is behind the stream: for readiness and for metrics.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
 use shared::connections::Nats;
 use shared::contract::event_stream::StreamNames;
+use shared::contract::partition::Partition;
 use shared::contract::time::{Clock, SystemClock};
 use shared::web::ops::Readiness;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
+use super::held;
 use super::stream_check::{StreamCheck, Teller};
 use super::stream_ends::StreamEnds;
 use crate::metric_rows::{
     CELEBRITIES, DEAD_LETTERS_KEPT, FOLD_LAG_MEASURED, FOLD_LAG_MESSAGES, FOLD_LAG_SECONDS,
+    PARTITIONS_ALL,
 };
 use crate::reads::model::CurrentViews;
 use crate::views::error::ViewError;
@@ -39,18 +44,19 @@ struct Lag {
 impl Lag {
     /// What was measured now. Partitions that the views before had, and these have not, are
     /// nobody's any more.
-    fn measured(&mut self, behind: Vec<Duration>) {
-        for gone in behind.len()..self.behind.len() {
+    fn measured(before: Option<Self>, behind: Vec<Duration>) -> Self {
+        let before = before.map_or(0, |before| before.behind.len());
+        for gone in behind.len()..before {
             for gauge in [&FOLD_LAG_MESSAGES, &FOLD_LAG_SECONDS, &CELEBRITIES] {
                 gauge.of([gone.to_string()]).set(0.0);
             }
         }
-        *self = Self {
-            measured: Instant::now(),
-            behind,
-        };
         let now = SystemClock.now().millis();
         FOLD_LAG_MEASURED.only().set(now as f64 / 1_000.0);
+        Self {
+            measured: Instant::now(),
+            behind,
+        }
     }
 
     fn tell(&self) {
@@ -61,6 +67,13 @@ impl Lag {
                 .of([partition.to_string()])
                 .set(lag.as_secs_f64());
         }
+    }
+}
+
+fn tell(lag: Option<&Lag>, shown: &CurrentViews) {
+    held::tell(shown.borrow().generation().number);
+    if let Some(lag) = lag {
+        lag.tell();
     }
 }
 
@@ -75,10 +88,9 @@ pub async fn run(
     readiness: Readiness,
     stop: CancellationToken,
 ) {
-    let mut lag = Lag {
-        measured: Instant::now(),
-        behind: vec![Duration::ZERO; usize::from(views.borrow().partitions().count())],
-    };
+    // Nothing is known until it was measured once: another process may know more.
+    let mut lag: Option<Lag> = None;
+    let shown = views.clone();
     let mut monitor = Monitor {
         views,
         nats,
@@ -88,6 +100,7 @@ pub async fn run(
         teller: Teller::default(),
         judged: None,
         counted: None,
+        waiting: HashMap::new(),
         ends: StreamEnds::default(),
         caught_up: false,
     };
@@ -97,13 +110,13 @@ pub async fn run(
         let found = loop {
             tokio::select! {
                 found = &mut look => break found,
-                () = tokio::time::sleep(EVERY) => lag.tell(),
+                () = tokio::time::sleep(EVERY) => tell(lag.as_ref(), &shown),
             }
         };
         if let Some(behind) = found {
-            lag.measured(behind);
+            lag = Some(Lag::measured(lag, behind));
         }
-        lag.tell();
+        tell(lag.as_ref(), &shown);
         tokio::select! {
             () = tokio::time::sleep(EVERY) => (),
             () = stop.cancelled() => (),
@@ -120,6 +133,9 @@ struct Monitor {
     teller: Teller,
     judged: Option<Instant>,
     counted: Option<Instant>,
+    /// The first message that a partition has not folded, and when it came, in milliseconds: until
+    /// the fold has caught up once.
+    waiting: HashMap<Partition, (u64, i64)>,
     ends: StreamEnds,
     caught_up: bool,
 }
@@ -128,7 +144,6 @@ impl Monitor {
     /// How long each partition has been behind; `None` if that cannot be found out now.
     async fn look(&mut self) -> Option<Vec<Duration>> {
         let views = self.views.borrow().generation().clone();
-        self.count(&views).await.ok()?;
         let stream = stream(&self.nats, &self.names).await?;
         if let Some(check) = &self.check
             && self.judged.is_none_or(|at| at.elapsed() >= JUDGE)
@@ -145,13 +160,21 @@ impl Monitor {
         self.ends.observe(now, end);
         let near = self.ends.end_before(now, NEAR);
         let (mut folded_by_all, mut all_near, mut behind) = (end, true, Vec::new());
+        PARTITIONS_ALL
+            .only()
+            .set(f64::from(views.partitions.count()));
         for partition in views.partitions.all() {
             let at = checkpoints.iter().find(|(at, _)| *at == partition);
             let seq = at.map_or(0, |(_, at)| at.seq);
             all_near &= seq >= near;
             folded_by_all = folded_by_all.min(seq);
             let since = self.ends.behind_since(seq);
-            behind.push(since.map_or(Duration::ZERO, |since| now - since));
+            let mut lag = since.map_or(Duration::ZERO, |since| now - since);
+            if since.is_some() && !self.caught_up {
+                // What was behind before this process began has waited for longer than it knows.
+                lag = lag.max(self.waits(&stream, partition, seq + 1).await);
+            }
+            behind.push(lag);
             FOLD_LAG_MESSAGES
                 .of([partition.0.to_string()])
                 .set(end.saturating_sub(seq) as f64);
@@ -159,9 +182,34 @@ impl Monitor {
         self.ends.forget(folded_by_all, now, NEAR);
         if all_near && !self.caught_up {
             self.caught_up = true;
+            self.waiting.clear();
             self.readiness.set(CAUGHT_UP, Ok(()));
         }
+        // Last: it may take long, and nothing depends on it.
+        if self.count(&views).await.is_err() {
+            debug!("what is kept in the views cannot be counted now");
+        }
         Some(behind)
+    }
+
+    /// For how long a message of the stream, the first that a partition has not folded, has been
+    /// there; 0 if that cannot be found out.
+    async fn waits(&mut self, stream: &Stream, partition: Partition, seq: u64) -> Duration {
+        let known = self.waiting.get(&partition).filter(|known| known.0 == seq);
+        let since = match known {
+            Some((_, since)) => *since,
+            None => {
+                let Ok(message) = stream.get_raw_message(seq).await else {
+                    return Duration::ZERO;
+                };
+                let since = message.time.unix_timestamp_nanos() / 1_000_000;
+                let since = i64::try_from(since).unwrap_or(i64::MAX);
+                self.waiting.insert(partition, (seq, since));
+                since
+            }
+        };
+        let age = SystemClock.now().millis().saturating_sub(since).max(0);
+        Duration::from_millis(age.unsigned_abs())
     }
 
     /// Every process counts, so that the alarm does not depend on the one that folds.

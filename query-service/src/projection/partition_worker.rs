@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use super::fold::{Batch, Fold};
 use super::fold_spans::FoldSpans;
+use super::held::Held;
 use super::jobs;
 use super::partition_writer::{HEARTBEAT, PartitionWriter};
 use super::settings::FoldSettings;
@@ -24,8 +25,7 @@ use super::sizes::Sizes;
 use super::stream_fault::{self, StreamFault};
 use super::stream_reader::{Content, Message, StreamReader};
 use crate::metric_rows::{
-    CHECKPOINT, DEAD_LETTERS, FAN_OUT, INACTIVE_READERS, MESSAGES, PARTITIONS_HELD,
-    POST_TO_VISIBLE, PULLED,
+    CHECKPOINT, DEAD_LETTERS, FAN_OUT, INACTIVE_READERS, MESSAGES, POST_TO_VISIBLE, PULLED,
 };
 use crate::reads::model::CurrentViews;
 use crate::views::checkpoints::Checkpoint;
@@ -78,13 +78,15 @@ pub struct PartitionWorker {
     lost: CancellationToken,
     /// The lease is renewed until this is dropped.
     _renewal: DropGuard,
+    _held: Held,
+    /// Readers were shown what it folds.
+    was_shown: bool,
 }
 
 impl Drop for PartitionWorker {
     /// Whoever has the partition next says the rest of it.
     fn drop(&mut self) {
-        PARTITIONS_HELD.only().decrement(1.0);
-        if self.writer.is_shown() {
+        if self.was_shown {
             let label = self.writer.partition.0.to_string();
             INACTIVE_READERS.of([label]).set(0.0);
         }
@@ -129,8 +131,6 @@ impl PartitionWorker {
         let writer =
             PartitionWriter::begin(views.clone(), partition, at, session, nats, names, current)
                 .await;
-        PARTITIONS_HELD.only().increment(1.0);
-        fold.inactive_readers.tell(&writer);
         Ok(Some(Self {
             reader,
             fold,
@@ -141,6 +141,8 @@ impl PartitionWorker {
             stuck_since: None,
             lost,
             _renewal: renewal,
+            _held: Held::begin(generation.number, partition),
+            was_shown: false,
         }))
     }
 
@@ -294,26 +296,22 @@ impl PartitionWorker {
         self.sizes.begin(&batch.new_readers);
         self.sizes.grow(&batch.entries);
         report_letters(self.writer.partition, &batch.letters);
-        self.report_visible(&batch.posted);
         let label = self.writer.partition.0.to_string();
+        MESSAGES.of([label.clone()]).increment(folded);
+        // What nobody is shown is a rebuild's: as old as the log, and counted once already.
         if self.writer.is_shown() {
+            self.was_shown = true;
             CHECKPOINT.of([label.clone()]).set(to.seq as f64);
-        }
-        MESSAGES.of([label]).increment(folded);
-        Ok(())
-    }
-
-    /// Says how old posts are that readers see from now on. In a generation that nobody is shown
-    /// they are as old as the log.
-    fn report_visible(&self, posted: &[Timestamp]) {
-        if self.writer.is_shown() {
-            let now = SystemClock.now().millis();
-            for at in posted {
-                let age = (now - at.millis()).max(0).unsigned_abs();
-                let age = Duration::from_millis(age).as_secs_f64();
-                POST_TO_VISIBLE.only().record(age);
+            DEAD_LETTERS
+                .of([label])
+                .increment(batch.letters.len() as u64);
+            PULLED.only().increment(batch.pulled.len() as u64);
+            for made in &batch.fanned_out {
+                FAN_OUT.only().record(*made as f64);
             }
+            report_visible(&batch.posted);
         }
+        Ok(())
     }
 
     async fn fold_message(
@@ -326,17 +324,14 @@ impl PartitionWorker {
                 (Chain(&DecodeError::Kind).to_string(), false)
             }
             Content::Event(event) => {
-                let (entries, pulled) = (batch.entries.len(), batch.pulled.len());
+                let entries = batch.entries.len();
                 self.fold.apply(batch, message.seq, event).await?;
                 if matches!(
                     event.payload,
                     Payload::PostCreated(_) | Payload::Reposted(_)
                 ) {
-                    let inserted = batch.entries.len().saturating_sub(entries);
-                    FAN_OUT.only().record(inserted as f64);
-                    PULLED
-                        .only()
-                        .increment((batch.pulled.len() - pulled) as u64);
+                    let made = batch.entries.len().saturating_sub(entries);
+                    batch.fanned_out.push(made);
                 }
                 if matches!(event.payload, Payload::PostCreated(_)) {
                     batch.posted.push(event.at);
@@ -373,6 +368,16 @@ impl PartitionWorker {
     }
 }
 
+/// Says how old posts are that readers see from now on.
+fn report_visible(posted: &[Timestamp]) {
+    let now = SystemClock.now().millis();
+    for at in posted {
+        let age = (now - at.millis()).max(0).unsigned_abs();
+        let age = Duration::from_millis(age).as_secs_f64();
+        POST_TO_VISIBLE.only().record(age);
+    }
+}
+
 /// Says what was kept, once it is.
 fn report_letters(partition: Partition, letters: &[(DeadLetter, Option<TraceParent>)]) {
     for (letter, trace) in letters {
@@ -385,10 +390,6 @@ fn report_letters(partition: Partition, letters: &[(DeadLetter, Option<TracePare
             letter.seq,
             partition.0
         );
-    }
-    if !letters.is_empty() {
-        let label = partition.0.to_string();
-        DEAD_LETTERS.of([label]).increment(letters.len() as u64);
     }
 }
 
@@ -421,7 +422,7 @@ async fn keep_lease(
             }
             // Whatever cannot be reached cannot be written to either; others may take it soon.
             Err(error) => {
-                if failing.begins() {
+                if failing.begins(&error) {
                     warn!(partition, error = %Chain(&error), "the lease of partition {partition} is not renewed");
                 }
             }

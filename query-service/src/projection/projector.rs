@@ -110,7 +110,7 @@ impl Projector {
                 }
                 Ok(None) => (),
                 Err(error) => {
-                    if failures.lease.begins() {
+                    if failures.lease.begins(&error) {
                         warn!(partition = partition.0, error = %Chain(&error), "the lease of partition {} cannot be asked for", partition.0);
                     }
                 }
@@ -141,7 +141,7 @@ impl Projector {
             match connections::nats(&self.settings.nats, &name).await {
                 Ok(nats) => return Some(nats),
                 Err(error) => {
-                    if failing.begins() {
+                    if failing.begins(&error) {
                         warn!(partition = partition.0, error = %Chain(&error), "partition {} cannot connect", partition.0);
                     }
                 }
@@ -197,7 +197,7 @@ impl Projector {
                 warn!(partition = number, "partition {number} was taken over");
             }
             Err(error) => {
-                if failures.fold.begins() {
+                if failures.fold.begins(&error) {
                     warn!(partition = number, error = %Chain(&error), "partition {number} starts again from its checkpoint, until it can go on");
                 }
             }

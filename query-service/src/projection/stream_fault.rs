@@ -90,12 +90,12 @@ impl Told {
 pub fn report(partition: u16, fault: &StreamFault, told: &Told) {
     match fault {
         StreamFault::Disconnected | StreamFault::Named => {
-            if told.lost.begins() {
+            if told.lost.begins(fault) {
                 info!(partition, "partition {partition} opens the stream again");
             }
         }
         StreamFault::Diverged { .. } => {
-            if told.diverged.begins() {
+            if told.diverged.begins(fault) {
                 error!(partition, "{fault}");
             }
         }
@@ -108,7 +108,7 @@ pub fn report(partition: u16, fault: &StreamFault, told: &Told) {
         | StreamFault::Views(_)
         | StreamFault::NoIdentity { .. }
         | StreamFault::OtherViews { .. } => {
-            if told.unreadable.begins() {
+            if told.unreadable.begins(fault) {
                 warn!(partition, error = %Chain(fault), "partition {partition} cannot read the stream");
             }
         }

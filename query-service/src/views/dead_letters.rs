@@ -87,9 +87,13 @@ impl DeadLetter {
 
 impl Generation {
     /// How many rows of dead letters are kept; of each message one for each partition.
+    /// At most [`MOST_LISTED`].
     pub async fn dead_letters_kept(&self) -> Result<u64, ViewError> {
         let rows = self.collection::<Row>(View::DeadLetters);
-        Ok(rows.count_documents(doc! {}).await?)
+        Ok(rows
+            .count_documents(doc! {})
+            .limit(MOST_LISTED as u64)
+            .await?)
     }
 
     /// The messages that could not be understood, oldest first: the first [`MOST_LISTED`] of

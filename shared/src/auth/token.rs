@@ -258,7 +258,7 @@ impl TokenVerifier {
             }
             Err(error) => {
                 note(false);
-                if self.fetching.begins() {
+                if self.fetching.begins(&error) {
                     warn!(error = %Chain(&error), "the key set cannot be fetched");
                 }
                 Err(TokenError::NoKeys)

@@ -386,6 +386,7 @@ impl Outages {
         if self.down.remove(&id) && self.down.is_empty() {
             self.told.clear();
             report_circuit(NATS, false);
+            report_why(NATS, None);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! and in the next line that is told.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ const LINES_PER_SECOND: u32 = 20;
 const BURST: u32 = 200;
 
 tokio::task_local! {
-    static ACTOR: Cell<Option<UserId>>;
+    static ACTOR: Rc<Cell<Option<UserId>>>;
 }
 
 /// The request at work is this user's: its access token was accepted.
@@ -36,6 +37,8 @@ pub fn acts(user: UserId) {
 pub(super) struct Request {
     began: Instant,
     span: Span,
+    /// Who sent it, once that is known.
+    actor: Rc<Cell<Option<UserId>>>,
     answered: bool,
 }
 
@@ -46,24 +49,25 @@ impl Request {
         Self {
             began: Instant::now(),
             span,
+            actor: Rc::default(),
             answered: false,
         }
     }
 
-    /// Serves it; the result, and who sent it.
-    pub(super) async fn serve<T>(serve: impl Future<Output = T>) -> (T, Option<UserId>) {
-        let work = async {
-            let served = serve.await;
-            (served, ACTOR.with(Cell::get))
-        };
-        ACTOR.scope(Cell::new(None), work).await
+    /// Serves it, and learns who has sent it.
+    pub(super) async fn serve<T>(&self, serve: impl Future<Output = T>) -> T {
+        ACTOR.scope(self.actor.clone(), serve).await
+    }
+
+    pub(super) fn actor(&self) -> Option<UserId> {
+        self.actor.get()
     }
 
     /// It is answered: how long that took.
-    pub(super) fn answered(&mut self, status: StatusCode, actor: Option<UserId>) -> Duration {
+    pub(super) fn answered(&mut self, status: StatusCode) -> Duration {
         self.answered = true;
         let took = self.began.elapsed();
-        let Some(left_out) = turn(Class::of(status), actor) else {
+        let Some(left_out) = turn(Class::of(status), self.actor()) else {
             return took;
         };
         let millis = took.as_secs_f64() * 1_000.0;
@@ -82,7 +86,7 @@ impl Drop for Request {
             return;
         }
         HTTP_ABANDONED.only().increment(1);
-        if let Some(left_out) = turn(Class::Abandoned, None) {
+        if let Some(left_out) = turn(Class::Abandoned, self.actor()) {
             let millis = self.began.elapsed().as_secs_f64() * 1_000.0;
             self.span.in_scope(|| {
                 info!(target: "access", duration_ms = millis, left_out, "the client has gone");
@@ -116,12 +120,15 @@ static BOUNDS: [Mutex<Bound>; 4] = [const { Mutex::new(Bound::NEW) }; 4];
 
 /// Whether a line is written: how many were left out since the last one of its class.
 fn turn(class: Class, actor: Option<UserId>) -> Option<u64> {
-    let told = actor.is_some() || {
-        let bound = BOUNDS[class as usize].lock();
-        let mut bound = bound.unwrap_or_else(PoisonError::into_inner);
-        return bound.turn(Instant::now());
-    };
-    told.then_some(0)
+    if !tracing::enabled!(target: "access", tracing::Level::INFO) {
+        return None;
+    }
+    if actor.is_some() {
+        return Some(0);
+    }
+    let bound = BOUNDS[class as usize].lock();
+    let mut bound = bound.unwrap_or_else(PoisonError::into_inner);
+    bound.turn(Instant::now())
 }
 
 /// A bucket of lines.

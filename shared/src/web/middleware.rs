@@ -89,11 +89,11 @@ pub async fn request_telemetry(
     );
     let mut line = access_log::Request::begin(span.clone());
     let served = request_id::scope(id.clone(), trace, next.call(request)).instrument(span);
-    let (served, actor) = access_log::Request::serve(traced.around(served)).await;
+    let served = line.serve(traced.around(served)).await;
     // Handlers' errors are answers by now; what is left are faults of other middleware.
     let mut response = served?;
-    let took = traced.within(|| line.answered(response.status(), actor));
-    traced.answered(response.status(), actor);
+    let took = traced.within(|| line.answered(response.status()));
+    traced.answered(response.status(), line.actor());
     let status = response.status().as_u16().to_string();
     if !is_page {
         let (route, method) = (SharedString::from(route), SharedString::from(method));

@@ -73,7 +73,7 @@ async fn keep(lease: Lease, held: HeldLease, done: CancellationToken, lost: Canc
             }
             Ok(None) => return lost.cancel(),
             Err(error) => {
-                if failing.begins() {
+                if failing.begins(&error) {
                     warn!(error = %Chain(&error), "the rebuild's lease is not renewed");
                 }
             }

@@ -103,7 +103,7 @@ impl Exporter {
                 }
                 Err(error) => {
                     queue.lost(count);
-                    if failing.begins() {
+                    if failing.begins(&error) {
                         let error = Chain(&error);
                         warn!(signal, error = %error, "OTLP: {signal} are lost until they arrive again");
                     }
