@@ -30,12 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent
 RULES = "manifests/components/monitoring/rules"
 RUNBOOKS = "docs/runbooks"
 INDEX = f"{RUNBOOKS}/README.md"
+NAMESPACE = "microblog"
 METRICS = "docs/metrics.md"
 ROUTES = "shared/src/web/routes.rs"
 JOBS = ("command-service", "query-service")
 # What the gateway measures. Seen with Traefik 3.7.15.
+GATEWAY = ("gateway",)
 OTHERS = {"traefik_entrypoint_requests_total": {
-    "job": ["gateway"], "instance": None, "code": [str(status) for status in range(100, 600)],
+    "job": list(GATEWAY), "instance": None, "code": [str(status) for status in range(100, 600)],
     "entrypoint": ["web", "websecure", "ops"], "method": None, "protocol": None}}
 SECTIONS = ("## Look", "## Act", "## Over", "## The rule")
 
@@ -56,6 +58,7 @@ class Repository:
     metrics: str = ""
     routes: str = ""
     workloads: set[str] = field(default_factory=set)
+    scaled: set[str] = field(default_factory=set)  # of these, what an autoscaler has
     sources: str = ""
 
     def all_rules(self) -> Iterator[tuple[str, dict]]:
@@ -112,6 +115,8 @@ def read(python: Path) -> Repository:
         metrics=(ROOT / METRICS).read_text(), routes=(ROOT / ROUTES).read_text(),
         workloads={name for path in (ROOT / "manifests").rglob("*.yaml")
                    for name in re.findall(r"app\.kubernetes\.io/name: ([\w-]+)", path.read_text())},
+        scaled={name for path in (ROOT / "manifests").rglob("*.yaml")
+                for kind, name in re.findall(r"scaleTargetRef:\n.*\n *kind: (\w+)\n *name: ([\w-]+)", path.read_text())},
         sources="\n".join(path.read_text() for folder in ("command-service/src", "query-service/src", "shared/src",
                                                          "manifests/components")
                           for path in (ROOT / folder).rglob("*") if path.suffix in (".rs", ".conf", ".yaml")))
@@ -227,6 +232,24 @@ def named(repository: Repository) -> Iterator[str]:
                 yield f"{RUNBOOKS}/{name}: the manifests have no {word}"
 
 
+def commands(repository: Repository) -> Iterator[str]:
+    """Each command of kubectl can be typed as it stands, shows what it is meant to, and undoes nothing."""
+    for name, text in repository.runbooks.items():
+        where = f"{RUNBOOKS}/{name}"
+        for block, span in re.findall(r"^ *(kubectl .*)$|`(kubectl [^`\n]*)`", text, re.MULTILINE):
+            command = re.split(r" [|&]", block or span)[0]
+            verb = command.split()[1] if " " in command else ""
+            if f"--namespace {NAMESPACE}" not in command and " " in command.removeprefix("kubectl "):
+                yield f"{where}: no namespace in “{command}”"
+            if verb == "logs" and re.search(r"\b(?:deployment|statefulset)/", command):
+                yield f"{where}: one pod of several, whichever it is, in “{command}”: select all, with --prefix"
+            if verb == "logs" and "--selector" in command and not ("--tail=" in command and "--prefix" in command):
+                yield f"{where}: ten lines of each pod, and not whose, in “{command}”: --prefix --tail=-1"
+            if verb == "scale" and (found := re.search(r"\bdeployment/([\w-]+)", command)):
+                if found[1] in repository.scaled and "where there is none" not in text.split(command)[0][-60:].lower():
+                    yield f"{where}: an autoscaler undoes “{command}”"
+
+
 def said(repository: Repository) -> Iterator[str]:
     """What the runbooks quote of the log or of a configuration, some source says; … stands for what differs."""
     for name, text in repository.runbooks.items():
@@ -238,7 +261,7 @@ def said(repository: Repository) -> Iterator[str]:
                     yield f"{RUNBOOKS}/{name}: no source says “{span}”"
 
 
-CHECKS = (tested, written, measured, explained, named, said)
+CHECKS = (tested, written, measured, explained, named, commands, said)
 
 
 # --- what is made of the rules ----------------------------------------------------------------------------------
@@ -283,9 +306,9 @@ def write(repository: Repository) -> None:
 
 def known_metrics(repository: Repository) -> dict[str, dict[str, list[str] | None]]:
     """Every metric with its labels and their values, None where any may be; of docs/metrics.md, and our recordings."""
-    # The role is there where service discovery knows it.
-    target = {"job": list(JOBS), "instance": None, "role": ["", "api", "relay", "projector"]}
-    known: dict[str, dict] = {"up": target, "ALERTS": {"alertname": repository.alert_names(), "alertstate": None}, **OTHERS}
+    # No role, which targets have on Kubernetes alone: rules must do without it. `build_info` says its own.
+    target = {"job": list(JOBS), "instance": None}
+    known: dict[str, dict] = {"up": {**target, "job": [*JOBS, *GATEWAY]}, "ALERTS": {"alertname": repository.alert_names(), "alertstate": None}, **OTHERS}
     routes = [*re.findall(r'"(/[^"]*)"', repository.routes), "unmatched"]
     special = {"patterns of the routes, unmatched": routes, "one in each build": None,
                "status codes": [str(status) for status in range(100, 600)],
@@ -388,6 +411,13 @@ def controls() -> Iterator[tuple[str, object, Repository, str]]:
     asked = page.replace("## Act", '```promql\na_total{job="query-service"}\nb_total{job="query-service"}\n```\n## Act')
     command = page.replace("## Act", "kubectl get pods --selector app.kubernetes.io/name=gone\n## Act")
     yield "command of a runbook", named, of(runbooks={"A.md": command}, workloads={"here"}), "no gone"
+    for name, line, says in (
+            ("namespace", "`kubectl logs mongodb-0`", "no namespace"),
+            ("namespace of a block", "```console\nkubectl get pods | grep x\n```", "no namespace"),
+            ("log of a deployment", "`kubectl logs --namespace microblog deployment/here`", "one pod of several"),
+            ("ten lines", "`kubectl logs --namespace microblog --selector a=b --prefix`", "ten lines"),
+            ("autoscaler", "`kubectl scale --namespace microblog deployment/here --replicas=6`", "undoes")):
+        yield name, commands, of(runbooks={"A.md": page.replace("## Act", f"{line}\n## Act")}, scaled={"here"}), says
     quoted = page.replace("## Act", "It says `partition … is gone`.\n## Act")
     yield "quoted line of a log", said, of(runbooks={"A.md": quoted}, sources="partition {} is here"), "is gone"
     yield "question of a runbook", measured, of(runbooks={"A.md": asked}), "A.md: nothing measures b_total"
