@@ -174,6 +174,6 @@ async fn every_hop_is_in_one_trace_and_a_receiver_that_is_away_loses_spans_and_n
 /// Not with all tests: it takes minutes, and measures what is noisy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures: run it by itself, optimised"]
-async fn tracing_at_a_tenth_costs_less_than_a_tenth() {
+async fn to_see_inside_costs_less_than_a_tenth() {
     cost::run().await;
 }

@@ -1,6 +1,15 @@
-//! What tracing costs: hot home timelines and posts, with one trace in ten recorded and with none,
-//! in turns, so that whatever else the machine does meets both.
+//! What it costs to see inside: hot home timelines and posts with a log of all requests and one trace
+//! in ten recorded, and with neither, in turns, so that whatever else the machine does meets both.
+//!
+//! Where `MICROBLOG_BEFORE` names a folder, the other side is the two binaries there: a build that
+//! measures nothing, for instance.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the environment says what to compare with"
+)]
+
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -11,7 +20,7 @@ use system_tests::world::World;
 
 const ROUNDS: usize = 8;
 const CROWD: usize = 16;
-const TURN: Duration = Duration::from_secs(5);
+const TURN: Duration = Duration::from_secs(4);
 /// What is left of the speed.
 const AT_LEAST: f64 = 0.9;
 
@@ -19,33 +28,38 @@ pub async fn run() {
     let _alone = alone().await;
     let receiver = Receiver::start().await;
     let url = receiver.url();
-    let quiet = [("LOG_FORMAT", "json"), ("RUST_LOG", "warn")];
-    let mut on = quiet.to_vec();
-    on.push(("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()));
-    let world = World::start(&quiet).await;
-    let (command, query) = (
-        world.another_in(&world.command, &["--role", "api"], &on),
-        world.another_in(&world.query, &["--role", "api"], &on),
-    );
-    command.start().await;
-    query.start().await;
-    let session = world.sessions(&world.api(), "reader", 1).await.remove(0);
-    for number in 0..30 {
-        let key = format!("first-{number}");
-        session
-            .post(&format!("post {number}"), &key)
-            .await
-            .accepted();
+    let nothing = [("RUST_LOG", "off")];
+    let all = [
+        ("RUST_LOG", "info"),
+        ("LOG_FORMAT", "json"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+    ];
+    let before = std::env::var_os("MICROBLOG_BEFORE").filter(|it| !it.is_empty());
+    let off = match before {
+        Some(folder) => World::start_from(&PathBuf::from(folder), &nothing).await,
+        None => World::start(&nothing).await,
+    };
+    let on = World::start(&all).await;
+    let mut sides = Vec::new();
+    for world in [&off, &on] {
+        let session = world.sessions(&world.api(), "reader", 1).await.remove(0);
+        for number in 0..30 {
+            let key = format!("first-{number}");
+            session
+                .post(&format!("post {number}"), &key)
+                .await
+                .accepted();
+        }
+        sides.push(session);
     }
-    let traced = session.through_both(&command, &query);
     let mut reads = [Vec::new(), Vec::new()];
     let mut posts = [Vec::new(), Vec::new()];
     // The first round of each warms it up.
     for round in 0..=ROUNDS {
-        for (side, session) in [&session, &traced].into_iter().enumerate() {
+        for (side, session) in sides.iter().enumerate() {
             let read = crowd(session, async |session, _| read(session).await).await;
             let wrote = crowd(session, async |session, number| {
-                let key = format!("{side}-{round}-{number}");
+                let key = format!("{round}-{number}");
                 session.post("hello", &key).await.accepted();
             })
             .await;
@@ -58,7 +72,7 @@ pub async fn run() {
     for (what, [off, on]) in [("timelines", reads), ("posts", posts)] {
         let (off, on) = (median(off), median(on));
         let left = on / off;
-        println!("{what}: {off:.0}/s without tracing, {on:.0}/s with one in ten, {left:.3}");
+        println!("{what}: {off:.0}/s unseen, {on:.0}/s seen, {left:.3}");
         assert!(left > AT_LEAST, "{what}: {left:.3}");
     }
     assert!(receiver.connections() > 0, "nothing was traced");
