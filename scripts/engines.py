@@ -228,12 +228,20 @@ def from_debian(supervisor: Supervisor, packages: tuple[str, ...], folder: str, 
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         quiet = {"cwd": partial, "log": partial / "log"}
-        for package in packages:
-            supervisor.run("apt-get", ["apt-get", "download", package], **quiet)
+
+        def failed(command: str, *arguments: str) -> bool:
+            return supervisor.run(command, [command, *arguments], **quiet) != 0
+
+        lost = [package for package in packages
+                if failed("apt-get", "-o", "Acquire::Retries=3", "download", package)
+                and not failed("apt-cache", "show", package)]
         for archive in partial.glob("*.deb"):
-            supervisor.run("dpkg-deb", ["dpkg-deb", "-x", str(archive), str(partial)], **quiet)
+            if failed("dpkg-deb", "-x", str(archive), str(partial)):
+                lost.append(archive.name)
             archive.unlink()
-        if any(partial.glob(wanted)):
+        if lost:  # what is in the cache is never got again: half of it would stay for good
+            note(f"{', '.join(lost)} cannot be had just now: {without}; why, says {partial / 'log'}")
+        elif any(partial.glob(wanted)):
             shutil.rmtree(root, ignore_errors=True)
             partial.rename(root)
         else:

@@ -6,18 +6,20 @@ for traces, and Grafana with the dashboards. It prints where to look; Ctrl-C sto
 Settings, from the environment: COMMAND_OPS_ADDR and QUERY_OPS_ADDR as for `make run`; where to listen:
 PROMETHEUS_ADDR (127.0.0.1:9090), GRAFANA_ADDR (127.0.0.1:3000), LOKI_ADDR (127.0.0.1:3100), JAEGER_ADDR
 (127.0.0.1:16686), OTLP_ADDR (127.0.0.1:4318, where Jaeger takes traces); DATA (.data): what is measured is kept
-below it in observe/, for a week and up to 512 MB.
+below it in observe/: by Prometheus for a week and up to 512 MB, by Loki for a week; traces go when it stops.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
+import http.server
 import json
 import os
 import re
 import shutil
 import sys
+import threading
 import time
 import urllib.parse
 from dataclasses import dataclass
@@ -215,7 +217,8 @@ def start_grafana(supervisor: Supervisor, program: Path, folders: Folders, addre
     folder = folders.of("grafana")
     provisioning = folder / "provisioning"
     shutil.rmtree(provisioning, ignore_errors=True)  # what the last run had and this one has not
-    provider = (MONITORING / "provider.yml").read_text().replace("/etc/grafana/dashboards", json.dumps(str(DASHBOARDS)))
+    dashboards = dashboards_for(folder, serve_runbooks())
+    provider = (MONITORING / "provider.yml").read_text().replace("/etc/grafana/dashboards", json.dumps(str(dashboards)))
     for name, content in (("datasources", data_sources(sources)), ("dashboards", provider)):
         (provisioning / name).mkdir(parents=True)
         (provisioning / name / "microblog.yml").write_text(content)
@@ -227,15 +230,48 @@ def start_grafana(supervisor: Supervisor, program: Path, folders: Folders, addre
         # Whoever reaches it is on this machine, unless its address was chosen otherwise: then they may look.
         "GF_AUTH_ANONYMOUS_ENABLED": "true",
         "GF_AUTH_ANONYMOUS_ORG_ROLE": "Editor" if host in ("127.0.0.1", "::1") else "Viewer",
+        # And nobody is more: Grafana's first user would be admin with the password admin.
+        "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": "true",
+        "GF_AUTH_DISABLE_LOGIN_FORM": "true", "GF_AUTH_BASIC_ENABLED": "false",
         "GF_ANALYTICS_REPORTING_ENABLED": "false", "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
         "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false", "GF_NEWS_NEWS_FEED_ENABLED": "false",
         "GF_PLUGINS_PREINSTALL_DISABLED": "true",
-        "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(DASHBOARDS / "overview.json"),
+        "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(dashboards / "overview.json"),
     }
     home = grafana_home(program)
     supervisor.start("grafana", [str(program), "server", *([f"--homepath={home}"] if home else [])], env=environment,
                      cwd=home or folder, log=folders.log("grafana"))
     wait_for(supervisor, "Grafana", address, "/api/health", folders.log("grafana"))
+
+
+def dashboards_for(folder: Path, runbooks: str) -> Path:
+    """The dashboards as they are, but for where their links to the runbooks lead."""
+    copies = folder / "dashboards"
+    shutil.rmtree(copies, ignore_errors=True)
+    copies.mkdir()
+    for file in DASHBOARDS.glob("*.json"):
+        (copies / file.name).write_text(file.read_text().replace("${runbooks}", runbooks).replace("docs/runbooks", runbooks))
+    return copies
+
+
+class AsText(http.server.SimpleHTTPRequestHandler):
+    """Files below docs/, for a browser on this machine: it would not show a page of Markdown."""
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, directory=str(ROOT / "docs"), **options)
+
+    def guess_type(self, path: str) -> str:
+        return "text/plain; charset=utf-8"
+
+    def log_message(self, *_arguments) -> None:
+        """Nobody waits for it."""
+
+
+def serve_runbooks() -> str:
+    """Where the runbooks can be read as long as this process runs."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), AsText)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/runbooks"
 
 
 def data_sources(urls: dict[str, str]) -> str:
@@ -344,7 +380,7 @@ def print_welcome(found: Prometheus, services: dict[str, str], sources: dict[str
     if exports:
         what = " and ".join(name for name, kind in (("traces", "jaeger"), ("logs", "loki")) if kind in sources)
         say(f"\nThe services send {what} if they are started like this:\n\n  {' '.join(exports)} make run")
-    say("\nCtrl-C stops it. What was measured stays, and the next `make observe` continues.\n")
+    say("\nCtrl-C stops it. What was measured stays, and the next `make observe` continues; traces do not.\n")
 
 
 def main(argv: list[str]) -> int:
