@@ -21,6 +21,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from engines import from_npm, promtool, with_node  # noqa: E402
+from measured import METRICS, OF_THE_GATEWAY, ROUTES, Labels, asked, documented, never, series  # noqa: E402
 from supervisor import Supervisor, note, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,17 +33,13 @@ WIDTH, COLUMNS = 120, 24
 # On no dashboard: virtual memory says nothing beside the resident, and has no limit.
 NOT_SHOWN = {"process_virtual_memory_bytes", "process_virtual_memory_max_bytes"}
 # Those of Prometheus itself and of Traefik, and the labels that Prometheus gives to each target.
-OF_OTHERS = {"up": {}, "ALERTS": dict.fromkeys(("alertname", "alertstate", "severity")),
-             "traefik_entrypoint_requests_total": dict.fromkeys(("code", "entrypoint", "method", "protocol"))}
+OF_OTHERS = {"up": {}, "ALERTS": dict.fromkeys(("alertname", "alertstate", "severity")), **OF_THE_GATEWAY}
 TARGET_LABELS = ("job", "instance", "namespace", "role")
-KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
 # What Grafana puts into an expression, and what stands for it here.
 FILLED = {"__rate_interval": "1m", "__range": "1h", "__auto": "1m", "request_id": "x", "trace_id": "x"}
 SOURCES = ("prometheus", "loki", "jaeger")
 
 Dashboard = dict
-# A metric's labels, each with its values if they are listed.
-Labels = dict[str, "set[str] | None"]
 
 
 @dataclass
@@ -98,26 +95,13 @@ def canonical(value: object, indent: int = 0) -> str:
 # --- what is known ----------------------------------------------------------------------------------------------
 
 def known_of_the_repository(supervisor: Supervisor) -> Known:
-    documented = dict(metrics_in((ROOT / "docs" / "metrics.md").read_text()))
-    routes = set(re.findall(r'"(/api/v1/[^"]*)"', (ROOT / "shared/src/web/routes.rs").read_text())) | {"unmatched"}
-    for labels in documented.values():
-        if "route" in labels:
-            labels["route"] = routes
+    ours = documented(METRICS.read_text(), ROUTES.read_text())
     rules = "\n".join(path.read_text() for path in (MONITORING / "rules").glob("*.yml"))
     return Known(
-        metrics={**documented, **OF_OTHERS}, documented={re.sub(r"_bucket$", "", name) for name in documented},
+        metrics={**series(ours), **OF_OTHERS}, documented=set(ours),
         rules=recorded(rules),
         runbooks={path.name for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README.md"},
         promtool=promtool(supervisor), logql=lambda texts: faults_of_logql(supervisor, texts))
-
-
-def metrics_in(text: str) -> Iterator[tuple[str, Labels]]:
-    """The rows of the tables: names, the kind, labels with their values. Of a histogram, its series of buckets."""
-    for names, kind, labels in re.findall(r"^\| (`[a-z_`, ]+`) \| ([^|]*) \|([^|]*)\|", text, re.MULTILINE):
-        histogram = kind.startswith("histogram")
-        for name in re.findall(r"`(\w+)`", names):
-            values = {label: listed(said) for label, said in re.findall(r"`(\w+)`: ([^;]*)", labels)}
-            yield (f"{name}_bucket", {**values, "le": None}) if histogram else (name, values)
 
 
 def recorded(text: str) -> dict[str, Labels]:
@@ -129,11 +113,6 @@ def recorded(text: str) -> dict[str, Labels]:
         return own.union(*(labels(word) for word in re.findall(r"[\w:]+", rules[name]) if word in rules)) - {"le"}
 
     return {name: dict.fromkeys(labels(name)) for name in rules}
-
-
-def listed(said: str) -> set[str] | None:
-    values = [value.strip() for value in said.split(",")]
-    return set(values) if all(re.fullmatch(r"[\w.]+", value) for value in values) else None
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -164,30 +143,14 @@ def filled(expression: str) -> str:
     return re.sub(r"\$\{?(\w+)\}?", lambda found: FILLED.get(found[1], ".*"), expression)
 
 
-def names_of(expression: str) -> tuple[list[str], list[tuple[str, str, str]], list[str]]:
-    """The metrics that it names, its matchers (label, operator, value), and the labels that it groups or joins by."""
-    texts: list[str] = []
-
-    def cut(found: re.Match) -> str:
-        texts.append(found[1])
-        return f'"{len(texts) - 1}"'
-
-    bare = re.sub(r'"((?:[^"\\]|\\.)*)"', cut, filled(expression))
-    matchers = [(label, how, texts[int(at)]) for label, how, at in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"(\d+)"', bare)]
-    lists = r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)"
-    labels = [label for found in re.findall(lists, bare) for label in re.findall(r"\w+", found)]
-    rest = re.sub(r"\[[^\]]*\]|\{[^}]*\}", "", re.sub(lists, "", bare))
-    words = re.findall(r'(?<![\w:."])([a-zA-Z_:][\w:]*)(?!\s*\()\b', rest)
-    return [word for word in words if word not in KEYWORDS and not re.search(rf"\b{word}\s*\(", rest)], matchers, labels
-
-
 # --- the checks: each yields what is wrong ----------------------------------------------------------------------
 
 def metrics(dashboards: dict[str, Dashboard], known: Known) -> Iterator[str]:
     """Every metric, label and value is one that docs/metrics.md has; every metric is on a dashboard."""
     shown = set()
     for where, target in of_prometheus(dashboards):
-        names, matchers, labels = names_of(target["expr"])
+        question = asked(filled(target["expr"]))
+        names = [name for name, _ in question.selectors]
         shown |= set(names)
         if not names:
             yield f"{where}: the expression names no metric"
@@ -198,13 +161,15 @@ def metrics(dashboards: dict[str, Dashboard], known: Known) -> Iterator[str]:
         for name in names:
             there.update(known.rules.get(name) or known.metrics.get(name, {}))
         made = set(re.findall(r'label_replace\(.*?, "(\w+)"', target["expr"]))
-        for label in {*labels, *(matcher[0] for matcher in matchers), *in_legend(target)} - set(there) - made:
+        matchers = [matcher for _, of_one in question.selectors for matcher in of_one]
+        for label in {*question.grouped, *(matcher[0] for matcher in matchers), *in_legend(target)} - set(there) - made:
             yield f"{where}: {' and '.join(names)} have no label {label}"
-        for label, how, value in matchers:
-            values = set(value.split("|")) if how in ("=~", "!~") else {value}
-            if there.get(label) and not re.search(r"[.*+$]", value) and values - there[label]:
-                yield f"{where}: {label} is never {value}"
-    for name in sorted(known.documented - {re.sub(r"_bucket$", "", name) for name in shown} - NOT_SHOWN):
+        for name, of_one in question.selectors:
+            for label, how, value in of_one:
+                for each in never(known.metrics.get(name, {}), label, how, value):
+                    yield f"{where}: {label} is never {each}"
+    shown |= {re.sub("_(bucket|count|sum)$", "", name) for name in shown}
+    for name in sorted(known.documented - shown - NOT_SHOWN):
         yield f"{name} is on no dashboard: put it on one, or say in NOT_SHOWN of scripts/check_dashboards.py why not"
     for name in sorted(NOT_SHOWN & shown):
         yield f"{name} is on a dashboard, and in NOT_SHOWN"

@@ -24,6 +24,8 @@ sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from check_manifests import KUBERNETES_VALIDATE_VERSION, PARSE, ask  # noqa: E402
 from engines import from_wheel, promtool  # noqa: E402
+from measured import (  # noqa: E402
+    GATEWAY, METRICS, OF_THE_GATEWAY, ROUTES, SERVICES, Labels, asked, documented, never, series)
 from supervisor import Failed, Supervisor, note, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,22 +33,9 @@ RULES = "manifests/components/monitoring/rules"
 RUNBOOKS = "docs/runbooks"
 INDEX = f"{RUNBOOKS}/README.md"
 NAMESPACE = "microblog"
-METRICS = "docs/metrics.md"
-ROUTES = "shared/src/web/routes.rs"
-JOBS = ("command-service", "query-service")
-# What the gateway measures. Seen with Traefik 3.7.15.
-GATEWAY = ("gateway",)
-OTHERS = {"traefik_entrypoint_requests_total": {
-    "job": list(GATEWAY), "instance": None, "code": [str(status) for status in range(100, 600)],
-    "entrypoint": ["web", "websecure", "ops"], "method": None, "protocol": None}}
 SECTIONS = ("## Look", "## Act", "## Over", "## The rule")
 
-STRING = r'"(?:[^"\\]|\\.)*"'
-MATCHER = re.compile(rf"(\w+)\s*(=~|!~|!=|=)\s*({STRING})")
-SELECTOR = re.compile(rf"([a-zA-Z_:][\w:]*)\s*(\{{(?:[^\"}}]|{STRING})*\}})?(?!\s*\(|[\w:])")
-LABELS = re.compile(r"\b(by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 COMMANDS = ("kubectl ", "curl ", "command-service ", "query-service ", "db.")
-OPERATORS = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
 
 
 @dataclass
@@ -112,11 +101,11 @@ def read(python: Path) -> Repository:
         rules={path.name: file for path, file in zip(rules, parsed)},
         tests={path.name: file for path, file in zip(tests, parsed[len(rules):])},
         runbooks={path.name: path.read_text() for path in sorted((ROOT / RUNBOOKS).glob("*.md"))},
-        metrics=(ROOT / METRICS).read_text(), routes=(ROOT / ROUTES).read_text(),
+        metrics=METRICS.read_text(), routes=ROUTES.read_text(),
         workloads={name for path in (ROOT / "manifests").rglob("*.yaml")
                    for name in re.findall(r"app\.kubernetes\.io/name: ([\w-]+)", path.read_text())},
         scaled={name for path in (ROOT / "manifests").rglob("*.yaml")
-                for kind, name in re.findall(r"scaleTargetRef:\n.*\n *kind: (\w+)\n *name: ([\w-]+)", path.read_text())},
+                for name in re.findall(r"scaleTargetRef:\n.*\n *kind: \w+\n *name: ([\w-]+)", path.read_text())},
         sources="\n".join(path.read_text() for folder in ("command-service/src", "query-service/src", "shared/src",
                                                          "manifests/components")
                           for path in (ROOT / folder).rglob("*") if path.suffix in (".rs", ".conf", ".yaml")))
@@ -170,35 +159,29 @@ def measured(repository: Repository) -> Iterator[str]:
     """What rules and runbooks ask for is measured, with these labels and values."""
     known = known_metrics(repository)
     for where, expression in expressions(repository):
-        bare = LABELS.sub(" ", re.sub(r"#.*", "", expression))
-        grouped = {label for _, names in LABELS.findall(expression) for label in re.findall(r"\w+", names)}
+        found = asked(expression)
         everywhere = {label for labels in known.values() for label in labels} | {"le"}
-        yield from (f"{where}: no metric has the label {label}" for label in sorted(grouped - everywhere))
-        bare = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", " ", bare)
-        for name, braces in SELECTOR.findall(bare):
-            if name.lower() in OPERATORS:
-                continue
+        yield from (f"{where}: no metric has the label {label}" for label in sorted(found.grouped - everywhere))
+        for name, matchers in found.selectors:
             if name not in known:
                 yield f"{where}: nothing measures {name}"
                 continue
-            matchers = MATCHER.findall(braces)
             if not name.startswith(("microblog:", "ALERTS")) and not any(label == "job" for label, _, _ in matchers):
                 yield f"{where}: {name} without a job may be another program's"
-            for label, operator, quoted in matchers:
-                yield from matched(where, name, known[name], label, operator, json.loads(quoted))
+            for matcher in matchers:
+                yield from matched(where, name, known[name], *matcher)
 
 
-def matched(where: str, name: str, labels: dict, label: str, operator: str, value: str) -> Iterator[str]:
+def matched(where: str, name: str, labels: Labels, label: str, how: str, value: str) -> Iterator[str]:
     """Prometheus 3 writes the bound 1 of a bucket as 1.0, so that no rule may match it."""
     if label == "le":
         if re.fullmatch(r"\d+(\.0)?", value):
             yield f"{where}: {name} with le {value}: Prometheus 2 calls it 1, Prometheus 3 1.0"
     elif label not in labels:
         yield f"{where}: {name} has no label {label}"
-    elif labels[label] is not None:
-        for wanted in value.split("|") if operator in ("=~", "!~") else (re.escape(value),):
-            if not any(re.fullmatch(wanted, known) for known in labels[label]):
-                yield f"{where}: the label {label} of {name} is never {wanted}"
+    else:
+        for each in never(labels, label, how, value):
+            yield f"{where}: the label {label} of {name} is never {each}"
 
 
 def explained(repository: Repository) -> Iterator[str]:
@@ -304,22 +287,14 @@ def write(repository: Repository) -> None:
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
-def known_metrics(repository: Repository) -> dict[str, dict[str, list[str] | None]]:
+def known_metrics(repository: Repository) -> dict[str, Labels]:
     """Every metric with its labels and their values, None where any may be; of docs/metrics.md, and our recordings."""
     # No role, which targets have on Kubernetes alone: rules must do without it. `build_info` says its own.
-    target = {"job": list(JOBS), "instance": None}
-    known: dict[str, dict] = {"up": {**target, "job": [*JOBS, *GATEWAY]}, "ALERTS": {"alertname": repository.alert_names(), "alertstate": None}, **OTHERS}
-    routes = [*re.findall(r'"(/[^"]*)"', repository.routes), "unmatched"]
-    special = {"patterns of the routes, unmatched": routes, "one in each build": None,
-               "status codes": [str(status) for status in range(100, 600)],
-               "0 to `PARTITIONS` - 1": [str(partition) for partition in range(256)]}
-    for names, kind, labels in re.findall(r"^\| (`[^|]*`) \|([^|]*)\|([^|]*)\|", repository.metrics, re.MULTILINE):
-        told = dict(re.findall(r"`(\w+)`: ((?:[^;`]|`[A-Z]+`)+)", labels))
-        values = {label: special[text.strip()] if text.strip() in special else text.strip().split(", ")
-                  for label, text in told.items()}
-        for name in re.findall(r"`(\w+)`", names):
-            for suffix in ("_bucket", "_count", "_sum") if kind.strip().startswith("histogram") else ("",):
-                known[name + suffix] = {**target, **values}
+    target = {"job": list(SERVICES), "instance": None}
+    known = {"up": {**target, "job": [*SERVICES, GATEWAY]},
+             "ALERTS": {"alertname": repository.alert_names(), "alertstate": None}, **OF_THE_GATEWAY,
+             **{name: {**target, **labels}
+                for name, labels in series(documented(repository.metrics, repository.routes)).items()}}
     every = {label: None for labels in known.values() for label in labels}
     known.update({rule["record"]: every for _, rule in repository.all_rules() if "record" in rule})
     return known
@@ -343,12 +318,12 @@ def runbook_expressions(repository: Repository) -> Iterator[tuple[str, str]]:
 def promtool_finds(program: Path, repository: Repository) -> list[str]:
     rules = [f"{RULES}/{name}" for name in repository.rules]
     with tempfile.TemporaryDirectory(prefix="microblog-rules-") as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        asked = Path(folder) / "runbooks.yml"
+        questions = Path(folder) / "runbooks.yml"
         # JSON is YAML. promtool parses an expression only in a rule.
-        asked.write_text(json.dumps({"groups": [{"name": "runbooks", "rules": [
+        questions.write_text(json.dumps({"groups": [{"name": "runbooks", "rules": [
             {"record": f"asked:{number}", "expr": expression, "labels": {"where": where}}
             for number, (where, expression) in enumerate(runbook_expressions(repository))]}]}))
-        commands = [["check", "rules", "--lint-fatal", *rules], ["check", "rules", str(asked)],
+        commands = [["check", "rules", "--lint-fatal", *rules], ["check", "rules", str(questions)],
                     # Each by itself: they run beside each other.
                     *(["test", "rules", f"{RULES}/tests/{name}"] for name in repository.tests)]
         return [problem for found in pool.map(lambda each: complaints(program, each), commands) for problem in found]
