@@ -26,7 +26,7 @@ from check_manifests import KUBERNETES_VALIDATE_VERSION, PARSE, ask  # noqa: E40
 from engines import from_wheel, promtool  # noqa: E402
 from measured import (  # noqa: E402
     GATEWAY, METRICS, OF_THE_GATEWAY, ROUTES, SERVICES, Labels, asked, documented, never, series)
-from supervisor import Failed, Supervisor, note, supervised  # noqa: E402
+from supervisor import Supervisor, note, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = "manifests/components/monitoring/rules"

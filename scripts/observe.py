@@ -167,25 +167,25 @@ def optional(program: str, at_least: tuple[int, ...], how: str = "--version") ->
     return on_path(program, at_least, how, otherwise="it is left out")
 
 
+def changed(file: str, instead: dict[str, str]) -> str:
+    """The cluster's configuration, with its addresses and folders here."""
+    text = (ROOT / "manifests" / "components" / file).read_text()
+    for there, here in instead.items():
+        if there not in text:
+            raise Failed(f"{file} has no `{there}` any more, which is something else on a laptop")
+        text = text.replace(f"{there}\n", f"{here}\n")
+    return text
+
+
 def start_loki(supervisor: Supervisor, program: Path, folders: Folders, address: str) -> None:
     host, port = split_address("LOKI_ADDR", address)
     folder = folders.of("loki")
     config = folder / "loki.yml"
-    config.write_text(json.dumps({
-        "auth_enabled": False,
-        "server": {"http_listen_address": host, "http_listen_port": port,
-                   "grpc_listen_address": "127.0.0.1", "grpc_listen_port": 0},
-        "common": {"path_prefix": str(folder), "replication_factor": 1, "instance_addr": "127.0.0.1",
-                   "ring": {"kvstore": {"store": "inmemory"}},
-                   "storage": {"filesystem": {"chunks_directory": str(folder / "chunks"),
-                                              "rules_directory": str(folder / "rules")}}},
-        "schema_config": {"configs": [{"from": "2024-01-01", "store": "tsdb", "object_store": "filesystem",
-                                       "schema": "v13", "index": {"prefix": "index_", "period": "24h"}}]},
-        "limits_config": {"retention_period": "168h"},
-        "compactor": {"working_directory": str(folder / "compactor"), "retention_enabled": True,
-                      "delete_request_store": "filesystem"},
-        "analytics": {"reporting_enabled": False},
-    }, indent=1))
+    config.write_text(changed("loki/loki.yml", {
+        "http_listen_port: 3100": f"http_listen_address: {json.dumps(host)}\n  http_listen_port: {port}\n"
+                                  "  grpc_listen_address: 127.0.0.1\n  grpc_listen_port: 0",
+        **{f": /loki{path}": f": {json.dumps(f'{folder}{path}')}" for path in ("/chunks", "/rules", "/compactor", "")},
+    }))
     supervisor.start("loki", [str(program), f"-config.file={config}"], env=direct(), cwd=folder,
                      log=folders.log("loki"))
     wait_for(supervisor, "Loki", address, "/ready", folders.log("loki"))
@@ -194,18 +194,11 @@ def start_loki(supervisor: Supervisor, program: Path, folders: Folders, address:
 def start_jaeger(supervisor: Supervisor, program: Path, folders: Folders, address: str, otlp: str) -> None:
     folder = folders.of("jaeger")
     config = folder / "jaeger.yml"
-    config.write_text(json.dumps({
-        "service": {"extensions": ["jaeger_storage", "jaeger_query"],
-                    "pipelines": {"traces": {"receivers": ["otlp"], "processors": ["batch"],
-                                             "exporters": ["jaeger_storage_exporter"]}},
-                    "telemetry": {"metrics": {"level": "none"}}},
-        "extensions": {"jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": 15_000}}}},
-                       "jaeger_query": {"storage": {"traces": "memory"}, "http": {"endpoint": address},
-                                        "grpc": {"endpoint": f"127.0.0.1:{free_ports(1)[0]}"}}},
-        "receivers": {"otlp": {"protocols": {"http": {"endpoint": otlp}}}},
-        "processors": {"batch": {}},
-        "exporters": {"jaeger_storage_exporter": {"trace_storage": "memory"}},
-    }, indent=1))
+    health, grpc = free_ports(2)
+    config.write_text(changed("jaeger/jaeger.yml", {
+        "0.0.0.0:13133": f"127.0.0.1:{health}", "127.0.0.1:16685": f"127.0.0.1:{grpc}",
+        "0.0.0.0:16686": json.dumps(address), "0.0.0.0:4318": json.dumps(otlp),
+    }))
     supervisor.start("jaeger", [str(program), f"--config={config}"], env=direct(), cwd=folder,
                      log=folders.log("jaeger"))
     wait_for(supervisor, "Jaeger", address, "/", folders.log("jaeger"))
