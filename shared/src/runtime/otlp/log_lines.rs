@@ -58,6 +58,15 @@ impl Fields {
         }
     }
 
+    /// Adds what is not named yet.
+    fn complete(&mut self, others: &Self) {
+        for other in &others.0 {
+            if !self.0.iter().any(|known| known.key == other.key) {
+                self.0.push(other.clone());
+            }
+        }
+    }
+
     fn text(&self, name: &str) -> Option<&str> {
         let field = self.0.iter().find(|field| field.key == name)?;
         let Value::StringValue(text) = field.value.as_ref()?.value.as_ref()? else {
@@ -116,9 +125,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLines {
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
+        // From the innermost on: what a part says of itself holds, not what the whole says.
         for span in context.event_scope(event).into_iter().flatten() {
             if let Some(of_span) = span.extensions().get::<Fields>() {
-                fields.0.extend(of_span.0.iter().cloned());
+                fields.complete(of_span);
             }
         }
         let target = event.metadata().target().to_owned();
@@ -211,5 +221,29 @@ mod tests {
             line.trace_id,
             u128::from_str_radix(trace, 16).unwrap().to_be_bytes()
         );
+    }
+
+    #[test]
+    fn each_name_is_there_once_and_the_innermost_says_what_it_is() {
+        let queue = Arc::new(Queue::new("logs", 10));
+        let subscriber = tracing_subscriber::registry().with(LogLines::new(queue.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let _whole = tracing::info_span!("whole", who = 1, what = 1, which = 1).entered();
+            let _part = tracing::info_span!("part", what = 2, which = 2).entered();
+            tracing::info!(which = 3, "said");
+        });
+        let line = queue.take().unwrap().remove(0);
+        let mut said: Vec<_> = line.attributes.into_iter().collect();
+        said.retain(|field| field.key != "target");
+        said.sort_by(|one, other| one.key.cmp(&other.key));
+        let said = said.into_iter().map(|field| (field.key, field.value));
+        let number = |number| {
+            Some(AnyValue {
+                value: Some(Value::IntValue(number)),
+            })
+        };
+        let wanted = [("what", 2), ("which", 3), ("who", 1)];
+        let wanted = wanted.map(|(name, value)| (name.to_owned(), number(value)));
+        assert_eq!(said.collect::<Vec<_>>(), wanted);
     }
 }

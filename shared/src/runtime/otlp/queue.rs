@@ -78,8 +78,7 @@ impl<T> Queue<T> {
         OTLP_DROPPED.of([self.signal]).increment(count);
     }
 
-    /// The next batch, and whether it is one of the last. Waits for it; `None` once all are taken
-    /// and there will be no more.
+    /// The next batch. Waits for it; `None` once all are taken and there will be no more.
     pub(super) fn take(&self) -> Option<Vec<T>> {
         let mut state = self.state();
         while state.waiting.is_empty() {
