@@ -33,15 +33,31 @@ struct Folded {
 }
 
 /// The events of a batch whose traces are recorded.
-#[derive(Default)]
 pub(super) struct FoldSpans {
+    is_on: bool,
     events: Vec<Folded>,
 }
 
 impl FoldSpans {
+    /// None yet. What is `shown` to nobody makes none: a rebuild's traces have ended long ago.
+    pub(super) fn of(shown: bool) -> Self {
+        Self {
+            is_on: shown && trace::is_on(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Those by now; others follow.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            is_on: self.is_on,
+            events: std::mem::take(&mut self.events),
+        }
+    }
+
     /// It is this message's turn; `None` if it gets no span.
-    pub(super) fn turn(message: &Message, batch: &Batch) -> Option<Turn> {
-        let is_recorded = trace::is_on() && message.trace.is_some_and(|trace| trace.sampled);
+    pub(super) fn turn(&self, message: &Message, batch: &Batch) -> Option<Turn> {
+        let is_recorded = self.is_on && message.trace.is_some_and(|trace| trace.sampled);
         is_recorded.then(|| Turn {
             began: trace::now(),
             entries: batch.entries.len(),
@@ -51,8 +67,14 @@ impl FoldSpans {
 
     /// Its turn is over. Where it changes nothing and its author is not at home there is nothing to
     /// see.
-    pub(super) fn folded(&mut self, turn: Turn, message: &Message, batch: &Batch, at_home: bool) {
-        let (Some(parent), Some(event)) = (message.trace, message.event()) else {
+    pub(super) fn folded(
+        &mut self,
+        turn: Option<Turn>,
+        message: &Message,
+        batch: &Batch,
+        at_home: bool,
+    ) {
+        let (Some(turn), Some(parent), Some(event)) = (turn, message.trace, message.event()) else {
             return;
         };
         let entries = batch.entries.len().saturating_sub(turn.entries);

@@ -247,14 +247,27 @@ impl PartitionWorker {
     async fn fold_all(&mut self, messages: &[Message]) -> Result<(), CommitError> {
         self.fold.forget();
         let events = messages.iter().filter_map(Message::event);
-        self.fold.prepare(events).await?;
+        let prepared = self.fold.prepare(events).await;
         let (mut batch, mut to, mut folded) = (Batch::default(), self.writer.at, 0);
-        let mut spans = FoldSpans::default();
-        for (number, message) in messages.iter().enumerate() {
-            let turn = FoldSpans::turn(message, &batch);
-            self.fold_message(&mut batch, message).await?;
-            if let Some(turn) = turn {
+        let mut spans = FoldSpans::of(self.writer.is_shown());
+        if prepared.is_err() {
+            for message in messages {
+                let turn = spans.turn(message, &batch);
                 spans.folded(turn, message, &batch, self.is_home_of(message));
+            }
+            let made = (messages.len() as u64, 0);
+            spans.ended(self.writer.partition, made, &prepared);
+            return prepared.map_err(CommitError::from);
+        }
+        for (number, message) in messages.iter().enumerate() {
+            let turn = spans.turn(message, &batch);
+            let applied = self.fold_message(&mut batch, message).await;
+            let is_seen = applied.is_err() || self.is_home_of(message);
+            spans.folded(turn, message, &batch, is_seen);
+            if applied.is_err() {
+                let made = (folded + 1, batch.entries.len());
+                spans.ended(self.writer.partition, made, &applied);
+                return applied.map_err(CommitError::from);
             }
             to = Checkpoint {
                 seq: message.seq,
@@ -265,7 +278,7 @@ impl PartitionWorker {
             folded += 1;
             let is_last = number + 1 == messages.len();
             if is_last || batch.entries.len() >= ENTRIES_PER_COMMIT {
-                let (batch, spans) = (std::mem::take(&mut batch), std::mem::take(&mut spans));
+                let (batch, spans) = (std::mem::take(&mut batch), spans.take());
                 let made = (folded, batch.entries.len());
                 let committed = self.commit(batch, to, folded).await;
                 spans.ended(self.writer.partition, made, &committed);
