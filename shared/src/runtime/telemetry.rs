@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing::Subscriber;
+use tracing::{Subscriber, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -60,6 +60,15 @@ pub fn init(service: &str, settings: &Settings) {
         }
         LogFormat::Pretty => registry.with(pretty(filter)).try_init(),
     };
+    let otlp = &settings.otlp;
+    let is_sent = otlp.traces.is_some() || otlp.logs.is_some();
+    if is_sent && !otlp.unread.is_empty() {
+        let names = otlp.unread.join(", ");
+        warn!(
+            names,
+            "OTLP: these variables have no effect here, see docs/settings.md: {names}"
+        );
+    }
 }
 
 /// The log of a test that runs parts of a service.

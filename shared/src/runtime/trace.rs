@@ -23,10 +23,23 @@ use crate::contract::trace_parent::TraceParent;
 
 /// Where spans are made: empty while tracing is off.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+/// Whether the caller's flag decides; else its trace id does.
+static PARENT_BASED: OnceLock<bool> = OnceLock::new();
+
+/// As much of `tracestate` is kept with a span as W3C has everybody keep at least; of what is
+/// longer, nothing.
+const MOST_STATE: usize = 512;
 
 /// From here on spans are made. The first provider of a process holds.
-pub(super) fn begin(provider: &SdkTracerProvider) {
+pub(super) fn begin(provider: &SdkTracerProvider, parent_based: bool) {
+    let _ = PARENT_BASED.set(parent_based);
     let _ = TRACER.set(provider.tracer("microblog"));
+}
+
+/// Whether this caller could have its request recorded: by its flag; or, where the sampler does not
+/// ask for that, by the trace id that it has chosen, of which the sampler sees the last eight bytes.
+pub fn is_asked_for(caller: TraceParent) -> bool {
+    is_on() && (caller.sampled || PARENT_BASED.get() == Some(&false))
 }
 
 /// Whether anything is traced in this process.
@@ -73,6 +86,12 @@ fn told(context: &Context) -> Option<TraceParent> {
     TraceParent::new(trace, id, span.is_sampled())
 }
 
+/// Whether its parts are recorded as well: also after it has ended, since work goes on when whoever
+/// asked for it has gone.
+fn is_recorded(context: &Context) -> bool {
+    context.span().span_context().is_sampled()
+}
+
 /// A span of another process, or of another time.
 fn remote(parent: TraceParent, state: TraceState) -> SpanContext {
     let flags = TraceFlags::default().with_sampled(parent.sampled);
@@ -103,12 +122,21 @@ impl Span {
             return Self::default();
         };
         let parent = caller.map_or_else(Context::new, |caller| {
+            let state = state.filter(|text| text.len() <= MOST_STATE);
             let state = state.and_then(|text| text.parse().ok()).unwrap_or_default();
             Context::new().with_remote_span_context(remote(caller, state))
         });
         let builder = SpanBuilder::from_name("request").with_kind(SpanKind::Server);
         let span = tracer.build_with_context(builder, &parent);
         Self(Some(parent.with_span(span)))
+    }
+
+    /// Of a request that is not recorded, whatever its caller asks for: it leads to nothing that is.
+    /// Its trace stays the caller's.
+    pub fn unrecorded(mut caller: TraceParent) -> Self {
+        caller.sampled = false;
+        let caller = remote(caller, TraceState::default());
+        Self(is_on().then(|| Context::new().with_remote_span_context(caller)))
     }
 
     /// The first of a new trace, for what nobody has asked for by HTTP.
@@ -126,7 +154,7 @@ impl Span {
         if !is_on() {
             return Self::default();
         }
-        let parent = Context::map_current(|at| at.span().is_recording().then(|| at.clone()));
+        let parent = Context::map_current(|at| is_recorded(at).then(|| at.clone()));
         parent.map_or_else(Self::default, |parent| {
             Self::begin(&parent, kind, name.into(), None)
         })
@@ -270,5 +298,29 @@ impl<F: Future> Future for Within<F> {
         let this = self.project();
         let _within = this.context.clone().map(Context::attach);
         this.work.poll(waker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::trace::Sampler;
+
+    use super::*;
+
+    fn span(sampler: Sampler) -> Context {
+        let provider = SdkTracerProvider::builder().with_sampler(sampler).build();
+        let tracer = provider.tracer("test");
+        let span = tracer.build_with_context(SpanBuilder::from_name("span"), &Context::new());
+        Context::new().with_span(span)
+    }
+
+    #[test]
+    fn what_goes_on_after_a_recorded_span_has_ended_is_recorded() {
+        let recorded = span(Sampler::AlwaysOn);
+        assert!(is_recorded(&recorded));
+        recorded.span().end();
+        assert!(is_recorded(&recorded) && !recorded.span().is_recording());
+        assert!(!is_recorded(&span(Sampler::AlwaysOff)));
+        assert!(!is_recorded(&Context::new()));
     }
 }

@@ -8,7 +8,6 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
@@ -16,6 +15,7 @@ use tracing::{Span, info};
 
 use crate::contract::ids::UserId;
 use crate::runtime::metric_rows::{HTTP_ABANDONED, HTTP_IN_FLIGHT, LOG_LEFT_OUT};
+use crate::web::bound::Bound;
 
 /// Lines a second of requests that nobody with an account has sent, for each class.
 const LINES_PER_SECOND: u32 = 20;
@@ -116,7 +116,7 @@ impl Class {
     }
 }
 
-static BOUNDS: [Mutex<Bound>; 4] = [const { Mutex::new(Bound::NEW) }; 4];
+static BOUNDS: [Bound; 4] = [const { Bound::new(LINES_PER_SECOND, BURST) }; 4];
 
 /// Whether a line is written: how many were left out since the last one of its class.
 fn turn(class: Class, actor: Option<UserId>) -> Option<u64> {
@@ -126,62 +126,9 @@ fn turn(class: Class, actor: Option<UserId>) -> Option<u64> {
     if actor.is_some() {
         return Some(0);
     }
-    let bound = BOUNDS[class as usize].lock();
-    let mut bound = bound.unwrap_or_else(PoisonError::into_inner);
-    bound.turn(Instant::now())
-}
-
-/// A bucket of lines.
-struct Bound {
-    lines: f64,
-    filled: Option<Instant>,
-    left_out: u64,
-}
-
-impl Bound {
-    const NEW: Self = Self {
-        lines: BURST as f64,
-        filled: None,
-        left_out: 0,
-    };
-
-    fn turn(&mut self, now: Instant) -> Option<u64> {
-        let since = self.filled.replace(now).map_or(Duration::ZERO, |before| {
-            now.saturating_duration_since(before)
-        });
-        let more = since.as_secs_f64() * f64::from(LINES_PER_SECOND);
-        self.lines = (self.lines + more).min(f64::from(BURST));
-        if self.lines < 1.0 {
-            self.left_out += 1;
-            LOG_LEFT_OUT.only().increment(1);
-            return None;
-        }
-        self.lines -= 1.0;
-        Some(std::mem::take(&mut self.left_out))
+    let turn = BOUNDS[class as usize].turn(Instant::now());
+    if turn.is_none() {
+        LOG_LEFT_OUT.only().increment(1);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_told_as_far_as_the_bound_goes_and_what_is_left_out_is_counted() {
-        let (mut bound, begin) = (Bound::NEW, Instant::now());
-        let mut told = 0;
-        let mut left_out = 0;
-        // 10,000 in ten seconds.
-        for millis in 0..10_000 {
-            let now = begin + Duration::from_millis(millis);
-            if let Some(missing) = bound.turn(now) {
-                told += 1;
-                left_out += missing;
-            }
-        }
-        let most = u64::from(BURST + 10 * LINES_PER_SECOND);
-        assert!((most - 2..=most).contains(&told), "{told}");
-        assert_eq!(told + left_out + bound.left_out, 10_000);
-        let later = begin + Duration::from_secs(60);
-        assert!(bound.turn(later).is_some(), "there is room again");
-    }
+    turn
 }

@@ -4,7 +4,7 @@
 //! * [`request_id`], [`problem`]: the id of a request, and error bodies (RFC 9457).
 //! * [`routes`], [`routing`]: the routes of both services, and how one serves its own.
 //! * [`middleware`]: metrics and headers of every answer.
-//! * [`server_span`]: the span of a request.
+//! * [`server_span`]: the span of a request; `bound`: how many a second get what costs something.
 //! * [`unread`]: the end of a request that is answered before its body has arrived.
 //! * [`gateway_errors`]: problems for what a gateway answers by itself.
 //! * [`connections`], [`rate_limit`], [`cors`]: how many connections an address may have, how many
@@ -12,6 +12,7 @@
 //! * [`server`]: the HTTP server that all that stands behind; [`ops`]: the operator's port.
 
 pub mod access_log;
+mod bound;
 pub mod connections;
 pub mod cors;
 pub mod gateway_errors;

@@ -4,6 +4,8 @@
 //! Named by method and pattern of the route, with the attributes of OpenTelemetry's conventions for
 //! HTTP; without those that repeat what callers write: the path, the query, the user agent.
 
+use std::time::Instant;
+
 use actix_web::dev::ServiceRequest;
 use actix_web::http::header::HeaderMap;
 use actix_web::http::{StatusCode, Version};
@@ -12,6 +14,15 @@ use crate::contract::ids::UserId;
 use crate::contract::trace_parent::{TRACEPARENT, TRACESTATE, TraceParent};
 use crate::runtime::metric_table::UNMATCHED;
 use crate::runtime::trace::{self, Span, Within};
+use crate::web::bound::Bound;
+
+/// Requests a second that are recorded because their callers ask for it. A command makes some ten
+/// spans: these leave the queue room for what the relay and the fold make.
+const ASKED_PER_SECOND: u32 = 50;
+/// As many at once, after a quiet time.
+const ASKED_AT_ONCE: u32 = 200;
+
+static ASKED: Bound = Bound::new(ASKED_PER_SECOND, ASKED_AT_ONCE);
 
 /// Which trace a request belongs to: of the span that serves it, or its caller's where nothing is
 /// traced.
@@ -35,13 +46,19 @@ pub(super) struct ServerSpan {
 }
 
 impl ServerSpan {
-    /// Begins it, in the caller's trace if it has one.
+    /// Begins it, in the caller's trace if it has one. Anybody can ask to be recorded, before any
+    /// limit of requests is looked at: beyond the bound, nobody is heard.
     pub(super) fn begin(request: &ServiceRequest, caller: Option<TraceParent>) -> Self {
         let state = request.headers().get(TRACESTATE);
         let state = state.filter(|_| caller.is_some());
         let state = state.and_then(|state| state.to_str().ok());
+        let asks = caller.filter(|caller| trace::is_asked_for(*caller));
+        let span = match asks.filter(|_| ASKED.turn(Instant::now()).is_none()) {
+            Some(beyond) => Span::unrecorded(beyond),
+            None => Span::of_request(caller, state),
+        };
         Self {
-            span: Span::of_request(caller, state),
+            span,
             abandoned: true,
         }
     }

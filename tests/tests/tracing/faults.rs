@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use system_tests::eventually;
+use futures_util::{StreamExt, stream};
+use serde_json::Value;
 use system_tests::otlp::{Manner, Receiver};
 use system_tests::world::{PATIENCE, Role};
+use system_tests::{eventually, http_client};
 
 use super::{Traced, new_trace, traceparent};
 
@@ -128,6 +130,63 @@ pub async fn disabled_connects_to_nothing(traced: &Traced) {
         assert_eq!(span.parent, super::CLIENT);
     }
     assert_eq!(receiver.connections(), 0);
+}
+
+/// Neither the flag nor a trace id that the sampler would record brings in more.
+pub async fn whoever_asks_to_be_recorded_is_heard_within_bounds(traced: &Traced) {
+    const FLOOD: usize = 1_000;
+    const AT_ONCE: usize = 200;
+    const PER_SECOND: f64 = 50.0;
+    let by_flag: (_, fn() -> String) =
+        ("parentbased_always_off", || traceparent(&new_trace(), true));
+    let by_id: (_, fn() -> String) = ("traceidratio", || {
+        let trace = format!("{}{:016x}", &new_trace()[..16], 1);
+        traceparent(&trace, false)
+    });
+    for (sampler, asks) in [by_flag, by_id] {
+        let receiver = Receiver::start().await;
+        let (world, url) = (&traced.roles.world, receiver.url());
+        let api = world.another_in(
+            &world.query,
+            &["--role", "api"],
+            &[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+                ("OTEL_TRACES_SAMPLER", sampler),
+                ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "0"),
+                ("DRAIN_SECS", "0"),
+            ],
+        );
+        api.start().await;
+        let said = api.process.logged();
+        assert!(
+            said.contains("no effect here, see docs/settings.md: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+            "{said}"
+        );
+        let client = http_client(Some(PATIENCE));
+        let began = Instant::now();
+        let answers = stream::iter(0..FLOOD).map(async |_| {
+            let parent = asks();
+            let url = format!("{}/api/v1/timeline", api.api);
+            let asked = client.get(url).header("traceparent", &parent).send();
+            let body: Value = asked.await.expect("an answer").json().await.expect("JSON");
+            let trace = parent[3..35].to_owned();
+            assert_eq!(body["trace_id"], trace.as_str(), "it is known all the same");
+            trace
+        });
+        let traces: Vec<_> = answers.buffer_unordered(16).collect().await;
+        let most = AT_ONCE as f64 + PER_SECOND * began.elapsed().as_secs_f64() + 1.0;
+        api.process.terminate();
+        let ended = api.process.wait(PATIENCE).await.expect("it ends");
+        assert!(ended.success(), "{ended}");
+        let spans = traces.iter().map(|trace| receiver.spans(trace));
+        let recorded: Vec<_> = spans.filter(|spans| !spans.is_empty()).collect();
+        let count = recorded.len();
+        assert!(
+            count >= AT_ONCE && count as f64 <= most,
+            "{sampler}: {count} of {most}"
+        );
+        assert_eq!(recorded[0][0].attributes["http.route"], "/api/v1/timeline");
+    }
 }
 
 /// Or each request to the receiver would make lines for the next one.

@@ -59,21 +59,26 @@ pub fn begin(settings: &OtlpSettings, service: &str, instance: &str) -> Option<L
             let resource_spans = group_spans_by_resource_and_scope(spans, &attributes);
             ExportTraceServiceRequest { resource_spans }.encode_to_vec()
         };
-        Exporter::new(url, &settings.headers).start(queue.clone(), encode);
+        Exporter::new(url, &settings.traces_headers).start(queue.clone(), encode);
+        // All limits: the SDK reads each that it is not told from the environment.
         let provider = SdkTracerProvider::builder()
             .with_sampler(sampler(settings.sampler))
-            .with_max_links_per_span(u32::try_from(MOST_LINKS).unwrap_or(u32::MAX))
+            .with_max_attributes_per_span(MOST_ATTRIBUTES)
+            .with_max_events_per_span(MOST_ATTRIBUTES)
+            .with_max_attributes_per_event(MOST_ATTRIBUTES)
+            .with_max_links_per_span(MOST_LINKS)
+            .with_max_attributes_per_link(MOST_ATTRIBUTES)
             .with_resource(resource)
             .with_span_processor(Hand(queue.clone()))
             .build();
-        trace::begin(&provider);
+        trace::begin(&provider, settings.sampler.parent_based);
         queues.push(queue);
     }
     let mut lines = None;
     if let Some(url) = &settings.logs {
         let queue = Arc::new(Queue::new("logs", MOST_LINES));
         let encode = move |records| request(records, &told).encode_to_vec();
-        Exporter::new(url, &settings.headers).start(queue.clone(), encode);
+        Exporter::new(url, &settings.logs_headers).start(queue.clone(), encode);
         lines = Some(LogLines::new(queue.clone()));
         queues.push(queue);
     }
@@ -83,7 +88,9 @@ pub fn begin(settings: &OtlpSettings, service: &str, instance: &str) -> Option<L
 }
 
 /// Spans that a batch of the fold may be about: one for each of its messages.
-const MOST_LINKS: usize = 512;
+const MOST_LINKS: u32 = 512;
+/// The specification's default, and far above what any span of ours has.
+const MOST_ATTRIBUTES: u32 = 128;
 
 /// Sends what is left and ends; gives up if the receiver takes too long. Blocks: for a process that
 /// has nothing else to do.

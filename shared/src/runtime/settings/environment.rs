@@ -10,17 +10,23 @@ use super::variables::{Text, VARIABLES, Variable};
 pub(super) struct Environment {
     /// By the names of variables in small letters.
     texts: HashMap<String, String>,
+    /// Names of variables of OpenTelemetry that are set and that nobody here reads.
+    pub unread: Vec<String>,
     pub faults: Faults,
 }
 
 impl Environment {
     pub(super) fn gather(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut faults = Faults::default();
-        let mut texts = Vec::new();
+        let (mut texts, mut unread) = (Vec::new(), Vec::new());
         for (name, value) in vars {
-            let Some(name) = name.to_str().filter(|name| VARIABLES.contains(name)) else {
+            let Some(name) = name.to_str() else { continue };
+            if !VARIABLES.contains(&name) {
+                if name.starts_with("OTEL_") && !value.is_empty() {
+                    unread.push(name.to_owned());
+                }
                 continue;
-            };
+            }
             match value.into_string() {
                 Ok(value) => texts.push((name.to_owned(), value)),
                 Err(_) => faults.say(name, "text in UTF-8"),
@@ -28,7 +34,12 @@ impl Environment {
         }
         // All as texts: envy's own errors print values, so it is given nothing it could refuse.
         let texts = envy::from_iter(texts).unwrap_or_default();
-        Self { texts, faults }
+        unread.sort();
+        Self {
+            texts,
+            unread,
+            faults,
+        }
     }
 
     /// What a variable is set to.

@@ -17,11 +17,15 @@ pub struct OtlpSettings {
     pub traces: Option<String>,
     /// Log lines are sent there.
     pub logs: Option<String>,
-    /// Of every request, names in small letters.
-    pub headers: Vec<(String, Secret)>,
+    /// Of every request with spans, names in small letters.
+    pub traces_headers: Vec<(String, Secret)>,
+    /// Of every request with log lines.
+    pub logs_headers: Vec<(String, Secret)>,
     pub sampler: Sampler,
     pub service_name: Option<String>,
     pub resource: Vec<(String, String)>,
+    /// Variables of the specification that are set and have no effect here.
+    pub unread: Vec<String>,
 }
 
 /// Which traces are recorded.
@@ -75,6 +79,10 @@ fn one<T>(
 
 pub(super) fn read(env: &mut Environment) -> OtlpSettings {
     let disabled = one(env, &variables::OTEL_SDK_DISABLED, "true or false", truth);
+    if disabled == Some(true) {
+        // Whatever else is set means nothing, and hinders nobody.
+        return OtlpSettings::default();
+    }
     let traced = one(env, &variables::OTEL_TRACES_EXPORTER, "otlp or none", otlp);
     let logged = one(env, &variables::OTEL_LOGS_EXPORTER, "otlp or none", otlp);
     one(
@@ -105,19 +113,23 @@ pub(super) fn read(env: &mut Environment) -> OtlpSettings {
         endpoint,
     );
     let logs = logs.or_else(|| below("/v1/logs"));
-    let is_on = |exporter: Option<bool>| exporter == Some(true) && disabled != Some(true);
+    let is_on = |exporter: Option<bool>| exporter == Some(true);
     if is_on(logged) && logs.is_none() && env.faults.is_empty() {
         env.faults.say(
             variables::OTEL_LOGS_EXPORTER.name,
             "none, unless OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is set",
         );
     }
-    let headers = one(env, &variables::OTEL_EXPORTER_OTLP_HEADERS, PAIRS, headers);
+    let mut headers = |variable| one(env, variable, PAIRS, headers);
+    let of_both = headers(&variables::OTEL_EXPORTER_OTLP_HEADERS).unwrap_or_default();
+    let of_traces = headers(&variables::OTEL_EXPORTER_OTLP_TRACES_HEADERS);
+    let of_logs = headers(&variables::OTEL_EXPORTER_OTLP_LOGS_HEADERS);
     let resource = one(env, &variables::OTEL_RESOURCE_ATTRIBUTES, PAIRS, pairs);
     OtlpSettings {
         traces: traces.filter(|_| is_on(traced)),
         logs: logs.filter(|_| is_on(logged)),
-        headers: headers.unwrap_or_default(),
+        traces_headers: of_traces.unwrap_or_else(|| of_both.clone()),
+        logs_headers: of_logs.unwrap_or(of_both),
         sampler: sampler(env),
         service_name: one(
             env,
@@ -126,6 +138,7 @@ pub(super) fn read(env: &mut Environment) -> OtlpSettings {
             service_name,
         ),
         resource: resource.unwrap_or_default(),
+        unread: std::mem::take(&mut env.unread),
     }
 }
 
@@ -284,6 +297,51 @@ mod tests {
         assert_eq!((off.traces, off.logs), (None, None));
         let on = vars("false");
         assert!(on.traces.is_some() && on.logs.is_some());
+        let bad = [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "nowhere"),
+        ];
+        for one in bad {
+            assert!(read(&[one]).is_err(), "{one:?}");
+            let off = read(&[one, ("OTEL_SDK_DISABLED", "true")]).unwrap();
+            assert_eq!((off.traces, off.logs), (None, None), "{one:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_and_not_read_is_named() {
+        let vars = [
+            BASE,
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "10000"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", ""),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "1"),
+            ("OTHER", "1"),
+        ];
+        let unread = read(&vars).unwrap().unread;
+        let wanted = [
+            "OTEL_BSP_MAX_QUEUE_SIZE",
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+        ];
+        assert_eq!(unread, wanted);
+    }
+
+    #[test]
+    fn the_headers_of_one_signal_replace_those_of_both() {
+        let of = |vars: &[_]| {
+            let otlp = read(vars).unwrap();
+            [otlp.traces_headers, otlp.logs_headers].map(|headers| {
+                let headers = headers.into_iter();
+                let texts = headers.map(|(name, value)| format!("{name}={}", value.expose()));
+                texts.collect::<Vec<_>>().join(",")
+            })
+        };
+        let both = ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,b=2");
+        assert_eq!(of(&[both]), ["a=1,b=2", "a=1,b=2"]);
+        let traces = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=3");
+        assert_eq!(of(&[both, traces]), ["a=3", "a=1,b=2"]);
+        let logs = ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "c=4");
+        assert_eq!(of(&[traces, logs]), ["a=3", "c=4"]);
     }
 
     #[test]
@@ -333,7 +391,7 @@ mod tests {
             ),
         ];
         let otlp = read(&vars).unwrap();
-        let headers = otlp.headers.iter();
+        let headers = otlp.logs_headers.iter();
         let headers: Vec<_> = headers
             .map(|(name, value)| (name.as_str(), value.expose()))
             .collect();
