@@ -13,6 +13,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import sys
@@ -318,6 +319,8 @@ def one_service_is_away(gateway: Gateway) -> None:
     """The other one is served, though its error pages have no pods."""
     gateway.endpoints("command-api")
     gateway.wait("503 without pods", lambda: gateway.ask("POST", "/")[0] == 503)
+    counted = re.search(r'traefik_entrypoint_requests_total\{code="503",entrypoint="(\w+)"', gateway.ops("/metrics"))
+    expect("what the gateway counts of it, for the alert GatewayFails", counted and counted[1], "websecure")
     expect("reads without the command service", gateway.ask("GET", "/")[0], 200)
 
 
