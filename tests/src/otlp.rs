@@ -57,6 +57,8 @@ pub enum Manner {
     Hangs,
     /// It answers 503.
     Refuses,
+    /// It says that it takes it, and then its answer comes byte by byte for an hour.
+    Drips,
 }
 
 #[derive(Debug, Default)]
@@ -211,6 +213,14 @@ async fn serve(connection: TcpStream, received: &Mutex<Received>) -> io::Result<
             }
             Manner::Hangs => std::future::pending().await,
             Manner::Refuses => "503 Service Unavailable",
+            Manner::Drips => {
+                let head = "HTTP/1.1 200 OK\r\ncontent-length: 36000\r\n\r\n";
+                connection.write_all(head.as_bytes()).await?;
+                loop {
+                    connection.write_all(&[0]).await?;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
         };
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
         connection.write_all(answer.as_bytes()).await?;

@@ -241,3 +241,43 @@ pub async fn a_receiver_that_hangs_holds_nothing_up(traced: &Traced) {
     );
     traced.receiver.answers(Manner::Takes);
 }
+
+pub async fn an_answer_that_drips_is_a_failure(traced: &Traced) {
+    let receiver = Receiver::start().await;
+    receiver.answers(Manner::Drips);
+    let (world, url) = (&traced.roles.world, receiver.url());
+    let api = world.another_in(
+        &world.command,
+        &["--role", "api"],
+        &[("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str())],
+    );
+    api.start().await;
+    let trace = new_trace();
+    traced
+        .post_at(&api.api, "dripped", &traceparent(&trace, true))
+        .await;
+    eventually("it is lost", PATIENCE, async || {
+        let said = api.process.logged();
+        (said.contains(FAILS) && said.contains("the receiver's answer does not arrive"))
+            .then_some(())
+    })
+    .await;
+    let exports = async |outcome: &str| {
+        let series = format!("otlp_exports_total{{signal=\"traces\",outcome=\"{outcome}\"}}");
+        api.metric(&series).await.unwrap_or_default()
+    };
+    assert_eq!(exports("ok").await, 0.0);
+    assert!(exports("failed").await > 0.0);
+    receiver.answers(Manner::Takes);
+    let trace = new_trace();
+    traced
+        .post_at(&api.api, "arrives", &traceparent(&trace, true))
+        .await;
+    let named = |span: &system_tests::otlp::Span| span.name == "POST /api/v1/posts";
+    receiver.span(&trace, named).await;
+    eventually("it says so", PATIENCE, async || {
+        api.process.logged().contains(WORKS).then_some(())
+    })
+    .await;
+    assert!(exports("ok").await > 0.0);
+}
