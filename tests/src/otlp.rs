@@ -138,6 +138,16 @@ impl Receiver {
         all(&self.received).lines.clone()
     }
 
+    /// Names of all spans so far.
+    pub fn names(&self) -> Vec<String> {
+        let received = all(&self.received);
+        received
+            .spans
+            .iter()
+            .map(|span| span.name.clone())
+            .collect()
+    }
+
     /// All spans of a trace so far.
     pub fn spans(&self, trace: &str) -> Vec<Span> {
         let received = all(&self.received);

@@ -171,6 +171,7 @@ async fn every_hop_is_in_one_trace_and_a_receiver_that_is_away_loses_spans_and_n
     faults::whoever_asks_to_be_recorded_is_heard_within_bounds(&traced).await;
     faults::a_receiver_that_hangs_holds_nothing_up(&traced).await;
     faults::an_answer_that_drips_is_a_failure(&traced).await;
+    hops::a_rebuild_folds_old_traces_and_adds_nothing_to_them(&traced).await;
 }
 
 /// Not with all tests: it takes minutes, and measures what is noisy.

@@ -2,7 +2,7 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use system_tests::otlp::Span;
+use system_tests::otlp::{Receiver, Span};
 use system_tests::world::{PATIENCE, Role};
 use system_tests::{eventually, http_client};
 
@@ -19,7 +19,9 @@ fn only(spans: &[Span], name: &str) -> Span {
 
 pub async fn a_post_and_its_projection_are_one_trace(traced: &Traced) {
     let trace = traced.follow_one(SECRET).await;
-    for name in ["POST /api/v1/posts", "fold batch"] {
+    // Each process sends its own when it likes.
+    let published = "publish microblog.events.post.created";
+    for name in ["POST /api/v1/posts", published, "fold batch"] {
         traced.receiver.span(&trace, |span| span.name == name).await;
     }
     let spans = traced.receiver.spans(&trace);
@@ -49,7 +51,7 @@ pub async fn a_post_and_its_projection_are_one_trace(traced: &Traced) {
         "mongodb"
     );
     // Another process, from what the log says.
-    let published = only(&spans, "publish microblog.events.post.created");
+    let published = only(&spans, published);
     assert_eq!(published.parent, only(&spans, "append").id);
     assert_eq!(published.service, "command-service");
     assert_ne!(published.instance, served.instance);
@@ -157,8 +159,10 @@ pub async fn what_waits_in_the_log_keeps_its_trace(traced: &Traced) {
         relay.start().await;
     }
     for trace in &traces {
-        let fold = |span: &Span| span.name == "fold post.created";
-        let fold = traced.receiver.span(trace, fold).await;
+        let named = async |name: &str| traced.receiver.span(trace, |it| it.name == name).await;
+        let fold = named("fold post.created").await;
+        named("append").await;
+        named("publish microblog.events.post.created").await;
         let spans = traced.receiver.spans(trace);
         let published = only(&spans, "publish microblog.events.post.created");
         assert_eq!(published.parent, only(&spans, "append").id);
@@ -276,4 +280,43 @@ pub async fn problems_and_lines_name_the_trace(traced: &Traced) {
     );
     assert_eq!(line.attributes["status"], "400");
     assert_eq!(line.attributes["target"], "access");
+}
+
+/// Neither the process that rebuilds nor those that take over from it.
+pub async fn a_rebuild_folds_old_traces_and_adds_nothing_to_them(traced: &Traced) {
+    let trace = traced.follow_one("older than the rebuild").await;
+    // Each partition has sent what it made of it, before what it makes of this.
+    traced.follow_one("after it").await;
+    let folds = |trace: &str| {
+        let spans = traced.receiver.spans(trace);
+        spans
+            .iter()
+            .filter(|it| it.name.starts_with("fold"))
+            .count()
+    };
+    let before = folds(&trace);
+    let receiver = Receiver::start().await;
+    let url = receiver.url();
+    let rebuild = traced.roles.world.operator_with(
+        "traced-rebuild",
+        "query-service",
+        &["rebuild"],
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+            ("OTEL_LOGS_EXPORTER", "otlp"),
+        ],
+    );
+    let (status, printed) = traced.roles.world.run_to_end(&rebuild).await;
+    assert!(status.success(), "{printed}");
+    assert!(
+        !receiver.lines().is_empty(),
+        "it sends, and folds in silence"
+    );
+    let names = receiver.names();
+    assert!(
+        names.iter().all(|name| !name.starts_with("fold")),
+        "{names:?}"
+    );
+    traced.follow_one("after the rebuild").await;
+    assert_eq!(folds(&trace), before);
 }
