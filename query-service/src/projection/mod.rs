@@ -22,8 +22,8 @@
 pub mod fold;
 mod fold_spans;
 pub mod generations;
-pub mod held;
-mod inactive_readers;
+mod held;
+pub mod inactive_readers;
 pub mod jobs;
 pub mod memory;
 pub mod monitor;
