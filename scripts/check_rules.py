@@ -244,7 +244,20 @@ def said(repository: Repository) -> Iterator[str]:
                     yield f"{RUNBOOKS}/{name}: no source says “{span}”"
 
 
-CHECKS = (tested, written, measured, explained, named, commands, said)
+def together(repository: Repository) -> Iterator[str]:
+    """What a rule reads of other rules is recorded in its own group: groups are evaluated at the same time, in no
+    order, and promtool's tests succeed or fail with that order."""
+    groups = [(file, group) for file, content in repository.rules.items() for group in content["groups"]]
+    recorded = [{rule["record"] for rule in group["rules"] if "record" in rule} for _, group in groups]
+    everywhere = set().union(*recorded)
+    for (file, group), own in zip(groups, recorded):
+        for rule in group["rules"]:
+            names = {name for name, _ in asked(rule["expr"]).selectors}
+            for name in sorted(names & (everywhere - own)):
+                yield f"{RULES}/{file}: {rule.get('alert') or rule.get('record')} reads {name} of another group"
+
+
+CHECKS = (tested, written, measured, together, explained, named, commands, said)
 
 
 # --- what is made of the rules ----------------------------------------------------------------------------------
@@ -363,6 +376,9 @@ def controls() -> Iterator[tuple[str, object, Repository, str]]:
             "annotations": {**notes, "summary": "in {{ $labels.window }}"}}
     yield "hole", written, of(hole), "$labels has no window"
     recorded = Repository(rules={"a.yml": {"groups": [{"rules": [{"record": "Mine", "expr": "1"}]}]}})
+    apart = Repository(rules={"a.yml": {"groups": [{"rules": [{"record": "microblog:a:b", "expr": "1"}]},
+                                                   {"rules": [{"alert": "A", "expr": "microblog:a:b > 1"}]}]}})
+    yield "another group", together, apart, "of another group"
     yield "name of a recording", written, recorded, "not named"
     for name, bad, says in (
             ("metric", 'b_total{job="query-service"} > 1', "nothing measures b_total"),
