@@ -271,7 +271,8 @@ async fn a_rebuild_with_other_partitions_shows_the_same_and_can_be_reverted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_some_partitions_understand_is_kept_and_can_be_replayed() {
     let mut world = World::new("letters", 3, 100_000, 12).await;
-    let people = (0..9).map(|_| world.history.register()).collect();
+    // So many that one of them belongs to each partition, whatever their ids.
+    let people = (0..60).map(|_| world.history.register()).collect();
     world.publish(people).await;
     world.fail_point = Some(FailPoint::Older);
     let (fold, views) = (world.fold().await, world.views().await);
