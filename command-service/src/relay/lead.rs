@@ -124,21 +124,14 @@ impl Relay {
                     acquired = self.finish(async move { lease.acquire().await }) => acquired,
                     () = stop.cancelled() => return None,
                 };
+                if acquired.is_ok() && failing.ends() {
+                    info!("relay: the lease can be asked for again");
+                }
                 match acquired {
-                    Ok(Some(held)) => {
-                        if failing.ends() {
-                            info!("relay: the lease can be asked for again");
-                        }
-                        return Some((held, asked));
-                    }
+                    Ok(Some(held)) => return Some((held, asked)),
                     // Whoever waits for what they have written waits for this too, where the
                     // holder was stopped, and only for a second in all.
-                    Ok(None) => {
-                        if failing.ends() {
-                            info!("relay: the lease can be asked for again");
-                        }
-                        pause = self.lease.length() / 12;
-                    }
+                    Ok(None) => pause = self.lease.length() / 12,
                     Err(error) => {
                         if failing.begins(&error) {
                             warn!(error = %Chain(&error), "relay: the lease cannot be asked for");

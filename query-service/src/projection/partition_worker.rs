@@ -13,7 +13,7 @@ use shared::runtime::error_chain::Chain;
 use shared::runtime::failing::Failing;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::fold::{Batch, Fold};
 use super::fold_spans::FoldSpans;
@@ -35,7 +35,6 @@ use crate::views::fail_point::FailPoint;
 use crate::views::transaction::CommitError;
 use crate::views::writer::ViewWriter;
 
-const RENEW: Duration = Duration::from_secs(1);
 /// Entries after which a batch is committed before its end: what one message can name, and less
 /// than a tenth of a second's worth.
 const ENTRIES_PER_COMMIT: usize = 5_000;
@@ -108,7 +107,7 @@ impl PartitionWorker {
         // A step may take longer than the lease: it is renewed beside them, until this ends.
         let (lost, done) = (CancellationToken::new(), CancellationToken::new());
         let renewal = done.clone().drop_guard();
-        let keeping = keep_lease(partition, lease.clone(), held, lost.clone(), done);
+        let keeping = lease.clone().keep(held, done, lost.clone());
         settings.tasks.run(keeping);
         let session = views.session().await?;
         let taken = views.take_over(partition, held.epoch, &session);
@@ -403,43 +402,6 @@ fn report_letters(partition: Partition, letters: &[(DeadLetter, Option<TracePare
             letter.seq,
             partition.0
         );
-    }
-}
-
-/// Renews a lease until `done`; says so when it is lost.
-async fn keep_lease(
-    Partition(partition): Partition,
-    lease: Lease,
-    held: HeldLease,
-    lost: CancellationToken,
-    done: CancellationToken,
-) {
-    let failing = Failing::default();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(RENEW) => (),
-            () = done.cancelled() => return,
-        }
-        match lease.renew(held).await {
-            Ok(Some(_)) => {
-                if failing.ends() {
-                    info!(
-                        partition,
-                        "the lease of partition {partition} is renewed again"
-                    );
-                }
-            }
-            Ok(None) => {
-                lost.cancel();
-                return;
-            }
-            // Whatever cannot be reached cannot be written to either; others may take it soon.
-            Err(error) => {
-                if failing.begins(&error) {
-                    warn!(partition, error = %Chain(&error), "the lease of partition {partition} is not renewed");
-                }
-            }
-        }
     }
 }
 

@@ -10,7 +10,11 @@ use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::options::ReturnDocument;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
+use crate::runtime::error_chain::Chain;
+use crate::runtime::failing::Failing;
 use crate::runtime::mongo_errors::is_duplicate;
 
 /// One name to be held by at most one holder at a time.
@@ -105,6 +109,31 @@ impl Lease {
 
     pub fn length(&self) -> Duration {
         self.length
+    }
+
+    /// Renews a lease three times in its length until `done`; says so when it is `lost`.
+    pub async fn keep(self, held: HeldLease, done: CancellationToken, lost: CancellationToken) {
+        let (name, failing) = (&self.name, Failing::default());
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.length / 3) => (),
+                () = done.cancelled() => return,
+            }
+            match self.renew(held).await {
+                Ok(Some(_)) => {
+                    if failing.ends() {
+                        info!(lease = name, "the lease {name} is renewed again");
+                    }
+                }
+                Ok(None) => return lost.cancel(),
+                // Whatever cannot be reached cannot be written to either; others may take it soon.
+                Err(error) => {
+                    if failing.begins(&error) {
+                        warn!(lease = name, error = %Chain(&error), "the lease {name} is not renewed");
+                    }
+                }
+            }
+        }
     }
 
     fn expiry(&self) -> Document {

@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use shared::resilience::lease::{HeldLease, Lease};
-use shared::runtime::error_chain::Chain;
-use shared::runtime::failing::Failing;
 use shared::runtime::tasks::Tasks;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use super::error::RebuildError;
 use crate::views::error::ViewError;
@@ -42,7 +39,7 @@ impl Turn {
             tokio::time::sleep(TURN / 30).await;
         };
         let (done, lost) = (CancellationToken::new(), CancellationToken::new());
-        tasks.run(keep(lease.clone(), held, done.clone(), lost.clone()));
+        tasks.run(lease.clone().keep(held, done.clone(), lost.clone()));
         Ok(Self {
             lease,
             held,
@@ -55,28 +52,5 @@ impl Turn {
     pub async fn end(self) {
         self.done.cancel();
         let _ = self.lease.release(self.held).await;
-    }
-}
-
-async fn keep(lease: Lease, held: HeldLease, done: CancellationToken, lost: CancellationToken) {
-    let failing = Failing::default();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(TURN / 3) => (),
-            () = done.cancelled() => return,
-        }
-        match lease.renew(held).await {
-            Ok(Some(_)) => {
-                if failing.ends() {
-                    info!("the rebuild's lease is renewed again");
-                }
-            }
-            Ok(None) => return lost.cancel(),
-            Err(error) => {
-                if failing.begins(&error) {
-                    warn!(error = %Chain(&error), "the rebuild's lease is not renewed");
-                }
-            }
-        }
     }
 }
