@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::context::current_trace;
 use super::error::Refusal;
-use super::ports::{AppendOutcome, Key, NewEvent, StoreError};
+use super::ports::{self, AppendOutcome, Key, NewEvent, StoreError};
 use super::{App, CommandError};
 use crate::domain::edge::Edge;
 use crate::metric_rows::{LOG_APPEND_DURATION, LOG_APPENDS};
@@ -107,14 +107,9 @@ impl App {
                 }
                 Err(ahead) => return Err(ahead.into()),
             };
-            let began = Instant::now();
-            let outcome = self.store.log.append(&append).await?;
-            LOG_APPEND_DURATION
-                .only()
-                .record(began.elapsed().as_secs_f64());
-            if matches!(outcome, AppendOutcome::Appended(_)) {
-                LOG_APPENDS.of([append.event.payload.kind()]).increment(1);
-            }
+            let is_appended = |outcome: &_| matches!(outcome, AppendOutcome::Appended(_));
+            let outcome = measured(&append.event, self.store.log.append(&append), is_appended);
+            let outcome = outcome.await?;
             if !matches!(outcome, AppendOutcome::IdTaken) {
                 return Ok(outcome);
             }
@@ -168,6 +163,22 @@ impl App {
         }
         Err(Refusal::Conflict.into())
     }
+}
+
+/// Measures what appends an event to the log: how long it took, and whether the event was appended.
+pub(super) async fn measured<T>(
+    event: &Event,
+    append: impl Future<Output = ports::Result<T>>,
+    is_appended: impl FnOnce(&T) -> bool,
+) -> ports::Result<T> {
+    let began = Instant::now();
+    let outcome = append.await?;
+    let took = began.elapsed().as_secs_f64();
+    LOG_APPEND_DURATION.only().record(took);
+    if is_appended(&outcome) {
+        LOG_APPENDS.of([event.payload.kind()]).increment(1);
+    }
+    Ok(outcome)
 }
 
 /// Lets others through before another try, so that rivals do not keep step.

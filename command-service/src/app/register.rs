@@ -1,20 +1,17 @@
 //! Registering: the one command that needs a transaction, for names are unique across users.
 
-use std::time::Instant;
-
 use shared::contract::consistency::ConsistencyToken;
 use shared::contract::events::{Event, LogStream};
 use shared::contract::ids::UserId;
 use shared::runtime::settings::Secret;
 use shared::runtime::trace::{self, Kind};
 
-use super::append::{ID_TRIES, no_free_id};
+use super::append::{ID_TRIES, measured, no_free_id};
 use super::context::current_trace;
 use super::error::Refusal;
 use super::ports::{AccountName, Counts, NewAccount, Registered, StoreError};
 use super::{Accepted, App, CommandError, Edited};
 use crate::domain::user::{AccountStatus, Registration, RegistrationForm, User};
-use crate::metric_rows::{LOG_APPEND_DURATION, LOG_APPENDS};
 
 impl App {
     pub async fn register(&self, form: RegistrationForm) -> Result<Accepted<Edited>, CommandError> {
@@ -37,16 +34,10 @@ impl App {
         let mut refused = 0;
         for _ in 0..ID_TRIES {
             let account = self.new_account(registration, password_hash.clone(), refused)?;
-            let began = Instant::now();
-            let registered = self.store.accounts.register(&account).await?;
-            LOG_APPEND_DURATION
-                .only()
-                .record(began.elapsed().as_secs_f64());
-            match registered {
-                Registered::Done => {
-                    LOG_APPENDS.of([account.event.payload.kind()]).increment(1);
-                    return accepted(account);
-                }
+            let is_appended = |outcome: &_| matches!(outcome, Registered::Done);
+            let register = self.store.accounts.register(&account);
+            match measured(&account.event, register, is_appended).await? {
+                Registered::Done => return accepted(account),
                 Registered::UsernameTaken => return Err(Refusal::UsernameTaken.into()),
                 Registered::EmailTaken => return Err(Refusal::EmailTaken.into()),
                 Registered::IdTaken => refused = account.event.id.get(),
