@@ -65,6 +65,12 @@ pub fn root() -> PathBuf {
         .to_owned()
 }
 
+/// The folder with the two binaries to compare with, where `MICROBLOG_BEFORE` names one.
+pub fn other_binaries() -> Option<PathBuf> {
+    let folder = std::env::var_os("MICROBLOG_BEFORE").map(PathBuf::from);
+    folder.filter(|folder| !folder.as_os_str().is_empty())
+}
+
 /// Asks again and again until there is an answer, and gives up with `what` after `patience`.
 ///
 /// This is how tests wait: for something that can be seen, never for time to pass.

@@ -4,11 +4,6 @@
 //! `MICROBLOG_BEFORE` names the folder with its two binaries. Without it there is nothing to compare
 //! with, and the tests say so.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the environment says where the version before is"
-)]
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,14 +15,14 @@ use system_tests::api::{Api, Session};
 use system_tests::load::Load;
 use system_tests::process::describe;
 use system_tests::world::{PATIENCE, Service, World, binary_named};
-use system_tests::{alone, eventually, is_long, seed};
+use system_tests::{alone, eventually, is_long, other_binaries, seed};
 
 /// What a client waits after a command.
 const PACE: Duration = Duration::from_millis(20);
 
 /// The folder with the binaries of the version before.
 fn before() -> Option<PathBuf> {
-    let folder = std::env::var_os("MICROBLOG_BEFORE").map(PathBuf::from);
+    let folder = other_binaries();
     if folder.is_none() {
         println!("skipped: MICROBLOG_BEFORE names no folder with the binaries of a version before");
     }

@@ -4,19 +4,13 @@
 //! Where `MICROBLOG_BEFORE` names a folder, the other side is the two binaries there: a build that
 //! measures nothing, for instance.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the environment says what to compare with"
-)]
-
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use system_tests::alone;
 use system_tests::api::Session;
 use system_tests::otlp::Receiver;
 use system_tests::world::World;
+use system_tests::{alone, other_binaries};
 
 const ROUNDS: usize = 8;
 const CROWD: usize = 16;
@@ -34,9 +28,8 @@ pub async fn run() {
         ("LOG_FORMAT", "json"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
     ];
-    let before = std::env::var_os("MICROBLOG_BEFORE").filter(|it| !it.is_empty());
-    let off = match before {
-        Some(folder) => World::start_from(&PathBuf::from(folder), &nothing).await,
+    let off = match other_binaries() {
+        Some(folder) => World::start_from(&folder, &nothing).await,
         None => World::start(&nothing).await,
     };
     let on = World::start(&all).await;
