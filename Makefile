@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe try-observe try-alerts test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules dashboards latency overhead postman fmt engines clean
+.PHONY: help run observe try-observe try-alerts test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards latency overhead postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -46,7 +46,7 @@ overhead: ## what logs and traces cost, with and without them in turns, optimise
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman
 
-check: format clippy doc dependencies shell dockerfiles collection documents architecture manifests rules dashboards ## formatting, lints, documentation, dependencies, routes, rooms, manifests, rules and dashboards
+check: format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards ## formatting, lints, documentation, dependencies, routes, rooms, manifests, templates, rules and dashboards
 
 format: ## is everything formatted?
 	cargo fmt --all --check
@@ -79,6 +79,9 @@ manifests: ## do the manifests render, are they valid, and is everything there t
 	@$(PYTHON) scripts/check_manifests.py
 	@$(PYTHON) scripts/test_check_manifests.py
 	@exec $(PYTHON) scripts/try_gateway.py
+
+aws: ## are the templates for AWS right, and do they agree with the manifests?
+	@exec $(PYTHON) scripts/check_aws.py
 
 rules: ## are the rules of Prometheus right, does each alert fire in its test, and has it a runbook?
 	@exec $(PYTHON) scripts/check_rules.py

@@ -1,0 +1,592 @@
+#!/usr/bin/env python3
+"""Checks manifests/aws/: cfn-lint on each template, the shell that a node runs, and what templates and the other manifests
+name of each other. The script of a node is also run, with stand-ins for AWS, curl and k3s, and what it writes is read.
+
+Before it reads the repository, it tries every check on a template with one fault in it, which the check must find.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.dont_write_bytecode = True  # nothing of ours stays in the clone
+
+from check_manifests import MANIFESTS, Tools, parse, render  # noqa: E402
+from engines import from_wheel, shellcheck  # noqa: E402
+from manifests_tree import Tree  # noqa: E402
+from supervisor import Failed, Supervisor, note, supervised  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+AWS = MANIFESTS / "aws"
+CFN_LINT_VERSION = "1.58.0"
+# CloudFormation's own limits.
+USER_DATA_BYTES = 16_384
+ADVANCED_PARAMETER_BYTES = 8_192
+TEMPLATE_BYTES = 1_000_000
+REGION = "eu-central-1"
+# What is tried with; everything else has a default.
+EC2_PARAMETERS = {"ImageA": "ami-0123456789abcdef0", "ImageB": "ami-0123456789abcdef0",
+                  "ImageC": "ami-0123456789abcdef0", "K3sSha256": "0" * 64}
+PSEUDO = {"AWS::Region": REGION, "AWS::AccountId": "111122223333", "AWS::Partition": "aws", "AWS::StackName": "microblog",
+          "AWS::StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/microblog/1", "AWS::NoValue": None}
+
+
+@dataclass
+class Repository:
+    """What is checked: the templates as text and as CloudFormation sees them, and what they have to agree with."""
+    texts: dict[str, str]
+    templates: dict[str, dict]
+    overlay: Tree
+
+
+def main(supervisor: Supervisor) -> int:
+    tools = AwsTools(supervisor)
+    repository = read(tools)
+    with ThreadPoolExecutor() as pool:
+        linted = pool.submit(lint, tools, repository.texts)
+        problems = [*blind(tools, repository), *(problem for check in CHECKS for problem in check(tools, repository))]
+        problems += linted.result()
+    for problem in problems:
+        note(f"error: {problem}")
+    if not problems:
+        print(f"{len(repository.texts)} templates in manifests/aws/: cfn-lint finds nothing, and what they name is there")
+    return 1 if problems else 0
+
+
+class AwsTools(Tools):
+    def __init__(self, supervisor: Supervisor):
+        super().__init__(supervisor)
+        self.cfn_lint = from_wheel(supervisor, "cfn-lint", CFN_LINT_VERSION, "cfn-lint")
+        self.shellcheck = shellcheck(supervisor)
+
+
+def read(tools: AwsTools) -> Repository:
+    texts = {path.name: path.read_text() for path in sorted(AWS.glob("*.yaml"))}
+    rendered = parse(tools, [render(tools, MANIFESTS / "overlays" / "k3s")])[0]
+    return Repository(texts, expand(tools, texts), Tree("overlays/k3s", rendered))
+
+
+# --- templates --------------------------------------------------------------------------------------------------
+
+EXPAND = """
+import json, sys
+from cfnlint.decode import decode
+from cfnlint.template import Template
+from cfnlint.template.transforms._language_extensions import language_extension
+found = {}
+for path in sys.argv[1:]:
+    template, faults = decode(path)
+    if not faults and template.get("Transform") == "AWS::LanguageExtensions":
+        faults, template = language_extension(Template(path, template))
+    found[path] = [str(fault) for fault in faults] or template
+print(json.dumps(found, default=str))
+"""
+
+
+def expand(tools: AwsTools, texts: dict[str, str]) -> dict[str, dict]:
+    """As CloudFormation has them when each `Fn::ForEach` is carried out."""
+    with tempfile.TemporaryDirectory(prefix="microblog-aws-") as folder:
+        paths = written(Path(folder), texts)
+        ran = subprocess.run([tools.python, "-c", EXPAND, *paths], capture_output=True, text=True)
+        if ran.returncode:
+            raise Failed(f"the templates cannot be read: {ran.stderr.strip()}")
+        found = json.loads(ran.stdout)
+    for path, template in found.items():
+        if isinstance(template, list):
+            raise Failed(f"{Path(path).name}: {' '.join(template)}")
+    return {Path(path).name: template for path, template in found.items()}
+
+
+def written(folder: Path, texts: dict[str, str]) -> list[Path]:
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in texts]
+
+
+def lint(tools: AwsTools, texts: dict[str, str]) -> list[str]:
+    """What cfn-lint says; it resolves references, conditions and mappings as well."""
+    with tempfile.TemporaryDirectory(prefix="microblog-aws-") as folder:
+        ran = subprocess.run([tools.cfn_lint, "--regions", REGION, "--format", "parseable", *written(Path(folder), texts)],
+                             capture_output=True, text=True)
+        if ran.returncode & ~(2 | 4 | 8):  # errors, warnings, information
+            raise Failed(f"cfn-lint: {ran.stderr.strip()}")
+        return [line.removeprefix(f"{folder}/") for line in ran.stdout.splitlines() if line]
+
+
+def evaluate(value, template: dict, parameters: dict[str, str]):
+    """What CloudFormation makes of a value; what only AWS knows becomes a name that tells what it is."""
+    def again(inner):
+        return evaluate(inner, template, parameters)
+
+    if isinstance(value, list):
+        return [each for each in map(again, value) if each is not None]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        (name, argument), = value.items()
+        if name == "Ref":
+            return named(again(argument), template, parameters)
+        if name == "Fn::GetAtt":
+            return "-".join(again(part) for part in (argument if isinstance(argument, list) else argument.split(".")))
+        if name == "Fn::Sub":
+            text, own = (argument[0], again(argument[1])) if isinstance(argument, list) else (argument, {})
+            filled = re.sub(r"\$\{([\w:.]+)\}", lambda found: str(
+                own[found[1]] if found[1] in own else named(found[1], template, parameters)), text)
+            return filled.replace("${!", "${")
+        if name == "Fn::Join":
+            return again(argument[0]).join(map(str, again(argument[1])))
+        if name == "Fn::Base64":
+            return again(argument)
+        if name == "Fn::FindInMap":
+            first, second, third = map(again, argument)
+            return template["Mappings"][first][second][third]
+        if name == "Fn::If":
+            return again(argument[1] if holds(template["Conditions"][argument[0]], template, parameters) else argument[2])
+    return {key: again(inner) for key, inner in value.items()}
+
+
+def named(name: str, template: dict, parameters: dict[str, str]):
+    if name in PSEUDO:
+        return PSEUDO[name]
+    if name in template.get("Parameters", {}):
+        return parameters.get(name, template["Parameters"][name].get("Default", ""))
+    return name.replace(".", "-")
+
+
+def holds(condition: dict, template: dict, parameters: dict[str, str]) -> bool:
+    (name, argument), = condition.items()
+    if name == "Condition":
+        return holds(template["Conditions"][argument], template, parameters)
+    if name == "Fn::Not":
+        return not holds(argument[0], template, parameters)
+    if name == "Fn::Equals":
+        return evaluate(argument[0], template, parameters) == evaluate(argument[1], template, parameters)
+    raise Failed(f"scripts/check_aws.py does not know the condition {name}")
+
+
+def properties(repository: Repository, file: str, name: str, parameters: dict[str, str] | None = None) -> dict:
+    template = repository.templates[file]
+    return evaluate(template["Resources"][name]["Properties"], template, parameters or EC2_PARAMETERS)
+
+
+# --- the checks: each yields what is wrong -----------------------------------------------------------------------
+
+def plain_yaml(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """CloudFormation reads neither anchors nor aliases, which cfn-lint does."""
+    for name, text in repository.texts.items():
+        for number, line in enumerate(text.splitlines(), 1):
+            if re.search(r"(^|[:\-\[,{] )\s*[&*][A-Za-z]\w*\s*($|[,\]}])", line):
+                yield f"{name}:{number}: CloudFormation takes no anchors and aliases"
+        if len(text.encode()) > TEMPLATE_BYTES:
+            yield f"{name} is longer than {TEMPLATE_BYTES} bytes"
+
+
+def unused(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """Parameters; cfn-lint looks for them only where there is no transform."""
+    for name, template in repository.templates.items():
+        rest = json.dumps({key: value for key, value in template.items() if key != "Parameters"})
+        for each in template.get("Parameters", {}):
+            if f'"Ref": "{each}"' not in rest and f"${{{each}}}" not in rest:
+                yield f"{name}: nobody uses the parameter {each}"
+
+
+def shell(tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """The shell that nodes run, filled in: within its limits, and to shellcheck's liking."""
+    for name, text, limit in (
+            ("the user data of NodeA", properties(repository, "ec2.yaml", "NodeA")["UserData"], USER_DATA_BYTES),
+            ("NodeScript", properties(repository, "ec2.yaml", "NodeScript")["Value"], ADVANCED_PARAMETER_BYTES)):
+        if len(text.encode()) > limit:
+            yield f"ec2.yaml: {name} has {len(text.encode())} bytes, and {limit} are allowed"
+        ran = subprocess.run([tools.shellcheck, "--format", "gcc", "-"], input=text, capture_output=True, text=True)
+        yield from (f"ec2.yaml: {name}, line {line.removeprefix('-:')}" for line in ran.stdout.splitlines())
+
+
+def agreements(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """Template and overlay name the same ports, networks, roles, accounts and repositories."""
+    template, tree = repository.templates["ec2.yaml"], repository.overlay
+    service = tree.find("Service", "gateway")["spec"]
+    ports = {each["name"]: (each["port"], each["nodePort"]) for each in service["ports"]}
+    check = service.get("healthCheckNodePort")
+    for entry, name in (("Web", "web"), ("Websecure", "websecure")):
+        targets = properties(repository, "ec2.yaml", f"Targets{entry}")
+        there = (properties(repository, "ec2.yaml", f"Listener{entry}")["Port"], targets["Port"])
+        if there != ports[name]:
+            yield f"ec2.yaml: {entry} leads from and to {there}, and the Service gateway has {ports[name]}"
+        if targets["HealthCheckPort"] != str(check):
+            yield f"ec2.yaml: {entry} asks {targets['HealthCheckPort']} for health, and the Service answers at {check}"
+    opened = [(rule["FromPort"], rule["ToPort"]) for rule in
+              properties(repository, "ec2.yaml", "NodeGroup")["SecurityGroupIngress"]]
+    for port in (*(node_port for _, node_port in ports.values()), check):
+        if not any(first <= port <= last for first, last in opened):
+            yield f"ec2.yaml: nodes let nobody in at {port}, where the Service gateway is"
+
+    network = properties(repository, "ec2.yaml", "Network")["CidrBlock"]
+    for policy in tree.of("NetworkPolicy"):
+        blocks = [peer["ipBlock"]["cidr"] for rule in policy["spec"].get("egress", []) for peer in rule.get("to", [])
+                  if "ipBlock" in peer]
+        asks_api_server = "10.43.0.1/32" in blocks
+        if asks_api_server and network not in blocks:
+            yield f"overlays/k3s: {policy['metadata']['name']} does not reach the nodes' network {network}"
+
+    account = tree.find("ServiceAccount", "external-secrets")["metadata"]
+    wanted = account["annotations"]["eks.amazonaws.com/role-arn"].rpartition("/")[2]
+    role = properties(repository, "ec2.yaml", "SecretsRole")
+    if role["RoleName"] != wanted:
+        yield f"ec2.yaml: SecretsRole is {role['RoleName']}, and manifests/overlays/ec2/secrets.yaml names {wanted}"
+    subject = f"system:serviceaccount:{account['namespace']}:{account['name']}"
+    if subject not in role["AssumeRolePolicyDocument"]:
+        yield f"ec2.yaml: SecretsRole is not for {subject}"
+    readable = json.dumps(role["Policies"])
+    for each in tree.of("ExternalSecret"):
+        for data in each["spec"]["data"]:
+            prefix = data["remoteRef"]["key"].partition("/")[0]
+            if f":secret:{prefix}/*" not in readable:
+                yield f"ec2.yaml: SecretsRole may not read {data['remoteRef']['key']}"
+    prefix = template["Parameters"]["Repositories"]["Default"]
+    images = {container["image"] for deployment in tree.of("Deployment")
+              for container in deployment["spec"]["template"]["spec"]["containers"]}
+    ours = {image for image in images if ".dkr.ecr." in image}
+    for image in sorted(ours):
+        if not image.partition("/")[2].startswith(f"{prefix}/"):
+            yield f"ec2.yaml: nodes may not pull {image}, for Repositories is {prefix}"
+    if not ours:
+        yield "overlays/k3s: no image comes from ECR"
+
+
+def trust(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """Policies of trust that are text are JSON, and name audience and subject."""
+    for name in ("SecretsRole", "VolumesRole", "BackupRole"):
+        text = properties(repository, "ec2.yaml", name)["AssumeRolePolicyDocument"]
+        try:
+            statement = json.loads(text)["Statement"][0]
+        except (ValueError, LookupError, TypeError) as error:
+            yield f"ec2.yaml: the policy of trust of {name} cannot be read: {error}"
+            continue
+        keys = {key.rpartition(":")[2] for key in statement.get("Condition", {}).get("StringEquals", {})}
+        if keys != {"aud", "sub"}:
+            yield f"ec2.yaml: {name} trusts by {sorted(keys)}, and not by audience and subject"
+
+
+def safety(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """What an operator relies on, and no tool asks for."""
+    for name, resource in repository.templates["ec2.yaml"]["Resources"].items():
+        kind, values = resource["Type"], resource.get("Properties", {})
+        if kind == "AWS::EC2::Instance":
+            if values.get("MetadataOptions") != {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}:
+                yield f"ec2.yaml: pods can take the role of {name}"
+            devices = values.get("BlockDeviceMappings", [{"Ebs": {}}])
+            if not all(device["Ebs"].get("Encrypted") is True for device in devices):
+                yield f"ec2.yaml: a volume of {name} is not encrypted"
+            if "ResourceSignal" not in resource.get("CreationPolicy", {}):
+                yield f"ec2.yaml: the stack does not wait for {name}"
+        if kind == "AWS::EC2::SecurityGroup":
+            for rule in values.get("SecurityGroupIngress", []):
+                if rule.get("CidrIp") and rule["FromPort"] not in (80, 443):
+                    yield f"ec2.yaml: {name} lets the world in at {rule['FromPort']}"
+        if kind == "AWS::S3::Bucket" and set(values.get("PublicAccessBlockConfiguration", {}).values()) != {True}:
+            yield f"ec2.yaml: the bucket {name} may become public"
+    for name in ("Backups", "JoinToken"):
+        if repository.templates["ec2.yaml"]["Resources"][name].get("DeletionPolicy") != "Retain":
+            yield f"ec2.yaml: {name} goes with the stack"
+
+
+# --- a node's first start ---------------------------------------------------------------------------------------
+
+STAND_INS = {
+    # Metadata, the release of k3s, and the API server of another node.
+    "curl": """case "$*" in
+  *api/token) echo token;;
+  *placement/availability-zone) echo eu-central-1a;;
+  *instance-type) echo m7i.4xlarge;;
+  *instance-id) echo i-0123456789abcdef0;;
+  *local-ipv4) echo $OWN_ADDRESS;;
+  *github.com*) while [ $# -gt 0 ]; do [ "$1" = -o ] && echo 'the release' > "$2"; shift; done;;
+  *:6443/ping) echo "joined $*" >> $LOG; echo pong;;
+  *) exit 2;;
+esac""",
+    "aws": """case "$*" in
+  "secretsmanager get-secret-value"*) echo secret-token;;
+  "s3api list-objects-v2"*) echo $SNAPSHOTS;;
+  *) echo "aws $*" >> $LOG;;
+esac""",
+    "k3s": """case "$*" in
+  *custom-columns*) echo "2000-01-01T00:00:00Z i-old"; echo "2100-01-01T00:00:00Z i-new";;
+  *) echo "k3s $*" >> $LOG;;
+esac""",
+    "systemctl": 'echo "systemctl $*" >> $LOG',
+}
+RELEASE_SHA256 = "f406618d666ff07cf9d4495e096098b9c095ee1f15420609a1da227d69b10958"  # of what curl gets
+
+
+@dataclass
+class Start:
+    """What a node did at its first start."""
+    code: int
+    errors: str
+    calls: list[str]
+    files: dict[str, str]
+
+
+def start(script: str, address: str, snapshots: int = 0) -> Start:
+    """Runs the script with its files in a folder of ours, and with stand-ins for the programs that it calls."""
+    with tempfile.TemporaryDirectory(prefix="microblog-node-") as name:
+        folder = Path(name)
+        programs = folder / "stand-ins"
+        programs.mkdir()
+        for program, text in STAND_INS.items():
+            (programs / program).write_text(f"#!/bin/bash\nset -- \"$@\"\n{text}\n")
+            (programs / program).chmod(0o755)
+        for path in ("etc/systemd/system", "usr/local/bin", "var/lib"):
+            (folder / path).mkdir(parents=True)
+        moved = re.sub(r"(?<![\w/.])/(etc|usr/local|var/lib)/", rf"{folder}/\1/", script)
+        ran = subprocess.run(["bash", "-c", moved, "microblog-node", "start"], capture_output=True, text=True, env={
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "LOG": str(folder / "log"), "OWN_ADDRESS": address,
+            "SNAPSHOTS": str(snapshots)})
+        log = folder / "log"
+        files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*")
+                 if path.is_file() and programs not in path.parents}
+        return Start(ran.returncode, ran.stderr, log.read_text().splitlines() if log.exists() else [],
+                     {path: text.replace(f"{folder}/", "/") for path, text in files.items()})
+
+
+def node_starts(tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """The first node begins a cluster, others join it, a snapshot is taken up, and what is wrong ends the start."""
+    def script(**parameters: str) -> str:
+        return properties(repository, "ec2.yaml", "NodeScript",
+                          {**EC2_PARAMETERS, "K3sSha256": RELEASE_SHA256, **parameters})["Value"]
+
+    def says(found: Start) -> str:
+        return f"ended with {found.code}: {' '.join(found.errors.split())[-300:]}; it called {found.calls}"
+
+    addresses = {zone: values["Address"] for zone, values in repository.templates["ec2.yaml"]["Mappings"]["Zones"].items()}
+    first = start(script(), addresses["A"])
+    if first.code:
+        yield f"ec2.yaml: the first node's start {says(first)}"
+        return
+    yield from node_files(tools, repository, first)
+    config = first.files["etc/rancher/k3s/config.yaml"]
+    if "cluster-init: true" not in config or "server:" in config:
+        yield "ec2.yaml: the first node does not begin a cluster"
+    if not any("put-secret-value" in call for call in first.calls) or sum("aws s3 cp" in call for call in first.calls) != 2:
+        yield f"ec2.yaml: the first node does not publish its keys and its kubeconfig: {first.calls}"
+    if any("delete node i-new" in call for call in first.calls):
+        yield "ec2.yaml: the first node deletes one that has just joined"
+    second = start(script(), addresses["B"])
+    if second.code or f"server: https://{addresses['A']}:6443" not in second.files.get("etc/rancher/k3s/config.yaml", ""):
+        yield f"ec2.yaml: the second node does not join the first: it {says(second)}"
+    moved = start(script(FirstNode="B"), addresses["A"])
+    if moved.code or f"server: https://{addresses['B']}:6443" not in moved.files.get("etc/rancher/k3s/config.yaml", ""):
+        yield f"ec2.yaml: with FirstNode=B the node A does not join it: it {says(moved)}"
+    restored = start(script(Snapshot="taken"), addresses["A"], snapshots=1)
+    if restored.code or "k3s server --cluster-reset --cluster-reset-restore-path=taken" not in restored.calls:
+        yield f"ec2.yaml: a snapshot is not taken up: it {says(restored)}"
+    if "k3s kubectl delete node i-old" not in restored.calls:
+        yield "ec2.yaml: the machines of a snapshot stay"
+    refused = start(script(), addresses["A"], snapshots=1)
+    if not refused.code or "systemctl enable --now --no-block k3s" in refused.calls:
+        yield "ec2.yaml: a new cluster begins although there are snapshots of another one"
+    forged = start(script(K3sSha256="1" * 64), addresses["A"])
+    if not forged.code or "usr/local/bin/k3s" in forged.files or len(forged.calls):
+        yield "ec2.yaml: a release of k3s with another checksum is run"
+
+
+PARSE_FILES = """
+import json, sys, yaml
+print(json.dumps({name: list(yaml.safe_load_all(text)) for name, text in json.load(sys.stdin).items()}))
+"""
+
+
+def node_files(tools: AwsTools, repository: Repository, first: Start) -> Iterator[str]:
+    """The files that a start writes can be read, and are as the rest relies on."""
+    wanted = {"config": "etc/rancher/k3s/config.yaml", "charts": "var/lib/rancher/k3s/server/manifests/microblog-aws.yaml",
+              "registry": "var/lib/rancher/k3s/credentialprovider/config.yaml"}
+    ran = subprocess.run([tools.python, "-c", PARSE_FILES], capture_output=True, text=True,
+                         input=json.dumps({name: first.files.get(path, "") for name, path in wanted.items()}))
+    if ran.returncode:
+        yield f"ec2.yaml: a file that a node writes is no YAML: {' '.join(ran.stderr.split())[-300:]}"
+        return
+    read_files = json.loads(ran.stdout)
+    config, (registry,) = read_files["config"][0], read_files["registry"]
+    if set(config["disable"]) != {"traefik", "servicelb", "local-storage"}:
+        yield "ec2.yaml: k3s brings a gateway, a load balancer or volumes of its own"
+    bucket = evaluate({"Ref": "Backups"}, repository.templates["ec2.yaml"], {})
+    if (config["etcd-s3"], config["etcd-s3-bucket"], config["etcd-s3-folder"]) != (True, bucket, "etcd"):
+        yield "ec2.yaml: snapshots do not go into the folder etcd of the bucket Backups"
+    arguments = dict(argument.partition("=")[::2] for argument in config["kube-apiserver-arg"])
+    issuer = properties(repository, "ec2.yaml", "Identities")["Url"]
+    if arguments.get("service-account-issuer") != issuer:
+        yield f"ec2.yaml: the cluster's tokens are not from {issuer}, which IAM trusts"
+    charts = {chart["metadata"]["name"]: chart["spec"] for chart in read_files["charts"]}
+    if set(charts) != {"aws-ebs-csi-driver", "external-secrets"} or not all(chart["version"] for chart in charts.values()):
+        yield f"ec2.yaml: the charts are {sorted(charts)}"
+    if "secret-token" in json.dumps(read_files) or "secret-token" in " ".join(first.calls):
+        yield "ec2.yaml: the join token is in a file for others, or in arguments"
+    provider = registry["providers"][0]
+    path = f"var/lib/rancher/k3s/credentialprovider/bin/{provider['name']}"
+    answer = subprocess.run(["bash"], input=f"aws() {{ echo password; }}\n{first.files.get(path, 'false')}",
+                            capture_output=True, text=True)
+    try:
+        auth = json.loads(answer.stdout)["auth"]
+    except ValueError:
+        yield f"ec2.yaml: what asks ECR for a password says {answer.stdout!r} {answer.stderr!r}"
+        return
+    if auth != {provider["matchImages"][0]: {"username": "AWS", "password": "password"}}:
+        yield f"ec2.yaml: the kubelet has {auth} for {provider['matchImages']}"
+
+
+CHECKS = (plain_yaml, unused, shell, agreements, trust, safety, node_starts)
+
+
+# --- the faults -------------------------------------------------------------------------------------------------
+
+# In the text, for cfn-lint: old, new, and what it says. They are all in one copy of the template.
+LINTED = {
+    "a name that is not there": ("Roles: [!Ref NodeRole]", "Roles: [!Ref NodeRole1]", "'NodeRole1' is not one of"),
+    "an attribute": ("!GetAtt Balancer.DNSName", "!GetAtt Balancer.DnsName", "'DnsName' is not one of"),
+    "a variable in a text": ("!Sub ${Backups.Arn}/etcd/*", "!Sub ${Backup.Arn}/etcd/*", "'Backup' is not one of"),
+    "a variable of a script": ("k3s_version=${K3sVersion}", "k3s_version=${K3sversion}", "'K3sversion' is not one of"),
+    "a dependency": ("DependsOn: NetworkInternet", "DependsOn: NetworkInternets", "'NetworkInternets' is not one of"),
+    "a condition": ("!If [HasA, {Id", "!If [HasD, {Id", "'HasD' is not one of"),
+    "a property": ("HealthCheckPath: /healthz", "HealthCheckURL: /healthz", "'HealthCheckURL'"),
+}
+
+Fault = Callable[[Repository], Repository]
+
+
+def in_template(change: Callable[[dict], None], file: str = "ec2.yaml") -> Fault:
+    def changed(repository: Repository) -> Repository:
+        template = copy.deepcopy(repository.templates[file])
+        change(template)
+        return replace(repository, templates={**repository.templates, file: template})
+    return changed
+
+
+def text(old: str, new: str, file: str = "ec2.yaml") -> Fault:
+    """In every text of the template, so in its scripts too."""
+    def again(value):
+        if isinstance(value, str):
+            return value.replace(old, new)
+        if isinstance(value, list):
+            return [again(each) for each in value]
+        return {key: again(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+    def changed(repository: Repository) -> Repository:
+        template = again(repository.templates[file])
+        if template == repository.templates[file]:
+            raise Failed(f"{file} has no {old!r}, which scripts/check_aws.py makes a fault of")
+        return replace(repository, templates={**repository.templates, file: template})
+    return changed
+
+
+def put(resource: str, file: str = "ec2.yaml", /, **values) -> Fault:
+    return in_template(lambda template: template["Resources"][resource]["Properties"].update(values), file)
+
+
+def in_overlay(change: Callable[[Tree], None]) -> Fault:
+    def changed(repository: Repository) -> Repository:
+        tree = Tree(repository.overlay.name, copy.deepcopy(repository.overlay.objects))
+        change(tree)
+        return replace(repository, overlay=tree)
+    return changed
+
+
+def anchor(repository: Repository) -> Repository:
+    return replace(repository, texts={"ec2.yaml": "Resources:\n  A: &a\n    Type: AWS::EC2::VPC\n"})
+
+
+def other_port(tree: Tree) -> None:
+    tree.find("Service", "gateway")["spec"]["ports"][1]["nodePort"] = 30444
+
+
+def other_network(tree: Tree) -> None:
+    tree.find("NetworkPolicy", "gateway")["spec"]["egress"][1]["to"][0]["ipBlock"]["cidr"] = "10.1.0.0/16"
+
+
+def other_secret(tree: Tree) -> None:
+    tree.find("ExternalSecret", "jwt-key")["spec"]["data"][0]["remoteRef"]["key"] = "other/jwt-key"
+
+
+def ssh(template: dict) -> None:
+    template["Resources"]["NodeGroup"]["Properties"]["SecurityGroupIngress"].append(
+        {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "CidrIp": "0.0.0.0/0"})
+
+
+def plain_volume(template: dict) -> None:
+    template["Resources"]["NodeB"]["Properties"]["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] = False
+
+
+ISSUER = "${IssuerAddress.DomainName}"
+FAULTS: dict[str, tuple[Callable, Fault, str]] = {
+    "an anchor": (plain_yaml, anchor, "no anchors"),
+    "a parameter that nobody uses": (
+        unused, in_template(lambda template: template["Parameters"].update(New={"Type": "String"})), "the parameter New"),
+    "an unquoted variable": (shell, text('"node/$instance"', "node/$instance"), "SC2086"),
+    "a variable that nobody sets": (shell, text("issuer_bucket=${Issuer}\n", ""), "SC2154"),
+    "a script that is too long": (shell, text("state=/var", f"# {'x' * 2000}\nstate=/var"), "are allowed"),
+    "another port of the node": (agreements, in_overlay(other_port), "leads from and to"),
+    "a port that is closed": (agreements, put("NodeGroup", SecurityGroupIngress=[]), "let nobody in at 30443"),
+    "another port of health": (agreements, put("TargetsWeb", HealthCheckPort="30082"), "for health"),
+    "another network": (agreements, in_overlay(other_network), "does not reach the nodes' network"),
+    "another role": (agreements, put("SecretsRole", RoleName="other"), "names microblog-secrets"),
+    "another account": (agreements, text("microblog:external-secrets", "microblog:secrets"), "is not for"),
+    "a secret out of reach": (agreements, in_overlay(other_secret), "may not read other/jwt-key"),
+    "images out of reach": (
+        agreements, in_template(lambda template: template["Parameters"]["Repositories"].update(Default="blog")),
+        "may not pull"),
+    "trust that is no JSON": (trust, text('microblog:backup"}}}]}', 'microblog:backup"}}}]'), "cannot be read"),
+    "trust in every pod": (
+        trust, text(f',\n    "{ISSUER}:sub": "system:serviceaccount:microblog:backup"', ""), "not by audience and subject"),
+    "pods as the node": (
+        safety, put("NodeA", MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2}), "can take the role"),
+    "a plain volume": (safety, in_template(plain_volume), "is not encrypted"),
+    "SSH": (safety, in_template(ssh), "lets the world in at 22"),
+    "a public bucket": (safety, put("Backups", PublicAccessBlockConfiguration={}), "may become public"),
+    "backups that go": (
+        safety, in_template(lambda template: template["Resources"]["Backups"].update(DeletionPolicy="Delete")),
+        "goes with the stack"),
+    "a node that nobody waits for": (
+        safety, in_template(lambda template: template["Resources"]["NodeC"].pop("CreationPolicy")), "does not wait"),
+    "a first node that joins": (
+        node_starts, text('= "$first_address" ]; then\n    echo', '!= "$first_address" ]; then\n    echo'),
+        "does not begin a cluster"),
+    "a file that is no YAML": (node_starts, text("servicelb, local-storage]", "servicelb"), "is no YAML"),
+    "another issuer": (node_starts, text("account-issuer=$issuer", "account-issuer=$issuer/"), "which IAM trusts"),
+    "no checksum": (
+        node_starts, text('echo "$k3s_sha256  $file" | sha256sum --check --quiet', "true"), "another checksum is run"),
+    "no guard": (node_starts, text("    exit 1\n", ""), "although there are snapshots"),
+    "all machines forgotten": (
+        node_starts, text("if [[ $made < $began ]]; then", "if true; then"), "one that has just joined"),
+    "no snapshot": (node_starts, text('restore-path="$snapshot"', "restore-path="), "is not taken up"),
+    "a token for everybody": (
+        node_starts, text("token-file: /etc/rancher/k3s/token", "token: $(cat /etc/rancher/k3s/token)"), "the join token is in"),
+    "a registry's answer": (node_starts, text('"Registry", "auth"', '"Registry" "auth"'), "asks ECR"),
+}
+
+
+def blind(tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """A check that has never failed proves nothing: the checks that do not find their fault."""
+    faulty = repository.texts["ec2.yaml"]
+    for name, (old, new, _) in LINTED.items():
+        if old not in faulty:
+            raise Failed(f"ec2.yaml has no {old!r}, which scripts/check_aws.py makes a fault of")
+        faulty = faulty.replace(old, new)
+    found = lint(tools, {"faulty.yaml": faulty})
+    yield from (f"cfn-lint does not find “{name}”" for name, (*_, says) in LINTED.items()
+                if not any(says in line for line in found))
+    for name, (check, fault, says) in FAULTS.items():
+        if not any(says in problem for problem in check(tools, fault(repository))):
+            yield f"the check “{name}” does not find the fault that it is tried with"
+
+
+if __name__ == "__main__":
+    sys.exit(supervised(main))
