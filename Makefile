@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe try-observe try-alerts test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards latency overhead postman fmt engines clean
+.PHONY: help run observe try-observe try-alerts lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards latency overhead postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,6 +39,12 @@ try-observe: ## every panel, counter, log line and trace of a stack of its own u
 
 try-alerts: ## one fault after the other, and which alerts fire: a quarter of an hour; FAULTS="password storage" for some
 	@exec $(PYTHON) scripts/try_alerts.py $(FAULTS)
+
+lambda: ## pack the functions of manifests/aws/serverless.yaml into target/lambda; MICROBLOG_BIN_DIR=folder to build nothing
+	@exec $(PYTHON) scripts/build_lambda.py
+
+try-lambda: ## the functions with Lambda's adapter and a stand-in of its Runtime API: a minute
+	@exec $(PYTHON) scripts/try_lambda.py
 
 overhead: ## what logs and traces cost, with and without them in turns, optimised build; BEFORE=folder with the other side's binaries
 	@MICROBLOG_BEFORE=$(abspath $(BEFORE)) exec $(DEV) test --release -- -p system-tests --test tracing costs_less -- --ignored --nocapture

@@ -21,8 +21,14 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
-from check_manifests import MANIFESTS, Tools, parse, render  # noqa: E402
+try:
+    import tomllib
+except ImportError:  # before Python 3.11; pip brings the same parser
+    from pip._vendor import tomli as tomllib
+
+from check_manifests import MANIFESTS, Tools, known_of_the_repository, parse, render  # noqa: E402
 from engines import from_wheel, shellcheck  # noqa: E402
+from manifests_references import Known  # noqa: E402
 from manifests_tree import Tree  # noqa: E402
 from supervisor import Failed, Supervisor, note, supervised  # noqa: E402
 
@@ -34,10 +40,18 @@ USER_DATA_BYTES = 16_384
 ADVANCED_PARAMETER_BYTES = 8_192
 TEMPLATE_BYTES = 1_000_000
 REGION = "eu-central-1"
+# cfn-lint takes any name for one.
+RUNTIMES = ("provided.al2023", "python3.13")
+# Of AWS Lambda Web Adapter 0.9.1, as scripts/try_lambda.py runs it.
+ADAPTER_VARIABLES = {f"AWS_LWA_{name}" for name in (
+    "ASYNC_INIT", "PORT", "READINESS_CHECK_MIN_UNHEALTHY_STATUS", "READINESS_CHECK_PATH", "READINESS_CHECK_PORT")}
+# What an HTTP API waits for a function.
+HTTP_API_SECONDS = 30
 # What is tried with; everything else has a default.
 EC2_PARAMETERS = {"ImageA": "ami-0123456789abcdef0", "ImageB": "ami-0123456789abcdef0",
                   "ImageC": "ami-0123456789abcdef0", "K3sSha256": "0" * 64}
 PSEUDO = {"AWS::Region": REGION, "AWS::AccountId": "111122223333", "AWS::Partition": "aws", "AWS::StackName": "microblog",
+          "AWS::URLSuffix": "amazonaws.com",
           "AWS::StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/microblog/1", "AWS::NoValue": None}
 
 
@@ -47,6 +61,11 @@ class Repository:
     texts: dict[str, str]
     templates: dict[str, dict]
     overlay: Tree
+    known: Known
+    bootstraps: dict[str, str]
+    environments: dict
+    cors: str
+    defaults: dict[str, str]
 
 
 def main(supervisor: Supervisor) -> int:
@@ -59,7 +78,8 @@ def main(supervisor: Supervisor) -> int:
     for problem in problems:
         note(f"error: {problem}")
     if not problems:
-        print(f"{len(repository.texts)} templates in manifests/aws/: cfn-lint finds nothing, and what they name is there")
+        print(f"{len(repository.texts)} templates in manifests/aws/: cfn-lint finds nothing, what they name is there, and a node "
+              "starts as it should")
     return 1 if problems else 0
 
 
@@ -73,7 +93,12 @@ class AwsTools(Tools):
 def read(tools: AwsTools) -> Repository:
     texts = {path.name: path.read_text() for path in sorted(AWS.glob("*.yaml"))}
     rendered = parse(tools, [render(tools, MANIFESTS / "overlays" / "k3s")])[0]
-    return Repository(texts, expand(tools, texts), Tree("overlays/k3s", rendered))
+    settings = (ROOT / "docs" / "settings.md").read_text()
+    return Repository(
+        texts, expand(tools, texts), Tree("overlays/k3s", rendered), known_of_the_repository(),
+        {path.stem: path.read_text() for path in AWS.glob("lambda/*.sh")},
+        tomllib.loads((AWS / "samconfig.toml").read_text()), (ROOT / "shared/src/web/cors.rs").read_text(),
+        dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", settings, re.MULTILINE)))
 
 
 # --- templates --------------------------------------------------------------------------------------------------
@@ -300,6 +325,150 @@ def safety(_tools: AwsTools, repository: Repository) -> Iterator[str]:
             yield f"ec2.yaml: {name} goes with the stack"
 
 
+# --- serverless -------------------------------------------------------------------------------------------------
+
+FUNCTIONS = {"CommandFunction": ("command-service", "COMMAND"), "QueryFunction": ("query-service", "QUERY")}
+
+
+def serverless(repository: Repository) -> dict:
+    return repository.templates["serverless.yaml"]
+
+
+def variables(repository: Repository, function: str) -> dict:
+    """Of a function, those of all functions included; as they are written."""
+    template = serverless(repository)
+    return {**template["Globals"]["Function"]["Environment"]["Variables"],
+            **template["Resources"][function]["Properties"]["Environment"]["Variables"]}
+
+
+def containers(repository: Repository) -> Iterator[tuple[str, dict]]:
+    for name, resource in serverless(repository)["Resources"].items():
+        if resource["Type"] == "AWS::ECS::TaskDefinition":
+            yield from ((name, container) for container in resource["Properties"]["ContainerDefinitions"])
+
+
+def settings(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """Variables are settings of the services or of the adapter, or a bootstrap reads them; and ports are the defaults."""
+    for function, (service, prefix) in FUNCTIONS.items():
+        named_here = variables(repository, function)
+        bootstrap = repository.bootstraps[service]
+        read_there = set(re.findall(r"\$\{?([A-Z_]+)", bootstrap)) - {"LAMBDA_TASK_ROOT"}
+        for name in named_here:
+            if name not in repository.known.settings | ADAPTER_VARIABLES | read_there:
+                yield f"serverless.yaml: {function} has {name}, which nobody reads"
+        for name in read_there - set(named_here):
+            yield f"serverless.yaml: {function} lacks {name}, which its bootstrap reads"
+        if f'exec "$LAMBDA_TASK_ROOT/{service}" --role api' not in bootstrap:
+            yield f"{service}.sh does not become the API of {service}"
+        for variable, setting in (("AWS_LWA_PORT", f"{prefix}_ADDR"), ("AWS_LWA_READINESS_CHECK_PORT", f"{prefix}_OPS_ADDR")):
+            port = repository.defaults[setting].rpartition(":")[2]
+            if named_here.get(variable) != port:
+                yield f"serverless.yaml: {function} has {variable} {named_here.get(variable)}, and {setting} has {port}"
+        if named_here["AWS_LWA_READINESS_CHECK_PATH"] not in repository.known.operator_paths:
+            yield f"serverless.yaml: {function} asks {named_here['AWS_LWA_READINESS_CHECK_PATH']} whether it is ready"
+    for task, container in containers(repository):
+        for each in (*container["Environment"], *container["Secrets"]):
+            if each["Name"] not in repository.known.settings:
+                yield f"serverless.yaml: {task} has {each['Name']}, which is no setting"
+        roles = {role for service in repository.known.roles.values() for role in service}
+        if container["Command"][0] != "--role" or container["Command"][1] not in roles:
+            yield f"serverless.yaml: {task} has the arguments {container['Command']}"
+
+
+def secrets(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """Secrets and their keys are those of manifests/secrets.json."""
+    text = json.dumps(serverless(repository))
+    found = [*re.findall(r"\{\{resolve:secretsmanager:\$\{Secrets\}/([\w-]+):SecretString:([\w.-]+)\}\}", text),
+             *re.findall(r":secret:\$\{Secrets\}/([\w-]+):([\w.-]+)::", text)]
+    if not found or text.count("{{resolve:") + text.count("ValueFrom") != len(found):
+        yield "serverless.yaml: a secret is not named as scripts/check_aws.py looks for it"
+    for name, key in found:
+        if key not in repository.known.secrets.get(name, ()):
+            yield f"serverless.yaml: manifests/secrets.json has no {key} of {name}"
+    for name in set(re.findall(r":secret:\$\{Secrets\}/([\w-]+):[\w.-]+::", text)):
+        if f":secret:${{Secrets}}/{name}-??????" not in text:
+            yield f"serverless.yaml: WorkerRole may not read {name}"
+
+
+def routes(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """As the gateway has it: GET and HEAD to the query service, but for the keys; everything else to the command service."""
+    resources = serverless(repository)["Resources"]
+    functions = {name: values["Properties"]["IntegrationUri"]["Fn::GetAtt"][0] for name, values in resources.items()
+                 if values["Type"] == "AWS::ApiGatewayV2::Integration"}
+    found = {}
+    for values in resources.values():
+        if values["Type"] == "AWS::ApiGatewayV2::Route":
+            route = values["Properties"]
+            found[route["RouteKey"]] = functions[re.search(r"\$\{(\w+)\}", route["Target"]["Fn::Sub"])[1]]
+    wanted = {"$default": "CommandFunction", "GET /{proxy+}": "QueryFunction", "HEAD /{proxy+}": "QueryFunction",
+              f"GET {repository.known.key_set}": "CommandFunction", "GET /api/v1/timeline/stream": "NoStreams"}
+    if found != wanted:
+        yield f"serverless.yaml: the routes are {found}, and not {wanted}"
+    allowed = {values["Properties"]["FunctionName"]["Ref"] for values in resources.values()
+               if values["Type"] == "AWS::Lambda::Permission"}
+    for name in sorted(set(functions.values()) - allowed):
+        yield f"serverless.yaml: the API may not call {name}"
+
+
+def cors(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """The HTTP API answers preflights in the services' place: with what they would say."""
+    there = serverless(repository)["Resources"]["Api"]["Properties"]["CorsConfiguration"]
+    for name, constant in (("AllowMethods", "METHODS"), ("AllowHeaders", "ALLOWED"), ("ExposeHeaders", "EXPOSED")):
+        ours = re.search(rf'const {constant}: &str = "([^"]+)";', repository.cors)[1]
+        if there[name] != re.split(r",[\s\\]*", ours):
+            yield f"serverless.yaml: {name} differs from {constant} in shared/src/web/cors.rs"
+
+
+def functions(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """What cfn-lint does not ask: that a runtime exists, what a function answers in, that the dashboard is JSON."""
+    template = serverless(repository)
+    common = template["Globals"]["Function"]
+    for name, resource in template["Resources"].items():
+        if resource["Type"] != "AWS::Serverless::Function":
+            continue
+        values = {**common, **resource["Properties"]}
+        if values["Runtime"] not in RUNTIMES:
+            yield f"serverless.yaml: {name} has the runtime {values['Runtime']}"
+        if values["Timeout"] >= HTTP_API_SECONDS:
+            yield f"serverless.yaml: {name} goes on when nobody waits for it any more"
+        if "CodeUri" in values and Path(values["CodeUri"]).stem not in repository.bootstraps:
+            yield f"serverless.yaml: nobody makes {values['CodeUri']} of {name}"
+        if name in FUNCTIONS and Path(values["CodeUri"]).stem != FUNCTIONS[name][0]:
+            yield f"serverless.yaml: {name} has the code {values['CodeUri']}"
+    for name, resource in template["Resources"].items():
+        if resource["Type"] == "AWS::CloudWatch::Dashboard":
+            try:
+                json.loads(evaluate(resource["Properties"]["DashboardBody"], template, {}))
+            except ValueError as error:
+                yield f"serverless.yaml: {name} is no JSON: {error}"
+    sizes = set(template["Mappings"]["Sizes"])
+    if sizes != set(template["Parameters"]["Environment"]["AllowedValues"]):
+        yield f"serverless.yaml: there are sizes for {sorted(sizes)}"
+
+
+def environments(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """samconfig.toml says what each environment's stack wants, and nothing else; no two share anything."""
+    parameters = serverless(repository)["Parameters"]
+    needed = {name for name, values in parameters.items() if "Default" not in values}
+    taken: dict[str, str] = {}
+    for name in parameters["Environment"]["AllowedValues"]:
+        deploy = repository.environments.get(name, {}).get("deploy", {}).get("parameters", {})
+        said = dict(each.partition("=")[::2] for each in deploy.get("parameter_overrides", []))
+        if missing := needed - set(said):
+            yield f"samconfig.toml: {name} lacks {', '.join(sorted(missing))}"
+        if more := set(said) - set(parameters):
+            yield f"samconfig.toml: {name} has {', '.join(sorted(more))}, which the template does not know"
+        if said.get("Environment") != name:
+            yield f"samconfig.toml: {name} deploys {said.get('Environment')}"
+        for parameter, value in said.items():
+            allowed = parameters.get(parameter, {}).get("AllowedValues")
+            if allowed and value not in map(str, allowed):
+                yield f"samconfig.toml: {name} has {parameter}={value}"
+        for own in (deploy.get("stack_name", ""), said.get("Secrets", "")):
+            if own and taken.setdefault(own, name) != name:
+                yield f"samconfig.toml: {name} and {taken[own]} share {own}"
+
+
 # --- a node's first start ---------------------------------------------------------------------------------------
 
 STAND_INS = {
@@ -444,7 +613,8 @@ def node_files(tools: AwsTools, repository: Repository, first: Start) -> Iterato
         yield f"ec2.yaml: the kubelet has {auth} for {provider['matchImages']}"
 
 
-CHECKS = (plain_yaml, unused, shell, agreements, trust, safety, node_starts)
+CHECKS = (plain_yaml, unused, shell, agreements, trust, safety, settings, secrets, routes, cors, functions, environments,
+          node_starts)
 
 
 # --- the faults -------------------------------------------------------------------------------------------------
@@ -488,7 +658,7 @@ def text(old: str, new: str, file: str = "ec2.yaml") -> Fault:
     return changed
 
 
-def put(resource: str, file: str = "ec2.yaml", /, **values) -> Fault:
+def put(resource: str, file: str = "ec2.yaml", /, **values: object) -> Fault:
     return in_template(lambda template: template["Resources"][resource]["Properties"].update(values), file)
 
 
@@ -525,6 +695,30 @@ def plain_volume(template: dict) -> None:
     template["Resources"]["NodeB"]["Properties"]["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] = False
 
 
+def on_serverless(change: Callable[[dict], None]) -> Fault:
+    return in_template(lambda template: change(template["Resources"]), "serverless.yaml")
+
+
+def variable(function: str, **values: str) -> Fault:
+    return on_serverless(lambda all_of_them: all_of_them[function]["Properties"]["Environment"]["Variables"].update(values))
+
+
+def override(environment: str, old: str, new: str) -> Fault:
+    def changed(repository: Repository) -> Repository:
+        environments = copy.deepcopy(repository.environments)
+        overrides = environments[environment]["deploy"]["parameters"]["parameter_overrides"]
+        if old not in overrides:
+            raise Failed(f"samconfig.toml has no {old} for {environment}, which scripts/check_aws.py makes a fault of")
+        overrides[overrides.index(old)] = new
+        return replace(repository, environments=environments)
+    return changed
+
+
+def no_exec(repository: Repository) -> Repository:
+    return replace(repository, bootstraps={
+        **repository.bootstraps, "query-service": repository.bootstraps["query-service"].replace("exec ", "")})
+
+
 ISSUER = "${IssuerAddress.DomainName}"
 FAULTS: dict[str, tuple[Callable, Fault, str]] = {
     "an anchor": (plain_yaml, anchor, "no anchors"),
@@ -556,6 +750,37 @@ FAULTS: dict[str, tuple[Callable, Fault, str]] = {
         "goes with the stack"),
     "a node that nobody waits for": (
         safety, in_template(lambda template: template["Resources"]["NodeC"].pop("CreationPolicy")), "does not wait"),
+    "a variable that nobody reads": (settings, variable("QueryFunction", PARTITION="8"), "has PARTITION, which nobody reads"),
+    "a bootstrap's variable": (
+        settings, on_serverless(lambda each: each["CommandFunction"]["Properties"]["Environment"]["Variables"].pop(
+            "JWT_PRIVATE_KEY")), "lacks JWT_PRIVATE_KEY"),
+    "a bootstrap that stays": (settings, no_exec, "does not become the API"),
+    "another port of a service": (settings, variable("CommandFunction", AWS_LWA_PORT="8082"), "COMMAND_ADDR has 8081"),
+    "another path of readiness": (
+        settings, variable("CommandFunction", AWS_LWA_READINESS_CHECK_PATH="/ready"), "whether it is ready"),
+    "a worker's setting": (
+        settings, on_serverless(lambda each: each["RelayTask"]["Properties"]["ContainerDefinitions"][0]["Environment"].append(
+            {"Name": "REPLICAS", "Value": "1"})), "REPLICAS, which is no setting"),
+    "a worker's role": (
+        settings, on_serverless(lambda each: each["RelayTask"]["Properties"]["ContainerDefinitions"][0].update(
+            Command=["--role", "relays"])), "has the arguments"),
+    "a secret's key": (secrets, text("SecretString:uri", "SecretString:url", "serverless.yaml"), "no url of mongodb-credentials"),
+    "a secret that a worker may not read": (
+        secrets, text("nats-credentials-??????", "nats-??????", "serverless.yaml"), "may not read nats-credentials"),
+    "a route": (routes, put("Keys", "serverless.yaml", RouteKey="GET /.well-known/jwks"), "the routes are"),
+    "a function that the API may not call": (
+        routes, on_serverless(lambda each: each.pop("QueriesAllowed")), "may not call QueryFunction"),
+    "a header that pages may not see": (cors, text("retry-after", "retry", "serverless.yaml"), "ExposeHeaders differs"),
+    "a runtime": (functions, put("NoStreams", "serverless.yaml", Runtime="python3.31"), "has the runtime python3.31"),
+    "code of the other one": (
+        functions, put("QueryFunction", "serverless.yaml", CodeUri="../../target/lambda/command-service.zip"), "has the code"),
+    "a function that is too slow": (functions, put("QueryFunction", "serverless.yaml", Timeout=30), "nobody waits"),
+    "a dashboard": (functions, text('{"widgets": [', '{"widgets": ', "serverless.yaml"), "is no JSON"),
+    "a parameter that is missing": (environments, override("prod", "Environment=prod", "Origins=x"), "lacks Environment"),
+    "a parameter of no template": (environments, override("dev", "StreamReplicas=1", "Replicas=1"), "has Replicas"),
+    "a value that is not allowed": (environments, override("dev", "StreamReplicas=1", "StreamReplicas=2"), "StreamReplicas=2"),
+    "secrets of another environment": (
+        environments, override("prod", "Secrets=microblog-prod", "Secrets=microblog-staging"), "share microblog-staging"),
     "a first node that joins": (
         node_starts, text('= "$first_address" ]; then\n    echo', '!= "$first_address" ]; then\n    echo'),
         "does not begin a cluster"),
