@@ -280,7 +280,7 @@ class Try:
         expect("without a body", self.command("DELETE", f"/api/v1/posts/{self.post}/like", None, self.token).status, 200)
 
     def public_url(self) -> str:
-        return self.variables("CommandFunction")["PUBLIC_URL"]
+        return self.variables("CommandFunction")["PUBLIC_URL"].lower()  # as a name of DNS is written
 
     def queries(self) -> None:
         """Query strings arrive as they were written, reads see what was written before."""
