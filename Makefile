@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe try-observe try-alerts lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards latency overhead postman fmt engines clean
+.PHONY: help run observe try-observe try-alerts try-operations lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards latency overhead postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,6 +39,9 @@ try-observe: ## every panel, counter, log line and trace of a stack of its own u
 
 try-alerts: ## one fault after the other, and which alerts fire: a quarter of an hour; FAULTS="password storage" for some
 	@exec $(PYTHON) scripts/try_alerts.py $(FAULTS)
+
+try-operations: ## the procedures of docs/operations.md as they stand there, under a load: ten minutes; UNTIL=upgrade for some
+	@exec $(PYTHON) scripts/try_operations.py $(if $(UNTIL),--until $(UNTIL))
 
 lambda: ## pack the functions of manifests/aws/serverless.yaml into target/lambda; MICROBLOG_BIN_DIR=folder to build nothing
 	@exec $(PYTHON) scripts/build_lambda.py
@@ -75,8 +78,9 @@ dockerfiles: ## hadolint on the Dockerfiles
 collection: ## are all routes in the Postman collection and in docs/api.md?
 	@exec $(PYTHON) scripts/check_postman.py
 
-documents: ## do the files, tests, names, settings, codes and metrics in the documents exist?
-	@exec $(PYTHON) scripts/check_docs.py
+documents: ## do the files, tests, names, settings, codes and metrics in the documents exist, and are operators' commands right?
+	@$(PYTHON) scripts/check_docs.py
+	@exec $(PYTHON) scripts/check_operations.py
 
 architecture: ## the rooms and what they must not mention
 	cargo test --quiet -p system-tests --test architecture
