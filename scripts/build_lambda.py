@@ -85,7 +85,7 @@ def stripped(program: Path, folder: Path) -> Path:
     versions = {tuple(map(int, found)) for found in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", copy.read_bytes())}
     if max(versions, default=GLIBC) > GLIBC:
         raise Failed(f"{program.name} needs glibc {'.'.join(map(str, max(versions)))}, and Amazon Linux 2023 has "
-                     f"{'.'.join(map(str, GLIBC))}: build it on Debian 12, in the image rust:1.95-slim-bookworm for example")
+                     f"{'.'.join(map(str, GLIBC))}: build it on Debian 12, for example in rust:1.95-slim-bookworm")
     return copy
 
 

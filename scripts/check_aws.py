@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Checks manifests/aws/: cfn-lint on each template, the shell that a node runs, and what templates and the other manifests
-name of each other. The script of a node is also run, with stand-ins for AWS, curl and k3s, and what it writes is read.
+"""Checks manifests/aws/: cfn-lint on each template, the shell that a node runs, and what templates and the rest of the
+repository name of each other. The script of a node is also run, with stand-ins for AWS, curl and k3s, and what it writes
+is read.
 
 Before it reads the repository, it tries every check on a template with one fault in it, which the check must find.
 """
@@ -38,7 +39,7 @@ CFN_LINT_VERSION = "1.58.0"
 # CloudFormation's own limits.
 USER_DATA_BYTES = 16_384
 ADVANCED_PARAMETER_BYTES = 8_192
-TEMPLATE_BYTES = 1_000_000
+TEMPLATE_BYTES = 51_200  # without a bucket to put it into
 REGION = "eu-central-1"
 # cfn-lint takes any name for one.
 RUNTIMES = ("provided.al2023", "python3.13")
@@ -78,8 +79,8 @@ def main(supervisor: Supervisor) -> int:
     for problem in problems:
         note(f"error: {problem}")
     if not problems:
-        print(f"{len(repository.texts)} templates in manifests/aws/: cfn-lint finds nothing, what they name is there, and a node "
-              "starts as it should")
+        print(f"{len(repository.texts)} templates in manifests/aws/: cfn-lint finds nothing, what they name is there, "
+              "and a node starts as it should")
     return 1 if problems else 0
 
 
@@ -141,8 +142,8 @@ def written(folder: Path, texts: dict[str, str]) -> list[Path]:
 def lint(tools: AwsTools, texts: dict[str, str]) -> list[str]:
     """What cfn-lint says; it resolves references, conditions and mappings as well."""
     with tempfile.TemporaryDirectory(prefix="microblog-aws-") as folder:
-        ran = subprocess.run([tools.cfn_lint, "--regions", REGION, "--format", "parseable", *written(Path(folder), texts)],
-                             capture_output=True, text=True)
+        command = [tools.cfn_lint, "--regions", REGION, "--format", "parseable", *written(Path(folder), texts)]
+        ran = subprocess.run(command, capture_output=True, text=True)
         if ran.returncode & ~(2 | 4 | 8):  # errors, warnings, information
             raise Failed(f"cfn-lint: {ran.stderr.strip()}")
         return [line.removeprefix(f"{folder}/") for line in ran.stdout.splitlines() if line]
@@ -290,7 +291,7 @@ def agreements(_tools: AwsTools, repository: Repository) -> Iterator[str]:
 
 def trust(_tools: AwsTools, repository: Repository) -> Iterator[str]:
     """Policies of trust that are text are JSON, and name audience and subject."""
-    for name in ("SecretsRole", "VolumesRole", "BackupRole"):
+    for name in ("SecretsRole", "VolumesRole"):
         text = properties(repository, "ec2.yaml", name)["AssumeRolePolicyDocument"]
         try:
             statement = json.loads(text)["Statement"][0]
@@ -320,6 +321,9 @@ def safety(_tools: AwsTools, repository: Repository) -> Iterator[str]:
                     yield f"ec2.yaml: {name} lets the world in at {rule['FromPort']}"
         if kind == "AWS::S3::Bucket" and set(values.get("PublicAccessBlockConfiguration", {}).values()) != {True}:
             yield f"ec2.yaml: the bucket {name} may become public"
+    rules = properties(repository, "ec2.yaml", "Backups")["LifecycleConfiguration"]["Rules"]
+    if any("ExpirationInDays" in rule or "ExpirationDate" in rule for rule in rules):
+        yield "ec2.yaml: backups end by their age, though newer ones may need them"
     for name in ("Backups", "JoinToken"):
         if repository.templates["ec2.yaml"]["Resources"][name].get("DeletionPolicy") != "Retain":
             yield f"ec2.yaml: {name} goes with the stack"
@@ -360,7 +364,8 @@ def settings(_tools: AwsTools, repository: Repository) -> Iterator[str]:
             yield f"serverless.yaml: {function} lacks {name}, which its bootstrap reads"
         if f'exec "$LAMBDA_TASK_ROOT/{service}" --role api' not in bootstrap:
             yield f"{service}.sh does not become the API of {service}"
-        for variable, setting in (("AWS_LWA_PORT", f"{prefix}_ADDR"), ("AWS_LWA_READINESS_CHECK_PORT", f"{prefix}_OPS_ADDR")):
+        for variable, setting in (("AWS_LWA_PORT", f"{prefix}_ADDR"),
+                                  ("AWS_LWA_READINESS_CHECK_PORT", f"{prefix}_OPS_ADDR")):
             port = repository.defaults[setting].rpartition(":")[2]
             if named_here.get(variable) != port:
                 yield f"serverless.yaml: {function} has {variable} {named_here.get(variable)}, and {setting} has {port}"
@@ -391,7 +396,7 @@ def secrets(_tools: AwsTools, repository: Repository) -> Iterator[str]:
 
 
 def routes(_tools: AwsTools, repository: Repository) -> Iterator[str]:
-    """As the gateway has it: GET and HEAD to the query service, but for the keys; everything else to the command service."""
+    """As the gateway has it: GET and HEAD to the query service, but for the keys; the rest to the command service."""
     resources = serverless(repository)["Resources"]
     functions = {name: values["Properties"]["IntegrationUri"]["Fn::GetAtt"][0] for name, values in resources.items()
                  if values["Type"] == "AWS::ApiGatewayV2::Integration"}
@@ -537,7 +542,8 @@ def node_starts(tools: AwsTools, repository: Repository) -> Iterator[str]:
     def says(found: Start) -> str:
         return f"ended with {found.code}: {' '.join(found.errors.split())[-300:]}; it called {found.calls}"
 
-    addresses = {zone: values["Address"] for zone, values in repository.templates["ec2.yaml"]["Mappings"]["Zones"].items()}
+    zones = repository.templates["ec2.yaml"]["Mappings"]["Zones"]
+    addresses = {zone: values["Address"] for zone, values in zones.items()}
     first = start(script(), addresses["A"])
     if first.code:
         yield f"ec2.yaml: the first node's start {says(first)}"
@@ -546,7 +552,8 @@ def node_starts(tools: AwsTools, repository: Repository) -> Iterator[str]:
     config = first.files["etc/rancher/k3s/config.yaml"]
     if "cluster-init: true" not in config or "server:" in config:
         yield "ec2.yaml: the first node does not begin a cluster"
-    if not any("put-secret-value" in call for call in first.calls) or sum("aws s3 cp" in call for call in first.calls) != 2:
+    published = [call for call in first.calls if "put-secret-value" in call or "aws s3 cp" in call]
+    if len(published) != 3:
         yield f"ec2.yaml: the first node does not publish its keys and its kubeconfig: {first.calls}"
     if any("delete node i-new" in call for call in first.calls):
         yield "ec2.yaml: the first node deletes one that has just joined"
@@ -577,7 +584,8 @@ print(json.dumps({name: list(yaml.safe_load_all(text)) for name, text in json.lo
 
 def node_files(tools: AwsTools, repository: Repository, first: Start) -> Iterator[str]:
     """The files that a start writes can be read, and are as the rest relies on."""
-    wanted = {"config": "etc/rancher/k3s/config.yaml", "charts": "var/lib/rancher/k3s/server/manifests/microblog-aws.yaml",
+    wanted = {"config": "etc/rancher/k3s/config.yaml",
+              "charts": "var/lib/rancher/k3s/server/manifests/microblog-aws.yaml",
               "registry": "var/lib/rancher/k3s/credentialprovider/config.yaml"}
     ran = subprocess.run([tools.python, "-c", PARSE_FILES], capture_output=True, text=True,
                          input=json.dumps({name: first.files.get(path, "") for name, path in wanted.items()}))
@@ -596,7 +604,8 @@ def node_files(tools: AwsTools, repository: Repository, first: Start) -> Iterato
     if arguments.get("service-account-issuer") != issuer:
         yield f"ec2.yaml: the cluster's tokens are not from {issuer}, which IAM trusts"
     charts = {chart["metadata"]["name"]: chart["spec"] for chart in read_files["charts"]}
-    if set(charts) != {"aws-ebs-csi-driver", "external-secrets"} or not all(chart["version"] for chart in charts.values()):
+    versions = {name: chart["version"] for name, chart in charts.items()}
+    if set(charts) != {"aws-ebs-csi-driver", "external-secrets"} or not all(versions.values()):
         yield f"ec2.yaml: the charts are {sorted(charts)}"
     if "secret-token" in json.dumps(read_files) or "secret-token" in " ".join(first.calls):
         yield "ec2.yaml: the join token is in a file for others, or in arguments"
@@ -700,7 +709,11 @@ def on_serverless(change: Callable[[dict], None]) -> Fault:
 
 
 def variable(function: str, **values: str) -> Fault:
-    return on_serverless(lambda all_of_them: all_of_them[function]["Properties"]["Environment"]["Variables"].update(values))
+    return on_serverless(lambda each: each[function]["Properties"]["Environment"]["Variables"].update(values))
+
+
+def of_the_relay(each: dict) -> dict:
+    return each["RelayTask"]["Properties"]["ContainerDefinitions"][0]
 
 
 def override(environment: str, old: str, new: str) -> Fault:
@@ -737,20 +750,24 @@ FAULTS: dict[str, tuple[Callable, Fault, str]] = {
     "images out of reach": (
         agreements, in_template(lambda template: template["Parameters"]["Repositories"].update(Default="blog")),
         "may not pull"),
-    "trust that is no JSON": (trust, text('microblog:backup"}}}]}', 'microblog:backup"}}}]'), "cannot be read"),
+    "trust that is no JSON": (trust, text('ebs-csi-controller-sa"}}}]}', 'ebs-csi-controller-sa"}}}]'), "cannot be read"),
     "trust in every pod": (
-        trust, text(f',\n    "{ISSUER}:sub": "system:serviceaccount:microblog:backup"', ""), "not by audience and subject"),
+        trust, text(f',\n    "{ISSUER}:sub": "system:serviceaccount:kube-system:ebs-csi-controller-sa"', ""),
+        "not by audience and subject"),
     "pods as the node": (
-        safety, put("NodeA", MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2}), "can take the role"),
+        safety, put("NodeA", MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2}),
+        "can take the role"),
     "a plain volume": (safety, in_template(plain_volume), "is not encrypted"),
     "SSH": (safety, in_template(ssh), "lets the world in at 22"),
     "a public bucket": (safety, put("Backups", PublicAccessBlockConfiguration={}), "may become public"),
     "backups that go": (
         safety, in_template(lambda template: template["Resources"]["Backups"].update(DeletionPolicy="Delete")),
         "goes with the stack"),
+    "backups that end": (
+        safety, put("Backups", LifecycleConfiguration={"Rules": [{"ExpirationInDays": 90}]}), "end by their age"),
     "a node that nobody waits for": (
         safety, in_template(lambda template: template["Resources"]["NodeC"].pop("CreationPolicy")), "does not wait"),
-    "a variable that nobody reads": (settings, variable("QueryFunction", PARTITION="8"), "has PARTITION, which nobody reads"),
+    "a variable that nobody reads": (settings, variable("QueryFunction", PARTITION="8"), "PARTITION, which nobody reads"),
     "a bootstrap's variable": (
         settings, on_serverless(lambda each: each["CommandFunction"]["Properties"]["Environment"]["Variables"].pop(
             "JWT_PRIVATE_KEY")), "lacks JWT_PRIVATE_KEY"),
@@ -759,12 +776,13 @@ FAULTS: dict[str, tuple[Callable, Fault, str]] = {
     "another path of readiness": (
         settings, variable("CommandFunction", AWS_LWA_READINESS_CHECK_PATH="/ready"), "whether it is ready"),
     "a worker's setting": (
-        settings, on_serverless(lambda each: each["RelayTask"]["Properties"]["ContainerDefinitions"][0]["Environment"].append(
-            {"Name": "REPLICAS", "Value": "1"})), "REPLICAS, which is no setting"),
+        settings, on_serverless(lambda each: of_the_relay(each)["Environment"].append({"Name": "REPLICAS"})),
+        "REPLICAS, which is no setting"),
     "a worker's role": (
-        settings, on_serverless(lambda each: each["RelayTask"]["Properties"]["ContainerDefinitions"][0].update(
-            Command=["--role", "relays"])), "has the arguments"),
-    "a secret's key": (secrets, text("SecretString:uri", "SecretString:url", "serverless.yaml"), "no url of mongodb-credentials"),
+        settings, on_serverless(lambda each: of_the_relay(each).update(Command=["--role", "relays"])),
+        "has the arguments"),
+    "a secret's key": (
+        secrets, text("SecretString:uri", "SecretString:url", "serverless.yaml"), "no url of mongodb-credentials"),
     "a secret that a worker may not read": (
         secrets, text("nats-credentials-??????", "nats-??????", "serverless.yaml"), "may not read nats-credentials"),
     "a route": (routes, put("Keys", "serverless.yaml", RouteKey="GET /.well-known/jwks"), "the routes are"),
@@ -773,12 +791,14 @@ FAULTS: dict[str, tuple[Callable, Fault, str]] = {
     "a header that pages may not see": (cors, text("retry-after", "retry", "serverless.yaml"), "ExposeHeaders differs"),
     "a runtime": (functions, put("NoStreams", "serverless.yaml", Runtime="python3.31"), "has the runtime python3.31"),
     "code of the other one": (
-        functions, put("QueryFunction", "serverless.yaml", CodeUri="../../target/lambda/command-service.zip"), "has the code"),
+        functions, put("QueryFunction", "serverless.yaml", CodeUri="../../target/lambda/command-service.zip"),
+        "has the code"),
     "a function that is too slow": (functions, put("QueryFunction", "serverless.yaml", Timeout=30), "nobody waits"),
     "a dashboard": (functions, text('{"widgets": [', '{"widgets": ', "serverless.yaml"), "is no JSON"),
     "a parameter that is missing": (environments, override("prod", "Environment=prod", "Origins=x"), "lacks Environment"),
     "a parameter of no template": (environments, override("dev", "StreamReplicas=1", "Replicas=1"), "has Replicas"),
-    "a value that is not allowed": (environments, override("dev", "StreamReplicas=1", "StreamReplicas=2"), "StreamReplicas=2"),
+    "a value that is not allowed": (
+        environments, override("dev", "StreamReplicas=1", "StreamReplicas=2"), "StreamReplicas=2"),
     "secrets of another environment": (
         environments, override("prod", "Secrets=microblog-prod", "Secrets=microblog-staging"), "share microblog-staging"),
     "a first node that joins": (
@@ -793,7 +813,8 @@ FAULTS: dict[str, tuple[Callable, Fault, str]] = {
         node_starts, text("if [[ $made < $began ]]; then", "if true; then"), "one that has just joined"),
     "no snapshot": (node_starts, text('restore-path="$snapshot"', "restore-path="), "is not taken up"),
     "a token for everybody": (
-        node_starts, text("token-file: /etc/rancher/k3s/token", "token: $(cat /etc/rancher/k3s/token)"), "the join token is in"),
+        node_starts, text("token-file: /etc/rancher/k3s/token", "token: $(cat /etc/rancher/k3s/token)"),
+        "the join token is in"),
     "a registry's answer": (node_starts, text('"Registry", "auth"', '"Registry" "auth"'), "asks ECR"),
 }
 
