@@ -41,7 +41,9 @@ GATEWAY_PORT = 8080
 BLOCK_SECONDS = 600
 # How long until an acknowledged post is in its author's timeline.
 VISIBLE_SECONDS = 60
-USERS = 4
+USERS = 6
+# What a client waits after a round, in seconds: so dense that some request is always under way.
+PAUSE = (0.02, 0.1)
 # How often a client asks again that is told to come back later.
 ATTEMPTS = 5
 # Access tokens are good for 15 minutes.
@@ -102,7 +104,7 @@ class Load:
 
     def run(self, user: User) -> None:
         client, number = self.client(), 0
-        while not self.ended.wait(random.uniform(0.3, 0.7)):
+        while not self.ended.wait(random.uniform(*PAUSE)):
             self.goes_on.wait()
             if time.monotonic() > user.signed_in + SIGN_IN_AGAIN_SECONDS:
                 answer = self.call("sign in", client, "POST", "/api/v1/auth/login",
@@ -115,7 +117,8 @@ class Load:
                                    idempotency_key=f"{number}"):
                 with self.turn:
                     user.posts.add(answer.json()["post_id"])
-            self.call("read", client, "GET", "/api/v1/timeline", None, user.token)
+            for _ in range(2):
+                self.call("read", client, "GET", "/api/v1/timeline", None, user.token)
 
     def call(self, what: str, client: Client, *request, **headers: str) -> Answer | None:
         """The answer, if it is the one that is wanted. Who is told to come back later does, as clients should."""
@@ -269,16 +272,18 @@ class Site:
         self.wait(f"the block {name} ends", code.exists, BLOCK_SECONDS)
         said = (self.folder / f"{name}.sh.out").read_text(errors="replace")
         if (ended := code.read_text().strip()) != "0":
+            self.show_warnings()
             for line in said.splitlines()[-25:]:
                 say(f"{name} | {line}")
-            self.show_ends_of_logs()
             raise Failed(f"{DOCUMENT.name}: the block {name} ends with {ended}; what it said is above")
         return said
 
-    def show_ends_of_logs(self) -> None:
+    def show_warnings(self) -> None:
+        """The last that each process complains of."""
         for log in sorted(self.folder.glob("*-service-*.log")):
-            for line in log.read_text(errors="replace").splitlines()[-2:]:
-                say(f"{log.stem} | {line[:400]}")
+            complaints = [line for line in log.read_text(errors="replace").splitlines() if '"level":"INFO"' not in line]
+            for line in complaints[-2:]:
+                say(f"{log.stem} | {line}")
 
     def wait(self, what: str, done: Callable[[], object], seconds: float) -> None:
         deadline = time.monotonic() + seconds
