@@ -44,6 +44,8 @@ VISIBLE_SECONDS = 60
 USERS = 6
 # What a client waits after a round, in seconds: so dense that some request is always under way.
 PAUSE = (0.02, 0.1)
+# How often a client reads after each post.
+READS = 4
 # How often a client asks again that is told to come back later.
 ATTEMPTS = 5
 # Access tokens are good for 15 minutes.
@@ -86,7 +88,7 @@ class Load:
         return client
 
     def start(self) -> None:
-        """Registers everybody; each follows all others."""
+        """Registers everybody; each follows the next."""
         client = self.client()
         for user in self.users:
             account = {"username": user.name, "password": PASSWORD}
@@ -94,10 +96,8 @@ class Load:
             user.id = expect(201, client("POST", "/api/v1/users", body)).json()["user_id"]
             answer = expect(200, client("POST", "/api/v1/auth/login", account))
             user.token, user.signed_in = answer.json()["access_token"], time.monotonic()
-        for user in self.users:
-            for other in self.users:
-                if other is not user:
-                    expect(200, client("POST", f"/api/v1/users/{other.id}/follow", None, user.token))
+        for user, other in zip(self.users, [*self.users[1:], self.users[0]]):
+            expect(200, client("POST", f"/api/v1/users/{other.id}/follow", None, user.token))
         self.threads = [threading.Thread(target=self.run, args=(user,), daemon=True) for user in self.users]
         for thread in self.threads:
             thread.start()
@@ -117,7 +117,7 @@ class Load:
                                    idempotency_key=f"{number}"):
                 with self.turn:
                     user.posts.add(answer.json()["post_id"])
-            for _ in range(2):
+            for _ in range(READS):
                 self.call("read", client, "GET", "/api/v1/timeline", None, user.token)
 
     def call(self, what: str, client: Client, *request, **headers: str) -> Answer | None:
@@ -376,7 +376,10 @@ def step(site: Site, name: str) -> list[str]:
 
 
 def run(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
-    document = arguments.document.read_text()
+    try:
+        document = arguments.document.read_text()
+    except OSError as error:
+        raise Failed(f"{arguments.document}: {error.strerror}") from None
     if arguments.list:
         for block in blocks(document):
             say(f"{block.kind} {block.name}")
@@ -398,7 +401,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="name the blocks, and run none")
     parser.add_argument("--until", choices=NAMES, default=NAMES[-1], metavar="NAME",
-                        help="the last procedure to run: each needs those before it (%(default)s)")
+                        help="the last procedure to run, of those that --list names: each needs those before it "
+                        "(%(default)s)")
     parser.add_argument("--document", type=Path, default=DOCUMENT, metavar="FILE",
                         help="another copy of docs/operations.md")
     arguments = parser.parse_args(argv)
