@@ -30,6 +30,10 @@ KINDS = {"deployment": "Deployment", "statefulset": "StatefulSet", "job": "Job"}
 SECTION = re.compile(r"^## Kubernetes\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 # In blocks, and in single backticks.
 COMMAND = re.compile(r"^(kubectl .*)$|`(kubectl [^`\n]*)`", re.MULTILINE)
+SETTINGS = ROOT / "docs" / "settings.md"
+# What only the blocks read.
+OWN_SETTINGS = (
+    "HOST1", "HOST2", "HOST3", "GATEWAY_ADDR", "NEW_VIEWS_MONGODB_URI", "SECOND_MONGODB_URI", "CLONE", "PATH")
 # The overlay whose objects the commands are about.
 OVERLAY = "overlays/ec2"
 
@@ -46,7 +50,8 @@ def main(supervisor: Supervisor) -> int:
     found = blocks(document)
     blind = [f"the check does not find the fault that it is tried with: {name}"
              for name, problems in controls(tools, objects) if not problems]
-    problems = [*blind, *misplaced(found), *of_shell(tools, found), *of_kubernetes(tools, commands, objects)]
+    problems = [*blind, *misplaced(found), *unknown_settings(found), *of_shell(tools, found),
+                *of_kubernetes(tools, commands, objects)]
     if not commands:
         problems.append("there are no commands of kubectl")
     for problem in problems:
@@ -70,6 +75,15 @@ def of_shell(tools: SimpleNamespace, found: list[Block]) -> list[str]:
         ran = subprocess.run([tools.shellcheck, "--shell=sh", "--external-sources", "--format=gcc", "--exclude=SC2034",
                               *names], cwd=folder, capture_output=True, text=True)
     return ran.stdout.splitlines() + ran.stderr.splitlines()
+
+
+def unknown_settings(found: list[Block]) -> list[str]:
+    """Those that no service reads, and that are not the document's own."""
+    rows = re.findall(r"^\| *((?:`[A-Z_]+`(?:, )?)+) *\|", SETTINGS.read_text(), re.MULTILINE)
+    known = {*OWN_SETTINGS, *re.findall(r"[A-Z_]+", " ".join(rows))}
+    said = [name for block in found if block.name == "settings.env"
+            for name in re.findall(r"^(\w+)=", block.text, re.MULTILINE)]
+    return [f"settings.env: there is no setting {name}" for name in said if name not in known]
 
 
 def of_kubernetes(tools: SimpleNamespace, commands: list[list[str]], objects: list[Object]) -> Iterator[str]:
@@ -140,6 +154,7 @@ def controls(tools: SimpleNamespace, objects: list[Object]) -> Iterator[tuple[st
     yield "a word that no shell reads", of_shell(tools, [Block("procedure", "x", "if true; then\n")])
     yield "a variable that no file sets", of_shell(tools, [Block("procedure", "x", 'echo "$host"\n')])
     yield "a block without a mark", misplaced([Block("", "", "true\n")])
+    yield "a setting that nobody reads", unknown_settings([Block("file", "settings.env", "DRAIN_SECONDS=5\n")])
     yield "a procedure that nothing runs", misplaced([Block("procedure", "x", "true\n")])
     for command in (
             "kubectl rollout restart --all-of-it deployment", "kubectl rollout status deployment/gone",

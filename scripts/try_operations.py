@@ -42,8 +42,9 @@ BLOCK_SECONDS = 600
 # How long until an acknowledged post is in its author's timeline.
 VISIBLE_SECONDS = 60
 USERS = 6
-# What a client waits after a round, in seconds: so dense that some request is always under way.
-PAUSE = (0.02, 0.1)
+# What a client waits after a round, in seconds: so dense that some request is always under way. Where requests may
+# fail, ten times as long, or `rebuild` and `verify` take minutes.
+PAUSE = (0.03, 0.15)
 # How often a client reads after each post.
 READS = 4
 # How often a client asks again that is told to come back later.
@@ -78,6 +79,7 @@ class Load:
         self.users = [User(f"user_{number}") for number in range(USERS)]
         self.turn = threading.Lock()
         self.answered = self.later = 0
+        self.slower = 1  # a factor of PAUSE
         self.slowest = 0.0  # seconds
         self.failed: Counter = Counter()
         self.threads: list[threading.Thread] = []
@@ -104,7 +106,7 @@ class Load:
 
     def run(self, user: User) -> None:
         client, number = self.client(), 0
-        while not self.ended.wait(random.uniform(*PAUSE)):
+        while not self.ended.wait(random.uniform(*PAUSE) * self.slower):
             self.goes_on.wait()
             if time.monotonic() > user.signed_in + SIGN_IN_AGAIN_SECONDS:
                 answer = self.call("sign in", client, "POST", "/api/v1/auth/login",
@@ -210,7 +212,7 @@ class Site:
         gateway, *hosts = self.hosts
         values = {
             **{f"HOST{number}": host for number, host in enumerate(hosts, 1)},
-            "GATEWAY": f"{gateway}:{GATEWAY_PORT}", "TRUSTED_PROXIES": "127.0.0.1",
+            "GATEWAY_ADDR": f"{gateway}:{GATEWAY_PORT}", "TRUSTED_PROXIES": "127.0.0.1",
             "MONGODB_URI": self.mongodb_uri("log"), "VIEWS_MONGODB_URI": self.mongodb_uri("views"),
             "NEW_VIEWS_MONGODB_URI": self.mongodb_uri("new-views"),
             "SECOND_MONGODB_URI": self.mongodb_uri("log", "second"),
@@ -347,6 +349,7 @@ def step(site: Site, name: str) -> list[str]:
     promise = PROMISES.get(name, Promise())
     load, began = site.load, time.monotonic()
     failed, answered, later, load.slowest = Counter(load.failed), load.answered, load.later, 0.0
+    load.slower = 1 if promise.nobody_notices else 10
     if promise.before:
         promise.before(site)
     site.run(name, site.procedures[name])
