@@ -12,6 +12,7 @@ use shared::{health, process};
 
 use crate::app::ports::StoreError;
 use crate::app::{CommandError, ModerationAction};
+use crate::backup;
 use crate::import;
 use crate::keys::Signer;
 use crate::startup::{Application, Core, Role, StartupError, keep_time};
@@ -46,6 +47,16 @@ enum Task {
     /// Exits with 0 if all is there, 2 if lines were refused, 1 if it failed, 130 if it was
     /// interrupted.
     Import(import::Arguments),
+    /// Copies the log's database into a file, as it is at one moment, while the services run: the
+    /// events, and all that the command service keeps beside them. Views and stream are made of it.
+    ///
+    /// Exits with 0 if the backup is whole, 1 if it failed, 130 if it was interrupted.
+    Backup(backup::BackupArguments),
+    /// Writes a backup into an empty database. All services are stopped before. One that did not
+    /// finish is refused by the services, and is run again.
+    ///
+    /// Exits with 0 if all is there, 1 if it failed, 130 if it was interrupted.
+    Restore(backup::RestoreArguments),
     /// Prints an access token for each user; with several, as `username<TAB>token`. Needs the
     /// key of the running service: JWT_PRIVATE_KEY_FILE.
     Token {
@@ -97,6 +108,8 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     let outcome = match task {
         None => serve(settings, arguments.role).await,
         Some(Task::Import(arguments)) => return import(&settings, arguments).await,
+        Some(Task::Backup(arguments)) => return back_up(&settings, &arguments).await,
+        Some(Task::Restore(arguments)) => return restore(&settings, &arguments).await,
         Some(Task::Token { usernames }) => tokens(&settings, &usernames).await,
         Some(Task::Admin(command)) => admin(&settings, command).await,
     };
@@ -128,6 +141,26 @@ async fn import(settings: &Settings, arguments: import::Arguments) -> ExitCode {
     let code = import::main(core.app.clone(), prepare, arguments, stop_on_signals()).await;
     tasks.stop_and_join(LAST_TASKS).await;
     code
+}
+
+async fn back_up(settings: &Settings, arguments: &backup::BackupArguments) -> ExitCode {
+    match without_key(settings, &Tasks::default()).await {
+        Ok(core) => backup::backup(&core.log, arguments, &stop_on_signals()).await,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn restore(settings: &Settings, arguments: &backup::RestoreArguments) -> ExitCode {
+    match without_key(settings, &Tasks::default()).await {
+        Ok(core) => {
+            let target = backup::Target {
+                database: &core.log,
+                index: || async { core.store.index().await },
+            };
+            backup::restore(target, arguments, &stop_on_signals()).await
+        }
+        Err(error) => failed(&error),
+    }
 }
 
 /// For commands that sign nothing: they need no key, and make none.

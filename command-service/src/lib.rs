@@ -7,6 +7,7 @@
 //! * [`store`]: the log, names, credentials, sessions, quotas as MongoDB documents, private here.
 //! * [`relay`]: change stream to JetStream, in commit order, each event once.
 //! * [`import`]: many users, follows and posts at once, by the same decisions.
+//! * [`backup`]: the log's database into a file and back. Knows documents, and not what they mean.
 //! * [`keys`]: the key that signs access tokens.
 //! * [`metric_rows`]: what is measured here.
 //! * [`cli`]: the commands of the binary.
@@ -22,6 +23,7 @@
 extern crate self as command_service;
 
 pub mod app;
+pub mod backup;
 pub mod cli;
 pub mod domain;
 pub mod http;

@@ -113,7 +113,7 @@ pub struct Core {
     pub store: Arc<MongoStore>,
     pub signer: Arc<Signer>,
     breaker: Arc<Breaker>,
-    log: Database,
+    pub log: Database,
 }
 
 impl Core {
@@ -316,7 +316,11 @@ async fn watch_database(
                     info!("the database is prepared");
                 }
                 Err(error) => {
+                    let passes = error.is_transient();
                     let error = Chain(&error).to_string();
+                    if !passes {
+                        readiness.set(INDEXES, Err(error.clone()));
+                    }
                     // The same each second would be noise.
                     if told != error {
                         warn!(error, "the database is not prepared yet");

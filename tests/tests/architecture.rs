@@ -112,6 +112,14 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule {
+        room: "command-service/src/backup",
+        sentence: "backup/: documents as they are, into a file and back; never mentions actix, async_nats, decisions",
+        words: &[ACTIX, "async_nats"],
+        rooms: &[
+            "domain", "http", "store", "relay", "import", "cli", "startup", "keys",
+        ],
+    },
+    Rule {
         room: "query-service/src/views",
         sentence: "views/: schema and storage of the views; never mentions actix, async_nats, or who uses it",
         words: &[ACTIX, "async_nats"],

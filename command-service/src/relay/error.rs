@@ -2,8 +2,9 @@
 
 use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
-use mongodb::error::ErrorKind;
+use shared::connections::log_identity::IdentityError;
 use shared::contract::event_stream::StreamError;
+use shared::runtime::mongo_errors::history_is_lost;
 
 use super::fail_point::FailPoint;
 
@@ -53,6 +54,15 @@ pub enum RelayError {
 impl From<FailPoint> for RelayError {
     fn from(reached: FailPoint) -> Self {
         Self::FailPoint(reached)
+    }
+}
+
+impl From<IdentityError> for RelayError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Stream(error) => Self::Stream(error),
+            IdentityError::Log(error) => Self::Log(error),
+        }
     }
 }
 
@@ -107,36 +117,5 @@ impl RelayError {
     /// Whether the stream was there and answered that our place is taken.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Elsewhere { .. })
-    }
-}
-
-/// Whether the server refused the token, rather than being away: its history is gone, or it is
-/// no token at all. In doubt the answer is no, and the relay tries again.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the driver's enum is non-exhaustive"
-)]
-fn history_is_lost(error: &mongodb::error::Error) -> bool {
-    const FAILED_TO_PARSE: i32 = 9;
-    const TYPE_MISMATCH: i32 = 14;
-    const CAPPED_POSITION_LOST: i32 = 136;
-    const INVALID_RESUME_TOKEN: i32 = 260;
-    const CHANGE_STREAM_FATAL_ERROR: i32 = 280;
-    const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
-    // Assertions without a name, such as those on what a token holds (40615, 40647, 40649, 50811);
-    // below lie the states of a replica set, which pass.
-    const UNNAMED: std::ops::RangeInclusive<i32> = 15_000..=i32::MAX;
-    match error.kind.as_ref() {
-        ErrorKind::Command(command) => match command.code {
-            FAILED_TO_PARSE
-            | TYPE_MISMATCH
-            | CAPPED_POSITION_LOST
-            | INVALID_RESUME_TOKEN
-            | CHANGE_STREAM_FATAL_ERROR
-            | CHANGE_STREAM_HISTORY_LOST => true,
-            code => UNNAMED.contains(&code),
-        },
-        ErrorKind::MissingResumeToken | ErrorKind::InvalidArgument { .. } => true,
-        _ => false,
     }
 }

@@ -7,9 +7,6 @@ use mongodb::{Collection, Database};
 use shared::connections::log_identity::OwnLog;
 use shared::contract::event_stream::StreamNames;
 
-/// Where a scan's marks are written, beside the log.
-pub const MARKS: &str = "relay_marks";
-
 /// The log, as the relay reads it.
 #[derive(Clone, Debug)]
 pub(super) struct Log {

@@ -44,6 +44,5 @@ mod worker;
 
 pub use fail_point::FailPoint;
 pub use health::READY;
-pub use log::MARKS;
 pub use settings::Settings;
 pub use worker::Relay;

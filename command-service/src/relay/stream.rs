@@ -14,7 +14,7 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, ErrorCode};
 use futures_util::StreamExt;
 use shared::connections::Nats;
-use shared::connections::log_identity::{self, IdentityError, Label, LogId, OwnLog};
+use shared::connections::log_identity::{self, Label, LogId, OwnLog};
 use shared::contract::event_stream::{self, ChainHash, StreamError, StreamNames};
 use shared::contract::stream_end::{self, Marked, StreamEnd};
 use shared::contract::time::{Clock, SystemClock};
@@ -101,8 +101,7 @@ pub async fn look(
     };
     let asked = log.clone();
     let known = tasks.spawn(async move { asked.id().await }).await;
-    let known = known.map_err(|_| RelayError::ReaderGone)?;
-    let known = known.map_err(RelayError::Log)?;
+    let known = known.map_err(|_| RelayError::ReaderGone)??;
     event_stream::check(&settings.names, stream.cached_info())?;
     let end = stream_end::read(&stream, stream.cached_info().state.last_sequence).await?;
     judge(settings, log, known, tasks, &stream, &end).await?;
@@ -150,14 +149,14 @@ async fn identity(
         })
     };
     let known = ask(false).await.map_err(|_| RelayError::ReaderGone)?;
-    if let Some(known) = known.map_err(RelayError::Log)? {
+    if let Some(known) = known? {
         return Ok(Some(known));
     }
     if find(jetstream, settings).await?.is_some() {
         return Ok(None);
     }
     let made = ask(true).await.map_err(|_| RelayError::ReaderGone)?;
-    made.map_err(RelayError::Log)
+    Ok(made?)
 }
 
 /// Makes sure that the stream holds the log, in a task of its own: it asks MongoDB.
@@ -172,11 +171,7 @@ async fn judge(
     let (log, names) = (log.clone(), settings.names.clone());
     let (stream, end) = (stream.clone(), end.clone());
     let judged = tasks.spawn(async move { log.judge(known, &names, &stream, &end).await });
-    match judged.await.map_err(|_| RelayError::ReaderGone)? {
-        Ok(id) => Ok(id),
-        Err(IdentityError::Stream(error)) => Err(error.into()),
-        Err(IdentityError::Log(error)) => Err(RelayError::Log(error)),
-    }
+    Ok(judged.await.map_err(|_| RelayError::ReaderGone)??)
 }
 
 impl Publisher {

@@ -26,7 +26,7 @@ use super::change_stream::{self, Change};
 use super::error::RelayError;
 use super::fail_point::{FailPoint, FailPoints};
 use super::health::Health;
-use super::log::{Log, MARKS};
+use super::log::Log;
 use super::message::{self, Message, Resume};
 use super::publish_spans::PublishSpans;
 use super::settings::Settings;
@@ -78,7 +78,7 @@ impl Relay {
             log: Log {
                 database: database.clone(),
                 events: database.collection(shared::contract::log::COLLECTION),
-                marks: database.collection(MARKS),
+                marks: database.collection(shared::contract::log::MARKS),
                 own: OwnLog::new(database),
                 names: settings.names.clone(),
                 max_await: settings.max_await,
@@ -205,8 +205,13 @@ impl Relay {
             self.state.is_answered();
         }
         self.state.starts_at(&publisher);
-        let rescan = self.state.rescan.load(Ordering::Relaxed);
+        let own = self.log.own.clone();
+        let restored = self
+            .finish(async move { own.calls_for_scan().await })
+            .await?;
+        let rescan = restored || self.state.rescan.load(Ordering::Relaxed);
         let resume = match (rescan, &publisher.tail.resume) {
+            (true, _) if restored => Resume::Scan("the log was restored from a backup"),
             (true, _) => Resume::Scan("it was asked for, or the log's history is gone"),
             (false, resume) => resume.clone(),
         };
@@ -228,6 +233,10 @@ impl Relay {
                     return Ok(());
                 };
                 self.state.rescan.store(false, Ordering::Relaxed);
+                if restored {
+                    let own = self.log.own.clone();
+                    self.finish(async move { own.is_scanned().await }).await?;
+                }
                 token
             }
         };

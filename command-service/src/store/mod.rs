@@ -29,12 +29,13 @@ mod views;
 use std::sync::Arc;
 
 use mongodb::{Collection, Database};
+use shared::connections::log_identity::{IdentityError, OwnLog};
 use shared::contract::log::LogDocument;
 use shared::resilience::Breaker;
 use shared::runtime::database_clock::{ClockReading, DatabaseClock};
 use shared::runtime::tasks::Tasks;
 
-use crate::app::ports::{Result, Store};
+use crate::app::ports::{Result, Store, StoreError};
 use accounts::Accounts;
 use calls::Calls;
 use cleanups::CleanupJobs;
@@ -91,12 +92,25 @@ impl MongoStore {
         &self.ports
     }
 
-    /// Learns the time and makes the indexes. Nothing is appended before.
+    /// Learns the time and makes the indexes. Nothing is appended before, nor to a log that is not
+    /// whole.
     pub async fn prepare(&self) -> Result<()> {
         self.read_clock().await?;
-        indexes::make(&self.database).await.map_err(translate)?;
+        match OwnLog::new(&self.database).id().await {
+            Ok(_) => (),
+            Err(IdentityError::Log(error)) => return Err(translate(error)),
+            Err(error @ IdentityError::Stream(_)) => {
+                return Err(StoreError::Unexpected(Box::new(error)));
+            }
+        }
+        self.index().await?;
         self.calls.set_prepared();
         Ok(())
+    }
+
+    /// Makes the indexes.
+    pub async fn index(&self) -> Result<()> {
+        indexes::make(&self.database).await.map_err(translate)
     }
 
     /// Reads the database's clock, and so finds out whether it answers.

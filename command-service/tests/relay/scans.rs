@@ -90,7 +90,7 @@ async fn a_scan_that_crashes_anywhere_is_exact_while_writers_go_on() {
 async fn a_scan_has_a_majority_confirm_a_write_after_its_token_before_it_reads_ids() {
     let world = World::new("mark").await;
     world.write(1, 2).await;
-    let marks: Collection<Document> = world.database.collection(relay::MARKS);
+    let marks: Collection<Document> = world.database.collection(shared::contract::log::MARKS);
     let mut written = marks.watch().await.unwrap();
     // Nothing past the greatest id is reached: no window has set a mark of its own.
     let relay = world.relay(world.settings()).await;

@@ -128,7 +128,7 @@ async fn compare(
     label: Label,
     end: &StreamEnd,
 ) -> Result<(), StreamFault> {
-    let ours = log.id().await.map_err(StreamFault::Log)?;
+    let ours = log.id().await?;
     match ours {
         Some(ours) => {
             if let Some(theirs) = label.other_than(ours) {

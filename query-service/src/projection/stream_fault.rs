@@ -1,6 +1,6 @@
 //! Why the stream cannot be read, and what is logged of it.
 
-use shared::connections::log_identity::LogId;
+use shared::connections::log_identity::{IdentityError, LogId};
 use shared::contract::event_stream;
 use shared::runtime::error_chain::Chain;
 use shared::runtime::failing::Failing;
@@ -43,6 +43,15 @@ pub enum StreamFault {
         theirs: LogId,
         bound: LogId,
     },
+}
+
+impl From<IdentityError> for StreamFault {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Stream(error) => Self::Stream(error),
+            IdentityError::Log(error) => Self::Log(error),
+        }
+    }
 }
 
 impl StreamFault {

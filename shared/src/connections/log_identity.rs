@@ -11,6 +11,7 @@
 use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{self};
 use bson::{Document, doc};
+use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 
 use crate::contract::event_stream::{self, METADATA_LOG, StreamError, StreamNames};
@@ -22,6 +23,10 @@ use crate::runtime::mongo_errors::is_duplicate;
 pub const COLLECTION: &str = "log_identity";
 /// The one document in it.
 const THE_LOG: &str = "log";
+/// Another one, as long as a backup is being restored: until then the log is not whole.
+const RESTORE: &str = "restore";
+/// And one until a relay has compared the log with its stream, after a restore.
+const SCAN: &str = "scan";
 
 /// Why a stream is not known to hold the log.
 #[derive(Debug, thiserror::Error)]
@@ -49,14 +54,58 @@ impl OwnLog {
     }
 
     /// The identity; `None` if none has been made yet.
-    pub async fn id(&self) -> mongodb::error::Result<Option<LogId>> {
-        let row = self.identity.find_one(doc! { "_id": THE_LOG }).await?;
-        Ok(row.as_ref().and_then(id_in))
+    ///
+    /// # Errors
+    /// `HalfRestored` as long as the log is not whole.
+    pub async fn id(&self) -> Result<Option<LogId>, IdentityError> {
+        let rows = self.identity.find(doc! {}).await?;
+        let rows: Vec<Document> = rows.try_collect().await?;
+        let named = |name: &str| {
+            rows.iter()
+                .find(|row| row.get_str("_id").ok() == Some(name))
+        };
+        if named(RESTORE).is_some() {
+            return Err(StreamError::HalfRestored.into());
+        }
+        Ok(named(THE_LOG).and_then(id_in))
+    }
+
+    /// Whether a restore has begun and not ended.
+    pub async fn is_being_restored(&self) -> mongodb::error::Result<bool> {
+        let row = self.identity.find_one(doc! { "_id": RESTORE }).await?;
+        Ok(row.is_some())
+    }
+
+    /// Says that the log is not whole from here on, by a restore of this name. It has no identity
+    /// then.
+    pub async fn begin_restore(&self, run: LogId) -> mongodb::error::Result<()> {
+        let row = doc! { "run": run.to_string(), "at": bson::DateTime::now() };
+        let mark = self.identity.replace_one(doc! { "_id": RESTORE }, row);
+        mark.upsert(true).await?;
+        self.identity.delete_one(doc! { "_id": THE_LOG }).await?;
+        Ok(())
+    }
+
+    /// Gives the log the identity it had.
+    pub async fn restore_id(&self, id: LogId) -> mongodb::error::Result<()> {
+        let row = doc! { "identity": id.to_string(), "at": bson::DateTime::now() };
+        let identity = self.identity.replace_one(doc! { "_id": THE_LOG }, row);
+        identity.upsert(true).await.map(|_| ())
+    }
+
+    /// Says that the log is whole; `false` if another restore has begun since. A relay is to compare
+    /// it with its stream first: the database's change stream says of each event that it is new.
+    pub async fn end_restore(&self, run: LogId) -> mongodb::error::Result<bool> {
+        let row = doc! { "at": bson::DateTime::now() };
+        let scan = self.identity.replace_one(doc! { "_id": SCAN }, row);
+        scan.upsert(true).await?;
+        let mark = doc! { "_id": RESTORE, "run": run.to_string() };
+        Ok(self.identity.delete_one(mark).await?.deleted_count == 1)
     }
 
     /// The identity, which is `proposed` if the log has none yet. Concurrent callers get the same
     /// answer, and a majority of the database's members has it.
-    pub async fn id_or(&self, proposed: LogId) -> mongodb::error::Result<LogId> {
+    pub async fn id_or(&self, proposed: LogId) -> Result<LogId, IdentityError> {
         loop {
             if let Some(known) = self.id().await? {
                 return Ok(known);
@@ -69,10 +118,22 @@ impl OwnLog {
                 "at": bson::DateTime::now(),
             };
             match self.identity.insert_one(made).await {
-                Err(error) if !is_duplicate(&error) => return Err(error),
+                Err(error) if !is_duplicate(&error) => return Err(error.into()),
                 Ok(_) | Err(_) => (),
             }
         }
+    }
+
+    /// Whether a relay is to compare the log with its stream before it goes on.
+    pub async fn calls_for_scan(&self) -> mongodb::error::Result<bool> {
+        let row = self.identity.find_one(doc! { "_id": SCAN }).await?;
+        Ok(row.is_some())
+    }
+
+    /// Notes that it has done so.
+    pub async fn is_scanned(&self) -> mongodb::error::Result<()> {
+        self.identity.delete_one(doc! { "_id": SCAN }).await?;
+        Ok(())
     }
 
     /// Whether the log has an event.

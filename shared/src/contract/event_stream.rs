@@ -146,6 +146,10 @@ pub enum StreamError {
         "the stream {0} was written by an earlier version from another log than the one in MONGODB_URI, which lacks event {1}: give this deployment a NATS_PREFIX of its own, or in MONGODB_URI the database of that log; delete the stream only if that log is given up"
     )]
     UnknownEvents(String, i64),
+    #[error(
+        "the database in MONGODB_URI holds a part of a backup: a restore has not finished; run `command-service restore` again, with all services stopped"
+    )]
+    HalfRestored,
 }
 
 impl StreamError {
@@ -157,7 +161,8 @@ impl StreamError {
             | Self::Truncated(..)
             | Self::OtherLog { .. }
             | Self::LogIsOlder(..)
-            | Self::UnknownEvents(..) => true,
+            | Self::UnknownEvents(..)
+            | Self::HalfRestored => true,
             Self::Create(..) | Self::Lookup(..) | Self::Read(..) | Self::Label(..) => false,
         }
     }
@@ -165,7 +170,10 @@ impl StreamError {
     /// Whether it is refused because of the log it holds.
     pub fn is_about_identity(&self) -> bool {
         match self {
-            Self::OtherLog { .. } | Self::LogIsOlder(..) | Self::UnknownEvents(..) => true,
+            Self::OtherLog { .. }
+            | Self::LogIsOlder(..)
+            | Self::UnknownEvents(..)
+            | Self::HalfRestored => true,
             Self::Settings(..)
             | Self::Truncated(..)
             | Self::Create(..)

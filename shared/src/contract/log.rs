@@ -11,6 +11,10 @@ use crate::contract::time::Timestamp;
 /// The collection that holds the log, in the database the command service owns.
 pub const COLLECTION: &str = "events";
 
+/// Beside it, marks of whoever compares the log with its change stream: what came before a mark in
+/// the one came before it in the other.
+pub const MARKS: &str = "relay_marks";
+
 /// One event as stored. Unique: `_id`, `(owner, stream, version)`, `(owner, key)` where present.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogDocument {

@@ -4,7 +4,8 @@ use mongodb::error::{
     Error, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, WriteFailure,
 };
 
-const DUPLICATE_KEY: i32 = 11_000;
+/// Of a unique index.
+pub const DUPLICATE_KEY: i32 = 11_000;
 /// A sign-in was refused.
 const AUTHENTICATION_FAILED: i32 = 18;
 /// The user is known and may not do what was asked.
@@ -81,6 +82,37 @@ pub fn is_duplicate(error: &Error) -> bool {
                 && errors.peek().is_some()
                 && errors.all(|error| error.code == DUPLICATE_KEY)
         }
+        _ => false,
+    }
+}
+
+/// Whether the server refused a change stream's token, rather than being away: its history is gone,
+/// or it is no token at all. In doubt the answer is no: who asked tries again.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's enum is non-exhaustive"
+)]
+pub fn history_is_lost(error: &Error) -> bool {
+    const FAILED_TO_PARSE: i32 = 9;
+    const TYPE_MISMATCH: i32 = 14;
+    const CAPPED_POSITION_LOST: i32 = 136;
+    const INVALID_RESUME_TOKEN: i32 = 260;
+    const CHANGE_STREAM_FATAL_ERROR: i32 = 280;
+    const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
+    // Assertions without a name, such as those on what a token holds (40615, 40647, 40649, 50811);
+    // below lie the states of a replica set, which pass.
+    const UNNAMED: std::ops::RangeInclusive<i32> = 15_000..=i32::MAX;
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => match command.code {
+            FAILED_TO_PARSE
+            | TYPE_MISMATCH
+            | CAPPED_POSITION_LOST
+            | INVALID_RESUME_TOKEN
+            | CHANGE_STREAM_FATAL_ERROR
+            | CHANGE_STREAM_HISTORY_LOST => true,
+            code => UNNAMED.contains(&code),
+        },
+        ErrorKind::MissingResumeToken | ErrorKind::InvalidArgument { .. } => true,
         _ => false,
     }
 }
