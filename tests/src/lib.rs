@@ -3,7 +3,7 @@
 //! The tests: `behaviour` while nothing fails; `chaos` and `faults` while something does;
 //! `roles` behind the gateway, two of each, while any of them is killed or restarted;
 //! `overload` with too many requests, or without an engine; `connections` to engines that require
-//! credentials; `security`; `tracing`, with a receiver of traces; `upgrade` from the version before; `architecture` reads the sources.
+//! credentials; `backup` and restore; `security`; `tracing`, with a receiver of traces; `upgrade` from the version before; `architecture` reads the sources.
 //!
 //! Modules, in reading order:
 //! * [`world`]: engines and services of one test, on free ports, in a folder of its own.

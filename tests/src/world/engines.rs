@@ -63,6 +63,44 @@ impl World {
         .await;
     }
 
+    /// The database loses everything: it is killed, and starts with an empty folder.
+    pub async fn wipe_mongodb(&self) {
+        self.mongodb.kill();
+        let data = self.folder.path().join("mongodb");
+        std::fs::remove_dir_all(&data).expect("a folder");
+        std::fs::create_dir_all(&data).expect("a folder");
+        self.start_mongodb().await;
+    }
+
+    /// The broker loses everything, and has what `store` has instead.
+    pub async fn replace_nats_store(&self, store: Option<&Path>) {
+        self.nats.kill();
+        std::fs::remove_dir_all(self.nats_store()).expect("a folder");
+        if let Some(store) = store {
+            copy_folder(store, &self.nats_store());
+        }
+        self.start_nats().await;
+    }
+
+    /// What the broker has, as it is on the disk of one that is stopped.
+    pub async fn copy_of_nats_store(&self) -> tempfile::TempDir {
+        self.nats.terminate();
+        self.nats.wait(PATIENCE).await.expect("NATS stops");
+        // Its place in the process table is free: what `kill` does not find it only forgets.
+        self.nats.kill();
+        let copy = tempfile::tempdir().expect("a folder");
+        copy_folder(&self.nats_store(), copy.path());
+        self.start_nats().await;
+        copy
+    }
+
+    pub async fn delete_stream(&self) {
+        let client = async_nats::connect(self.nats_url()).await.expect("NATS");
+        let jetstream = jetstream::new(client);
+        let deleted = jetstream.delete_stream(Self::names().stream()).await;
+        deleted.expect("the stream is deleted");
+    }
+
     fn nats_url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.nats_port)
     }
@@ -107,6 +145,16 @@ impl World {
         stream.expect("the stream is there")
     }
 
+    /// Waits until there is one: the relay makes it.
+    pub async fn stream_is_made(&self) {
+        let client = async_nats::connect(self.nats_url()).await.expect("NATS");
+        let jetstream = jetstream::new(client);
+        eventually("the relay has made the stream", PATIENCE, async || {
+            jetstream.get_stream(Self::names().stream()).await.ok()
+        })
+        .await;
+    }
+
     fn names() -> shared::contract::event_stream::StreamNames {
         "microblog".parse().expect("a prefix")
     }
@@ -121,6 +169,19 @@ impl World {
             .await
             .expect("handed over");
         published.await.expect("the stream takes it");
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_folder(&path, &copy);
+        } else {
+            std::fs::copy(&path, &copy).expect("a copy");
+        }
     }
 }
 
