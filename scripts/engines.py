@@ -38,6 +38,7 @@ NODE_AT_LEAST = (20,)
 NATS_AT_LEAST = (2, 12)  # the first with atomic batches
 TRAEFIK_AT_LEAST = (3, 7)
 PROMETHEUS_AT_LEAST = (2, 42)
+RESTIC_AT_LEAST = (0, 14)
 
 # With the scripts that its pages load, which Debian keeps in packages of their own.
 PROMETHEUS_PACKAGES = (
@@ -85,7 +86,7 @@ def version_of(program: str, how: str = "--version") -> tuple[int, ...]:
                                 stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    found = re.search(r"(?:\bv|\b[Vv]ersion:? +)(\d+(?:\.\d+)+)", answer.stdout + answer.stderr)
+    found = re.search(r"(?:\bv|\b[Vv]ersion:? +|\brestic )(\d+(?:\.\d+)+)", answer.stdout + answer.stderr)
     return tuple(map(int, found[1].split("."))) if found else ()
 
 
@@ -198,6 +199,15 @@ def prometheus(supervisor: Supervisor) -> Path:
                               "Debian's package cannot be had"))
     if not program:
         raise Failed("Prometheus is missing: put `prometheus` on the PATH, from https://prometheus.io/download")
+    return program
+
+
+def restic(supervisor: Supervisor) -> Path:
+    """What encrypts backups and sends them to object storage."""
+    program = (on_path("restic", RESTIC_AT_LEAST, "version")
+               or from_debian(supervisor, ("restic",), "restic", "usr/bin/restic", "Debian's package cannot be had"))
+    if not program:
+        raise Failed("restic is missing: put `restic` on the PATH, from https://restic.net")
     return program
 
 

@@ -158,7 +158,8 @@ def openssl(*arguments: str) -> str:
 # --- For kubectl ------------------------------------------------------------------------------------------------
 
 def listed() -> dict[str, dict]:
-    return {secret["name"]: secret for secret in json.loads(LIST.read_text())["secrets"]}
+    """Those that can be made; others are about what is elsewhere, and are made by hand."""
+    return {secret["name"]: secret for secret in json.loads(LIST.read_text())["secrets"] if not secret.get("by-hand")}
 
 
 def check_complete(folder: Folder) -> None:

@@ -14,7 +14,7 @@ from manifests_tree import Object, Pods, Tree, called, matches, name_of
 ROLES = ("command-api", "command-relay", "query-api", "query-projector")
 # Who connects to whom, at which port. Nothing else may be allowed between pods.
 CONNECTIONS = {
-    *((client, "mongodb", "mongodb") for client in (*ROLES, "mongodb", "mongodb-init")),
+    *((client, "mongodb", "mongodb") for client in (*ROLES, "mongodb", "mongodb-init", "backup")),
     *((client, "nats", "nats") for client in ("command-relay", "query-api", "query-projector")),
     ("nats", "nats", "cluster"),
     ("query-api", "command-api", "http"), ("query-projector", "command-api", "http"),
@@ -39,6 +39,9 @@ DNS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kub
        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
 LOCAL_DNS = {"ipBlock": {"cidr": "169.254.20.10/32"}}
 API_SERVER = {443, 6443, 8443}
+# Where backups go has public addresses, and no fixed ones.
+PRIVATE = ["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"]
+STORAGE = {"ipBlock": {"cidr": "0.0.0.0/0", "except": PRIVATE}}
 # Who asks the API server.
 CONTROLLERS = ("gateway", "prometheus")
 
@@ -128,7 +131,8 @@ def inbound(tree: Tree, pods: Pods, port: str, number: int) -> Iterator[str]:
 
 
 def outside(tree: Tree, _known: Known) -> Iterator[str]:
-    """Who is none of our pods: Prometheus comes in; DNS and, for who watches pods or routes, the API server are asked."""
+    """Who is none of our pods: Prometheus comes in; DNS and, for who watches pods or routes, the API server are asked;
+    backups go out."""
     for policy, rule, direction, peers in every_rule(tree):
         where, ports = f"{called(policy)}, {direction}", {each["port"] for each in rule.get("ports", [])}
         if direction == "egress" and not peers:
@@ -138,6 +142,7 @@ def outside(tree: Tree, _known: Known) -> Iterator[str]:
                 continue
             api_server = "ipBlock" in peer and policy["metadata"]["name"] in CONTROLLERS and ports <= API_SERVER
             asked = peer in (DNS, LOCAL_DNS) and ports == {53} or api_server and private(peer["ipBlock"])
+            asked |= peer == STORAGE and policy["metadata"]["name"] == "backup-to-storage" and ports == {443}
             if not (direction == "ingress" and peer == MONITORING or direction == "egress" and ports and asked):
                 yield f"{where}: {peer} is none of those who are wanted"
 

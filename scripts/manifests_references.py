@@ -235,7 +235,7 @@ def listening(tree: Tree, _known: Known) -> Iterator[str]:
 def probes(tree: Tree, known: Known) -> Iterator[str]:
     """All three for whatever runs on; ports that are there, paths that are served."""
     for pods in tree.pods():
-        if pods.owner["kind"] == "Job":
+        if pods.owner["kind"] in ("Job", "CronJob"):
             continue
         for container in pods.spec["containers"]:
             for kind in PROBES:

@@ -11,7 +11,7 @@ from manifests_tree import Pods, Tree, called, environment
 
 # What the checks know how to look at. Another kind wants a look first.
 KINDS = {
-    "ClusterRole", "ClusterRoleBinding", "ConfigMap", "Deployment", "ExternalSecret", "Gateway", "GatewayClass",
+    "ClusterRole", "ClusterRoleBinding", "ConfigMap", "CronJob", "Deployment", "ExternalSecret", "Gateway", "GatewayClass",
     "HTTPRoute", "HorizontalPodAutoscaler", "Job", "Middleware", "Namespace", "NetworkPolicy", "PodDisruptionBudget",
     "Role", "RoleBinding", "SecretStore", "Service", "ServiceAccount", "StatefulSet", "StorageClass",
 }

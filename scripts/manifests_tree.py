@@ -11,7 +11,7 @@ Object = dict
 
 CLUSTER_SCOPED = ("ClusterRole", "ClusterRoleBinding", "GatewayClass", "Namespace", "StorageClass")
 # The kinds that make pods, and where their template is.
-WORKLOADS = ("Deployment", "StatefulSet", "Job")
+WORKLOADS = ("Deployment", "StatefulSet", "Job", "CronJob")
 
 
 class Pods(NamedTuple):
@@ -31,8 +31,8 @@ class Pods(NamedTuple):
                 for port in container.get("ports", [])}
 
     def is_role(self) -> bool:
-        """One of our own services, not an engine and not the gateway."""
-        return any(our_image(container) for container in self.spec["containers"])
+        """One of our own services, not an engine, not the gateway, and no command of a service."""
+        return "Job" not in self.owner["kind"] and any(our_image(container) for container in self.spec["containers"])
 
 
 @dataclass
@@ -49,7 +49,8 @@ class Tree:
 
     def pods(self) -> Iterator[Pods]:
         for owner in self.of(*WORKLOADS):
-            template = owner["spec"]["template"]
+            spec = owner["spec"]["jobTemplate"]["spec"] if owner["kind"] == "CronJob" else owner["spec"]
+            template = spec["template"]
             yield Pods(owner, template["metadata"]["labels"], template["spec"])
 
     def selected(self, selector: dict) -> list[Pods]:

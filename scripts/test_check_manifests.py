@@ -300,6 +300,10 @@ NETWORK = {
     "a gateway that nobody believes": (setting("TRUSTED_PROXIES", None), "TRUSTED_PROXIES does not name"),
 }
 ONLY_EC2 = {
+    "a backup that does not reach MongoDB": (without("NetworkPolicy mongodb-from-backup"), "backup must reach mongodb"),
+    "a backup that reaches what is inside": (
+        put(lambda tree: get(tree, "NetworkPolicy backup-to-storage")["spec"]["egress"][0]["to"][0],
+            ipBlock={"cidr": "0.0.0.0/0"}), "is none of those who are wanted"),
     "a scaler of nothing": (
         put(lambda tree: get(tree, "HorizontalPodAutoscaler query-api")["spec"]["scaleTargetRef"], name="x"),
         "no Deployment x"),
