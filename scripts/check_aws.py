@@ -36,6 +36,7 @@ from supervisor import Failed, Supervisor, note, supervised  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 AWS = MANIFESTS / "aws"
 CFN_LINT_VERSION = "1.58.0"
+SAM_TRANSLATOR_VERSION = "1.115.0"
 # CloudFormation's own limits.
 USER_DATA_BYTES = 16_384
 ADVANCED_PARAMETER_BYTES = 8_192
@@ -88,6 +89,7 @@ class AwsTools(Tools):
     def __init__(self, supervisor: Supervisor):
         super().__init__(supervisor)
         self.cfn_lint = from_wheel(supervisor, "cfn-lint", CFN_LINT_VERSION, "cfn-lint")
+        from_wheel(supervisor, "aws-sam-translator", SAM_TRANSLATOR_VERSION, "python3")
         self.shellcheck = shellcheck(supervisor)
 
 
@@ -451,6 +453,34 @@ def functions(_tools: AwsTools, repository: Repository) -> Iterator[str]:
         yield f"serverless.yaml: there are sizes for {sorted(sizes)}"
 
 
+TRANSFORM = """
+import json, sys
+from samtranslator.model.exceptions import InvalidDocumentException
+from samtranslator.translator.transform import transform
+class NoPolicies:
+    def load(self):
+        return {}
+template = json.load(sys.stdin)
+for resource in template["Resources"].values():
+    for place in {"CodeUri", "ContentUri"} & set(resource.get("Properties", {})):
+        resource["Properties"][place] = "s3://bucket/key"  # as it is uploaded
+try:
+    print(json.dumps(transform(template, {"Environment": "dev"}, NoPolicies())))
+except InvalidDocumentException as error:
+    sys.exit(" ".join(cause.message for cause in error.causes))
+"""
+
+
+def transformation(tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """What AWS SAM makes of its template, by its own library, is to cfn-lint's liking too."""
+    ran = subprocess.run([tools.python, "-c", TRANSFORM], input=json.dumps(serverless(repository)), capture_output=True,
+                         text=True, env={**os.environ, "AWS_DEFAULT_REGION": REGION})
+    if ran.returncode:
+        yield f"serverless.yaml: SAM says: {' '.join(ran.stderr.split())[-300:]}"
+    else:
+        yield from lint(tools, {"serverless.json": ran.stdout})
+
+
 def environments(_tools: AwsTools, repository: Repository) -> Iterator[str]:
     """samconfig.toml says what each environment's stack wants, and nothing else; no two share anything."""
     parameters = serverless(repository)["Parameters"]
@@ -525,7 +555,7 @@ def start(script: str, address: str, snapshots: int = 0) -> Start:
         moved = re.sub(r"(?<![\w/.])/(etc|usr/local|var/lib)/", rf"{folder}/\1/", script)
         ran = subprocess.run(["bash", "-c", moved, "microblog-node", "start"], capture_output=True, text=True, env={
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "LOG": str(folder / "log"), "OWN_ADDRESS": address,
-            "SNAPSHOTS": str(snapshots)})
+            "SNAPSHOTS": str(snapshots), "TMPDIR": name})
         log = folder / "log"
         files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*")
                  if path.is_file() and programs not in path.parents}
@@ -622,8 +652,8 @@ def node_files(tools: AwsTools, repository: Repository, first: Start) -> Iterato
         yield f"ec2.yaml: the kubelet has {auth} for {provider['matchImages']}"
 
 
-CHECKS = (plain_yaml, unused, shell, agreements, trust, safety, settings, secrets, routes, cors, functions, environments,
-          node_starts)
+CHECKS = (plain_yaml, unused, shell, agreements, trust, safety, settings, secrets, routes, cors, functions, transformation,
+          environments, node_starts)
 
 
 # --- the faults -------------------------------------------------------------------------------------------------
@@ -795,6 +825,8 @@ FAULTS: dict[str, tuple[Callable, Fault, str]] = {
         "has the code"),
     "a function that is too slow": (functions, put("QueryFunction", "serverless.yaml", Timeout=30), "nobody waits"),
     "a dashboard": (functions, text('{"widgets": [', '{"widgets": ', "serverless.yaml"), "is no JSON"),
+    "a function without code": (
+        transformation, on_serverless(lambda each: each["QueryFunction"]["Properties"].pop("CodeUri")), "SAM says"),
     "a parameter that is missing": (environments, override("prod", "Environment=prod", "Origins=x"), "lacks Environment"),
     "a parameter of no template": (environments, override("dev", "StreamReplicas=1", "Replicas=1"), "has Replicas"),
     "a value that is not allowed": (
