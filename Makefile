@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe try-observe try-alerts try-operations lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards latency overhead postman fmt engines clean
+.PHONY: help run observe try-observe try-alerts try-operations lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards capacity-check capacity bench latency overhead postman fmt engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -55,7 +55,7 @@ overhead: ## what logs and traces cost, with and without them in turns, optimise
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman
 
-check: format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards ## formatting, lints, documentation, dependencies, routes, rooms, manifests, templates, rules and dashboards
+check: format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards capacity-check ## formatting, lints, documentation, dependencies, routes, rooms, manifests, templates, rules, dashboards and capacity
 
 format: ## is everything formatted?
 	cargo fmt --all --check
@@ -98,6 +98,16 @@ rules: ## are the rules of Prometheus right, does each alert fire in its test, a
 
 dashboards: ## can the dashboards be read, and is what they name measured?
 	@exec $(PYTHON) scripts/check_dashboards.py
+
+capacity-check: ## are the tables of docs/capacity.md what bench/ computes from bench/measured.json?
+	@$(PYTHON) bench/test_simulate.py --quiet
+	@exec $(PYTHON) bench/simulate.py --check
+
+capacity: ## compute the tables of docs/capacity.md again, and write them
+	@exec $(PYTHON) bench/simulate.py --write
+
+bench: ## what each unit of work costs, into bench/measured.json: half an hour; ONLY="reads streams" for some
+	@exec $(PYTHON) bench/measure.py $(ONLY)
 
 fmt: ## format everything
 	cargo fmt --all

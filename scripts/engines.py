@@ -442,9 +442,9 @@ OP_MSG = 2013
 FIXED_BSON = {0x01: "<d", 0x08: "<?", 0x09: "<q", 0x10: "<i", 0x11: "<Q", 0x12: "<q"}
 
 
-def mongodb_command(port: int, command: dict) -> dict:
+def mongodb_command(port: int, command: dict, database: str = "admin") -> dict:
     """The answer's plain fields; nothing while the server does not answer."""
-    body = struct.pack("<IB", 0, 0) + bson({**command, "$db": "admin"})
+    body = struct.pack("<IB", 0, 0) + bson({**command, "$db": database})
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection, \
                 connection.makefile("rb") as answer:
