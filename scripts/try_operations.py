@@ -46,7 +46,7 @@ USERS = 6
 # fail, ten times as long, or `rebuild` and `verify` take minutes.
 PAUSE = (0.03, 0.15)
 # How often a client reads after each post.
-READS = 4
+READS = 8
 # How often a client asks again that is told to come back later.
 ATTEMPTS = 5
 # Access tokens are good for 15 minutes.
