@@ -203,12 +203,11 @@ async fn belongs_together(copy: &Database) {
             "{used} for {made} posts"
         );
     }
-    for event in events
-        .values()
-        .filter(|event| event.get_str("type").ok() == Some("post.liked"))
-    {
-        let data = event.get_document("data").unwrap();
-        let post = data.get_i64("post").unwrap();
+    let is_like = |event: &&Document| event.get_str("type").ok() == Some("like.liked");
+    let likes: Vec<&Document> = events.values().filter(is_like).collect();
+    assert!(!likes.is_empty(), "there are likes");
+    for like in likes {
+        let post = like.get_document("data").unwrap().get_i64("post").unwrap();
         assert!(
             events.contains_key(&bson::Bson::Int64(post).to_string()),
             "a like of nothing"
