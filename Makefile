@@ -18,9 +18,8 @@ test: ## all tests, on engines of their own
 chaos: ## the long forms of all tests that have one, optimised build
 	@MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests -p query-service -- --nocapture
 
-upgrade: ## BEFORE=folder with the binaries of a version before: replace it under load, compare the speed
-	@test -n "$(BEFORE)" || { echo "make upgrade: say BEFORE=folder, with command-service and query-service of the version before" >&2; exit 64; }
-	@MICROBLOG_BEFORE=$(abspath $(BEFORE)) MICROBLOG_CHAOS=long exec $(DEV) test --release -- -p system-tests --test upgrade -- --nocapture
+upgrade: ## replace the last tagged version under load, take it back, compare the speed; BEFORE=folder with binaries of another one
+	@exec $(DEV) upgrade $(if $(BEFORE),--before "$(BEFORE)")
 
 clients: ## live streams through client libraries from npm, PyPI and crates.io; needs the network
 	@exec $(DEV) test -- -p system-tests --test behaviour --test roles client_libraries -- --ignored --nocapture

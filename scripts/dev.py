@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,8 +21,8 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from engines import (  # noqa: E402
-    MongoDB, Nats, faketime, free_ports, need, need_cargo, newman, note, port_number, promtool, reachable, shellcheck,
-    split_address, traefik, url_host, with_node)
+    CACHE, MongoDB, Nats, faketime, free_ports, locked, need, need_cargo, newman, note, port_number, promtool,
+    reachable, shellcheck, split_address, traefik, url_host, with_node)
 from gateway import RATE_FACTOR, Gateway, Servers, check_certificate  # noqa: E402
 from supervisor import Failed, Process, Speech, Supervisor, say, supervised  # noqa: E402
 
@@ -34,6 +35,7 @@ ADDRESSES = {
     "QUERY_ADDR": "127.0.0.1:8082",
     "QUERY_OPS_ADDR": "127.0.0.1:9082",
 }
+SERVICES = ("command-service", "query-service")
 GATEWAY_ADDR = "127.0.0.1:8080"
 GATEWAY_CERTIFICATE = ("GATEWAY_TLS_CERT_FILE", "GATEWAY_TLS_KEY_FILE")
 STILL_WAITING_SECONDS = 15
@@ -297,6 +299,50 @@ def test(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     return run_beside_engines(supervisor, command, environment)
 
 
+def upgrade(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
+    """replace the version before this one under load, take it back, and compare the speed of both"""
+    before = (arguments.before or version_before(supervisor)).resolve()
+    for name in SERVICES:
+        if not (before / name).is_file():
+            raise Failed(f"{before} has no {name}: --before names a folder with both binaries of a version before")
+    os.environ |= {"MICROBLOG_BEFORE": str(before), "MICROBLOG_CHAOS": "long"}
+    rest = ["-p", "system-tests", "--test", "roles", "--test", "upgrade", "the_version_before", "--", "--nocapture"]
+    return test(supervisor, argparse.Namespace(release=True, rest=rest))
+
+
+def version_before(supervisor: Supervisor) -> Path:
+    """The folder with the binaries of the last tagged version before this commit, built once."""
+    def git(*arguments: str, **more) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, **more)
+
+    described = git("describe", "--tags", "--abbrev=0", "--match=v*", "HEAD^", text=True)
+    if described.returncode:
+        raise Failed("no version before this commit has a tag here: fetch them (git fetch --tags --unshallow), "
+                     "or name a folder with its binaries: make upgrade BEFORE=folder")
+    tag = described.stdout.strip()
+    commit = git("rev-parse", f"{tag}^{{commit}}", text=True, check=True).stdout.strip()
+    folder = CACHE / "versions" / f"{tag}-{commit[:12]}"
+    if all((folder / name).is_file() for name in SERVICES):
+        return folder
+    need_cargo()
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(supervisor, CACHE / "versions.lock", "Waiting for another run that builds a version before"):
+        say(f"Building {tag}, once")
+        sources = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-")))
+        archive = git("archive", "--format=tar", commit, check=True).stdout
+        subprocess.run(["tar", "-x", "-C", str(sources)], input=archive, check=True)
+        # What it depends on is mostly built already; its own crates are other ones to cargo, by their path.
+        target = target_directory()
+        if supervisor.run("cargo build", ["cargo", "build", "--release", "--locked", "--bins"], cwd=sources,
+                          env={**os.environ, "CARGO_TARGET_DIR": str(target)}):
+            raise Failed(f"{tag} could not be built; the compiler's message is above")
+        for name in SERVICES:
+            # Whole or not at all: whoever looks without the lock must not find half a binary.
+            shutil.copy2(target / "release" / name, folder / f"{name}.part")
+            (folder / f"{name}.part").replace(folder / name)
+    return folder
+
+
 def up(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     """run a command beside fresh engines: up -- COMMAND [ARGUMENTS]"""
     if not arguments.rest:
@@ -457,12 +503,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         ours, rest = argv[:at], argv[at + 1:]
     parser = argparse.ArgumentParser(description=__doc__, prog="dev.py")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, work in (("run", run), ("test", test), ("up", up), ("postman", postman),
+    for name, work in (("run", run), ("test", test), ("upgrade", upgrade), ("up", up), ("postman", postman),
                        ("engines", engines), ("shellcheck", lint_shell)):
         command = commands.add_parser(name, help=work.__doc__, description=work.__doc__)
         command.set_defaults(work=work, rest=rest)
         if name == "test":
             command.add_argument("--release", action="store_true", help="optimised, as in production")
+        elif name == "upgrade":
+            command.add_argument("--before", type=Path, metavar="FOLDER",
+                                 help="its binaries are there; else the last tagged version is built")
         elif name == "postman":
             command.add_argument("--own", action="store_true", help="start engines, services and a gateway of its own")
             command.add_argument("--url", help="another gateway than the settings name")

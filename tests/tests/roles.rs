@@ -24,3 +24,5 @@ mod restarts;
 mod scene;
 #[path = "roles/seams.rs"]
 mod seams;
+#[path = "roles/upgrades.rs"]
+mod upgrades;

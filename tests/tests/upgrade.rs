@@ -1,97 +1,17 @@
-//! The version before this one: it is replaced under load, what it wrote is read, and it is no
-//! faster.
+//! The version before this one is no faster.
 //!
 //! `MICROBLOG_BEFORE` names the folder with its two binaries. Without it there is nothing to compare
-//! with, and the tests say so.
+//! with, and the test says so.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
-use system_tests::api::{Api, Session};
-use system_tests::load::Load;
-use system_tests::process::describe;
-use system_tests::world::{PATIENCE, Service, World, binary_named};
-use system_tests::{alone, eventually, is_long, other_binaries, seed};
-
-/// What a client waits after a command.
-const PACE: Duration = Duration::from_millis(20);
-
-/// The folder with the binaries of the version before.
-fn before() -> Option<PathBuf> {
-    let folder = other_binaries();
-    if folder.is_none() {
-        println!("skipped: MICROBLOG_BEFORE names no folder with the binaries of a version before");
-    }
-    folder
-}
-
-/// Stops a process in order and starts it again as this build's.
-async fn replace(service: &Service, name: &str) {
-    service.process.terminate();
-    let status = service.process.wait(PATIENCE).await;
-    let status = status.unwrap_or_else(|| panic!("{name} does not stop"));
-    assert!(status.success(), "{name} ended with {}", describe(status));
-    // Its place in the process table is free: what `kill` does not find it only forgets.
-    service.process.kill();
-    service.process.becomes(&binary_named(name));
-    service.start().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_restart_from_the_version_before_loses_nothing() {
-    let _alone = alone().await;
-    let Some(before) = before() else { return };
-    let seed = seed("upgrade");
-    let world = World::start_from(&before, &[]).await;
-    let mut pairs = vec![(world.command.clone(), world.query.clone())];
-    let (command, query) = (world.another(&world.command), world.another(&world.query));
-    for (service, name) in [(&command, "command-service"), (&query, "query-service")] {
-        service.process.becomes(&before.join(name));
-        service.start().await;
-    }
-    pairs.push((command, query));
-    let mut loads = Vec::new();
-    for ((command, query), number) in pairs.iter().zip(0..) {
-        let api = Api::new(&command.api, &query.api);
-        let names = (0..3).map(|n| format!("client_{number}_{n}"));
-        let registered = names.map(|name| {
-            let api = api.clone();
-            async move { api.register(&name).await }
-        });
-        let sessions: Vec<Session> = join_all(registered).await;
-        loads.push(Load::start(sessions, &[], PACE, seed + number));
-    }
-    acknowledged(&loads, 100).await;
-    // The query service first: the version before does not read every token of a later one.
-    for (_, query) in &pairs {
-        replace(query, "query-service").await;
-        acknowledged(&loads, 50).await;
-    }
-    for (command, _) in &pairs {
-        replace(command, "command-service").await;
-        acknowledged(&loads, 50).await;
-    }
-    for load in &mut loads {
-        load.stop().await;
-    }
-    let audit = world.audit().await;
-    let verified = world.verify().await;
-    println!("{audit}\n{verified}");
-    assert!(audit.is_clean(), "{audit:?}");
-    for load in &loads {
-        let verdict = load.judge(&world.api(), &world.events().await).await;
-        println!("{verdict}");
-        assert!(verdict.is_clean(), "{verdict}");
-    }
-}
-
-async fn acknowledged(loads: &[Load], more: usize) {
-    join_all(loads.iter().map(|load| load.acknowledged(more))).await;
-}
+use system_tests::api::Session;
+use system_tests::world::{PATIENCE, World, binary_named};
+use system_tests::{alone, eventually, is_long, other_binaries};
 
 /// What one build does in a second: posts that clients are told of; timeline entries, from the first
 /// post to the last entry that a follower sees; first pages of home timelines.
@@ -191,9 +111,12 @@ async fn per_second(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn this_build_is_as_fast_as_the_version_before() {
+async fn the_version_before_is_not_faster() {
     let _alone = alone().await;
-    let Some(before) = before() else { return };
+    let Some(before) = other_binaries() else {
+        println!("skipped: MICROBLOG_BEFORE names no folder with the binaries of a version before");
+        return;
+    };
     let now = binary_named("query-service");
     let now = now.parent().expect("a file is in a folder");
     let rounds = if is_long() { 5 } else { 1 };

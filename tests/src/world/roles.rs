@@ -34,6 +34,14 @@ impl Role {
         }
     }
 
+    /// The service of which it is a half.
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::CommandApi | Self::Relay => "command-service",
+            Self::QueryApi | Self::Projector => "query-service",
+        }
+    }
+
     fn argument(self) -> &'static str {
         match self {
             Self::CommandApi | Self::QueryApi => "api",
@@ -56,6 +64,11 @@ impl Roles {
     /// Starts everything, and waits until the gateway passes requests on. `extra` goes into the
     /// services' environment, as for [`World::start`].
     pub async fn start(extra: &[(&str, &str)]) -> Self {
+        Self::start_from(None, extra).await
+    }
+
+    /// With the binaries in `folder`, or this build's.
+    pub async fn start_from(folder: Option<&Path>, extra: &[(&str, &str)]) -> Self {
         let [port] = free_ports();
         let address = format!("http://127.0.0.1:{port}");
         // As the Service of the command apis does in a cluster, it finds one that is there.
@@ -99,8 +112,13 @@ impl Roles {
             services,
         };
         roles.gateway.start();
-        for service in roles.all() {
-            service.process.start();
+        for (role, both) in &roles.services {
+            for service in both {
+                if let Some(folder) = folder {
+                    service.process.becomes(&folder.join(role.service()));
+                }
+                service.process.start();
+            }
         }
         for service in roles.all() {
             service.ready().await;

@@ -87,7 +87,7 @@ async fn kill(scene: &mut Scene, role: Role, number: usize) {
     assert!(counted.failed_percent() < most, "{name}: {counted}");
 }
 
-async fn restart(scene: &Scene, role: Role, number: usize) {
+pub async fn restart(scene: &Scene, role: Role, number: usize) {
     let service = &scene.roles.of(role)[number];
     let name = service.process.name();
     let (before, began) = (scene.load.requests.so_far(), Instant::now());

@@ -1,5 +1,6 @@
 //! Clients and readers at the gateway, while something happens behind it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use system_tests::api::{Outcome, Session};
@@ -28,9 +29,14 @@ pub struct Scene {
 impl Scene {
     /// Clients who send requests, and readers who follow all of them.
     pub async fn start(name: &str) -> Self {
+        Self::start_from(None, name).await
+    }
+
+    /// The same, before processes with the binaries in `folder`.
+    pub async fn start_from(folder: Option<&Path>, name: &str) -> Self {
         let seed = seed(name);
         let clients = if is_long() { 16 } else { 4 };
-        let roles = Roles::start(&[("STREAM_HEARTBEAT_SECS", "1")]).await;
+        let roles = Roles::start_from(folder, &[("STREAM_HEARTBEAT_SECS", "1")]).await;
         let api = roles.api();
         let clients = roles.world.sessions(&api, "client", clients).await;
         let readers = roles.world.sessions(&api, "reader", READERS).await;
