@@ -49,9 +49,11 @@ pub async fn settings(service: &str) -> Result<Settings, ExitCode> {
 }
 
 /// The last act of a process: what is still to be sent of its traces and logs is sent, for two
-/// seconds at most. To be called outside of the runtime.
+/// seconds at most, and what is still to be written of its log is written, for one. To be called
+/// outside of the runtime.
 pub fn end() {
     otlp::finish();
+    telemetry::finish();
 }
 
 /// A port cannot be listened on.

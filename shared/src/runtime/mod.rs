@@ -2,6 +2,7 @@
 //!
 //! * [`settings`], [`public_url`]: read once from the environment.
 //! * [`telemetry`], [`error_chain`]: logs and metrics, errors on a line.
+//! * [`json_lines`]: a line of the log as JSON.
 //! * [`failing`]: what fails again and again is told once.
 //! * [`trace`]: the spans of traces; [`otlp`]: sends them, and log lines.
 //! * [`metric_table`], [`metric_rows`]: what is measured, as a table; each service has rows of its own.
@@ -15,6 +16,7 @@ pub mod crypto;
 pub mod database_clock;
 pub mod error_chain;
 pub mod failing;
+pub mod json_lines;
 pub mod metric_rows;
 pub mod metric_table;
 pub mod mongo_errors;

@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+use crate::runtime::telemetry;
+
 /// Requests in flight have this long to end, and so have background tasks after them.
 pub const GRACE: Duration = Duration::from_secs(10);
 
@@ -150,6 +152,7 @@ pub fn stop_on_signals() -> CancellationToken {
                 _ = interrupt.recv() => (),
             }
             if !first {
+                telemetry::finish();
                 // 128 + SIGINT, as shells report it.
                 std::process::exit(130);
             }

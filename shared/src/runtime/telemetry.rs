@@ -1,11 +1,12 @@
 //! Logs and metrics, and the beginning of traces.
 
-use std::io::IsTerminal;
-use std::sync::OnceLock;
+use std::io::{BufWriter, IsTerminal};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::{Subscriber, warn};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -13,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::runtime::json_lines::JsonLines;
 use crate::runtime::metric_rows;
 use crate::runtime::metric_table::Row;
 use crate::runtime::otlp;
@@ -31,6 +33,13 @@ const QUIET: [&str; 2] = [
     "actix_http::h2::dispatcher=off",
 ];
 
+/// Lines of JSON that wait to be written; of a request, one has some 400 bytes.
+const LINES_WAITING: usize = 16 * 1024;
+
+/// How many lines did not fit.
+static LOST: OnceLock<ErrorCounter> = OnceLock::new();
+static REST: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Logs to standard error, so that standard output is a command's own; and, where the settings say
@@ -45,17 +54,9 @@ pub fn init(service: &str, settings: &Settings) {
     // Tests start several services in one process: the first one's choice holds.
     let _ = match settings.log_format {
         LogFormat::Json => {
-            let mut layer = json_subscriber::layer()
-                .with_current_span(false)
-                .flatten_span_list_on_top_level(true)
-                .flatten_event(true)
-                .with_writer(std::io::stderr);
-            let fields = layer.inner_layer_mut();
-            fields.add_static_field("service", service.into());
-            fields.add_static_field("instance", instance.into());
-            fields.add_static_field("version", VERSION.into());
+            let lines = JsonLines::new(written(), service, &instance, VERSION);
             registry
-                .with(layer.with_filter(filter_of(filter, &[])))
+                .with(lines.with_filter(filter_of(filter, &[])))
                 .try_init()
         }
         LogFormat::Pretty => registry.with(pretty(filter)).try_init(),
@@ -69,6 +70,24 @@ pub fn init(service: &str, settings: &Settings) {
             "OTLP: these variables have no effect here, see docs/settings.md: {names}"
         );
     }
+}
+
+/// Standard error, written to by a thread of its own: a reader who is slow, or stands still, holds no
+/// request up. What does not fit is counted. [`finish`] waits for the rest.
+fn written() -> NonBlocking {
+    let (written, rest) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_WAITING)
+        .thread_name("log")
+        .finish(BufWriter::new(std::io::stderr()));
+    // Nothing else sets them.
+    let _ = LOST.set(written.error_counter());
+    *REST.lock().unwrap_or_else(PoisonError::into_inner) = Some(rest);
+    written
+}
+
+/// Writes the lines that wait, for a second at most. Lines after that are lost.
+pub fn finish() {
+    drop(REST.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 /// The log of a test that runs parts of a service.
@@ -171,5 +190,9 @@ pub fn init_metrics(measured: &Measured) -> PrometheusHandle {
 /// All metrics by now, as Prometheus reads them.
 pub fn render(handle: &PrometheusHandle) -> String {
     metrics_process::Collector::default().collect();
+    if let Some(lost) = LOST.get() {
+        let lost = u64::try_from(lost.dropped_lines()).unwrap_or(u64::MAX);
+        metric_rows::LOG_LOST.only().absolute(lost);
+    }
     handle.render()
 }
