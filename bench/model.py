@@ -359,7 +359,10 @@ def needs(people: float, costs: Costs, a: Assumed, design: Design = AS_IT_IS) ->
     part("projector", fold.reading_cores + fold.own_cores, processes=processes,
          memory=processes * 0.21 * 2 + fold.partitions * 1.3 / 1024)
     entry = design.packed_bytes if design.packed else costs("entry_400.stored_bytes") * a.index_factor
-    rows = mean_bytes(costs, load, "views_bytes") * a.index_factor
+    # Entries are counted above.
+    rows = a.index_factor / load.events * (
+        costs("post_without_followers.stored_bytes") * (load.posts + load.reposts)
+        + costs("like.views_bytes") * load.likes + costs("follow.views_bytes") * load.follows)
     entries = load.readers * a.kept_entries * entry
     rows_a_day = load.events_a_day * rows / GIB
     views = part("views' database", fold.database_cores + database, disk=entries / GIB + rows_a_day * 365,
