@@ -1,8 +1,14 @@
-//! The key that signs access tokens: an Ed25519 key in a file, made on the first start.
+//! The keys of access tokens: Ed25519 keys in a file, the first of which is made on the first start.
+//!
+//! The first key of the file signs; all of them are published and verify. The file is read again each
+//! second, so that keys rotate without a restart: a new key is put behind the one that signs, then in
+//! front of it, and in the end the old one is taken away (`docs/rotation.md`).
 
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -13,12 +19,20 @@ use jsonwebtoken::jwk::{
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use sha2::{Digest, Sha256};
-use shared::auth::token::{AUDIENCE, Claims, ISSUER, LIFETIME};
+use shared::auth::keys_in_use::KeysInUse;
+use shared::auth::token::{AUDIENCE, Claims, ISSUER, LIFETIME, TokenVerifier};
 use shared::contract::ids::UserId;
+use shared::runtime::error_chain::Chain;
+use shared::runtime::failing::Failing;
+use shared::runtime::tasks::{EverySecond, Tasks};
 use tracing::{info, warn};
 
 /// The label of a PKCS #8 key in PEM.
 const PRIVATE_KEY: &str = "PRIVATE KEY";
+/// A rotation needs two keys, and one that was not ended before the next began a third.
+const MOST_KEYS: usize = 4;
+/// How long reading the file may take before the next second is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 const OWNER_ONLY: u32 = 0o600;
 const OTHERS_READ: u32 = 0o004;
 const GROUP_READS: u32 = 0o040;
@@ -34,15 +48,22 @@ pub enum KeyError {
     Make(PathBuf, #[source] io::Error),
     #[error("the signing key {} is readable by everybody: chmod 600 it", .0.display())]
     Public(PathBuf),
-    #[error("{} holds no Ed25519 key in PKCS #8 PEM", .0.display())]
+    #[error("{} holds no Ed25519 key in PKCS #8 PEM, or one that is damaged", .0.display())]
     NotAKey(PathBuf),
+    #[error("{} holds more than {MOST_KEYS} keys", .0.display())]
+    TooMany(PathBuf),
     #[error("the system gives no random key")]
     Random,
 }
 
-/// Signs access tokens.
-pub struct Signer {
-    key: EncodingKey,
+/// Signs access tokens, with the keys that its file held when it was read last.
+pub struct Signer(RwLock<Arc<KeyRing>>);
+
+/// The first key signs. There is one at least, and none twice.
+struct KeyRing(Vec<Key>);
+
+struct Key {
+    encoding: EncodingKey,
     /// Derived from the key: says nothing of it.
     tag_key: [u8; 32],
     header: Header,
@@ -50,8 +71,8 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// The key in this file, which is made if it does not exist. Processes that start at once
-    /// agree on one key.
+    /// The keys in this file, which is made with one if it does not exist. Processes that start at
+    /// once agree on one key.
     pub fn load_or_make(path: &Path) -> Result<Self, KeyError> {
         match Self::load(path) {
             Err(KeyError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -64,35 +85,42 @@ impl Signer {
 
     /// A key that nobody else knows, for commands that sign nothing.
     pub fn unknown() -> Result<Self, KeyError> {
-        Self::from_pkcs8(&generate()?).ok_or(KeyError::Random)
+        let key = Key::from_pkcs8(&generate()?).ok_or(KeyError::Random)?;
+        Ok(Self(RwLock::new(Arc::new(KeyRing(vec![key])))))
     }
 
-    /// The key in this file.
+    /// The keys in this file.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let text = std::fs::read_to_string(path);
-        let text = text.map_err(|error| KeyError::Read(path.to_owned(), error))?;
-        refuse_public(path)?;
-        // What else the file holds, and in whatever state, does not matter.
-        let begin = format!("-----BEGIN {PRIVATE_KEY}-----");
-        let key = text
-            .find(&begin)
-            .and_then(|at| pem::parse(&text[at..]).ok());
-        key.and_then(|key| Self::from_pkcs8(key.contents()))
-            .ok_or_else(|| KeyError::NotAKey(path.to_owned()))
+        let read = |error| KeyError::Read(path.to_owned(), error);
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        let mode = std::fs::metadata(path).map_err(read)?.permissions().mode();
+        let ring = KeyRing::parse(path, &text, mode)?;
+        if mode & GROUP_READS != 0 {
+            // Kubernetes mounts secrets so, for a group of the pod's own.
+            warn!(path = %path.display(), "the signing key {} is readable by a group", path.display());
+        }
+        Ok(Self(RwLock::new(Arc::new(ring))))
     }
 
-    fn from_pkcs8(der: &[u8]) -> Option<Self> {
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()?;
-        let public = public_jwk(URL_SAFE_NO_PAD.encode(pair.public_key()))?;
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = public.common.key_id.clone();
-        let tag_key = Sha256::new().chain_update(TAG_KEY).chain_update(der);
-        Some(Self {
-            key: EncodingKey::from_ed_der(der),
-            tag_key: tag_key.finalize().into(),
-            header,
-            public,
-        })
+    /// What the file holds now, if that is something else.
+    async fn newer(&self, path: &Path) -> Result<Option<KeyRing>, KeyError> {
+        let read = |error| KeyError::Read(path.to_owned(), error);
+        let text = tokio::fs::read_to_string(path).await.map_err(read)?;
+        let mode = tokio::fs::metadata(path).await.map_err(read)?.permissions();
+        let now = KeyRing::parse(path, &text, mode.mode())?;
+        let changed = now.ids().ne(self.ring().ids());
+        Ok(changed.then_some(now))
+    }
+
+    fn work_with(&self, ring: KeyRing) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+    }
+
+    fn ring(&self) -> Arc<KeyRing> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// An access token for this user, good from now on.
@@ -101,7 +129,7 @@ impl Signer {
     }
 
     /// An access token for this user, good from `now` on, in seconds since the epoch: the same
-    /// token whenever it is asked for.
+    /// token whenever it is asked for, as long as the same key signs.
     pub fn sign_at(&self, user: UserId, now: u64) -> Result<String, jsonwebtoken::errors::Error> {
         let claims = Claims {
             sub: user,
@@ -110,21 +138,160 @@ impl Signer {
             iat: now,
             exp: now + LIFETIME.as_secs(),
         };
-        encode(&self.header, &claims, &self.key)
+        let ring = self.ring();
+        let key = ring.signing();
+        encode(&key.header, &claims, &key.encoding)
     }
 
     /// Stands for `text` where it is to be recognized and not read: without the key nobody can
     /// find out what it was, however few texts there may be.
     pub fn tag(&self, text: &str) -> [u8; 32] {
+        self.ring().signing().tag(text)
+    }
+
+    /// Everything that [`Signer::tag`] has made of `text` with one of the keys that are here.
+    pub fn tags(&self, text: &str) -> Vec<[u8; 32]> {
+        self.ring().0.iter().map(|key| key.tag(text)).collect()
+    }
+
+    /// The id of the key that signs.
+    pub fn id(&self) -> Option<String> {
+        self.ring().signing().id().map(str::to_owned)
+    }
+
+    /// What others verify with; the key that signs comes first.
+    pub fn key_set(&self) -> JwkSet {
+        self.ring().public()
+    }
+}
+
+impl KeyRing {
+    /// The keys in a file with this text and this mode.
+    fn parse(path: &Path, text: &str, mode: u32) -> Result<Self, KeyError> {
+        if mode & OTHERS_READ != 0 {
+            return Err(KeyError::Public(path.to_owned()));
+        }
+        // What else the file holds, and in whatever state, does not matter.
+        let begin = format!("-----BEGIN {PRIVATE_KEY}-----");
+        let mut keys: Vec<Key> = Vec::new();
+        for (at, _) in text.match_indices(&begin) {
+            if keys.len() == MOST_KEYS {
+                return Err(KeyError::TooMany(path.to_owned()));
+            }
+            let key = pem::parse(&text[at..]).ok();
+            let key = key.and_then(|key| Key::from_pkcs8(key.contents()));
+            let key = key.ok_or_else(|| KeyError::NotAKey(path.to_owned()))?;
+            if keys.iter().all(|known| known.id() != key.id()) {
+                keys.push(key);
+            }
+        }
+        if keys.is_empty() {
+            return Err(KeyError::NotAKey(path.to_owned()));
+        }
+        Ok(Self(keys))
+    }
+
+    fn signing(&self) -> &Key {
+        self.0
+            .first()
+            .unwrap_or_else(|| unreachable!("there is one at least"))
+    }
+
+    fn public(&self) -> JwkSet {
+        JwkSet {
+            keys: self.0.iter().map(|key| key.public.clone()).collect(),
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = Option<&str>> {
+        self.0.iter().map(Key::id)
+    }
+}
+
+impl Key {
+    fn from_pkcs8(der: &[u8]) -> Option<Self> {
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()?;
+        let public = public_jwk(URL_SAFE_NO_PAD.encode(pair.public_key()))?;
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = public.common.key_id.clone();
+        let tag_key = Sha256::new().chain_update(TAG_KEY).chain_update(der);
+        Some(Self {
+            encoding: EncodingKey::from_ed_der(der),
+            tag_key: tag_key.finalize().into(),
+            header,
+            public,
+        })
+    }
+
+    fn id(&self) -> Option<&str> {
+        self.public.common.key_id.as_deref()
+    }
+
+    fn tag(&self, text: &str) -> [u8; 32] {
         let tag = Sha256::new().chain_update(self.tag_key);
         tag.chain_update(text).finalize().into()
     }
+}
 
-    /// What others verify with.
-    pub fn key_set(&self) -> JwkSet {
-        JwkSet {
-            keys: vec![self.public.clone()],
+/// The keys of a process that serves: what it signs with, what it verifies with, and what it shows.
+pub struct Keys {
+    signer: Arc<Signer>,
+    pub verifier: Arc<TokenVerifier>,
+    shown: KeysInUse,
+    failing: Failing,
+}
+
+impl Keys {
+    pub fn new(signer: Arc<Signer>, shown: KeysInUse) -> Self {
+        let set = signer.key_set();
+        shown.sign(signer.id());
+        Self {
+            verifier: Arc::new(TokenVerifier::with_keys(&set, shown.clone())),
+            signer,
+            shown,
+            failing: Failing::default(),
         }
+    }
+
+    /// Looks each second what the file holds, and goes over to that. It is looked at, rather than
+    /// watched: what mounts secrets replaces whole folders, and not every file system tells.
+    pub async fn follow(self, path: PathBuf, tasks: Tasks) {
+        let mut seconds = EverySecond::until(tasks.stop_signal());
+        while seconds.next().await {
+            let (signer, path) = (self.signer.clone(), path.clone());
+            let read = async move { signer.newer(&path).await };
+            // The file may be on a disk that stands still: then the next second is another try.
+            match tasks.ask_within(PATIENCE, read).await {
+                Some(Ok(newer)) => {
+                    if self.failing.ends() {
+                        info!("the file of the signing keys can be used again");
+                    }
+                    if let Some(ring) = newer {
+                        self.work_with(ring);
+                    }
+                }
+                Some(Err(error)) => {
+                    if self.failing.begins(&error) {
+                        warn!(error = %Chain(&error), "the signing keys stay as they were: their file cannot be used");
+                    }
+                }
+                None => (),
+            }
+        }
+    }
+
+    /// Nothing is signed that would not be accepted here.
+    fn work_with(&self, ring: KeyRing) {
+        let set = ring.public();
+        self.verifier.learn(&set);
+        self.signer.work_with(ring);
+        let signs = self.signer.id();
+        info!(
+            key.id = signs,
+            keys = set.keys.len(),
+            "the signing keys have changed"
+        );
+        self.shown.sign(signs);
     }
 }
 
@@ -191,23 +358,10 @@ fn place(path: &Path, pem: &str) -> io::Result<bool> {
     }
 }
 
-fn refuse_public(path: &Path) -> Result<(), KeyError> {
-    let read = |error| KeyError::Read(path.to_owned(), error);
-    let mode = std::fs::metadata(path).map_err(read)?.permissions().mode();
-    if mode & OTHERS_READ != 0 {
-        return Err(KeyError::Public(path.to_owned()));
-    }
-    if mode & GROUP_READS != 0 {
-        // Kubernetes mounts secrets so, for a group of the pod's own.
-        warn!(path = %path.display(), "the signing key {} is readable by a group", path.display());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::auth::token::TokenVerifier;
+    use shared::auth::token::TokenError;
     use shared::contract::ids::Id;
 
     #[tokio::test]
@@ -215,7 +369,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let signer = Signer::load_or_make(&folder.path().join("new/jwt.pem")).unwrap();
         let token = signer.sign(Id::new(7).unwrap()).unwrap();
-        let verifier = TokenVerifier::with_keys(&signer.key_set());
+        let verifier = TokenVerifier::with_keys(&signer.key_set(), KeysInUse::default());
         assert_eq!(verifier.verify(&token).await, Ok(Id::new(7).unwrap()));
     }
 
@@ -226,7 +380,7 @@ mod tests {
         let kids: std::collections::HashSet<Option<String>> = std::thread::scope(|scope| {
             let start = || {
                 let signer = Signer::load_or_make(&path).unwrap();
-                signer.public.common.key_id
+                signer.id()
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()
@@ -274,7 +428,89 @@ mod tests {
         let before = "made by hand\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END NOTHING-----\n";
         std::fs::write(&path, format!("{before}{key}").replace('\n', "\r\n")).unwrap();
         let loaded = Signer::load(&path).unwrap();
-        assert_eq!(loaded.public, made.public);
+        assert_eq!(loaded.key_set(), made.key_set());
+    }
+
+    /// Writes a file of keys, in this order.
+    fn write(path: &Path, keys: &[&str]) {
+        std::fs::write(path, keys.concat()).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(OWNER_ONLY)).unwrap();
+    }
+
+    /// A key in PEM, and its id.
+    fn key() -> (String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwt.pem");
+        let id = Signer::load_or_make(&path).unwrap().id().unwrap();
+        (std::fs::read_to_string(&path).unwrap(), id)
+    }
+
+    #[test]
+    fn the_first_key_of_a_file_signs_and_all_are_published_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwt.pem");
+        let ((a, a_id), (b, b_id)) = (key(), key());
+        write(&path, &["next:\n", &b, &a, &b]);
+        let signer = Signer::load(&path).unwrap();
+        assert_eq!(signer.id(), Some(b_id.clone()));
+        let set = signer.key_set();
+        let ids: Vec<_> = set
+            .keys
+            .iter()
+            .map(|key| key.common.key_id.clone())
+            .collect();
+        assert_eq!(ids, [Some(b_id), Some(a_id)]);
+    }
+
+    #[test]
+    fn one_damaged_key_among_others_and_too_many_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwt.pem");
+        let good = key().0;
+        write(&path, &[&good, &good.replace("MC4C", "AAAA")]);
+        assert!(matches!(Signer::load(&path), Err(KeyError::NotAKey(_))));
+        let many: Vec<String> = (0..=MOST_KEYS).map(|_| key().0).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        write(&path, &many);
+        assert!(matches!(Signer::load(&path), Err(KeyError::TooMany(_))));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_good_as_long_as_its_key_is_in_the_file_and_bad_files_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwt.pem");
+        let (a, b) = (key().0, key().0);
+        let user: UserId = Id::new(7).unwrap();
+        write(&path, &[&a]);
+        let signer = Arc::new(Signer::load(&path).unwrap());
+        let keys = Keys::new(signer.clone(), KeysInUse::default());
+        let verifier = keys.verifier.clone();
+        let (by_a, tag) = (signer.sign(user).unwrap(), signer.tag("here"));
+        assert_eq!(verifier.verify(&by_a).await, Ok(user));
+        // Published, signing, and then alone.
+        for (held, good, known) in [
+            (vec![&a, &b], true, true),
+            (vec![&b, &a], true, true),
+            (vec![&b], false, false),
+            (vec![&a, &b], true, true),
+        ] {
+            let held: Vec<&str> = held.into_iter().map(String::as_str).collect();
+            write(&path, &held);
+            let newer = signer.newer(&path).await.unwrap();
+            keys.work_with(newer.expect("something else"));
+            let fresh = signer.sign(user).unwrap();
+            assert_eq!(verifier.verify(&fresh).await, Ok(user));
+            let verified = verifier.verify(&by_a).await;
+            assert_eq!(verified == Ok(user), good, "{verified:?}");
+            assert!(good || verified == Err(TokenError::Invalid));
+            assert_eq!(signer.tags("here").contains(&tag), known);
+            assert!(signer.newer(&path).await.unwrap().is_none(), "nothing new");
+        }
+        std::fs::write(&path, &a[..40]).unwrap();
+        assert!(signer.newer(&path).await.is_err());
+        std::fs::remove_file(&path).unwrap();
+        assert!(signer.newer(&path).await.is_err());
+        assert_eq!(verifier.verify(&by_a).await, Ok(user));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::web::{Data, PayloadConfig, ServiceConfig};
 use clap::ValueEnum;
 use mongodb::Database;
+use shared::auth::keys_in_use::KeysInUse;
 use shared::auth::token::{TokenError, TokenVerifier};
 use shared::connections::{self, DatabaseStatus, Databases, PoolSizes};
 use shared::contract::partition::Partitions;
@@ -28,7 +29,7 @@ use tracing::{debug, info, warn};
 use crate::app::ports::Quota;
 use crate::app::{App, DEADLINE, Parts};
 use crate::http;
-use crate::keys::{KeyError, Signer};
+use crate::keys::{KeyError, Keys, Signer};
 use crate::metric_rows;
 use crate::relay::{self, Relay};
 use crate::store::MongoStore;
@@ -209,8 +210,8 @@ async fn start(
 ) -> Result<Option<ServerHandle>, StartupError> {
     let (readiness, tasks) = (&process.readiness, &process.tasks);
     let signer = Signer::load_or_make(&settings.jwt_private_key_file)?;
+    check_key(&signer).await?;
     let core = Core::open(settings, signer, tasks).await?;
-    check_key(&core.signer).await?;
     let status = DatabaseStatus::default();
     let probe = connections::probe_log(
         settings,
@@ -227,8 +228,12 @@ async fn start(
     }
     let mut handle = None;
     if role.serves() {
-        let server =
-            http_server(api, &core, settings, &process.draining).map_err(StartupError::Serve)?;
+        let keys = Keys::new(core.signer.clone(), process.keys.clone());
+        let verifier = keys.verifier.clone();
+        let follow = keys.follow(settings.jwt_private_key_file.clone(), tasks.clone());
+        tasks.spawn("signing keys", follow);
+        let server = http_server(api, &core, verifier, settings, &process.draining);
+        let server = server.map_err(StartupError::Serve)?;
         handle = Some(server.handle());
         tasks.run(server);
     }
@@ -273,7 +278,7 @@ async fn check_key(signer: &Signer) -> Result<(), StartupError> {
     let anybody =
         shared::contract::ids::UserId::new(1).unwrap_or_else(|| unreachable!("1 is positive"));
     let token = signer.sign(anybody).map_err(StartupError::Sign)?;
-    let verifier = TokenVerifier::with_keys(&signer.key_set());
+    let verifier = TokenVerifier::with_keys(&signer.key_set(), KeysInUse::default());
     let verified = verifier.verify(&token).await;
     verified.map(|_| ()).map_err(StartupError::Verify)
 }
@@ -281,16 +286,17 @@ async fn check_key(signer: &Signer) -> Result<(), StartupError> {
 fn http_server(
     api: TcpListener,
     core: &Core,
+    verifier: Arc<TokenVerifier>,
     settings: &Settings,
     draining: &CancellationToken,
 ) -> std::io::Result<Server> {
     let app = Data::from(core.app.clone());
-    let keys = Data::new(core.signer.key_set());
-    let verifier = Data::new(TokenVerifier::with_keys(&keys));
+    let signer = Data::from(core.signer.clone());
+    let verifier = Data::from(verifier);
     let configure = move |config: &mut ServiceConfig| {
         config
             .app_data(app.clone())
-            .app_data(keys.clone())
+            .app_data(signer.clone())
             .app_data(verifier.clone())
             .app_data(PayloadConfig::new(MAX_BODY))
             .configure(http::configure);

@@ -33,6 +33,7 @@ use command_service::app::ports::NewEvent;
 use futures_util::future::join_all;
 use jsonwebtoken::jwk::JwkSet;
 use serde_json::{Value, json};
+use shared::auth::keys_in_use::KeysInUse;
 use shared::auth::token::{KEY_SET, TokenVerifier};
 use shared::contract::consistency::ConsistencyToken;
 use shared::contract::events::{Event, LogStream, NoData, Payload};

@@ -29,6 +29,9 @@ enum Command {
     /// Asks the service beside it, at QUERY_OPS_ADDR, whether it is ready. Exits with 0 if it is,
     /// 1 if not.
     Health,
+    /// Asks the service beside it with which keys it signs and verifies access tokens, and prints their
+    /// ids in JSON.
+    Keys,
     #[command(flatten)]
     Task(Task),
 }
@@ -48,6 +51,7 @@ enum Task {
 pub async fn run(arguments: Arguments) -> ExitCode {
     let task = match arguments.command {
         Some(Command::Health) => return health::main(OpsPort::Query).await,
+        Some(Command::Keys) => return health::keys(OpsPort::Query).await,
         Some(Command::Task(task)) => Some(task),
         None => None,
     };

@@ -178,8 +178,8 @@ async fn start(
     stop: &CancellationToken,
 ) -> Result<Option<ServerHandle>, StartupError> {
     let (readiness, tasks) = (&process.readiness, &process.tasks);
-    let verifier =
-        Data::new(TokenVerifier::with_url(settings.jwks_url.clone()).map_err(StartupError::Keys)?);
+    let verifier = TokenVerifier::with_url(settings.jwks_url.clone(), process.keys.clone());
+    let verifier = Data::new(verifier.map_err(StartupError::Keys)?);
     // However this ends: who waits for the start waits for nothing then.
     let until_started = stop.child_token();
     let started = until_started.clone().drop_guard();

@@ -1,11 +1,13 @@
-//! The command `health` of both binaries: whether the service beside it is ready.
+//! The commands `health` and `keys` of both binaries: whether the service beside it is ready, and which
+//! keys it works with.
 //!
-//! For what starts containers: an image has neither a shell nor a client of HTTP.
+//! For what starts containers and for operators: an image has neither a shell nor a client of HTTP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use reqwest::redirect::Policy;
 use serde_json::Value;
 
@@ -24,14 +26,30 @@ const HERE: &str = "here.invalid";
 ///
 /// Exits with 0 if the service is ready (or degraded), 1 if not, [`USAGE`] if the address is bad.
 pub async fn main(port: OpsPort) -> ExitCode {
-    let address = match port.read() {
-        Ok(address) => address,
+    match port.read() {
+        Ok(address) => told(ask(address).await),
         Err(faults) => {
             eprintln!("{faults}");
-            return ExitCode::from(USAGE);
+            ExitCode::from(USAGE)
         }
-    };
-    match ask(address).await {
+    }
+}
+
+/// Prints what `/keys` of the operator's port on this machine says, in one line of JSON.
+///
+/// Exits with 0 if it says something, 1 if not, [`USAGE`] if the address is bad.
+pub async fn keys(port: OpsPort) -> ExitCode {
+    match port.read() {
+        Ok(address) => told(ask_for_keys(address).await),
+        Err(faults) => {
+            eprintln!("{faults}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn told(said: Result<String, String>) -> ExitCode {
+    match said {
         Ok(said) => {
             println!("{said}");
             ExitCode::SUCCESS
@@ -60,8 +78,8 @@ fn local(address: SocketAddr) -> Vec<SocketAddr> {
     there.collect()
 }
 
-/// What the port says, in one line: `Err` if that is not that the service is ready.
-async fn ask(address: SocketAddr) -> Result<String, String> {
+/// The status and the body of an answer of the port, or why there is none.
+async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, Value), String> {
     let told = async {
         // No proxy of the environment, no certificates of the system: it is a port of this machine.
         let client = reqwest::Client::builder()
@@ -72,7 +90,7 @@ async fn ask(address: SocketAddr) -> Result<String, String> {
             .resolve_to_addrs(HERE, &local(address))
             .build()?;
         let answer = client
-            .get(format!("http://{HERE}:{}/readyz", address.port()))
+            .get(format!("http://{HERE}:{}{path}", address.port()))
             .send();
         let answer = answer.await?;
         Ok((answer.status(), answer.bytes().await?))
@@ -81,12 +99,29 @@ async fn ask(address: SocketAddr) -> Result<String, String> {
     let (status, body) = told.map_err(|error| {
         let seconds = PATIENCE.as_secs();
         if error.is_timeout() {
-            format!("not ready: {address} does not answer within {seconds} s")
+            format!("{address} does not answer within {seconds} s")
         } else {
-            format!("not ready: {address} does not answer: {}", Chain(&error))
+            format!("{address} does not answer: {}", Chain(&error))
         }
     })?;
-    let said = summary(&serde_json::from_slice(&body).unwrap_or_default());
+    Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+}
+
+async fn ask_for_keys(address: SocketAddr) -> Result<String, String> {
+    match get(address, "/keys").await? {
+        (status, body) if status.is_success() && body.is_object() => Ok(body.to_string()),
+        (status, _) => Err(format!(
+            "{address} answers {status}: is it an earlier version?"
+        )),
+    }
+}
+
+/// What the port says, in one line: `Err` if that is not that the service is ready.
+async fn ask(address: SocketAddr) -> Result<String, String> {
+    let (status, body) = get(address, "/readyz")
+        .await
+        .map_err(|why| format!("not ready: {why}"))?;
+    let said = summary(&body);
     if status.is_success() {
         Ok(said.unwrap_or_else(|| "ready".to_owned()))
     } else {

@@ -9,6 +9,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::auth::keys_in_use::KeysInUse;
 use crate::runtime::open_files;
 use crate::runtime::otlp;
 use crate::runtime::settings::Settings;
@@ -93,6 +94,8 @@ impl Ports {
 #[derive(Debug)]
 pub struct Process {
     pub readiness: Readiness,
+    /// Shown on the operator's port.
+    pub keys: KeysInUse,
     pub tasks: Tasks,
     /// Fires when the process begins to end: each answer is the last of its connection.
     pub draining: CancellationToken,
@@ -116,9 +119,11 @@ impl Process {
         for condition in conditions {
             readiness.expect(*condition);
         }
+        let keys = KeysInUse::default();
         Ok(Self {
-            ops: OpsServer::start(ops, readiness.clone(), measured)?,
+            ops: OpsServer::start(ops, readiness.clone(), keys.clone(), measured)?,
             readiness,
+            keys,
             tasks: Tasks::default(),
             draining: CancellationToken::new(),
             drained: CancellationToken::new(),

@@ -141,11 +141,12 @@ impl App {
             Checked::Refused(refusal) => return Err(refusal.into()),
             Checked::Stranger(refusal) => refusal,
         };
-        let (Some(user), Some(origin)) = (user, user.and_then(|it| self.origin(it, address)))
-        else {
+        let (Some(user), Some(place)) = (user, address) else {
             return Err(refusal.into());
         };
-        if !self.store.sessions.has_from(user, &origin).await? {
+        // A session that was used last before the key changed has a tag of the key before.
+        let origins = self.signer.tags(&origin(user, place));
+        if !self.store.sessions.has_from(user, &origins).await? {
             return Err(refusal.into());
         }
         self.login_limits.learn(account, address);
@@ -154,8 +155,7 @@ impl App {
 
     /// Stands for where a user is, in their sessions: an address is nobody's to read there.
     fn origin(&self, user: UserId, address: Option<IpAddr>) -> Option<[u8; 32]> {
-        let address = customer(address?);
-        Some(self.signer.tag(&format!("origin {user} {address}")))
+        Some(self.signer.tag(&origin(user, address?)))
     }
 
     /// Ends the family of a refresh token. Nothing is told about one that is not ours.
@@ -250,6 +250,11 @@ impl Refresh {
     fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.secret).into()
     }
+}
+
+/// What is tagged: a user, and where they are.
+fn origin(user: UserId, address: IpAddr) -> String {
+    format!("origin {user} {}", customer(address))
 }
 
 /// Whole seconds; none before the epoch.

@@ -14,11 +14,11 @@ use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{Data, ServiceConfig, to};
 use actix_web::{HttpResponse, Route};
-use jsonwebtoken::jwk::JwkSet;
 use shared::auth::token::KEY_SET;
 use shared::web::routing::{Endpoint, serve_routes};
 
 use crate::app::counting_rejections;
+use crate::keys::Signer;
 
 pub fn configure(config: &mut ServiceConfig) {
     serve_routes(config, endpoints());
@@ -111,12 +111,14 @@ fn command(name: &'static str, route: Route) -> Route {
 }
 
 /// Anybody may have the keys, and keep them for a while.
-async fn key_set(keys: Data<JwkSet>) -> HttpResponse {
+async fn key_set(signer: Data<Signer>) -> HttpResponse {
     let for_a_while = (
         CACHE_CONTROL,
         HeaderValue::from_static("public, max-age=300"),
     );
-    HttpResponse::Ok().insert_header(for_a_while).json(&**keys)
+    HttpResponse::Ok()
+        .insert_header(for_a_while)
+        .json(signer.key_set())
 }
 
 #[cfg(test)]

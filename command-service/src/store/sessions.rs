@@ -49,8 +49,8 @@ impl ports::Sessions for Sessions {
         self.calls.ask(|| self.try_renew(renewal)).await
     }
 
-    async fn has_from(&self, user: UserId, origin: &[u8; 32]) -> Result<bool> {
-        self.calls.ask(|| self.try_has_from(user, origin)).await
+    async fn has_from(&self, user: UserId, origins: &[[u8; 32]]) -> Result<bool> {
+        self.calls.ask(|| self.try_has_from(user, origins)).await
     }
 
     async fn user(&self, family: &str) -> Result<Option<UserId>> {
@@ -134,10 +134,11 @@ impl Sessions {
         })
     }
 
-    async fn try_has_from(&self, user: UserId, origin: &[u8; 32]) -> Attempt<bool> {
+    async fn try_has_from(&self, user: UserId, origins: &[[u8; 32]]) -> Attempt<bool> {
+        let origins: Vec<Binary> = origins.iter().map(binary).collect();
         let session = doc! {
             "user": user.get(),
-            "origin": binary(origin),
+            "origin": { "$in": origins },
             "expires_at": { "$gt": DateTime::now() },
         };
         Ok(self.sessions.find_one(session).await?.is_some())

@@ -18,7 +18,7 @@ async fn one_signs_in_by_name_or_address_and_the_token_verifies() {
         .await
         .unwrap();
     let keys: JwkSet = serde_json::from_str(&keys.text().await.unwrap()).unwrap();
-    let verifier = TokenVerifier::with_keys(&keys);
+    let verifier = TokenVerifier::with_keys(&keys, KeysInUse::default());
     let user = verifier.verify(&tokens.text("access_token")).await.unwrap();
     assert_eq!(user.to_string(), ada.id);
     app.end().await;

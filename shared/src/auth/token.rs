@@ -1,7 +1,8 @@
 //! Access tokens: JWTs signed with Ed25519, nothing else.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
+use super::keys_in_use::KeysInUse;
 use crate::contract::ids::UserId;
 use crate::contract::time::{Clock, SystemClock};
 use crate::runtime::error_chain::Chain;
@@ -27,6 +29,9 @@ pub const KEY_SET: &str = "/.well-known/jwks.json";
 const REFETCH: Duration = Duration::from_secs(5);
 /// The same while the key set cannot be had.
 const RETRY: Duration = Duration::from_secs(1);
+/// A key set is looked at again after so long though no unknown key is named: a key that was withdrawn
+/// is good for no longer, and one that was published is known before anything is signed with it.
+const FRESH: Duration = Duration::from_secs(15);
 
 /// What an access token says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +51,15 @@ pub enum TokenError {
     Invalid,
     #[error("the keys that verify access tokens cannot be fetched")]
     NoKeys,
+}
+
+/// Why a key set cannot be had.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("ask for the key set")]
+    Ask(#[source] reqwest::Error),
+    #[error("the key set has no Ed25519 key with an id")]
+    Empty,
 }
 
 /// What a good token says of its bearer.
@@ -90,14 +104,32 @@ impl KeyFetch {
     }
 }
 
-/// Verifies tokens, and remembers those it has verified until they expire.
+/// A key of the set.
+struct Key {
+    /// The public key itself, as it was published.
+    x: String,
+    decoding: DecodingKey,
+    /// It is in the set no more: what it has verified does not count any longer.
+    withdrawn: AtomicBool,
+}
+
+/// A token that was good.
+#[derive(Clone)]
+struct Remembered {
+    user: UserId,
+    expires: u64,
+    by: Arc<Key>,
+}
+
+/// Verifies tokens, and remembers those it has verified until they expire or their key is withdrawn.
 pub struct TokenVerifier {
     source: Source,
-    keys: RwLock<HashMap<String, Arc<DecodingKey>>>,
+    keys: RwLock<HashMap<String, Arc<Key>>>,
+    shown: KeysInUse,
     /// Held while the key set is fetched: those that wait for it share the outcome of that fetch.
     fetched: tokio::sync::Mutex<Option<KeyFetch>>,
     fetching: Failing,
-    verified: moka::sync::Cache<[u8; 32], (UserId, u64)>,
+    verified: moka::sync::Cache<[u8; 32], Remembered>,
 }
 
 /// Whether a URL leads to this machine by its loopback.
@@ -111,28 +143,30 @@ fn is_this_machine(url: &str) -> bool {
 }
 
 impl TokenVerifier {
-    /// Verifies with these keys alone.
-    pub fn with_keys(keys: &JwkSet) -> Self {
-        let verifier = Self::new(Source::Fixed);
+    /// Verifies with these keys alone, and shows which these are.
+    pub fn with_keys(keys: &JwkSet, shown: KeysInUse) -> Self {
+        let verifier = Self::new(Source::Fixed, shown);
         verifier.learn(keys);
         verifier
     }
 
-    /// Verifies with the keys published at `url`, fetched when an unknown one is named.
-    pub fn with_url(url: String) -> Result<Self, reqwest::Error> {
+    /// Verifies with the keys published at `url`, fetched when an unknown one is named and by
+    /// [`Self::is_ready`], and shows which these are.
+    pub fn with_url(url: String, shown: KeysInUse) -> Result<Self, reqwest::Error> {
         let mut http = reqwest::Client::builder().timeout(Duration::from_secs(2));
         if is_this_machine(&url) {
             // One that the environment names does not reach us.
             http = http.no_proxy();
         }
         let http = http.build()?;
-        Ok(Self::new(Source::Url { url, http }))
+        Ok(Self::new(Source::Url { url, http }, shown))
     }
 
-    fn new(source: Source) -> Self {
+    fn new(source: Source, shown: KeysInUse) -> Self {
         Self {
             source,
             keys: RwLock::default(),
+            shown,
             fetched: tokio::sync::Mutex::default(),
             fetching: Failing::default(),
             verified: moka::sync::Cache::builder()
@@ -142,29 +176,47 @@ impl TokenVerifier {
         }
     }
 
-    fn learn(&self, set: &JwkSet) {
-        let mut keys = self
-            .keys
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        keys.clear();
+    /// Verifies with these keys from now on, and with no other. Whether there is any among them: if
+    /// not, those from before stay.
+    pub fn learn(&self, set: &JwkSet) -> bool {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let mut now = HashMap::new();
         for key in &set.keys {
             if let Some(kid) = &key.common.key_id
                 && let AlgorithmParameters::OctetKeyPair(pair) = &key.algorithm
                 && pair.curve == EllipticCurve::Ed25519
                 && let Ok(decoding) = DecodingKey::from_jwk(key)
             {
-                keys.insert(kid.clone(), Arc::new(decoding));
+                let known = keys.get(kid).filter(|known| known.x == pair.x);
+                let key = known.cloned().unwrap_or_else(|| {
+                    Arc::new(Key {
+                        x: pair.x.clone(),
+                        decoding,
+                        withdrawn: AtomicBool::new(false),
+                    })
+                });
+                now.insert(kid.clone(), key);
             }
         }
+        if now.is_empty() {
+            return false;
+        }
+        let before = std::mem::replace(&mut *keys, now);
+        for (kid, key) in before {
+            if keys.get(&kid).is_none_or(|now| !Arc::ptr_eq(now, &key)) {
+                key.withdrawn.store(true, Ordering::Release);
+            }
+        }
+        self.shown.verify(keys.keys().cloned().collect());
+        true
     }
 
-    fn key(&self, kid: &str) -> Option<Arc<DecodingKey>> {
-        let keys = self
-            .keys
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        keys.get(kid).cloned()
+    fn keys(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Key>>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self, kid: &str) -> Option<Arc<Key>> {
+        self.keys().get(kid).cloned()
     }
 
     /// The user to whom the token was issued.
@@ -177,8 +229,11 @@ impl TokenVerifier {
         // A hash is kept rather than the token: a dump of the cache opens no account.
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let now = jsonwebtoken::get_current_timestamp();
-        if let Some((user, expires)) = self.verified.get(&digest) {
-            return if now <= expires + LEEWAY_SECS {
+        let known = self.verified.get(&digest);
+        if let Some(Remembered { user, expires, .. }) =
+            known.filter(|known| !known.by.withdrawn.load(Ordering::Acquire))
+        {
+            return if now <= expires.saturating_add(LEEWAY_SECS) {
                 Ok(Verified { user, expires })
             } else {
                 Err(TokenError::Invalid)
@@ -203,26 +258,27 @@ impl TokenVerifier {
         validation.set_audience(&[AUDIENCE]);
         // Without this a claim that is absent is a claim that is not checked.
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        let claims = decode::<Claims>(token, &key, &validation)
+        let claims = decode::<Claims>(token, &key.decoding, &validation)
             .map_err(|_| TokenError::Invalid)?
             .claims;
-        self.verified.insert(digest, (claims.sub, claims.exp));
-        Ok(Verified {
-            user: claims.sub,
-            expires: claims.exp,
-        })
+        let (user, expires, by) = (claims.sub, claims.exp, key);
+        self.verified
+            .insert(digest, Remembered { user, expires, by });
+        Ok(Verified { user, expires })
     }
 
-    /// Whether any key is known: without one no token can be verified.
+    /// Whether any key is known: without one no token can be verified. Looks at the key set if that was
+    /// long ago; if it cannot be had then, the keys that are known stay good.
     pub async fn is_ready(&self) -> bool {
-        let known = || {
-            !self
-                .keys
-                .read()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .is_empty()
-        };
-        known() || (self.fetch().await.is_ok() && known())
+        if self.keys().is_empty() {
+            return self.fetch().await.is_ok();
+        }
+        let at = self.fetched.lock().await.map(|fetch| fetch.at);
+        if at.is_none_or(|at| at.elapsed() >= FRESH) {
+            // Its failure is told.
+            let _ = self.fetch().await;
+        }
+        true
     }
 
     async fn fetch(&self) -> Result<(), TokenError> {
@@ -239,17 +295,12 @@ impl TokenVerifier {
         };
         // Before the fetch: if the caller is dropped meanwhile, the fetch counts as failed.
         note(false);
-        let answer = async {
-            http.get(url)
-                .send()
-                .await?
-                .error_for_status()?
-                .json::<JwkSet>()
-                .await
-        };
-        match answer.await {
-            Ok(set) => {
-                self.learn(&set);
+        let learned = ask(http, url).await.and_then(|set| {
+            let learned = self.learn(&set);
+            learned.then_some(()).ok_or(FetchError::Empty)
+        });
+        match learned {
+            Ok(()) => {
                 note(true);
                 if self.fetching.ends() {
                     info!("the key set can be fetched again");
@@ -267,11 +318,18 @@ impl TokenVerifier {
     }
 }
 
+async fn ask(http: &reqwest::Client, url: &str) -> Result<JwkSet, FetchError> {
+    let answer = async { http.get(url).send().await?.error_for_status()?.json().await };
+    answer.await.map_err(FetchError::Ask)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// Answers every request with this, after a while; the URL, and how often it was asked.
@@ -316,10 +374,49 @@ mod tests {
         }
     }
 
+    /// A key set with the key of RFC 8037, appendix A.
+    const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"known","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[tokio::test]
+    async fn whoever_names_unknown_keys_makes_us_ask_once_in_a_while() {
+        let (url, asked) = server("200 OK", KEYS).await;
+        let verifier = TokenVerifier::with_url(url, KeysInUse::default()).unwrap();
+        let tokens = (0..500).map(|number| {
+            let head = format!(r#"{{"alg":"EdDSA","kid":"{number}"}}"#);
+            format!("{}.e30.AA", URL_SAFE_NO_PAD.encode(head))
+        });
+        let tokens: Vec<String> = tokens.collect();
+        let looks = tokens.iter().map(|token| verifier.verified(token));
+        for outcome in futures_util::future::join_all(looks).await {
+            assert_eq!(outcome, Err(TokenError::Invalid));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(
+            verifier.verified.iter().count(),
+            0,
+            "nothing is remembered of them"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_key_set_without_a_key_takes_none_away() {
+        let (url, _) = server("200 OK", r#"{"keys":[]}"#).await;
+        let shown = KeysInUse::default();
+        let verifier = TokenVerifier::with_url(url, shown.clone()).unwrap();
+        assert!(verifier.learn(&serde_json::from_str(KEYS).unwrap()));
+        assert_eq!(verifier.fetch().await, Err(TokenError::NoKeys));
+        assert!(verifier.key("known").is_some());
+        let shown = serde_json::to_value(shown.ids()).unwrap();
+        assert_eq!(
+            shown,
+            serde_json::json!({ "signs": null, "verifies": ["known"] })
+        );
+    }
+
     #[tokio::test]
     async fn a_key_set_that_cannot_be_had_is_asked_for_once_in_a_while() {
         let (url, asked) = server("503 Service Unavailable", "").await;
-        let verifier = TokenVerifier::with_url(url).unwrap();
+        let verifier = TokenVerifier::with_url(url, KeysInUse::default()).unwrap();
         let began = Instant::now();
         let waiters = (0..20).map(|_| verifier.fetch());
         for outcome in futures_util::future::join_all(waiters).await {
@@ -334,8 +431,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_goes_away_does_not_make_the_next_ask_at_once() {
-        let (url, asked) = server("200 OK", r#"{"keys":[]}"#).await;
-        let verifier = TokenVerifier::with_url(url).unwrap();
+        let (url, asked) = server("200 OK", KEYS).await;
+        let verifier = TokenVerifier::with_url(url, KeysInUse::default()).unwrap();
         let short = Duration::from_millis(20);
         let dropped = tokio::time::timeout(short, verifier.fetch()).await;
         assert!(dropped.is_err());

@@ -1,4 +1,4 @@
-//! The operator's port: `/livez`, `/readyz`, `/metrics`. Nothing internal is on the public one.
+//! The operator's port: `/livez`, `/readyz`, `/metrics`, `/keys`. Nothing internal is on the public one.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -9,6 +9,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::json;
 
+use crate::auth::keys_in_use::KeysInUse;
 use crate::runtime::metric_rows::READY;
 use crate::runtime::tasks::Tasks;
 use crate::runtime::telemetry::{self, Measured};
@@ -86,6 +87,7 @@ impl OpsServer {
     pub fn start(
         listener: TcpListener,
         readiness: Readiness,
+        keys: KeysInUse,
         measured: &Measured,
     ) -> std::io::Result<Self> {
         let metrics = telemetry::init_metrics(measured);
@@ -94,9 +96,11 @@ impl OpsServer {
             App::new()
                 .app_data(web::Data::new(readiness.clone()))
                 .app_data(web::Data::new(metrics.clone()))
+                .app_data(web::Data::new(keys.clone()))
                 .service(get_only("/livez", web::to(live)))
                 .service(get_only("/readyz", web::to(ready)))
                 .service(get_only("/metrics", web::to(render)))
+                .service(get_only("/keys", web::to(keys_in_use)))
                 .default_service(web::to(no_such_path))
         });
         let server = server.workers(1).disable_signals().listen(listener)?.run();
@@ -135,6 +139,11 @@ async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     } else {
         HttpResponse::ServiceUnavailable().json(body)
     }
+}
+
+/// Ids alone: fingerprints of what is published anyway.
+async fn keys_in_use(keys: web::Data<KeysInUse>) -> HttpResponse {
+    HttpResponse::Ok().json(keys.ids())
 }
 
 async fn render(

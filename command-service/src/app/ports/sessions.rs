@@ -54,8 +54,8 @@ pub trait Sessions: Send + Sync {
     async fn open(&self, session: &Session) -> Result<()>;
     /// Makes the next token the newest one of the family if the one that was used is.
     async fn renew(&self, renewal: &Renewal) -> Result<Rotation>;
-    /// Whether the user has a session that was used last from this origin.
-    async fn has_from(&self, user: UserId, origin: &[u8; 32]) -> Result<bool>;
+    /// Whether the user has a session that was used last from one of these origins.
+    async fn has_from(&self, user: UserId, origins: &[[u8; 32]]) -> Result<bool>;
     async fn user(&self, family: &str) -> Result<Option<UserId>>;
     async fn close(&self, family: &str) -> Result<()>;
     async fn close_all(&self, user: UserId) -> Result<()>;

@@ -98,11 +98,14 @@ impl Sessions for Memory {
         })
     }
 
-    async fn has_from(&self, user: UserId, origin: &[u8; 32]) -> Result<bool> {
+    async fn has_from(&self, user: UserId, origins: &[[u8; 32]]) -> Result<bool> {
         let now = SystemClock.now();
         let is_from = |kept: &Kept| {
             let session = &kept.session;
-            session.user == user && session.origin == Some(*origin) && session.expires_at > now
+            let origin = session.origin;
+            session.user == user
+                && origin.is_some_and(|origin| origins.contains(&origin))
+                && session.expires_at > now
         };
         Ok(self.data().sessions.values().any(is_from))
     }
