@@ -4,10 +4,10 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe try-observe try-alerts try-operations lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards capacity-check capacity bench latency overhead postman fmt engines clean
+.PHONY: help run rotate-key rotate-broker rotate-database observe try-observe try-alerts try-operations lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards capacity-check capacity bench latency overhead postman fmt engines clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: ## get, build and start everything; Ctrl-C stops it, the data stays in DATA (.data)
 	@exec $(DEV) run
@@ -32,6 +32,15 @@ latency: ## what the gateway costs on a hot timeline, with and without it in tur
 
 observe: ## Prometheus with our rules beside what `make run` runs; Loki, Jaeger and Grafana too where they are on the PATH
 	@exec $(PYTHON) scripts/observe.py
+
+rotate-key: ## replace the key that signs access tokens while `make run` runs, or ARGS="--cluster CONTEXT"; docs/rotation.md
+	@exec $(PYTHON) scripts/rotate.py key $(ARGS)
+
+rotate-broker: ## ARGS="--cluster CONTEXT": replace the services' password at NATS while they run
+	@exec $(PYTHON) scripts/rotate.py broker $(ARGS)
+
+rotate-database: ## ARGS="--cluster CONTEXT": replace the services' password at MongoDB while they run
+	@exec $(PYTHON) scripts/rotate.py database $(ARGS)
 
 try-observe: ## every panel, counter, log line and trace of a stack of its own under a load: two minutes
 	@exec $(PYTHON) scripts/try_observe.py
@@ -87,6 +96,7 @@ architecture: ## the rooms and what they must not mention
 manifests: ## do the manifests render, are they valid, and is everything there that they name?
 	@$(PYTHON) scripts/check_manifests.py
 	@$(PYTHON) scripts/test_check_manifests.py
+	@$(PYTHON) scripts/test_rotate.py
 	@exec $(PYTHON) scripts/try_gateway.py
 
 aws: ## are the templates for AWS right, and do they agree with the manifests?

@@ -188,7 +188,8 @@ def nats_configuration(tools: Tools, tree: Tree) -> list[str]:
         make_certificate(Path(folder))
         for name, text in files.items():
             # Of what is mounted, the certificate must be there.
-            (Path(folder) / name).write_text(text.replace("/etc/nats-tls/", f"{folder}/"))
+            (Path(folder) / name).write_text(text.replace("/etc/nats-tls/", f"{folder}/").replace("../nats-users/", ""))
+        (Path(folder) / "users.conf").write_text("users: [{user: somebody, password: p}]\n")
         ran = subprocess.run([tools.nats, "-t", "--config", f"{folder}/nats.conf"], capture_output=True, text=True,
                              env={**os.environ, **values})
     return [f"{tree.name}: {ran.stderr.strip()}"] if ran.returncode else []

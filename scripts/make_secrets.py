@@ -11,6 +11,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import secrets
 import shutil
 import string
@@ -79,8 +80,7 @@ def make(folder: Folder, mongodb_nodes: int, more_hosts: dict[str, list[str]]) -
     folder.write("mongodb-credentials/uri",
                  f"mongodb://{user}:{word}@{nodes}/microblog?replicaSet=rs0&authSource=admin"
                  "&tls=true&tlsCAFile=/etc/microblog/mongodb-tls/ca.crt")
-    user, word = credentials(folder, "nats-credentials", "", "microblog")
-    folder.write("nats-credentials/url", f"tls://{user}:{word}@nats.{CLUSTER}:4222")
+    nats_user(folder)
     folder.once("grafana-admin/password", password)
     authority(folder)
     for name, hosts in HOSTS.items():
@@ -89,13 +89,35 @@ def make(folder: Folder, mongodb_nodes: int, more_hosts: dict[str, list[str]]) -
         folder.write(f"{name}/ca.crt", folder.read("authority/ca.crt"))
 
 
+def nats_user(folder: Folder) -> None:
+    """The broker's user. Once made it is left alone, for it is another one, or there are two, while it rotates."""
+    # Versions before had the user in two files, from which this one follows.
+    before = [folder.path / "nats-credentials" / name for name in ("username", "password")]
+    user, word = (path.read_text() if path.exists() else new for path, new in zip(before, ("microblog", password())))
+    made = folder.once("nats-credentials/users.conf", lambda: nats_users([(user, word)]))
+    user, word = read_nats_users(made)[-1]
+    folder.once("nats-credentials/url", lambda: f"tls://{user}:{word}@nats.{CLUSTER}:4222")
+    for path in before:
+        path.unlink(missing_ok=True)
+
+
+def nats_users(users: list[tuple[str, str]]) -> str:
+    """What nats.conf includes. Quoted: a password such as 12345, 10k or true would be no string."""
+    listed = ", ".join(f'{{user: "{user}", password: "{word}"}}' for user, word in users)
+    return f"users: [{listed}]\n"
+
+
+def read_nats_users(text: str) -> list[tuple[str, str]]:
+    return re.findall(r'\{user: "([^"]+)", password: "([^"]+)"\}', text)
+
+
 def credentials(folder: Folder, secret: str, prefix: str, user: str) -> tuple[str, str]:
     return (folder.once(f"{secret}/{prefix}username", lambda: user),
             folder.once(f"{secret}/{prefix}password", password))
 
 
 def password() -> str:
-    """190 bits. Letters and digits, a letter first: neither a URI nor nats.conf reads anything else into it."""
+    """190 bits. Letters and digits, a letter first: neither a URI nor any configuration reads anything else into it."""
     return secrets.choice(string.ascii_letters) + "".join(
         secrets.choice(string.ascii_letters + string.digits) for _ in range(31))
 

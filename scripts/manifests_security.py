@@ -21,7 +21,7 @@ IN_CLEAR = re.compile(r"://[^/\s:@]+:[^/\s@]+@|PRIVATE KEY")
 LINES = {
     "mongod.conf": ["mode: requireTLS", "authorization: enabled", "keyFile: /run/mongodb/keyfile",
                     "CAFile: /etc/mongodb-tls/ca.crt", "replSetName: rs0"],
-    "nats.conf": ["tls {", "password: $NATS_PASSWORD", "sync_interval: always", "system_account: SYS"],
+    "nats.conf": ["tls {", 'include "../nats-users/users.conf"', "sync_interval: always", "system_account: SYS"],
 }
 
 

@@ -79,6 +79,13 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
+/// What a session is carried on with.
+#[derive(Clone, Deserialize)]
+pub struct Tokens {
+    pub access_token: String,
+    pub refresh_token: String,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 pub struct User {
     pub user_id: String,
@@ -130,16 +137,36 @@ impl Api {
     }
 
     pub async fn login(&self, username: &str, password: &str) -> Session {
-        #[derive(Deserialize)]
-        struct Tokens {
-            access_token: String,
-        }
         let request = self.http.post(format!("{}/auth/login", self.command));
         let request = request.json(&json!({ "username": username, "password": password }));
         let answer = request.send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
         let tokens: Tokens = answer.json().await.expect("tokens");
         self.session(username, &tokens.access_token).await
+    }
+
+    /// Signs in; anything but tokens is an error, as it was told.
+    pub async fn sign_in(&self, username: &str) -> Result<Tokens, String> {
+        let body = json!({ "username": username, "password": PASSWORD });
+        self.tokens("/auth/login", &body).await
+    }
+
+    /// Carries a session on; anything but tokens is an error, as it was told.
+    pub async fn refresh(&self, refresh_token: &str) -> Result<Tokens, String> {
+        let body = json!({ "refresh_token": refresh_token });
+        self.tokens("/auth/refresh", &body).await
+    }
+
+    async fn tokens(&self, path: &str, body: &Value) -> Result<Tokens, String> {
+        let request = self.http.post(format!("{}{path}", self.command));
+        let answer = request.json(body).send().await;
+        let answer = answer.map_err(|error| Chain(&error).to_string())?;
+        let (status, text) = (answer.status(), answer.text().await);
+        let text = text.map_err(|error| Chain(&error).to_string())?;
+        if status != StatusCode::OK {
+            return Err(format!("{status}: {text}"));
+        }
+        serde_json::from_str(&text).map_err(|error| error.to_string())
     }
 
     /// A session with a token that the user has already.

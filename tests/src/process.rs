@@ -19,7 +19,7 @@ pub struct Process {
     program: Mutex<PathBuf>,
     arguments: Vec<OsString>,
     /// Besides these it has only `PATH` and `HOME` of the test.
-    environment: Vec<(String, String)>,
+    environment: Mutex<Vec<(String, String)>>,
     folder: PathBuf,
     child: Mutex<Option<Child>>,
 }
@@ -73,7 +73,7 @@ impl Process {
             name: name.to_owned(),
             program: Mutex::new(program.to_owned()),
             arguments: Vec::new(),
-            environment: Vec::new(),
+            environment: Mutex::default(),
             folder: folder.to_owned(),
             child: Mutex::default(),
         }
@@ -86,9 +86,20 @@ impl Process {
     }
 
     #[must_use]
-    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        self.environment.extend(variables);
+    pub fn environment(self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.variables().extend(variables);
         self
+    }
+
+    /// Gives a variable another value, from the program's next start on.
+    pub fn sets(&self, name: &str, value: &str) {
+        self.variables().push((name.to_owned(), value.to_owned()));
+    }
+
+    fn variables(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.environment
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn name(&self) -> &str {
@@ -112,7 +123,7 @@ impl Process {
             .args(&self.arguments)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"))
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .envs(self.variables().iter().map(|(name, value)| (name, value)))
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(out)

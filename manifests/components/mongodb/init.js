@@ -1,7 +1,7 @@
 // Makes one replica set of the members, and the users. May run at any time, any number of times: it changes nothing that
 // is as it should be, and gives the users the passwords that are in the Secret now. Of a set that is there it changes no
 // member: add one with rs.add().
-const { MONGODB_MEMBERS, ROOT_USERNAME, ROOT_PASSWORD, SERVICE_USERNAME, SERVICE_PASSWORD } = process.env;
+const { MONGODB_MEMBERS, ROOT_USERNAME, ROOT_PASSWORD, SERVICE_USERNAME, SERVICE_PASSWORD, RETIRED_USERNAME } = process.env;
 const hosts = MONGODB_MEMBERS.split(",");
 // Signs in as the members do among themselves: there are no users yet, or they have other passwords.
 const key = require("fs").readFileSync("/etc/mongodb-keyfile/keyfile", "utf8").replace(/\s/g, "");
@@ -36,6 +36,12 @@ function setUser(admin, user, pwd, roles) {
   print(`${user}: ${exists ? "password and roles set" : "made"}`);
 }
 
+function dropUser(admin, user) {
+  if (admin.runCommand({ usersInfo: user }).users.length === 0) return;
+  admin.runCommand({ dropUser: user });
+  print(`${user}: dropped`);
+}
+
 // All are asked: one whose volume was lost knows nothing of the set that the others still are. One that is away does no
 // harm if another says that there is a set; a new set is made of all or not at all.
 let first, initiated = false, away;
@@ -60,3 +66,5 @@ setUser(primary, SERVICE_USERNAME, SERVICE_PASSWORD, [
   { role: "readWrite", db: "microblog" },
   { role: "readWrite", db: "microblog_views" },
 ]);
+// Whom nobody uses any more, after a rotation of the password.
+if (RETIRED_USERNAME && ![ROOT_USERNAME, SERVICE_USERNAME].includes(RETIRED_USERNAME)) dropUser(primary, RETIRED_USERNAME);

@@ -18,7 +18,7 @@ impl World {
         write_nats_config(self.folder.path(), self.nats_port, more);
     }
 
-    pub(super) async fn start_mongodb(&self) {
+    pub async fn start_mongodb(&self) {
         self.mongodb.start();
         let address = format!(
             "mongodb://127.0.0.1:{}/?directConnection=true",
@@ -102,7 +102,12 @@ impl World {
     }
 
     fn nats_url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.nats_port)
+        format!("nats://{}", self.nats_address())
+    }
+
+    /// Where the broker listens.
+    pub fn nats_address(&self) -> String {
+        format!("127.0.0.1:{}", self.nats_port)
     }
 
     /// The database that holds the log.

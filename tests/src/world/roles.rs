@@ -69,6 +69,21 @@ impl Roles {
 
     /// With the binaries in `folder`, or this build's.
     pub async fn start_from(folder: Option<&Path>, extra: &[(&str, &str)]) -> Self {
+        let roles = Self::idle(extra);
+        for (role, both) in &roles.services {
+            for service in both {
+                if let Some(folder) = folder {
+                    service.process.becomes(&folder.join(role.service()));
+                }
+            }
+        }
+        roles.world.start_mongodb().await;
+        roles.world.nats.start();
+        roles.started().await
+    }
+
+    /// Nothing runs yet. The test starts the engines.
+    pub fn idle(extra: &[(&str, &str)]) -> Self {
         let [port] = free_ports();
         let address = format!("http://127.0.0.1:{port}");
         // As the Service of the command apis does in a cluster, it finds one that is there.
@@ -79,7 +94,7 @@ impl Roles {
             ("DRAIN_SECS", "2"),
         ];
         all.extend(extra);
-        let world = World::start_engines(&all, "").await;
+        let world = World::idle(&all);
         let [command, query, command_ops, query_ops] = free_ports();
         let of_role = |role: Role| {
             let (of, ports) = match role {
@@ -105,26 +120,25 @@ impl Roles {
         };
         let services = Role::ALL.map(of_role).to_vec();
         let gateway = gateway_of_both(&world, port, [command_ops, query_ops], &services);
-        let roles = Self {
+        Self {
             gateway,
             world,
             address,
             services,
-        };
-        roles.gateway.start();
-        for (role, both) in &roles.services {
-            for service in both {
-                if let Some(folder) = folder {
-                    service.process.becomes(&folder.join(role.service()));
-                }
-                service.process.start();
-            }
         }
-        for service in roles.all() {
+    }
+
+    /// Starts all but the engines, and waits until the gateway passes requests on.
+    pub async fn started(self) -> Self {
+        self.gateway.start();
+        for service in self.all() {
+            service.process.start();
+        }
+        for service in self.all() {
             service.ready().await;
         }
-        roles.gateway_serves().await;
-        roles
+        self.gateway_serves().await;
+        self
     }
 
     /// Both processes of a role.

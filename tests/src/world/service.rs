@@ -114,6 +114,17 @@ impl Service {
         .await;
     }
 
+    /// Where its operator's port is, `host:port`.
+    pub fn ops_address(&self) -> &str {
+        self.ops.trim_start_matches("http://")
+    }
+
+    /// Which keys it signs and verifies with.
+    pub async fn keys(&self) -> Value {
+        let answer = self.http.get(format!("{}/keys", self.ops)).send().await;
+        answer.expect("an answer").json().await.expect("JSON")
+    }
+
     /// All metrics, in the text format of Prometheus.
     pub async fn metrics(&self) -> String {
         let answer = self.http.get(format!("{}/metrics", self.ops)).send().await;

@@ -49,6 +49,11 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Follower {
     pub fn of(reader: Session) -> Self {
+        Self::of_current(Arc::new(Mutex::new(reader)))
+    }
+
+    /// Of a reader whose access token is renewed meanwhile.
+    pub fn of_current(reader: Arc<Mutex<Session>>) -> Self {
         let (heard, stop) = (Arc::<Mutex<Heard>>::default(), Arc::<AtomicBool>::default());
         let reading = tokio::spawn(read(reader, heard.clone(), stop.clone()));
         Self {
@@ -74,11 +79,15 @@ fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
     heard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn read(reader: Session, heard: Arc<Mutex<Heard>>, stop: Arc<AtomicBool>) {
+async fn read(reader: Arc<Mutex<Session>>, heard: Arc<Mutex<Heard>>, stop: Arc<AtomicBool>) {
     let (mut last, mut retry) = (None, RETRY);
     let mut ended = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        let mut request = reader.live_request("");
+        let now = reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let mut request = now.live_request("");
         if let Some(id) = last {
             request = request.header("last-event-id", u64::to_string(&id));
         }

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Rotates a secret while everything runs: the key that signs access tokens, or the password of the services at the broker
+or at the database. No request is refused and nothing is lost on the way.
+
+It looks at what is there and goes on from that: it may be interrupted at any point, and run again. `--back` goes back to
+what was before instead. It prints no secret, and hands none over in arguments. docs/rotation.md says what it does when.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import stat
+import sys
+import urllib.request
+from pathlib import Path
+
+import signing_keys
+from make_secrets import NAMESPACE, ROOT, Failed
+from rotate_cluster import Cluster
+from rotate_passwords import Broker, Database
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+class Files:
+    """Processes that read the keys from one file: those of `make run`, or replicas on machines of your own."""
+
+    def __init__(self, path: Path, ops: list[str]):
+        self.path, self.ops = path, ops
+
+    def read_keys(self) -> str:
+        try:
+            return self.path.read_text()
+        except OSError as error:
+            raise Failed(f"{self.path} cannot be read ({error.strerror}): a service makes it at its first start") from error
+
+    def write_keys(self, text: str) -> None:
+        """Renamed into place with the rights and the owner of the one before: whoever reads it finds it whole."""
+        before, partial = self.path.stat(), self.path.with_name(f".{self.path.name}.partial")
+        partial.unlink(missing_ok=True)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+    def replicas(self) -> list[tuple[str, dict]]:
+        return [(address, self.ask(address)) for address in self.ops]
+
+    @staticmethod
+    def ask(address: str) -> dict:
+        """What a replica says of its keys; nothing if it does not answer."""
+        # No proxy of the environment: it is one of ours.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://{address}/keys", timeout=2) as answer:
+                return json.load(answer)
+        except (OSError, ValueError):
+            return {}
+
+
+def rotate_key(arguments: argparse.Namespace) -> None:
+    place = cluster(arguments) if arguments.cluster else Files(arguments.file, arguments.ops)
+    rotation = signing_keys.Rotation(place, say, waits=not arguments.no_wait)
+    if arguments.back:
+        rotation.back(arguments.stop_after)
+    else:
+        rotation.forward(arguments.stop_after)
+    if arguments.cluster and arguments.no_wait and not arguments.stop_after:
+        # Whoever had the key may have made a token that never ends, and a live stream is asked for its token once.
+        place.restart("query-api")
+
+
+def rotate_broker(arguments: argparse.Namespace) -> None:
+    Broker(cluster(arguments), say).rotate(arguments.back)
+
+
+def rotate_database(arguments: argparse.Namespace) -> None:
+    Database(cluster(arguments), say).rotate(arguments.back)
+
+
+def cluster(arguments: argparse.Namespace) -> Cluster:
+    return Cluster(arguments.cluster, NAMESPACE, say, mirror=arguments.mirror, aws=arguments.aws,
+                   overlay=getattr(arguments, "overlay", None))
+
+
+def addresses(text: str) -> list[str]:
+    return [address.strip() for address in text.split(",") if address.strip()]
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    secrets = parser.add_subparsers(dest="secret", required=True, metavar="SECRET")
+    key = secrets.add_parser("key", help="the key that signs access tokens",
+                             description="Without --cluster: where all replicas read one file, as with `make run`.")
+    key.set_defaults(rotate=rotate_key)
+    key.add_argument("--stop-after", choices=["publish", "sign"], help="leave the rest to a later run")
+    key.add_argument("--no-wait", action="store_true",
+                     help="for a key that others know: waits for the replicas, but not until tokens of the old key have ended "
+                          f"({signing_keys.LIFETIME_SECONDS} s), nor for those who keep the key set "
+                          f"({signing_keys.KEPT_SECONDS} s). Clients are refused once, and refresh")
+    data = Path(os.environ.get("DATA") or ROOT / ".data")
+    key.add_argument("--file", type=Path, default=data / "jwt.pem", help="JWT_PRIVATE_KEY_FILE; default: that of make run")
+    ops = ",".join([os.environ.get("COMMAND_OPS_ADDR") or "127.0.0.1:9081", os.environ.get("QUERY_OPS_ADDR") or "127.0.0.1:9082"])
+    key.add_argument("--ops", type=addresses, default=addresses(ops), metavar="ADDRESS,…",
+                     help="the operator's ports of all replicas of both services; default: those of make run")
+    broker = secrets.add_parser("broker", help="the services' password at NATS")
+    broker.set_defaults(rotate=rotate_broker)
+    database = secrets.add_parser("database", help="the services' password at MongoDB")
+    database.set_defaults(rotate=rotate_database)
+    database.add_argument("--overlay", type=Path, default=ROOT / "manifests" / "overlays" / "minikube",
+                          help="the manifests that were applied; default: manifests/overlays/minikube")
+    for one in (key, broker, database):
+        one.add_argument("--back", action="store_true", help="go back to what was before")
+        one.add_argument("--cluster", metavar="CONTEXT", required=one is not key, help="a context of kubectl")
+        one.add_argument("--mirror", type=Path, metavar="FOLDER",
+                         help="the folder of make_secrets.py that the cluster's Secrets were made from (.data/minikube): it is "
+                              "kept in step")
+        one.add_argument("--aws", action="store_true",
+                         help="secrets are in AWS Secrets Manager, and External Secrets brings them into the cluster")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse(argv)
+    os.umask(0o077)
+    try:
+        arguments.rotate(arguments)
+    except (Failed, OSError) as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: run it again to go on from here, or with --back", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
