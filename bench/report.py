@@ -395,10 +395,8 @@ INPUTS = (
         ("stream_second.mongodb", "a quiet second: database"), ("stream_event.query_api", "an event: query API"),
         ("stream_event.mongodb", "an event: database"), ("stream_event.bytes", "an event"))),
     ("a rebuild", (
-        ("rebuild_message.projector", "a message, with its entries: projector"),
-        ("rebuild_message.mongodb", "database"),
-        ("rebuild_message.operator", "the command itself"), ("rebuild.entries_per_message", "entries for each message"),
-        ("rebuild.rate", "rate, not comparable"))),
+        ("rebuild_message.operator", "a message, folded and compared: the command"),
+        ("rebuild_message.mongodb", "the same: database"), ("rebuild.rate", "rate, not comparable"))),
     ("a failover", (
         ("failover.relay", "the relay freezes until another publishes"),
         ("failover.projector", "a projector freezes until another has its partitions"))),
