@@ -12,8 +12,8 @@ use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::GRACE;
 use super::arguments::is_standard;
+use super::ending::GRACE;
 use super::error::BackupError;
 use super::file::{End, Record, Writer};
 

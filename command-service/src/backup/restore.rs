@@ -24,10 +24,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::arguments::{RestoreArguments, is_standard};
+use super::ending::{LEFT_OUT, ended, until_stopped};
 use super::error::BackupError;
 use super::file::{Change, Documents, End, FileError, Header, Reader, Record};
 use super::progress::Progress;
-use super::{LEFT_OUT, ended, until_stopped};
 use crate::app::ports::StoreError;
 
 /// Records that wait to be written.

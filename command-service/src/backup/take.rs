@@ -16,11 +16,11 @@ use shared::runtime::mongo_errors::history_is_lost;
 use tokio_util::sync::CancellationToken;
 
 use super::arguments::{BackupArguments, is_standard};
+use super::ending::{LEFT_OUT, ended, until_stopped};
 use super::error::BackupError;
 use super::file::{Change, Documents, End, Header, Record};
 use super::output::Output;
 use super::progress::Progress;
-use super::{LEFT_OUT, ended, until_stopped};
 
 /// Documents in a batch, at most, and their bytes.
 const BATCH: usize = 1_000;
