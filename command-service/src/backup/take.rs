@@ -13,6 +13,7 @@ use serde::Deserialize;
 use shared::connections::log_identity::OwnLog;
 use shared::contract::log::{self, MARKS};
 use shared::runtime::mongo_errors::history_is_lost;
+use shared::runtime::settings::VERSION;
 use tokio_util::sync::CancellationToken;
 
 use super::arguments::{BackupArguments, is_standard};
@@ -127,7 +128,7 @@ impl Backup<'_> {
     async fn copy(&mut self, log: Option<String>) -> Result<End, BackupError> {
         let header = Header {
             log,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             begun: bson::DateTime::now(),
         };
         let header = Record {
