@@ -261,8 +261,11 @@ impl Keys {
             let (signer, path) = (self.signer.clone(), path.clone());
             let read = async move { signer.newer(&path).await };
             // The file may be on a disk that stands still: then the next second is another try.
-            match tasks.ask_within(PATIENCE, read).await {
-                Some(Ok(newer)) => {
+            let Some(read) = tasks.ask_within(PATIENCE, read).await else {
+                continue;
+            };
+            match read {
+                Ok(newer) => {
                     if self.failing.ends() {
                         info!("the file of the signing keys can be used again");
                     }
@@ -270,12 +273,11 @@ impl Keys {
                         self.work_with(ring);
                     }
                 }
-                Some(Err(error)) => {
+                Err(error) => {
                     if self.failing.begins(&error) {
                         warn!(error = %Chain(&error), "the signing keys stay as they were: their file cannot be used");
                     }
                 }
-                None => (),
             }
         }
     }
