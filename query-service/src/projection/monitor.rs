@@ -32,7 +32,12 @@ const JUDGE: Duration = Duration::from_secs(1);
 /// A start is ready when the fold is at most this far behind.
 const NEAR: Duration = Duration::from_secs(5);
 
+/// What waits for longer than this is told as degraded: the fold stands still, or cannot keep up.
+const LATE: Duration = Duration::from_secs(30);
+
 pub const CAUGHT_UP: &str = "the fold has caught up";
+/// What is degraded when messages wait.
+const FOLD: &str = "fold";
 
 /// The lag of each partition as of the last measurement. Since then it may be longer by as much as
 /// has passed: an alarm must not sleep because what it watches cannot be seen.
@@ -70,6 +75,17 @@ impl Lag {
     }
 }
 
+/// Why readers see too little, in whatever process they ask.
+fn late(behind: &[Duration]) -> Option<String> {
+    let (partition, longest) = behind.iter().enumerate().max_by_key(|(_, lag)| **lag)?;
+    let seconds = longest.as_secs();
+    (*longest >= LATE).then(|| {
+        format!(
+            "partition {partition} has not folded what is on the stream since {seconds} s: the log of the process that holds it says why, if it stands still"
+        )
+    })
+}
+
 fn tell(lag: Option<&Lag>, shown: &CurrentViews) {
     held::tell(shown.borrow().generation().number);
     if let Some(lag) = lag {
@@ -78,8 +94,8 @@ fn tell(lag: Option<&Lag>, shown: &CurrentViews) {
 }
 
 /// Compares checkpoints with the stream's end, and the stream's log with ours where `check` is
-/// given. Once caught up, a later lag is for the metrics:
-/// timelines that are seconds old beat none.
+/// given. Once caught up, a later lag is for the metrics, and degrades at most: timelines that are
+/// old beat none.
 pub async fn run(
     views: CurrentViews,
     nats: Nats,
@@ -114,6 +130,7 @@ pub async fn run(
             }
         };
         if let Some(behind) = found {
+            monitor.readiness.degrade(FOLD, late(&behind));
             lag = Some(Lag::measured(lag, behind));
         }
         tell(lag.as_ref(), &shown);
@@ -233,4 +250,20 @@ impl Monitor {
 
 async fn stream(nats: &Nats, names: &StreamNames) -> Option<Stream> {
     nats.jetstream().get_stream(names.stream()).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_partition_that_waits_longest_is_told_once_it_is_late() {
+        let behind = [1, 29, 0].map(Duration::from_secs);
+        assert_eq!(late(&behind), None);
+        assert_eq!(late(&[]), None);
+        let behind = [31, 29, 75].map(Duration::from_secs);
+        let told = late(&behind).expect("it is late");
+        assert!(told.starts_with("partition 2 "), "{told}");
+        assert!(told.contains(" 75 s"), "{told}");
+    }
 }
