@@ -43,11 +43,15 @@ pub struct JsonLines<W> {
 
 impl<W> JsonLines<W> {
     pub fn new(writer: W, service: &str, instance: &str, version: &str) -> Self {
-        let mut who = Fields::default();
-        who.add("service", |text| string(text, service));
-        who.add("instance", |text| string(text, instance));
-        who.add("version", |text| string(text, version));
-        let mut who = who.text;
+        let mut who = Vec::new();
+        for (name, value) in [
+            ("service", service),
+            ("instance", instance),
+            ("version", version),
+        ] {
+            named(&mut who, name);
+            string(&mut who, value);
+        }
         who.extend_from_slice(b"}\n");
         Self { writer, who }
     }
@@ -68,12 +72,11 @@ impl Fields {
         self.names.clear();
     }
 
-    fn has(&self, name: &str) -> bool {
-        EVERY_LINE.contains(&name) || self.names.iter().any(|(known, _)| *known == name)
-    }
-
-    /// Adds a field. The last value of a name holds.
+    /// Adds a field. The last value of a name holds; what every line has is said by us alone.
     fn add(&mut self, name: &'static str, value: impl FnOnce(&mut Vec<u8>)) {
+        if EVERY_LINE.contains(&name) {
+            return;
+        }
         if let Some(at) = self.names.iter().position(|(known, _)| *known == name) {
             let (_, old) = self.names.remove(at);
             self.text.drain(old.clone());
@@ -82,9 +85,7 @@ impl Fields {
             }
         }
         let start = self.text.len();
-        self.text.push(b',');
-        string(&mut self.text, name);
-        self.text.push(b':');
+        named(&mut self.text, name);
         value(&mut self.text);
         self.names.push((name, start..self.text.len()));
     }
@@ -92,7 +93,7 @@ impl Fields {
     /// Adds what is not named yet.
     fn complete(&mut self, others: &Self) {
         for (name, range) in &others.names {
-            if !self.has(name) {
+            if !self.names.iter().any(|(known, _)| known == name) {
                 let start = self.text.len();
                 self.text.extend_from_slice(&others.text[range.clone()]);
                 self.names.push((name, start..self.text.len()));
@@ -130,6 +131,12 @@ impl Visit for Fields {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.add(field.name(), |text| json(text, &value));
     }
+}
+
+fn named(text: &mut Vec<u8>, name: &str) {
+    text.push(b',');
+    string(text, name);
+    text.push(b':');
 }
 
 fn string(text: &mut Vec<u8>, value: &str) {
@@ -273,7 +280,7 @@ mod tests {
             whole.record("late", 10);
             let _whole = whole.entered();
             let _part = tracing::info_span!("part", what = 2, which = 2, version = 9).entered();
-            tracing::info!(which = 3, "said");
+            tracing::info!(which = 3, service = "another", "said");
         });
         let line = only(&text);
         for (name, value) in [("who", 1), ("what", 2), ("which", 3), ("late", 10)] {
@@ -281,5 +288,7 @@ mod tests {
             assert_eq!(text.matches(&format!("\"{name}\"")).count(), 1, "{text}");
         }
         assert_eq!(line["version"], "1.2.3");
+        assert_eq!(line["service"], "tests");
+        assert_eq!(text.matches("\"service\"").count(), 1, "{text}");
     }
 }
