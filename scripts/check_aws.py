@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks manifests/aws/: cfn-lint on each template, the shell that a node runs, and what templates and the rest of the
 repository name of each other. The script of a node is also run, with stand-ins for AWS, curl and k3s, and what it writes
-is read.
+is read; and so are commands of docs/aws.md.
 
 Before it reads the repository, it tries every check on a template with one fault in it, which the check must find.
 """
@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ SAM_TRANSLATOR_VERSION = "1.115.0"
 # CloudFormation's own limits.
 USER_DATA_BYTES = 16_384
 ADVANCED_PARAMETER_BYTES = 8_192
+NAMES_BYTES = 400  # by which what AWS calls its buckets, secrets and roles is longer than what stands for it here
 TEMPLATE_BYTES = 51_200  # without a bucket to put it into
 REGION = "eu-central-1"
 # cfn-lint takes any name for one.
@@ -68,6 +70,7 @@ class Repository:
     environments: dict
     cors: str
     defaults: dict[str, str]
+    guide: str
 
 
 def main(supervisor: Supervisor) -> int:
@@ -81,7 +84,7 @@ def main(supervisor: Supervisor) -> int:
         note(f"error: {problem}")
     if not problems:
         print(f"{len(repository.texts)} templates in manifests/aws/: cfn-lint finds nothing, what they name is there, "
-              "and a node starts as it should")
+              "and a node starts as it should; commands of docs/aws.md that can be run here do what they say")
     return 1 if problems else 0
 
 
@@ -101,7 +104,8 @@ def read(tools: AwsTools) -> Repository:
         texts, expand(tools, texts), Tree("overlays/k3s", rendered), known_of_the_repository(),
         {path.stem: path.read_text() for path in AWS.glob("lambda/*.sh")},
         tomllib.loads((AWS / "samconfig.toml").read_text()), (ROOT / "shared/src/web/cors.rs").read_text(),
-        dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", settings, re.MULTILINE)))
+        dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", settings, re.MULTILINE)),
+        (ROOT / "docs" / "aws.md").read_text())
 
 
 # --- templates --------------------------------------------------------------------------------------------------
@@ -232,7 +236,8 @@ def shell(tools: AwsTools, repository: Repository) -> Iterator[str]:
     """The shell that nodes run, filled in: within its limits, and to shellcheck's liking."""
     for name, text, limit in (
             ("the user data of NodeA", properties(repository, "ec2.yaml", "NodeA")["UserData"], USER_DATA_BYTES),
-            ("NodeScript", properties(repository, "ec2.yaml", "NodeScript")["Value"], ADVANCED_PARAMETER_BYTES)):
+            ("NodeScript", properties(repository, "ec2.yaml", "NodeScript")["Value"],
+             ADVANCED_PARAMETER_BYTES - NAMES_BYTES)):
         if len(text.encode()) > limit:
             yield f"ec2.yaml: {name} has {len(text.encode())} bytes, and {limit} are allowed"
         ran = subprocess.run([tools.shellcheck, "--format", "gcc", "-"], input=text, capture_output=True, text=True)
@@ -395,6 +400,11 @@ def secrets(_tools: AwsTools, repository: Repository) -> Iterator[str]:
     for name in set(re.findall(r":secret:\$\{Secrets\}/([\w-]+):[\w.-]+::", text)):
         if f":secret:${{Secrets}}/{name}-??????" not in text:
             yield f"serverless.yaml: WorkerRole may not read {name}"
+    for name, resource in serverless(repository)["Resources"].items():
+        common = serverless(repository)["Globals"]["Function"] if resource["Type"] == "AWS::Serverless::Function" else {}
+        said = json.dumps({**common, **resource.get("Properties", {})})
+        if ("{{resolve:" in said or '"ValueFrom"' in said) and "SecretsTaken" not in said:
+            yield f"serverless.yaml: {name} stays with old secrets, whatever SecretsTaken says"
 
 
 def routes(_tools: AwsTools, repository: Repository) -> Iterator[str]:
@@ -487,7 +497,10 @@ def environments(_tools: AwsTools, repository: Repository) -> Iterator[str]:
     needed = {name for name, values in parameters.items() if "Default" not in values}
     taken: dict[str, str] = {}
     for name in parameters["Environment"]["AllowedValues"]:
+        # SAM reads nothing of the environment `default` when it is told another one.
         deploy = repository.environments.get(name, {}).get("deploy", {}).get("parameters", {})
+        if missing := {"template_file", "region", "capabilities", "resolve_s3", "stack_name"} - set(deploy):
+            yield f"samconfig.toml: {name} does not say {', '.join(sorted(missing))}"
         said = dict(each.partition("=")[::2] for each in deploy.get("parameter_overrides", []))
         if missing := needed - set(said):
             yield f"samconfig.toml: {name} lacks {', '.join(sorted(missing))}"
@@ -515,7 +528,7 @@ STAND_INS = {
   *instance-id) echo i-0123456789abcdef0;;
   *local-ipv4) echo $OWN_ADDRESS;;
   *github.com*) while [ $# -gt 0 ]; do [ "$1" = -o ] && echo 'the release' > "$2"; shift; done;;
-  *:6443/ping) echo "joined $*" >> $LOG; echo pong;;
+  *"//${RUNNING:-none}:6443/ping") echo "joined $*" >> $LOG; echo pong;;
   *) exit 2;;
 esac""",
     "aws": """case "$*" in
@@ -524,7 +537,7 @@ esac""",
   *) echo "aws $*" >> $LOG;;
 esac""",
     "k3s": """case "$*" in
-  *custom-columns*) echo "2000-01-01T00:00:00Z i-old"; echo "2100-01-01T00:00:00Z i-new";;
+  *custom-columns*) printf "2000-01-01T00:00:00Z %s\n" i-old i-0123456789abcdef0; echo "2100-01-01T00:00:00Z i-new";;
   *) echo "k3s $*" >> $LOG;;
 esac""",
     "systemctl": 'echo "systemctl $*" >> $LOG',
@@ -541,8 +554,11 @@ class Start:
     files: dict[str, str]
 
 
-def start(script: str, address: str, snapshots: int = 0) -> Start:
-    """Runs the script with its files in a folder of ours, and with stand-ins for the programs that it calls."""
+def start(script: str, address: str, snapshots: int = 0, running: str = "", used: bool = False) -> Start:
+    """Runs the script with its files in a folder of ours, and with stand-ins for the programs that it calls.
+
+    `running`: the address of a node where k3s runs; `used`: it has run on this machine as well.
+    """
     with tempfile.TemporaryDirectory(prefix="microblog-node-") as name:
         folder = Path(name)
         programs = folder / "stand-ins"
@@ -550,12 +566,13 @@ def start(script: str, address: str, snapshots: int = 0) -> Start:
         for program, text in STAND_INS.items():
             (programs / program).write_text(f"#!/bin/bash\nset -- \"$@\"\n{text}\n")
             (programs / program).chmod(0o755)
-        for path in ("etc/systemd/system", "usr/local/bin", "var/lib"):
+        etcd = ["var/lib/rancher/k3s/server/db/etcd"] if used else []
+        for path in ("etc/systemd/system", "usr/local/bin", "var/lib", *etcd):
             (folder / path).mkdir(parents=True)
         moved = re.sub(r"(?<![\w/.])/(etc|usr/local|var/lib)/", rf"{folder}/\1/", script)
         ran = subprocess.run(["bash", "-c", moved, "microblog-node", "start"], capture_output=True, text=True, env={
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "LOG": str(folder / "log"), "OWN_ADDRESS": address,
-            "SNAPSHOTS": str(snapshots), "TMPDIR": name})
+            "SNAPSHOTS": str(snapshots), "RUNNING": running, "TMPDIR": name})
         log = folder / "log"
         files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*")
                  if path.is_file() and programs not in path.parents}
@@ -585,12 +602,12 @@ def node_starts(tools: AwsTools, repository: Repository) -> Iterator[str]:
     published = [call for call in first.calls if "put-secret-value" in call or "aws s3 cp" in call]
     if len(published) != 3:
         yield f"ec2.yaml: the first node does not publish its keys and its kubeconfig: {first.calls}"
-    if any("delete node i-new" in call for call in first.calls):
-        yield "ec2.yaml: the first node deletes one that has just joined"
-    second = start(script(), addresses["B"])
+    if any("delete node" in call for call in first.calls):
+        yield "ec2.yaml: the first node deletes nodes of its own cluster"
+    second = start(script(), addresses["B"], running=addresses["A"])
     if second.code or f"server: https://{addresses['A']}:6443" not in second.files.get("etc/rancher/k3s/config.yaml", ""):
         yield f"ec2.yaml: the second node does not join the first: it {says(second)}"
-    moved = start(script(FirstNode="B"), addresses["A"])
+    moved = start(script(FirstNode="B"), addresses["A"], snapshots=1, running=addresses["B"])
     if moved.code or f"server: https://{addresses['B']}:6443" not in moved.files.get("etc/rancher/k3s/config.yaml", ""):
         yield f"ec2.yaml: with FirstNode=B the node A does not join it: it {says(moved)}"
     restored = start(script(Snapshot="taken"), addresses["A"], snapshots=1)
@@ -598,6 +615,16 @@ def node_starts(tools: AwsTools, repository: Repository) -> Iterator[str]:
         yield f"ec2.yaml: a snapshot is not taken up: it {says(restored)}"
     if "k3s kubectl delete node i-old" not in restored.calls:
         yield "ec2.yaml: the machines of a snapshot stay"
+    for node, what in (("i-new", "one that has just joined"), ("i-0123456789abcdef0", "itself")):
+        if f"k3s kubectl delete node {node}" in restored.calls:
+            yield f"ec2.yaml: the first node deletes {what}"
+    for parameters in ({}, {"Snapshot": "taken"}):
+        beside = start(script(**parameters), addresses["A"], running=addresses["C"])
+        if not beside.code or any(call.startswith(("systemctl", "k3s")) for call in beside.calls):
+            yield f"ec2.yaml: a cluster begins beside the one that runs, with {parameters}"
+    again = start(script(), addresses["A"], used=True)
+    if not again.code or again.calls:
+        yield f"ec2.yaml: a node starts a second time: it called {again.calls}"
     refused = start(script(), addresses["A"], snapshots=1)
     if not refused.code or "systemctl enable --now --no-block k3s" in refused.calls:
         yield "ec2.yaml: a new cluster begins although there are snapshots of another one"
@@ -652,8 +679,72 @@ def node_files(tools: AwsTools, repository: Repository, first: Start) -> Iterato
         yield f"ec2.yaml: the kubelet has {auth} for {provider['matchImages']}"
 
 
+# --- the commands of docs/aws.md ---------------------------------------------------------------------------------
+
+GUIDE_AWS = """#!/bin/bash
+echo "$1 $2" >> $LOG
+case "$1 $2" in
+  "secretsmanager create-secret")
+    while [ $# -gt 1 ]; do
+      case $1 in --name) name=${2#*/};; --secret-string) file=${2#file://};; esac
+      shift
+    done
+    cat "$file" > "$MADE/$name";;
+  "iam create-access-key") printf 'id\\tsecret\\n';;
+  "ssm get-command-invocation") echo $STATE;;
+  *) echo "what $2 says";;
+esac
+"""
+
+
+def guide(_tools: AwsTools, repository: Repository) -> Iterator[str]:
+    """Its commands make each secret with its keys, and can run again; upgrade one node after the other; wait for CRDs."""
+    blocks = [textwrap.dedent(block) for block in re.findall(r"^ *```sh\n(.*?)^ *```$", repository.guide, re.M | re.S)]
+    with tempfile.TemporaryDirectory(prefix="microblog-guide-") as name:
+        folder = Path(name)
+        for path in ("bin", "made"):
+            (folder / path).mkdir()
+        (folder / "scripts").symlink_to(ROOT / "scripts")
+        (folder / "bin" / "aws").write_text(GUIDE_AWS)
+        (folder / "bin" / "aws").chmod(0o755)
+
+        def run(script: str, state: str = "Success") -> tuple[subprocess.CompletedProcess, list[str]]:
+            log = folder / "log"
+            log.write_text("")
+            ran = subprocess.run(["bash", "-euc", script], cwd=folder, capture_output=True, text=True, env={
+                **os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "LOG": str(log),
+                "MADE": str(folder / "made"), "STATE": state, "PYTHONDONTWRITEBYTECODE": "1"})
+            return ran, log.read_text().splitlines()
+
+        script = "\n".join([*(block for block in blocks if re.search("create-secret|start-session", block)), "wait"])
+        for time in ("", " a second time"):
+            ran, _ = run(script)
+            if ran.returncode:
+                yield f"docs/aws.md: secrets cannot be made{time}: {ran.stderr[-300:]}"
+        made = {}
+        for path in (folder / "made").iterdir():
+            try:
+                made[path.name] = set(json.loads(path.read_text()))
+            except ValueError as error:
+                yield f"docs/aws.md: {path.name} is no JSON: {error}"
+        wanted = {secret: set(keys) for secret, keys in repository.known.secrets.items()}
+        if made != wanted:
+            yield f"docs/aws.md: the secrets are {made}, and not {wanted}"
+
+        upgrade = "output() { echo $1; }\n" + next(block for block in blocks if "microblog-node upgrade" in block)
+        one = ["ssm send-command", "ssm wait", "ssm get-command-invocation"]
+        for state, nodes in (("Success", 3), ("Failed", 1)):
+            called = [call for call in run(upgrade, state)[1] if call.startswith("ssm")]
+            if called != one * nodes:
+                yield f"docs/aws.md: an upgrade that ends with {state} calls {called}"
+    before = repository.guide.partition("kubectl apply -k manifests/overlays/k3s\n")[0]
+    for kind in {each["kind"] for each in repository.overlay.objects if "external-secrets.io/" in each["apiVersion"]}:
+        if f"crd/{kind.lower()}s.external-secrets.io" not in before:
+            yield f"docs/aws.md does not wait until the cluster knows {kind}"
+
+
 CHECKS = (plain_yaml, unused, shell, agreements, trust, safety, settings, secrets, routes, cors, functions, transformation,
-          environments, node_starts)
+          environments, node_starts, guide)
 
 
 # --- the faults -------------------------------------------------------------------------------------------------
@@ -757,6 +848,22 @@ def override(environment: str, old: str, new: str) -> Fault:
     return changed
 
 
+def unsaid(environment: str, key: str) -> Fault:
+    def changed(repository: Repository) -> Repository:
+        environments = copy.deepcopy(repository.environments)
+        environments[environment]["deploy"]["parameters"].pop(key)
+        return replace(repository, environments=environments)
+    return changed
+
+
+def in_guide(old: str, new: str) -> Fault:
+    def changed(repository: Repository) -> Repository:
+        if old not in repository.guide:
+            raise Failed(f"docs/aws.md has no {old!r}, which scripts/check_aws.py makes a fault of")
+        return replace(repository, guide=repository.guide.replace(old, new))
+    return changed
+
+
 def no_exec(repository: Repository) -> Repository:
     return replace(repository, bootstraps={
         **repository.bootstraps, "query-service": repository.bootstraps["query-service"].replace("exec ", "")})
@@ -842,7 +949,23 @@ FAULTS: dict[str, tuple[Callable, Fault, str]] = {
         node_starts, text('echo "$k3s_sha256  $file" | sha256sum --check --quiet', "true"), "another checksum is run"),
     "no guard": (node_starts, text("    exit 1\n", ""), "although there are snapshots"),
     "all machines forgotten": (
-        node_starts, text("if [[ $made < $began ]]; then", "if true; then"), "one that has just joined"),
+        node_starts, text("$made < $began && ", ""), "one that has just joined"),
+    "itself forgotten": (node_starts, text(' && $name != "$instance"', ""), "deletes itself"),
+    "machines forgotten without a snapshot": (
+        node_starts, text('if [ -n "$snapshot" ]; then forget', "if true; then forget"), "of its own cluster"),
+    "a second cluster": (node_starts, text("//$other:6443", "//$other:6444"), "beside the one that runs"),
+    "a second start": (node_starts, text("server/db/etcd ]", "server/db/other ]"), "starts a second time"),
+    "a secret's file in the folder": (
+        guide, in_guide(".data/kubeconfig-aws", ".data/aws/kubeconfig"), "cannot be made a second time"),
+    "a secret that nobody makes": (guide, in_guide(".data/aws/*-*/", ".data/aws/*-c*/"), "the secrets are"),
+    "all nodes at once": (guide, in_guide('[ "$state" = Success ] || break', ":"), "ends with Failed"),
+    "a kind that is not there yet": (guide, in_guide(" crd/secretstores.external-secrets.io", ""), "knows SecretStore"),
+    "a worker's old secrets": (
+        secrets, on_serverless(lambda each: of_the_relay(each).pop("DockerLabels")), "RelayTask stays with old secrets"),
+    "a function's old secrets": (
+        secrets, on_serverless(lambda each: each["QueryFunction"]["Properties"].pop("Description")),
+        "QueryFunction stays with old secrets"),
+    "an environment without its template": (environments, unsaid("prod", "template_file"), "does not say template_file"),
     "no snapshot": (node_starts, text('restore-path="$snapshot"', "restore-path="), "is not taken up"),
     "a token for everybody": (
         node_starts, text("token-file: /etc/rancher/k3s/token", "token: $(cat /etc/rancher/k3s/token)"),
