@@ -554,7 +554,8 @@ class Start:
     files: dict[str, str]
 
 
-def start(script: str, address: str, snapshots: int = 0, running: str = "", used: bool = False) -> Start:
+def start(script: str, address: str, snapshots: int = 0, running: str = "", used: bool = False,
+          action: str = "start") -> Start:
     """Runs the script with its files in a folder of ours, and with stand-ins for the programs that it calls.
 
     `running`: the address of a node where k3s runs; `used`: it has run on this machine as well.
@@ -570,7 +571,7 @@ def start(script: str, address: str, snapshots: int = 0, running: str = "", used
         for path in ("etc/systemd/system", "usr/local/bin", "var/lib", *etcd):
             (folder / path).mkdir(parents=True)
         moved = re.sub(r"(?<![\w/.])/(etc|usr/local|var/lib)/", rf"{folder}/\1/", script)
-        ran = subprocess.run(["bash", "-c", moved, "microblog-node", "start"], capture_output=True, text=True, env={
+        ran = subprocess.run(["bash", "-c", moved, "microblog-node", action], capture_output=True, text=True, env={
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "LOG": str(folder / "log"), "OWN_ADDRESS": address,
             "SNAPSHOTS": str(snapshots), "RUNNING": running, "TMPDIR": name})
         log = folder / "log"
@@ -628,6 +629,10 @@ def node_starts(tools: AwsTools, repository: Repository) -> Iterator[str]:
     refused = start(script(), addresses["A"], snapshots=1)
     if not refused.code or "systemctl enable --now --no-block k3s" in refused.calls:
         yield "ec2.yaml: a new cluster begins although there are snapshots of another one"
+    upgraded = start(script(), addresses["A"], used=True, action="upgrade")
+    done = [call for call in upgraded.calls if re.search("snapshot save|restart k3s|put-secret-value", call)]
+    if upgraded.code or [call.split()[0] for call in done] != ["k3s", "systemctl", "aws"]:
+        yield f"ec2.yaml: an upgrade does not save, restart and publish the new kubeconfig: it {says(upgraded)}"
     forged = start(script(K3sSha256="1" * 64), addresses["A"])
     if not forged.code or "usr/local/bin/k3s" in forged.files or len(forged.calls):
         yield "ec2.yaml: a release of k3s with another checksum is run"
@@ -954,6 +959,8 @@ FAULTS: dict[str, tuple[Callable, Fault, str]] = {
     "machines forgotten without a snapshot": (
         node_starts, text('if [ -n "$snapshot" ]; then forget', "if true; then forget"), "of its own cluster"),
     "a second cluster": (node_starts, text("//$other:6443", "//$other:6444"), "beside the one that runs"),
+    "an old kubeconfig": (
+        node_starts, text('if [ "$own_address" = "$first_address" ]; then publish; fi', ":"), "an upgrade does not"),
     "a second start": (node_starts, text("server/db/etcd ]", "server/db/other ]"), "starts a second time"),
     "a secret's file in the folder": (
         guide, in_guide(".data/kubeconfig-aws", ".data/aws/kubeconfig"), "cannot be made a second time"),
