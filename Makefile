@@ -39,7 +39,7 @@ rotate-key: ## replace the key that signs access tokens while `make run` runs, o
 rotate-broker: ## ARGS="--cluster CONTEXT": replace the services' password at NATS while they run
 	@exec $(PYTHON) scripts/rotate.py broker $(ARGS)
 
-rotate-database: ## ARGS="--cluster CONTEXT": replace the services' password at MongoDB while they run
+rotate-database: ## ARGS="--cluster CONTEXT --overlay FOLDER": replace the services' password at MongoDB while they run
 	@exec $(PYTHON) scripts/rotate.py database $(ARGS)
 
 try-observe: ## every panel, counter, log line and trace of a stack of its own under a load: two minutes

@@ -9,12 +9,15 @@ what was before instead. It prints no secret, and hands none over in arguments. 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import stat
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Iterator
 
 import signing_keys
 from make_secrets import NAMESPACE, ROOT, Failed
@@ -30,16 +33,34 @@ class Files:
     """Processes that read the keys from one file: those of `make run`, or replicas on machines of your own."""
 
     def __init__(self, path: Path, ops: list[str]):
-        self.path, self.ops = path, ops
+        self.path, self.ops, self.known = path, ops, ""
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Two at once would undo each other's steps. The folder is locked, for the file is replaced."""
+        self.read_keys()
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Failed(f"somebody else rotates {self.path} at this moment: wait for that, or interrupt it") from error
+            yield
+        finally:
+            os.close(folder)
 
     def read_keys(self) -> str:
         try:
-            return self.path.read_text()
+            self.known = self.path.read_text()
+            return self.known
         except OSError as error:
             raise Failed(f"{self.path} cannot be read ({error.strerror}): a service makes it at its first start") from error
 
     def write_keys(self, text: str) -> None:
         """Renamed into place with the rights and the owner of the one before: whoever reads it finds it whole."""
+        if self.path.read_text() != self.known:
+            raise Failed(f"somebody else has changed {self.path} meanwhile: nothing was written. Look at it, then run this again, "
+                         "or with --back")
         before, partial = self.path.stat(), self.path.with_name(f".{self.path.name}.partial")
         partial.unlink(missing_ok=True)
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -50,8 +71,10 @@ class Files:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.path)
+        self.known = text
 
-    def replicas(self) -> list[tuple[str, dict]]:
+    def replicas(self, only_ready: bool) -> list[tuple[str, dict]]:
+        """All whose addresses were named: of these somebody said that they are there."""
         return [(address, self.ask(address)) for address in self.ops]
 
     @staticmethod
@@ -69,10 +92,11 @@ class Files:
 def rotate_key(arguments: argparse.Namespace) -> None:
     place = cluster(arguments) if arguments.cluster else Files(arguments.file, arguments.ops)
     rotation = signing_keys.Rotation(place, say, waits=not arguments.no_wait)
-    if arguments.back:
-        rotation.back(arguments.stop_after)
-    else:
-        rotation.forward(arguments.stop_after)
+    with contextlib.nullcontext() if arguments.cluster else place.alone():
+        if arguments.back:
+            rotation.back(arguments.stop_after)
+        else:
+            rotation.forward(arguments.stop_after)
     if arguments.cluster and arguments.no_wait and not arguments.stop_after:
         # Whoever had the key may have made a token that never ends, and a live stream is asked for its token once.
         place.restart("query-api")
@@ -103,7 +127,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     key.set_defaults(rotate=rotate_key)
     key.add_argument("--stop-after", choices=["publish", "sign"], help="leave the rest to a later run")
     key.add_argument("--no-wait", action="store_true",
-                     help="for a key that others know: waits for the replicas, but not until tokens of the old key have ended "
+                     help="for a key that others know: waits for the replicas that are ready, but not until tokens of the old key have ended "
                           f"({signing_keys.LIFETIME_SECONDS} s), nor for those who keep the key set "
                           f"({signing_keys.KEPT_SECONDS} s). Clients are refused once, and refresh")
     data = Path(os.environ.get("DATA") or ROOT / ".data")
@@ -115,8 +139,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     broker.set_defaults(rotate=rotate_broker)
     database = secrets.add_parser("database", help="the services' password at MongoDB")
     database.set_defaults(rotate=rotate_database)
-    database.add_argument("--overlay", type=Path, default=ROOT / "manifests" / "overlays" / "minikube",
-                          help="the manifests that were applied; default: manifests/overlays/minikube")
+    database.add_argument("--overlay", type=Path, required=True, metavar="FOLDER",
+                          help="the manifests that were applied, such as manifests/overlays/minikube: its Job runs")
     for one in (key, broker, database):
         one.add_argument("--back", action="store_true", help="go back to what was before")
         one.add_argument("--cluster", metavar="CONTEXT", required=one is not key, help="a context of kubectl")

@@ -35,6 +35,11 @@ def run(argv: list[str], given: str | None = None) -> str:
     return answer.stdout
 
 
+def condition(thing: dict, kind: str) -> bool:
+    """Whether it says so of itself."""
+    return any(each["type"] == kind and each["status"] == "True" for each in thing.get("status", {}).get("conditions", ()))
+
+
 class Cluster:
     """One namespace of one cluster. `mirror` is a folder of make_secrets.py, which is kept in step."""
 
@@ -42,6 +47,7 @@ class Cluster:
                  aws: bool = False, overlay: Path | None = None, patience: float = 900, run=run, tick: float = 1):
         self.context, self.namespace, self.say, self.run = context, namespace, say, run
         self.mirror, self.aws, self.overlay, self.patience, self.tick = mirror, aws, overlay, patience, tick
+        self.known: dict[str, Values] = {}
 
     def kubectl(self, *arguments: str, given: str | None = None) -> str:
         return self.run(["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments], given)
@@ -63,31 +69,43 @@ class Cluster:
     def secret(self, name: str) -> Values:
         """Its values, from where they are kept."""
         if self.aws:
-            text = self.run(["aws", "secretsmanager", "get-secret-value", "--secret-id", f"microblog/{name}",
-                             "--query", "SecretString", "--output", "text"])
-            return json.loads(text)
-        values = self.in_cluster(name)[1]
-        self.copy(name, values)
+            values = self.in_aws(name)
+        else:
+            found, values = self.in_cluster(name)
+            if any(owner["kind"] == "ExternalSecret" for owner in found["metadata"].get("ownerReferences", ())):
+                raise Failed(f"External Secrets makes the Secret {name}, and would bring the old values back: say --aws")
+            self.copy(name, values)
+        self.known[name] = values
         return values
+
+    def in_aws(self, name: str) -> Values:
+        return json.loads(self.run(["aws", "secretsmanager", "get-secret-value", "--secret-id", f"microblog/{name}",
+                                    "--query", "SecretString", "--output", "text"]))
 
     def in_cluster(self, name: str) -> tuple[dict, Values]:
         found = json.loads(self.kubectl("get", "secret", name, "--output", "json"))
         return found, {key: base64.b64decode(value).decode() for key, value in found.get("data", {}).items()}
 
     def put(self, name: str, values: Values) -> None:
-        """Keeps these values, and has the cluster's Secret hold them."""
+        """Keeps these values in place of those that were read, and has the cluster's Secret hold them. Refused if somebody
+        else has changed it since: what follows from what was read may be wrong now."""
+        found, now = ({}, self.in_aws(name)) if self.aws else self.in_cluster(name)
+        if now != self.known[name]:
+            raise Failed(f"somebody else has changed {name} meanwhile: nothing was written. See who rotates it too; then run "
+                         "this again, or with --back")
         if self.aws:
             self.run(["aws", "secretsmanager", "put-secret-value", "--secret-id", f"microblog/{name}",
                       "--secret-string", "file:///dev/stdin"], json.dumps(values))
+            self.known[name] = values
             self.kubectl("annotate", "--overwrite", "externalsecret", name, f"force-sync={time.time_ns()}")
             wanted = {key: values[key] for key in listed()[name]["keys"]}
             self.until("for External Secrets", lambda: None if self.in_cluster(name)[1] == wanted else name)
             return
-        found, _ = self.in_cluster(name)
-        # It is refused if somebody else has changed it since.
+        # With the resourceVersion of this look, without which a change between the two would be lost.
         found["data"] = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
         found["metadata"].pop("managedFields", None)
         self.kubectl("replace", "--filename", "-", given=json.dumps(found))
+        self.known[name] = values
         self.copy(name, values)
 
     def copy(self, name: str, values: Values) -> None:
@@ -128,11 +146,12 @@ class Cluster:
         return self.secret("jwt-key")["jwt.pem"]
 
     def write_keys(self, text: str) -> None:
-        self.put("jwt-key", {**self.secret("jwt-key"), "jwt.pem": text})
+        self.put("jwt-key", {**self.known["jwt-key"], "jwt.pem": text})
 
-    def replicas(self) -> list[tuple[str, dict]]:
+    def replicas(self, only_ready: bool) -> list[tuple[str, dict]]:
         """What each pod that signs or verifies says of its keys. kubelet brings it the Secret within some two minutes."""
-        return [(pod["metadata"]["name"], self.keys_of(pod)) for pod in self.pods(*COMMANDS)]
+        return [(pod["metadata"]["name"], self.keys_of(pod)) for pod in self.pods(*COMMANDS)
+                if not only_ready or condition(pod, "Ready")]
 
     def keys_of(self, pod: dict) -> dict:
         service = COMMANDS[pod["metadata"]["labels"]["app.kubernetes.io/name"]]
@@ -188,4 +207,14 @@ class Cluster:
                          "database from elsewhere")
         self.kubectl("delete", "job", JOB, "--ignore-not-found", "--wait")
         self.kubectl("create", "--filename", "-", given=job)
-        self.kubectl("wait", "--for=condition=Complete", f"job/{JOB}", f"--timeout={self.patience:.0f}s")
+
+        def left() -> str | None:
+            job = json.loads(self.kubectl("get", "job", JOB, "--output", "json"))
+            if condition(job, "Failed"):
+                raise Failed(f"the Job {JOB} failed: see `kubectl logs --namespace {self.namespace} job/{JOB}`. Nothing is "
+                             "refused meanwhile; when that is mended, run this again, or with --back")
+            return None if condition(job, "Complete") else JOB
+        self.until("for the Job to end", left)
+        if retired:
+            # With this name in it, it is another one than that of the manifests, and an apply could not change it.
+            self.kubectl("delete", "job", JOB, "--wait")

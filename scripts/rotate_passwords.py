@@ -48,6 +48,8 @@ class Broker:
             raise Failed("users.conf must list the user of the url, and at most one other")
         if len(users) == 1:
             if back:
+                # A run that was interrupted at its end may have left the servers with the user from before.
+                self.cluster.reload_broker(secret["users.conf"])
                 self.say(f"nothing to take back: {used[0]} is the only user")
                 return
             users.append((other(used[0]), password()))

@@ -31,7 +31,7 @@ class Place(Protocol):
 
     def read_keys(self) -> str: ...
     def write_keys(self, text: str) -> None: ...
-    def replicas(self) -> list[tuple[str, dict]]: ...
+    def replicas(self, only_ready: bool) -> list[tuple[str, dict]]: ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,11 @@ class Rotation:
         self.place, self.say, self.waits, self.patience = place, say, waits, patience
 
     def forward(self, stop_after: str | None) -> None:
-        keys = read(self.place.read_keys())
+        keys = self.begin()
+        if len(keys) == 2 and not self.waits:
+            # Whoever had the file has both: neither may be the one that signs in the end.
+            self.say(f"{keys[1].id} was in the file too: another key takes its place")
+            keys = keys[:1]
         if len(keys) == 1:
             new = ed25519_key()
             keys = self.write(keys[0], Key(new, key_id(new)), NEXT)
@@ -100,9 +104,16 @@ class Rotation:
             return
         self.withdraw(keys)
 
+    def begin(self) -> list[Key]:
+        keys = read(self.place.read_keys())
+        if len(keys) == 1:
+            # A run that was interrupted at its end may have left replicas with the key from before.
+            self.until_all(keys[0].id, {keys[0].id})
+        return keys
+
     def back(self, stop_after: str | None) -> None:
         """Gives the place to the key from before, or withdraws the next one."""
-        keys = read(self.place.read_keys())
+        keys = self.begin()
         if len(keys) == 1:
             self.say(f"nothing to take back: {keys[0].id} is the only key")
             return
@@ -133,7 +144,8 @@ class Rotation:
         verifies with these keys and no others."""
         give_up, told = time.monotonic() + self.patience, None
         while True:
-            behind = sorted(name for name, ids in self.place.replicas()
+            # In an emergency, one that takes no requests must not keep the key that others know alive.
+            behind = sorted(name for name, ids in self.place.replicas(only_ready=not self.waits)
                             if set(ids.get("verifies", ())) != verifies or ids.get("signs") not in (None, signs))
             if not behind:
                 return
@@ -142,7 +154,8 @@ class Rotation:
                 told = behind
             if time.monotonic() > give_up:
                 raise Failed(f"{', '.join(behind)} did not take over the keys in {self.patience:.0f} s: see the log there, then run "
-                             "this again. Nothing is refused meanwhile")
+                             "this again. Nothing is refused meanwhile"
+                             + ("" if self.waits else ", nor are tokens that somebody else makes with a key from before"))
             time.sleep(0.5)
 
     def wait(self, seconds: int, why: str) -> None:

@@ -62,6 +62,7 @@ class Pod:
         self.url, self.uri = (self.mounted["nats-credentials"]["url"], self.mounted["mongodb-credentials"]["uri"])
         self.users, self.loaded, self.ends = self.mounted["nats-credentials"]["users.conf"], 0.0, None
         self.signs, self.verifies, self.looked = None, set(), 0.0
+        self.broken = False
         # It is ready with its keys.
         if role == "command-api":
             self.second()
@@ -74,6 +75,8 @@ class Pod:
         self.verifies, self.looked = set(self.cluster.random.choice(others).verifies), self.cluster.clock.now
 
     def second(self) -> None:
+        if self.broken:
+            return
         now, random_ = self.cluster.clock.now, self.cluster.random
         for name, values in self.cluster.secrets.items():
             if self.mounted[name] != values and now >= self.lag.setdefault(name, now + random_.uniform(0, LAG_SECONDS)):
@@ -87,7 +90,7 @@ class Pod:
 
     def described(self) -> dict:
         return {"metadata": {"name": self.name, "uid": self.name, "labels": {"app.kubernetes.io/name": self.role}},
-                "status": {"phase": "Running"}}
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": str(not self.broken)}]}}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -109,7 +112,8 @@ class Model:
         for role, count in {**ROLES, "nats": 3}.items():
             for _ in range(count):
                 self.pods.append(Pod(self, role))
-        self.retire_user = "never"
+        self.jobs: dict[str, float] = {}
+        self.job_fails, self.owner, self.refuses = False, None, False
         clock.each_second = self.second
         self.check()
 
@@ -135,7 +139,7 @@ class Model:
             self.last_signed[pod.signs] = now
         alive = {key for key, signed in self.last_signed.items() if now < signed + TOKEN_SECONDS}
         for pod in self.of("command-api", "query-api"):
-            assert alive <= pod.verifies, f"{pod.name} refuses tokens that somebody has"
+            assert alive <= pod.verifies or self.refuses, f"{pod.name} refuses tokens that somebody has"
         for pod in self.of(*rotate_passwords.Broker.roles):
             user = rotate_passwords.user_of(pod.url, "url")
             for server in self.of("nats"):
@@ -180,7 +184,13 @@ class Model:
     def get(self, words: list[str], _given: str | None) -> str:
         if words[0] == "secret":
             data = {key: base64.b64encode(value.encode()).decode() for key, value in self.secrets[words[1]].items()}
-            return json.dumps({"metadata": {"name": words[1], "resourceVersion": str(self.version)}, "data": data})
+            owners = [{"kind": self.owner}] if self.owner else []
+            return json.dumps({"metadata": {"name": words[1], "resourceVersion": str(self.version), "ownerReferences": owners},
+                               "data": data})
+        if words[0] == "job":
+            ended = self.clock.now >= self.jobs[words[1]]
+            kind = "Failed" if self.job_fails else "Complete"
+            return json.dumps({"status": {"conditions": [{"type": kind, "status": "True"}] if ended else []}})
         roles = re.search(r"in \((.*)\)", words[2])[1].split(",")
         return json.dumps({"items": [pod.described() for pod in self.of(*roles)]})
 
@@ -220,17 +230,32 @@ class Model:
         users = [rotate_passwords.user_of(each.url, "url")[0] for each in self.of(*rotate_passwords.Broker.roles)]
         return json.dumps({"connections": [{"cid": number, "authorized_user": user} for number, user in enumerate(users)]})
 
-    def delete(self, _words: list[str], _given: str | None) -> None:
-        pass
+    def delete(self, words: list[str], _given: str | None) -> None:
+        self.jobs.pop(words[1], None)
 
     def create(self, _words: list[str], given: str | None) -> None:
+        assert not self.jobs, "a Job cannot be changed"
+        self.jobs["mongodb-init"], self.retires = self.clock.now + 3, 'value: ""' not in given
+        if self.job_fails:
+            return
         secret, retired = self.secrets["mongodb-credentials"], re.search(r'RETIRED_USERNAME\n +value: "(.*)"', given)[1]
         self.users[secret["username"]] = secret["password"]
         if retired != secret["username"]:
             self.users.pop(retired, None)
 
-    def wait(self, _words: list[str], _given: str | None) -> None:
-        self.clock.sleep(3)
+
+class Overtaken(rotate_cluster.Cluster):
+    """Another run comes in between, just before a write."""
+
+    def overtake(self, at: int, other) -> "Overtaken":
+        self.at, self.other = at, other
+        return self
+
+    def put(self, name: str, values: dict[str, str]) -> None:
+        self.at -= 1
+        if self.at == 0:
+            self.other()
+        super().put(name, values)
 
 
 class InACluster(unittest.TestCase):
@@ -251,13 +276,17 @@ class InACluster(unittest.TestCase):
         return Model(self.clock, {name: {file.name: file.read_text() for file in (self.folder / name).iterdir()}
                                   for name in names}, seed)
 
-    def rotate(self, model: Model, secret: str, back: bool = False, aws: bool = False) -> list[str]:
+    def cluster(self, model: Model, said: list[str], aws: bool = False, kind=rotate_cluster.Cluster) -> rotate_cluster.Cluster:
+        return kind("test", "microblog", said.append, overlay=Path("overlay"), run=model.run, aws=aws,
+                    mirror=None if aws else self.folder)
+
+    def rotate(self, model: Model, secret: str, back: bool = False, aws: bool = False, waits: bool = True,
+               stop_after: str | None = None, cluster: rotate_cluster.Cluster | None = None) -> list[str]:
         said: list[str] = []
-        cluster = rotate_cluster.Cluster("test", "microblog", said.append, overlay=Path("overlay"), run=model.run, aws=aws,
-                                         mirror=None if aws else self.folder)
+        cluster = cluster or self.cluster(model, said, aws)
         if secret == "key":
-            rotation = signing_keys.Rotation(cluster, said.append)
-            rotation.back(None) if back else rotation.forward(None)
+            rotation = signing_keys.Rotation(cluster, said.append, waits=waits)
+            rotation.back(stop_after) if back else rotation.forward(stop_after)
         else:
             kind = rotate_passwords.Broker if secret == "broker" else rotate_passwords.Database
             kind(cluster, said.append).rotate(back)
@@ -272,8 +301,14 @@ class InACluster(unittest.TestCase):
         self.assertEqual(set(database), set(make_secrets.listed()["mongodb-credentials"]["keys"]))
         self.assertEqual(rotate_passwords.user_of(database["uri"], "uri"), (database["username"], database["password"]))
         self.assertEqual(model.users, {database["username"]: database["password"]})
+        self.assertFalse(model.jobs and model.retires, "an apply could not change this Job")
+        # Also where it had been interrupted after its last write: nobody still has what was taken away.
+        for server in model.of("nats"):
+            self.assertEqual(make_secrets.read_nats_users(server.users), users)
         keys = signing_keys.read(model.secrets["jwt-key"]["jwt.pem"])
         self.assertEqual(len(keys), 1)
+        for pod in model.of("command-api", "query-api"):
+            self.assertTrue(pod.broken or pod.verifies == {keys[0].id}, pod.name)
         return {"key": keys[0].id, "broker": str(users[0]), "database": str((database["username"], database["password"]))}
 
     def check_secrets_are_kept(self, model: Model, said: list[str]) -> None:
@@ -335,6 +370,69 @@ class InACluster(unittest.TestCase):
             self.assertEqual(before, after)
         self.check_secrets_are_kept(model, said)
 
+    def test_who_was_overtaken_by_another_run_writes_nothing(self) -> None:
+        for secret, writes in (("key", 3), ("broker", 3), ("database", 3)):
+            for at in range(1, writes + 1):
+                for aws in (False, True):
+                    # Before the first write there is nothing to take back; one that waits for tokens as this one does, changes
+                    # nothing.
+                    for back in (False,) if at == 1 else (True,) if (secret, at) == ("key", 3) else (False, True):
+                        with self.subTest(secret=secret, at=at, aws=aws, back=back):
+                            self.overtaken(secret, at, aws, back)
+
+    def overtaken(self, secret: str, at: int, aws: bool, back: bool) -> None:
+        model = self.model(at)
+        model.aws = {name: dict(values) for name, values in model.secrets.items()}
+        before = self.secrets_of(model)
+        # A key's other run stays in the middle, so that what it has left is not done yet.
+        stop_after = "sign" if secret == "key" else None
+        kept = []
+
+        def other() -> None:
+            self.rotate(model, secret, back, aws, stop_after=stop_after)
+            kept[:] = [dict(model.aws), dict(model.secrets)]
+        cluster = self.cluster(model, [], aws, Overtaken).overtake(at, other)
+        with self.assertRaisesRegex(make_secrets.Failed, "somebody else has changed"):
+            self.rotate(model, secret, cluster=cluster)
+        self.assertEqual([model.aws, model.secrets], kept)
+        self.rotate(model, secret, aws=aws)
+        self.assertEqual(self.changes(before, self.secrets_of(model)) or [secret], [secret])
+
+    def test_a_secret_of_external_secrets_is_not_written_where_it_would_not_stay(self) -> None:
+        for secret in ("key", "broker", "database"):
+            model = self.model(6)
+            model.owner = "ExternalSecret"
+            with self.assertRaisesRegex(make_secrets.Failed, "--aws"):
+                self.rotate(model, secret)
+            self.assertEqual(model.calls, 0)
+            model.aws = {name: dict(values) for name, values in model.secrets.items()}
+            self.rotate(model, secret, aws=True)
+
+    def test_a_job_that_failed_is_told_at_once(self) -> None:
+        model = self.model(7)
+        model.job_fails, began = True, self.clock.now
+        with self.assertRaisesRegex(make_secrets.Failed, "Job mongodb-init failed"):
+            self.rotate(model, "database")
+        self.assertLess(self.clock.now, began + 60)
+        model.job_fails = False
+        self.rotate(model, "database")
+        self.secrets_of(model)
+
+    def test_in_an_emergency_neither_a_pod_that_is_not_ready_nor_a_key_that_leaked_too_stays_in_the_way(self) -> None:
+        for stop_after in (None, "publish", "sign"):
+            with self.subTest(stop_after=stop_after):
+                model = self.model(8)
+                if stop_after:
+                    self.rotate(model, "key", stop_after=stop_after)
+                leaked = {key.id for key in signing_keys.read(model.secrets["jwt-key"]["jwt.pem"])}
+                model.of("query-api")[0].broken = True
+                # Tokens from before are refused: so it is to be.
+                model.refuses = True
+                began = self.clock.now
+                self.rotate(model, "key", waits=False)
+                self.assertNotIn(self.secrets_of(model)["key"], leaked)
+                self.assertLess(self.clock.now, began + 600)
+
     def test_the_model_sees_what_goes_wrong(self) -> None:
         """Each shortcut that a rotation must not take."""
         model = self.model(3)
@@ -372,8 +470,26 @@ class OneFile(unittest.TestCase):
             path = Path(folder) / "jwt.pem"
             path.write_text("x")
             path.chmod(0o640)
-            rotate.Files(path, []).write_keys("y")
+            files = rotate.Files(path, [])
+            self.assertEqual(files.read_keys(), "x")
+            files.write_keys("y")
             self.assertEqual((path.read_text(), path.stat().st_mode & 0o777), ("y", 0o640))
+            self.assertEqual(list(Path(folder).iterdir()), [path])
+
+    def test_two_do_not_change_it_at_once(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="microblog-") as folder:
+            path = Path(folder) / "jwt.pem"
+            path.write_text("x")
+            files = rotate.Files(path, [])
+            with files.alone():
+                with self.assertRaisesRegex(make_secrets.Failed, "somebody else rotates"), rotate.Files(path, []).alone():
+                    pass
+                path.write_text("by hand")
+                with self.assertRaisesRegex(make_secrets.Failed, "somebody else has changed"):
+                    files.write_keys("y")
+            self.assertEqual(path.read_text(), "by hand")
+            with rotate.Files(path, []).alone():
+                pass
             self.assertEqual(list(Path(folder).iterdir()), [path])
 
 
