@@ -25,13 +25,14 @@ use shared::contract::ids::UserId;
 use shared::runtime::error_chain::Chain;
 use shared::runtime::failing::Failing;
 use shared::runtime::tasks::{EverySecond, Tasks};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 /// The label of a PKCS #8 key in PEM.
 const PRIVATE_KEY: &str = "PRIVATE KEY";
 /// A rotation needs two keys, and one that was not ended before the next began a third.
 const MOST_KEYS: usize = 4;
-/// How long reading the file may take before the next second is waited for.
+/// How long reading the file may take before that is told.
 const PATIENCE: Duration = Duration::from_secs(5);
 const OWNER_ONLY: u32 = 0o600;
 const OTHERS_READ: u32 = 0o004;
@@ -52,6 +53,8 @@ pub enum KeyError {
     NotAKey(PathBuf),
     #[error("{} holds more than {MOST_KEYS} keys", .0.display())]
     TooMany(PathBuf),
+    #[error("reading {} takes very long: does its disk answer?", .0.display())]
+    Slow(PathBuf),
     #[error("the system gives no random key")]
     Random,
 }
@@ -257,26 +260,46 @@ impl Keys {
     /// watched: what mounts secrets replaces whole folders, and not every file system tells.
     pub async fn follow(self, path: PathBuf, tasks: Tasks) {
         let mut seconds = EverySecond::until(tasks.stop_signal());
+        let mut reading = None;
         while seconds.next().await {
-            let (signer, path) = (self.signer.clone(), path.clone());
-            let read = async move { signer.newer(&path).await };
-            // The file may be on a disk that stands still: then the next second is another try.
-            let Some(read) = tasks.ask_within(PATIENCE, read).await else {
-                continue;
-            };
-            match read {
-                Ok(newer) => {
-                    if self.failing.ends() {
-                        info!("the file of the signing keys can be used again");
-                    }
-                    if let Some(ring) = newer {
-                        self.work_with(ring);
-                    }
+            self.look(&path, &tasks, &mut reading, PATIENCE).await;
+        }
+    }
+
+    /// Goes over to what the file holds. It may be on a disk that stands still: then the thread that
+    /// reads it does too, so that no other one begins before that one has ended.
+    async fn look(
+        &self,
+        path: &Path,
+        tasks: &Tasks,
+        reading: &mut Option<JoinHandle<Result<Option<KeyRing>, KeyError>>>,
+        patience: Duration,
+    ) {
+        let mut current = reading.take().unwrap_or_else(|| {
+            let (signer, path) = (self.signer.clone(), path.to_owned());
+            tasks.ask(async move { signer.newer(&path).await })
+        });
+        let read = match tokio::time::timeout(patience, &mut current).await {
+            Ok(Ok(read)) => read,
+            // It panicked, and has told so; the next second is another try.
+            Ok(Err(_)) => return,
+            Err(_) => {
+                *reading = Some(current);
+                Err(KeyError::Slow(path.to_owned()))
+            }
+        };
+        match read {
+            Ok(newer) => {
+                if self.failing.ends() {
+                    info!("the file of the signing keys can be used again");
                 }
-                Err(error) => {
-                    if self.failing.begins(&error) {
-                        warn!(error = %Chain(&error), "the signing keys stay as they were: their file cannot be used");
-                    }
+                if let Some(ring) = newer {
+                    self.work_with(ring);
+                }
+            }
+            Err(error) => {
+                if self.failing.begins(&error) {
+                    warn!(error = %Chain(&error), "the signing keys stay as they were: their file cannot be used");
                 }
             }
         }
@@ -513,6 +536,44 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(signer.newer(&path).await.is_err());
         assert_eq!(verifier.verify(&by_a).await, Ok(user));
+    }
+
+    /// A pipe that nobody writes into is a disk that does not answer.
+    #[test]
+    fn a_file_that_cannot_be_read_keeps_one_thread_and_is_taken_up_when_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, pipe) = (folder.path().join("jwt.pem"), folder.path().join("pipe"));
+        let signer = Arc::new(Signer::load_or_make(&path).unwrap());
+        let (next, next_id) = key();
+        let made = std::process::Command::new("mkfifo")
+            .args(["-m", "600"])
+            .arg(&pipe)
+            .status();
+        assert!(made.unwrap().success());
+        let keys = Keys::new(signer.clone(), KeysInUse::default());
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(2).build();
+        let runtime = runtime.unwrap();
+        let (told, written) = runtime.block_on(async {
+            let (tasks, mut reading, mut told) = (Tasks::default(), None, true);
+            for _ in 0..3 {
+                let short = Duration::from_millis(20);
+                keys.look(&pipe, &tasks, &mut reading, short).await;
+                told = told && keys.failing.is_on() && reading.is_some();
+            }
+            // One of the two threads is free, or this would never begin.
+            let into = pipe.clone();
+            let writing = tokio::task::spawn_blocking(move || std::fs::write(into, next));
+            let long = Duration::from_secs(30);
+            keys.look(&pipe, &tasks, &mut reading, long).await;
+            (told, tokio::time::timeout(long, writing).await)
+        });
+        // Without waiting for threads that stand still.
+        runtime.shutdown_background();
+        assert!(told);
+        written.unwrap().unwrap().unwrap();
+        assert!(!keys.failing.is_on());
+        assert_eq!(signer.id(), Some(next_id));
     }
 
     #[test]

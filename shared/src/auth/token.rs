@@ -273,9 +273,10 @@ impl TokenVerifier {
         if self.keys().is_empty() {
             return self.fetch().await.is_ok();
         }
-        let at = self.fetched.lock().await.map(|fetch| fetch.at);
-        if at.is_none_or(|at| at.elapsed() >= FRESH) {
-            // Its failure is told.
+        let last = *self.fetched.lock().await;
+        // A look that failed, or whose caller went away, has seen nothing: it does not count.
+        if last.is_none_or(|look| !look.worked || look.at.elapsed() >= FRESH) {
+            // Its failure is told, and it is tried again only after `RETRY`.
             let _ = self.fetch().await;
         }
         true
@@ -441,5 +442,30 @@ mod tests {
         assert_eq!(verifier.fetch().await, Ok(()));
         assert_eq!(verifier.fetch().await, Ok(()));
         assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_was_broken_off_is_made_again_before_it_would_be_time_for_the_next() {
+        let (url, asked) = server("200 OK", KEYS).await;
+        let shown = KeysInUse::default();
+        let verifier = TokenVerifier::with_url(url, shown.clone()).unwrap();
+        let before = KEYS.replace("known", "before");
+        assert!(verifier.learn(&serde_json::from_str(&before).unwrap()));
+        let begun = async {
+            while asked.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = begun => {}
+            _ = verifier.is_ready() => panic!("it was not broken off"),
+        }
+        assert!(verifier.key("known").is_none());
+        tokio::time::sleep(RETRY).await;
+        assert!(verifier.is_ready().await);
+        assert!(verifier.key("known").is_some() && verifier.key("before").is_none());
+        assert!(verifier.is_ready().await);
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "one that worked holds");
     }
 }
