@@ -91,13 +91,15 @@ class Files:
 
 def rotate_key(arguments: argparse.Namespace) -> None:
     place = cluster(arguments) if arguments.cluster else Files(arguments.file, arguments.ops)
-    rotation = signing_keys.Rotation(place, say, waits=not arguments.no_wait)
+    if arguments.leaked and (arguments.back or arguments.stop_after):
+        raise Failed("--leaked goes to the end: without --back and --stop-after")
+    rotation = signing_keys.Rotation(place, say, waits=not arguments.no_wait, leaked=arguments.leaked)
     with contextlib.nullcontext() if arguments.cluster else place.alone():
         if arguments.back:
             rotation.back(arguments.stop_after)
         else:
             rotation.forward(arguments.stop_after)
-    if arguments.cluster and arguments.no_wait and not arguments.stop_after:
+    if arguments.cluster and arguments.leaked:
         # Whoever had the key may have made a token that never ends, and a live stream is asked for its token once.
         place.restart("query-api")
 
@@ -126,10 +128,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
                              description="Without --cluster: where all replicas read one file, as with `make run`.")
     key.set_defaults(rotate=rotate_key)
     key.add_argument("--stop-after", choices=["publish", "sign"], help="leave the rest to a later run")
+    key.add_argument("--leaked", action="store_true",
+                     help="others know the file: with --no-wait, to the end, with a key that was not in it; waits only for replicas "
+                          "that are ready, and restarts the query API in a cluster. Clients are refused once, and refresh")
     key.add_argument("--no-wait", action="store_true",
-                     help="for a key that others know: waits for the replicas that are ready, but not until tokens of the old key have ended "
-                          f"({signing_keys.LIFETIME_SECONDS} s), nor for those who keep the key set "
-                          f"({signing_keys.KEPT_SECONDS} s). Clients are refused once, and refresh")
+                     help=f"waits for the replicas, but not until tokens of the old key have ended ({signing_keys.LIFETIME_SECONDS} "
+                          f"s), nor for those who keep the key set ({signing_keys.KEPT_SECONDS} s)")
     data = Path(os.environ.get("DATA") or ROOT / ".data")
     key.add_argument("--file", type=Path, default=data / "jwt.pem", help="JWT_PRIVATE_KEY_FILE; default: that of make run")
     ops = ",".join([os.environ.get("COMMAND_OPS_ADDR") or "127.0.0.1:9081", os.environ.get("QUERY_OPS_ADDR") or "127.0.0.1:9082"])

@@ -77,12 +77,14 @@ def base64url(data: bytes) -> str:
 class Rotation:
     """Goes on from what the file says, so that it may be interrupted anywhere and run again."""
 
-    def __init__(self, place: Place, say: Callable[[str], None], waits: bool = True, patience: float = 600):
-        self.place, self.say, self.waits, self.patience = place, say, waits, patience
+    def __init__(self, place: Place, say: Callable[[str], None], waits: bool = True, leaked: bool = False,
+                 patience: float = 600):
+        self.place, self.say, self.patience = place, say, patience
+        self.waits, self.leaked = waits and not leaked, leaked
 
     def forward(self, stop_after: str | None) -> None:
         keys = self.begin()
-        if len(keys) == 2 and not self.waits:
+        if len(keys) == 2 and self.leaked:
             # Whoever had the file has both: neither may be the one that signs in the end.
             self.say(f"{keys[1].id} was in the file too: another key takes its place")
             keys = keys[:1]
@@ -145,7 +147,7 @@ class Rotation:
         give_up, told = time.monotonic() + self.patience, None
         while True:
             # In an emergency, one that takes no requests must not keep the key that others know alive.
-            behind = sorted(name for name, ids in self.place.replicas(only_ready=not self.waits)
+            behind = sorted(name for name, ids in self.place.replicas(only_ready=self.leaked)
                             if set(ids.get("verifies", ())) != verifies or ids.get("signs") not in (None, signs))
             if not behind:
                 return
@@ -155,7 +157,7 @@ class Rotation:
             if time.monotonic() > give_up:
                 raise Failed(f"{', '.join(behind)} did not take over the keys in {self.patience:.0f} s: see the log there, then run "
                              "this again. Nothing is refused meanwhile"
-                             + ("" if self.waits else ", nor are tokens that somebody else makes with a key from before"))
+                             + ("" if not self.leaked else ", nor are tokens that somebody else makes with a key from before"))
             time.sleep(0.5)
 
     def wait(self, seconds: int, why: str) -> None:

@@ -280,12 +280,12 @@ class InACluster(unittest.TestCase):
         return kind("test", "microblog", said.append, overlay=Path("overlay"), run=model.run, aws=aws,
                     mirror=None if aws else self.folder)
 
-    def rotate(self, model: Model, secret: str, back: bool = False, aws: bool = False, waits: bool = True,
+    def rotate(self, model: Model, secret: str, back: bool = False, aws: bool = False, leaked: bool = False,
                stop_after: str | None = None, cluster: rotate_cluster.Cluster | None = None) -> list[str]:
         said: list[str] = []
         cluster = cluster or self.cluster(model, said, aws)
         if secret == "key":
-            rotation = signing_keys.Rotation(cluster, said.append, waits=waits)
+            rotation = signing_keys.Rotation(cluster, said.append, leaked=leaked)
             rotation.back(stop_after) if back else rotation.forward(stop_after)
         else:
             kind = rotate_passwords.Broker if secret == "broker" else rotate_passwords.Database
@@ -429,7 +429,7 @@ class InACluster(unittest.TestCase):
                 # Tokens from before are refused: so it is to be.
                 model.refuses = True
                 began = self.clock.now
-                self.rotate(model, "key", waits=False)
+                self.rotate(model, "key", leaked=True)
                 self.assertNotIn(self.secrets_of(model)["key"], leaked)
                 self.assertLess(self.clock.now, began + 600)
 
