@@ -42,6 +42,19 @@ function dropUser(admin, user) {
   print(`${user}: dropped`);
 }
 
+// Also by a connection that rests. A member that is away is an error: who is connected to it is not known.
+function isUsed(user) {
+  for (const host of hosts) {
+    const member = signIn(host, "directConnection=true&serverSelectionTimeoutMS=5000");
+    const connections = member.aggregate([
+      { $currentOp: { allUsers: true, idleConnections: true } },
+      { $match: { "effectiveUsers.user": user } },
+    ]);
+    if (connections.hasNext()) return true;
+  }
+  return false;
+}
+
 // All are asked: one whose volume was lost knows nothing of the set that the others still are. One that is away does no
 // harm if another says that there is a set; a new set is made of all or not at all.
 let first, initiated = false, away;
@@ -66,5 +79,8 @@ setUser(primary, SERVICE_USERNAME, SERVICE_PASSWORD, [
   { role: "readWrite", db: "microblog" },
   { role: "readWrite", db: "microblog_views" },
 ]);
-// Whom nobody uses any more, after a rotation of the password.
-if (RETIRED_USERNAME && ![ROOT_USERNAME, SERVICE_USERNAME].includes(RETIRED_USERNAME)) dropUser(primary, RETIRED_USERNAME);
+// Whom nobody uses any more, after a rotation of the password. The Job tries again while somebody does.
+if (RETIRED_USERNAME && ![ROOT_USERNAME, SERVICE_USERNAME].includes(RETIRED_USERNAME)) {
+  if (isUsed(RETIRED_USERNAME)) throw new Error(`${RETIRED_USERNAME}: somebody is still connected as this user`);
+  dropUser(primary, RETIRED_USERNAME);
+}
