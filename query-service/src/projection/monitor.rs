@@ -106,7 +106,7 @@ pub async fn run(
 ) {
     // Nothing is known until it was measured once: another process may know more.
     let mut lag: Option<Lag> = None;
-    let shown = views.clone();
+    let (shown, told) = (views.clone(), readiness.clone());
     let mut monitor = Monitor {
         views,
         nats,
@@ -130,7 +130,7 @@ pub async fn run(
             }
         };
         if let Some(behind) = found {
-            monitor.readiness.degrade(FOLD, late(&behind));
+            told.degrade(FOLD, late(&behind));
             lag = Some(Lag::measured(lag, behind));
         }
         tell(lag.as_ref(), &shown);
