@@ -51,6 +51,8 @@ class Commands:
             file = str(folder / NAME)
             self.run("backup", self.service, "backup", file)
             self.run("check", self.service, "restore", "--check", file)
+            # A restic that was killed has left its lock. One that runs keeps its own.
+            self.run("restic unlock", self.restic, "unlock")
             self.run("restic backup", self.restic, "backup", "--host", HOST, file)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -122,6 +122,7 @@ impl ports::Accounts for Accounts {
     }
 
     async fn forget(&self, user: UserId) -> Result<()> {
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_forget(user)).await
     }
 }

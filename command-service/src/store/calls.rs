@@ -21,7 +21,8 @@ pub(super) struct Call {
 
 #[derive(Clone)]
 pub(super) struct Calls {
-    /// Uniqueness holds only once the indexes are there.
+    /// Uniqueness holds only once the indexes are there, and a log that is being restored is not to
+    /// be written to.
     prepared: Arc<AtomicBool>,
     /// Told of every answer, asked by nobody here: commands pass it on their way in.
     breaker: Arc<Breaker>,

@@ -43,10 +43,12 @@ struct CleanupDocument {
 #[async_trait]
 impl Cleanups for CleanupJobs {
     async fn plan(&self, user: UserId, now: Timestamp) -> Result<()> {
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_plan(user, now)).await
     }
 
     async fn claim(&self, now: Timestamp, lease: Duration) -> Result<Option<DeactivationCleanup>> {
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_claim(now, lease)).await
     }
 

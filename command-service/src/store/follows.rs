@@ -47,6 +47,7 @@ struct Counted {
 #[async_trait]
 impl ports::FollowCounts for FollowCounts {
     async fn reserve(&self, follower: UserId, limit: u32) -> Result<Option<u32>> {
+        self.calls.require_prepared()?;
         // A lost answer may count one too many, never one too few.
         self.calls.ask(|| self.try_reserve(follower, limit)).await
     }
@@ -64,6 +65,7 @@ impl ports::FollowCounts for FollowCounts {
     }
 
     async fn mark_stale(&self, followers: &[UserId]) -> Result<()> {
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_mark_stale(followers)).await
     }
 }

@@ -40,6 +40,7 @@ struct QuotaDocument {
 #[async_trait]
 impl ports::Quotas for Quotas {
     async fn reserve(&self, of: Limited, user: UserId, quota: Quota) -> Result<QuotaState> {
+        self.calls.require_prepared()?;
         let attempt = || self.try_reserve(of, user, quota);
         let call = match of {
             Limited::Posts => Call {

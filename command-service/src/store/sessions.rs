@@ -46,6 +46,7 @@ impl ports::Sessions for Sessions {
     }
 
     async fn renew(&self, renewal: &Renewal) -> Result<Rotation> {
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_renew(renewal)).await
     }
 
@@ -54,14 +55,18 @@ impl ports::Sessions for Sessions {
     }
 
     async fn user(&self, family: &str) -> Result<Option<UserId>> {
+        // A client whose session is not found gives its token up.
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_user(family)).await
     }
 
     async fn close(&self, family: &str) -> Result<()> {
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_close(family)).await
     }
 
     async fn close_all(&self, user: UserId) -> Result<()> {
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_close_all(user)).await
     }
 }
