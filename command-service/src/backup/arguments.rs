@@ -7,6 +7,9 @@ pub struct BackupArguments {
     /// The file to be written, which must not be there yet, or - for standard output.
     #[arg(value_name = "FILE or -")]
     pub file: PathBuf,
+    /// Also if the log has no event. Without it that fails, as the log was lost then.
+    #[arg(long)]
+    pub empty: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -25,6 +28,9 @@ pub struct RestoreArguments {
     /// backup would be good again.
     #[arg(long)]
     pub sign_out: bool,
+    /// Also if the backup has no event. Without it that fails, as the log was lost when it was taken.
+    #[arg(long)]
+    pub empty: bool,
 }
 
 /// The name that stands for standard input or output.

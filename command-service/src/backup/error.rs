@@ -33,6 +33,16 @@ pub enum BackupError {
         collection: String,
         operation: String,
     },
+    #[error(
+        "the log has no event, so this would be a backup of nothing: is it the right database, and is it all there? --empty, if it is to be empty"
+    )]
+    EmptyLog,
+    #[error(
+        "{} has no event, so nothing would be restored: take an earlier backup; --empty, if it is to be empty", .0.display()
+    )]
+    EmptyBackup(PathBuf),
+    #[error("the database became another log while it was copied: try again")]
+    OtherLog,
     #[error("the change stream of the database ended")]
     ChangesEnded,
     #[error(

@@ -1,8 +1,8 @@
 //! Backup and restore of the log's database, at one point of its commit order, while it is used.
 //!
-//! 1. Take a token *T* of the database's change stream, then write a mark with a majority: what was
-//!    committed before *T* can be read from here on.
-//! 2. Copy every collection, in whatever order it comes, while others write.
+//! 1. Take a token *T* of the database's change stream.
+//! 2. Copy every collection, in whatever order it comes, while others write. Before each, write a mark
+//!    with a majority: what was committed before *T* can be read behind it.
 //! 3. Write another mark. Copy from the change stream all that happened between *T* and the mark.
 //!
 //! The documents with these changes made to them, one after the other, are the database as it was

@@ -1,8 +1,9 @@
 //! Restores a backup into an empty database.
 //!
 //! 1. The backup's beginning is read: what is none changes nothing.
-//! 2. The database is empty, or has what a restore left that did not finish, which is taken away.
-//! 3. A document says that the database is not whole. Services refuse it from here on.
+//! 2. The database is empty, or has what a restore left that did not finish.
+//! 3. A document says that the database is not whole. Services refuse it from here on. What is there
+//!    is taken away.
 //! 4. Documents and changes are written; the backup's end says whether it was whole.
 //! 5. What is there is counted, indexes are made, and the document is taken away.
 
@@ -56,7 +57,7 @@ where
     F: Future<Output = Result<(), StoreError>>,
 {
     if arguments.check {
-        let checked = until_stopped(stop, check(&arguments.file, stop)).await;
+        let checked = until_stopped(stop, check(arguments, stop)).await;
         return ended("restore", checked, stop);
     }
     let mut progress = Progress::begin();
@@ -97,8 +98,17 @@ fn last(end: &End) -> String {
         .map_or_else(|| "none".to_owned(), |id| id.to_string())
 }
 
+/// A backup of an empty log was taken when the log was lost, unless somebody knows better.
+fn has_events(end: &End, arguments: &RestoreArguments) -> Result<(), BackupError> {
+    if end.last_event.is_none() && !arguments.empty {
+        return Err(BackupError::EmptyBackup(arguments.file.clone()));
+    }
+    Ok(())
+}
+
 /// Reads a backup to its end.
-async fn check(file: &Path, stop: &CancellationToken) -> Result<(), BackupError> {
+async fn check(arguments: &RestoreArguments, stop: &CancellationToken) -> Result<(), BackupError> {
+    let file = &arguments.file;
     let (header, mut records) = open(file).await?;
     let mut progress = Progress::begin();
     progress.part("records", 0);
@@ -110,6 +120,7 @@ async fn check(file: &Path, stop: &CancellationToken) -> Result<(), BackupError>
         progress.advance(1);
         if let Some(end) = record.end {
             let took = progress.finish();
+            has_events(&end, arguments)?;
             let events = end.documents.get(log::COLLECTION).copied().unwrap_or(0);
             println!(
                 "the backup is whole: {} documents, {events} of them events, and {} changes, read in {:.1} s; \
@@ -203,10 +214,9 @@ impl Restore<'_> {
         let file = &self.arguments.file;
         let (header, mut records) = open(file).await?;
         self.make_room().await?;
-        self.own.begin_restore(self.run).await?;
-        self.begun = true;
         let end = self.write_all(&mut records, progress).await?;
         nothing_behind(file, &mut records).await?;
+        has_events(&end, self.arguments)?;
         self.check_stop()?;
         let log = self.name(&header).await?;
         self.check_unused().await?;
@@ -225,25 +235,46 @@ impl Restore<'_> {
         Ok(())
     }
 
-    /// Makes sure that nothing is in the way but what an unfinished restore has left, and removes
-    /// that.
-    async fn make_room(&self) -> Result<(), BackupError> {
+    /// Makes sure that nothing is in the way but what an unfinished restore has left, says that the
+    /// database is not whole, and only then removes what is there: whoever is killed here leaves an
+    /// unfinished restore, and one that runs already does not end well.
+    async fn make_room(&mut self) -> Result<(), BackupError> {
         self.check_unused().await?;
-        let names = self.collections().await?;
         if self.own.is_being_restored().await? {
-            // Its mark stays: whoever is killed here leaves an unfinished restore too.
-            return self.drop_all(names).await;
+            self.begin().await?;
+            return self.drop_all().await;
         }
+        self.check_empty().await?;
+        let had = self.own.id().await?;
+        self.begin().await?;
+        // Services that start from here on do not write. Has one written just before?
+        if let Err(error) = self.check_empty().await {
+            if let Some(id) = had {
+                self.own.restore_id(id).await?;
+            }
+            self.begun = !self.own.end_restore(self.run).await?;
+            return Err(error);
+        }
+        // What a service has prepared: indexes, of which one deletes sessions that have expired.
+        self.drop_all().await
+    }
+
+    async fn begin(&mut self) -> Result<(), BackupError> {
+        self.own.begin_restore(self.run).await?;
+        self.begun = true;
+        Ok(())
+    }
+
+    async fn check_empty(&self) -> Result<(), BackupError> {
         let mut holds = Vec::new();
-        for name in &names {
-            let documents = self.database.collection::<Document>(name);
+        for name in self.collections().await? {
+            let documents = self.database.collection::<Document>(&name);
             if documents.find_one(doc! {}).await?.is_some() {
-                holds.push(name.as_str());
+                holds.push(name);
             }
         }
         if holds.is_empty() {
-            // What a service has prepared: indexes, of which one deletes sessions that have expired.
-            return self.drop_all(names).await;
+            return Ok(());
         }
         Err(BackupError::NotEmpty {
             database: self.database.name().to_owned(),
@@ -251,8 +282,8 @@ impl Restore<'_> {
         })
     }
 
-    async fn drop_all(&self, names: Vec<String>) -> Result<(), BackupError> {
-        for name in names {
+    async fn drop_all(&self) -> Result<(), BackupError> {
+        for name in self.collections().await? {
             self.database.collection::<Document>(&name).drop().await?;
         }
         Ok(())

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
-use futures_util::TryStreamExt;
 use mongodb::change_stream::event::ResumeToken;
-use mongodb::{Collection, Database};
+use mongodb::{ClientSession, Collection, Database};
 use serde::Deserialize;
-use shared::connections::log_identity::OwnLog;
+use shared::connections::log_identity::{LogId, OwnLog};
 use shared::contract::log::{self, MARKS};
 use shared::runtime::mongo_errors::history_is_lost;
 use shared::runtime::settings::VERSION;
@@ -44,10 +43,13 @@ async fn backup(
     stop: &CancellationToken,
 ) -> Result<(), BackupError> {
     // Asked before a file is made: a database that is half restored is not worth a copy.
-    let log = OwnLog::new(database).id().await?;
+    let own = OwnLog::new(database);
+    let log = own.id().await?;
     let output = Output::open(&arguments.file)?;
     let mut backup = Backup {
         database,
+        own,
+        accepts_empty: arguments.empty,
         stop,
         output,
         progress: Progress::begin(),
@@ -55,7 +57,7 @@ async fn backup(
         changes: 0,
         last_event: None,
     };
-    let copied = until_stopped(stop, backup.copy(log.map(|log| log.to_string()))).await;
+    let copied = until_stopped(stop, backup.copy(log)).await;
     let took = backup.progress.finish();
     let end = match copied {
         Ok(end) => end,
@@ -86,6 +88,8 @@ async fn backup(
 
 struct Backup<'a> {
     database: &'a Database,
+    own: OwnLog,
+    accepts_empty: bool,
     stop: &'a CancellationToken,
     output: Output,
     progress: Progress,
@@ -125,9 +129,9 @@ struct UpdateDescription {
 }
 
 impl Backup<'_> {
-    async fn copy(&mut self, log: Option<String>) -> Result<End, BackupError> {
+    async fn copy(&mut self, log: Option<LogId>) -> Result<End, BackupError> {
         let header = Header {
-            log,
+            log: log.map(|log| log.to_string()),
             version: VERSION.to_owned(),
             begun: bson::DateTime::now(),
         };
@@ -137,13 +141,19 @@ impl Backup<'_> {
         };
         self.output.write(header).await?;
         let token = now(self.database).await?;
-        self.mark().await?;
         for collection in self.collections().await? {
             self.collection(&collection).await?;
         }
         let at = self.time().await?;
-        let mark = self.mark().await?;
+        let mark = self.mark(&mut self.session().await?).await?;
         self.changes(token, mark).await?;
+        // A restore that began just then leaves a part of a log to be copied.
+        if self.own.id().await? != log {
+            return Err(BackupError::OtherLog);
+        }
+        if self.last_event.is_none() && !self.accepts_empty {
+            return Err(BackupError::EmptyLog);
+        }
         Ok(End {
             at,
             mark,
@@ -178,29 +188,44 @@ impl Backup<'_> {
             .unwrap_or_else(|_| bson::DateTime::now()))
     }
 
+    /// What is read in it is read at or after what was written in it before, by whichever member
+    /// of the database.
+    async fn session(&self) -> Result<ClientSession, BackupError> {
+        Ok(self.database.client().start_session().await?)
+    }
+
     /// Writes a mark; when this returns, a majority has it and all before it. It is taken away at
     /// once: the change stream has seen it.
-    async fn mark(&self) -> Result<ObjectId, BackupError> {
+    async fn mark(&self, session: &mut ClientSession) -> Result<ObjectId, BackupError> {
         let (marks, mark) = (self.database.collection::<Document>(MARKS), ObjectId::new());
         marks
             .insert_one(doc! { "_id": mark, "at": bson::DateTime::now() })
+            .session(&mut *session)
             .await?;
-        marks.delete_one(doc! { "_id": mark }).await?;
+        marks
+            .delete_one(doc! { "_id": mark })
+            .session(session)
+            .await?;
         Ok(mark)
     }
 
     /// Reads in the order in which the server has them. No document moves in it: one that is there
-    /// all the time is read, and what is inserted or deleted meanwhile is among the changes.
+    /// all the time is read, and what is inserted or deleted meanwhile is among the changes. What was
+    /// committed before the token is there to be read behind a mark: one for each collection, because
+    /// a new primary may be behind what the primary before it has shown.
     async fn collection(&mut self, name: &str) -> Result<(), BackupError> {
         let documents: Collection<RawDocumentBuf> = self.database.collection(name);
         let about = documents.estimated_document_count().await?;
         self.progress.part(name, about);
+        let mut session = self.session().await?;
+        self.mark(&mut session).await?;
         let mut found = documents
             .find(doc! {})
             .batch_size(u32::try_from(BATCH).unwrap_or(u32::MAX))
+            .session(&mut session)
             .await?;
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        while let Some(document) = found.try_next().await? {
+        while let Some(document) = found.next(&mut session).await.transpose()? {
             self.sees(name, &document);
             bytes += document.as_bytes().len();
             batch.push(document);
@@ -273,8 +298,8 @@ impl Backup<'_> {
             let change = read(change, collection.unwrap_or_default())?;
             if let Some(document) = &change.document {
                 self.sees(&change.collection, document);
-                bytes += document.as_bytes().len();
             }
+            bytes += size(&change);
             batch.push(change);
             if batch.len() >= BATCH || bytes >= BATCH_BYTES {
                 self.put_changes(std::mem::take(&mut batch)).await?;
@@ -333,6 +358,13 @@ fn read(change: RawChange, collection: String) -> Result<Change, BackupError> {
     })
 }
 
+/// How many bytes it has in a record, but for names.
+fn size(change: &Change) -> usize {
+    let parts = [change.document.as_ref(), change.update.as_ref()];
+    let parts = parts.into_iter().flatten().chain([&change.key]);
+    parts.map(|part| part.as_bytes().len()).sum()
+}
+
 /// The update that makes the same of a document; one that changes nothing sets nothing.
 fn as_update(update: &UpdateDescription) -> Option<RawDocumentBuf> {
     let mut operators = Document::new();
@@ -369,5 +401,26 @@ fn lost_or_not(error: mongodb::error::Error) -> BackupError {
         BackupError::HistoryLost(error)
     } else {
         BackupError::Database(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_and_a_key_count_as_a_document_does() {
+        let key = || rawdoc! { "_id": "x".repeat(1_000) };
+        let change = |document, update| Change {
+            collection: "users".to_owned(),
+            key: key(),
+            document,
+            update,
+        };
+        let large = || rawdoc! { "text": "y".repeat(BATCH_BYTES) };
+        let (alone, more) = (key().as_bytes().len(), large().as_bytes().len());
+        assert_eq!(size(&change(None, None)), alone, "a deletion");
+        assert_eq!(size(&change(Some(large()), None)), alone + more);
+        assert_eq!(size(&change(None, Some(large()))), alone + more);
     }
 }
