@@ -175,7 +175,9 @@ impl Reader<'_> {
         let mut says = vec![0; length as usize];
         read_start(&mut from, &mut says)?;
         let says = String::from_utf8(says).map_err(|_| FileError::NoBackup)?;
-        let version = says.strip_prefix(NAME).ok_or(FileError::NoBackup)?.trim();
+        let version = says.strip_prefix(NAME);
+        let version = version.and_then(|says| says.strip_suffix('\n'));
+        let version = version.ok_or(FileError::NoBackup)?;
         if version != VERSION.to_string() {
             return Err(FileError::OtherVersion(version.to_owned()));
         }
