@@ -149,12 +149,14 @@ impl Scene {
         scene
     }
 
-    /// The processes of these roles are restarted one by one with another value of a variable.
-    async fn use_from_now_on(&self, name: &str, value: &str, roles: &[Role]) {
-        for role in roles {
+    /// All processes are restarted one by one with other values of variables.
+    async fn use_from_now_on(&self, changed: &[(&str, String)]) {
+        for role in Role::ALL {
             for number in 0..2 {
-                self.roles.of(*role)[number].process.sets(name, value);
-                self.restart(*role, number).await;
+                for (name, value) in changed {
+                    self.roles.of(role)[number].process.sets(name, value);
+                }
+                self.restart(role, number).await;
             }
         }
     }
@@ -251,8 +253,7 @@ async fn passwords_rotate_without_a_failed_request_and_nothing_is_lost() {
     let _alone = alone().await;
     let (broker, database) = (User::new("microblog"), User::new("microblog"));
     let scene = Scene::start(&broker, &database).await;
-    the_broker_s_password_rotates(&scene, &broker).await;
-    the_database_s_password_rotates(&scene, &database).await;
+    both_passwords_rotate(&scene, [&broker, &database]).await;
     scene.nothing_is_lost().await;
 }
 
@@ -277,13 +278,13 @@ async fn broker_takes(roles: &Roles, user: &User) -> bool {
     connected.is_ok()
 }
 
-async fn the_broker_s_password_rotates(scene: &Scene, old: &User) {
-    let (new, began) = (User::new("microblog-b"), Instant::now());
+/// The broker takes another user beside the one from before, and nobody who is connected notices.
+async fn the_broker_takes_both(scene: &Scene, old: &User, new: &User) {
     let lost = scene.disconnections().await;
-    configure_broker(&scene.roles, &[old, &new]);
+    configure_broker(&scene.roles, &[old, new]);
     scene.roles.world.nats.reload();
     eventually("the broker takes both users", PATIENCE, async || {
-        broker_takes(&scene.roles, &new).await.then_some(())
+        broker_takes(&scene.roles, new).await.then_some(())
     })
     .await;
     assert!(broker_takes(&scene.roles, old).await);
@@ -292,13 +293,11 @@ async fn the_broker_s_password_rotates(scene: &Scene, old: &User) {
         "another password"
     );
     assert_eq!(scene.disconnections().await, lost, "nobody notices");
-    let url = new.at("nats", &scene.roles.world.nats_address());
-    scene.use_from_now_on("NATS_URL", &url, &OF_BROKER).await;
-    scene
-        .goes_on("the services are another user of the broker")
-        .await;
+}
+
+async fn the_broker_takes_the_new_one_alone(scene: &Scene, old: &User, new: &User) {
     let lost = scene.disconnections().await;
-    configure_broker(&scene.roles, &[&new]);
+    configure_broker(&scene.roles, &[new]);
     scene.roles.world.nats.reload();
     eventually(
         "the broker takes the new user alone",
@@ -308,10 +307,6 @@ async fn the_broker_s_password_rotates(scene: &Scene, old: &User) {
     .await;
     scene.goes_on("the broker's user from before is gone").await;
     assert_eq!(scene.disconnections().await, lost, "nobody notices");
-    println!(
-        "the broker's password was rotated in {:.0?}",
-        began.elapsed()
-    );
 }
 
 fn uri(mongodb: &SecuredMongo, user: &User) -> String {
@@ -343,31 +338,45 @@ async fn database_takes(mongodb: &SecuredMongo, user: &User) -> bool {
     log.run_command(doc! { "count": "events" }).await.is_ok()
 }
 
-async fn the_database_s_password_rotates(scene: &Scene, old: &User) {
-    let Some(mongodb) = &scene.mongodb else {
-        println!("left out, the database's password: needs the embedded MongoDB");
-        return;
-    };
-    let (new, began) = (User::new("microblog-b"), Instant::now());
-    make_user(&scene.roles, &new).await;
-    assert!(database_takes(mongodb, old).await && database_takes(mongodb, &new).await);
-    scene
-        .use_from_now_on("MONGODB_URI", &uri(mongodb, &new), &Role::ALL)
-        .await;
-    scene
-        .goes_on("the services are another user of the database")
-        .await;
+async fn the_database_takes_the_new_one_alone(
+    scene: &Scene,
+    mongodb: &SecuredMongo,
+    old: &User,
+    new: &User,
+) {
     let admin = scene.roles.world.log().await.client().database("admin");
     let dropped = admin.run_command(doc! { "dropUser": old.name }).await;
     dropped.expect("the user from before is dropped");
-    assert!(!database_takes(mongodb, old).await && database_takes(mongodb, &new).await);
+    assert!(!database_takes(mongodb, old).await && database_takes(mongodb, new).await);
     scene
         .goes_on("the database's user from before is gone")
         .await;
-    println!(
-        "the database's password was rotated in {:.0?}",
-        began.elapsed()
-    );
+}
+
+/// Both engines take two users, the processes are restarted one by one as the new ones, and both
+/// engines take the new ones alone.
+async fn both_passwords_rotate(scene: &Scene, [broker, database]: [&User; 2]) {
+    let began = Instant::now();
+    let [new_broker, new_database] = ["microblog-b"; 2].map(User::new);
+    the_broker_takes_both(scene, broker, &new_broker).await;
+    let url = new_broker.at("nats", &scene.roles.world.nats_address());
+    let mut changed = vec![("NATS_URL", url)];
+    match &scene.mongodb {
+        Some(mongodb) => {
+            make_user(&scene.roles, &new_database).await;
+            assert!(database_takes(mongodb, database).await);
+            assert!(database_takes(mongodb, &new_database).await);
+            changed.push(("MONGODB_URI", uri(mongodb, &new_database)));
+        }
+        None => println!("left out, the database's password: needs the embedded MongoDB"),
+    }
+    scene.use_from_now_on(&changed).await;
+    scene.goes_on("the services are other users").await;
+    the_broker_takes_the_new_one_alone(scene, broker, &new_broker).await;
+    if let Some(mongodb) = &scene.mongodb {
+        the_database_takes_the_new_one_alone(scene, mongodb, database, &new_database).await;
+    }
+    println!("both passwords were rotated in {:.0?}", began.elapsed());
 }
 
 /// Tokens that name keys which nobody has are refused, and the key set is looked at as often as it may be.
