@@ -42,15 +42,23 @@ BLOCK_SECONDS = 600
 # How long until an acknowledged post is in its author's timeline.
 VISIBLE_SECONDS = 60
 USERS = 6
-# What a client waits after a round, in seconds: so dense that some request is always under way. Where requests may
-# fail, ten times as long, or `rebuild` and `verify` take minutes.
-PAUSE = (0.03, 0.15)
+# What a client waits before a request, in seconds: so dense that some request is always under way, and all together
+# below 200 a second, which an API takes from one address. Where requests may fail, ten times as long, or `rebuild` and
+# `verify` take minutes.
+PAUSE = (0.02, 0.08)
 # How often a client reads after each post.
 READS = 8
 # How often a client asks again that is told to come back later.
 ATTEMPTS = 5
 # Access tokens are good for 15 minutes.
 SIGN_IN_AGAIN_SECONDS = 600
+
+
+def has_ended(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 # --- the clients ------------------------------------------------------------------------------------------------
@@ -120,6 +128,7 @@ class Load:
                 with self.turn:
                     user.posts.add(answer.json()["post_id"])
             for _ in range(READS):
+                self.ended.wait(random.uniform(*PAUSE) * self.slower)
                 self.call("read", client, "GET", "/api/v1/timeline", None, user.token)
 
     def call(self, what: str, client: Client, *request, **headers: str) -> Answer | None:
@@ -299,9 +308,13 @@ class Site:
 
     def kill_host(self) -> None:
         """All of a host's processes at once, without a word."""
+        killed = []
         for file in self.folder.glob(f"*-{self.hosts[1]}.pid"):
-            os.kill(int(file.read_text()), signal.SIGKILL)
+            killed.append(int(file.read_text()))
+            os.kill(killed[-1], signal.SIGKILL)
             file.unlink()
+        # Its ports are free only once it has ended.
+        self.wait("the end of what was killed", lambda: all(map(has_ended, killed)), 30)
 
     def lose_views(self) -> None:
         self.lose_engine("views", "mongodb-views")
