@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
-from engines import CACHE, locked, need, need_cargo, note  # noqa: E402
+from engines import from_crate, need  # noqa: E402
 from own_stack import binaries  # noqa: E402
 from supervisor import Failed, Supervisor, say, supervised  # noqa: E402
 
@@ -55,25 +54,10 @@ def main(supervisor: Supervisor) -> int:
 
 def lambda_adapter(supervisor: Supervisor) -> Path:
     """The adapter, as crates.io has it."""
-    root = CACHE / f"lambda-adapter-{ADAPTER_VERSION}"
-    program = root / "bin" / "lambda-adapter"
-    if program.exists():
-        return program
-    need_cargo()
-    with locked(supervisor, CACHE / "lambda-adapter.lock", "Waiting for another run that builds the adapter"):
-        if program.exists():
-            return program
-        partial, build = root.with_name(f"{root.name}.partial"), root.with_name(f"{root.name}.build")
-        shutil.rmtree(partial, ignore_errors=True)
-        note(f"Building the adapter (lambda_web_adapter {ADAPTER_VERSION}): a minute or two, once.")
-        code = supervisor.run("cargo install", [
-            "cargo", "install", "lambda_web_adapter", "--version", f"={ADAPTER_VERSION}", "--locked", "--no-track",
-            "--root", str(partial), "--target-dir", str(build)], cwd=CACHE, stdout=sys.stderr)
-        if code:
-            raise Failed("the adapter could not be built, see above")
-        partial.rename(root)  # moved into place when whole
-        shutil.rmtree(build, ignore_errors=True)
-    return program
+    return from_crate(
+        supervisor, "lambda-adapter", "lambda_web_adapter", ADAPTER_VERSION, "lambda-adapter",
+        f"Building the adapter (lambda_web_adapter {ADAPTER_VERSION}): a minute or two, once.",
+        "the adapter could not be built, see above")
 
 
 def stripped(program: Path, folder: Path) -> Path:

@@ -29,10 +29,10 @@ except ImportError:  # before Python 3.11; pip brings the same parser
     from pip._vendor import tomli as tomllib
 
 from check_manifests import MANIFESTS, Tools, known_of_the_repository, parse, render  # noqa: E402
-from engines import from_wheel, shellcheck  # noqa: E402
+from engines import from_wheel, shellcheck, verdict  # noqa: E402
 from manifests_references import Known  # noqa: E402
 from manifests_tree import Tree  # noqa: E402
-from supervisor import Failed, Supervisor, note, supervised  # noqa: E402
+from supervisor import Failed, Supervisor, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 AWS = MANIFESTS / "aws"
@@ -80,12 +80,10 @@ def main(supervisor: Supervisor) -> int:
         linted = pool.submit(lint, tools, repository.texts)
         problems = [*blind(tools, repository), *(problem for check in CHECKS for problem in check(tools, repository))]
         problems += linted.result()
-    for problem in problems:
-        note(f"error: {problem}")
-    if not problems:
-        print(f"{len(repository.texts)} templates in manifests/aws/: cfn-lint finds nothing, what they name is there, "
-              "and a node starts as it should; commands of docs/aws.md that can be run here do what they say")
-    return 1 if problems else 0
+    return verdict(
+        problems,
+        f"{len(repository.texts)} templates in manifests/aws/: cfn-lint finds nothing, what they name is there, "
+        "and a node starts as it should; commands of docs/aws.md that can be run here do what they say")
 
 
 class AwsTools(Tools):

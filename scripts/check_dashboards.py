@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
-from engines import from_npm, promtool, with_node  # noqa: E402
+from engines import from_npm, promtool, verdict, with_node  # noqa: E402
 from measured import METRICS, OF_THE_GATEWAY, ROUTES, Labels, asked, documented, never, series  # noqa: E402
-from supervisor import Supervisor, note, supervised  # noqa: E402
+from supervisor import Supervisor, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 MONITORING = ROOT / "manifests" / "components" / "monitoring"
@@ -70,12 +70,10 @@ def main(supervisor: Supervisor) -> int:
     problems += list(controls(dashboards, known))
     if not known.promtool and os.environ.get("MICROBLOG_CI"):
         problems.append("there is no promtool, which checks the expressions")
-    for problem in problems:
-        note(f"error: {problem}")
-    if not problems:
-        print(f"{len(dashboards)} dashboards, {sum(1 for _ in expressions(dashboards))} expressions: "
-              "all can be parsed, and what they name is measured")
-    return 1 if problems else 0
+    return verdict(
+        problems,
+        f"{len(dashboards)} dashboards, {sum(1 for _ in expressions(dashboards))} expressions: "
+        "all can be parsed, and what they name is measured")
 
 
 def canonical(value: object, indent: int = 0) -> str:

@@ -21,10 +21,10 @@ from types import SimpleNamespace
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from check_manifests import KUBECTL_WHEEL_VERSION, KUBERNETES_VALIDATE_VERSION, parse, render  # noqa: E402
-from engines import from_wheel, shellcheck  # noqa: E402
+from engines import from_wheel, shellcheck, verdict  # noqa: E402
 from manifests_tree import Object  # noqa: E402
 from procedures import DOCUMENT, ROOT, Block, blocks, misplaced  # noqa: E402
-from supervisor import Supervisor, note, supervised  # noqa: E402
+from supervisor import Supervisor, supervised  # noqa: E402
 
 KINDS = {"deployment": "Deployment", "statefulset": "StatefulSet", "job": "Job"}
 SECTION = re.compile(r"^## Kubernetes\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -54,12 +54,10 @@ def main(supervisor: Supervisor) -> int:
                 *of_kubernetes(tools, commands, objects)]
     if not commands:
         problems.append("there are no commands of kubectl")
-    for problem in problems:
-        note(f"error: {DOCUMENT.relative_to(ROOT)}: {problem}")
-    if not problems:
-        print(f"{DOCUMENT.relative_to(ROOT)}: {len(found)} blocks of procedures and {len(commands)} commands of "
-              "kubectl are as they should be")
-    return 1 if problems else 0
+    name = DOCUMENT.relative_to(ROOT)
+    return verdict(
+        [f"{name}: {problem}" for problem in problems],
+        f"{name}: {len(found)} blocks of procedures and {len(commands)} commands of kubectl are as they should be")
 
 
 def of_shell(tools: SimpleNamespace, found: list[Block]) -> list[str]:

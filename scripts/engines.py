@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +129,15 @@ def from_wheel(supervisor: Supervisor, package: str, version: str, program: str)
     return path
 
 
+def verdict(problems: list[str], clean: str) -> int:
+    """The end of a check: says each problem, or that there is none, and returns the exit code."""
+    for problem in problems:
+        note(f"error: {problem}")
+    if not problems:
+        print(clean)
+    return 1 if problems else 0
+
+
 def runs(*command: Path | str) -> bool:
     try:
         return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
@@ -135,37 +145,51 @@ def runs(*command: Path | str) -> bool:
         return False
 
 
-def secantus(supervisor: Supervisor) -> Path:
-    root = CACHE / f"secantus-{SECANTUS_VERSION}"
-    program = root / "bin" / "secantusd-rs"
-    if program.exists():
-        return program
+def from_crate(supervisor: Supervisor, name: str, crate: str, version: str, program: str, told: str, otherwise: str,
+               prepare: Callable[[], dict[str, str]] = dict, options: tuple[str, ...] = ()) -> Path:
+    """A program of a crate, built once and kept under `name`. `told` is said before that, `otherwise` if it fails;
+    `prepare` gets what the build needs, and returns what is to be in its environment."""
+    root = CACHE / f"{name}-{version}"
+    path = root / "bin" / program
+    if path.exists():
+        return path
     need_cargo()
-    for compiler, default in (("CC", "cc"), ("CXX", "c++")):
-        need((os.environ.get(compiler) or default).split()[0],
-             "install a C and C++ compiler (Debian, Ubuntu: apt install build-essential), or set MONGODB_URI")
-    with locked(supervisor, CACHE / "secantus.lock", "Waiting for another run that builds the database"):
-        if program.exists():
-            return program
-        path = os.environ["PATH"]
-        if not shutil.which("cmake"):
-            cmake = from_wheel(supervisor, "cmake", CMAKE_VERSION, "cmake")
-            path = f"{cmake.parent}{os.pathsep}{path}"
+    with locked(supervisor, CACHE / f"{name}.lock", f"Waiting for another run that builds {crate}"):
+        if path.exists():
+            return path
+        environment = {**os.environ, **prepare()}
         # Moved into place when whole. What an interrupted build has compiled is kept for the next attempt.
         partial, build = root.with_name(f"{root.name}.partial"), root.with_name(f"{root.name}.build")
         shutil.rmtree(partial, ignore_errors=True)
-        note(f"Building the database (secantus-mdb {SECANTUS_VERSION}): about five minutes, once.")
-        # It asks for a later Rust than it needs.
+        note(told)
         code = supervisor.run("cargo install", [
-            "cargo", "install", "secantus-mdb", "--version", f"={SECANTUS_VERSION}", "--locked",
-            "--ignore-rust-version", "--no-track", "--root", str(partial), "--target-dir", str(build),
-        ], env={**os.environ, "PATH": path}, cwd=CACHE, stdout=sys.stderr)
+            "cargo", "install", crate, "--version", f"={version}", "--locked", *options, "--no-track",
+            "--root", str(partial), "--target-dir", str(build),
+        ], env=environment, cwd=CACHE, stdout=sys.stderr)
         if code:
-            raise Failed("the database could not be built, see above; "
-                         "or put mongod 8 on the PATH, or set MONGODB_URI to a database of yours")
+            raise Failed(otherwise)
         partial.rename(root)
         shutil.rmtree(build, ignore_errors=True)
-    return program
+    return path
+
+
+def secantus(supervisor: Supervisor) -> Path:
+    def compilers() -> dict[str, str]:
+        for compiler, default in (("CC", "cc"), ("CXX", "c++")):
+            need((os.environ.get(compiler) or default).split()[0],
+                 "install a C and C++ compiler (Debian, Ubuntu: apt install build-essential), or set MONGODB_URI")
+        if shutil.which("cmake"):
+            return {}
+        cmake = from_wheel(supervisor, "cmake", CMAKE_VERSION, "cmake")
+        return {"PATH": f"{cmake.parent}{os.pathsep}{os.environ['PATH']}"}
+
+    # It asks for a later Rust than it needs.
+    return from_crate(
+        supervisor, "secantus", "secantus-mdb", SECANTUS_VERSION, "secantusd-rs",
+        f"Building the database (secantus-mdb {SECANTUS_VERSION}): about five minutes, once.",
+        "the database could not be built, see above; "
+        "or put mongod 8 on the PATH, or set MONGODB_URI to a database of yours",
+        compilers, ("--ignore-rust-version",))
 
 
 def shellcheck(supervisor: Supervisor) -> Path:
