@@ -27,16 +27,9 @@ use mongodb::Database;
 use shared::connections::log_identity::OwnLog;
 use support::{TestApp, eventually};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_command-service");
-
-/// The binary with the environment of `app`, and another database if that is named.
+/// The program with the environment of `app`, and another database if that is named.
 fn command(app: &TestApp, database: Option<&str>, arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
-    command
-        .env_clear()
-        .envs(app.vars().iter().map(|(name, value)| (name, value)))
-        .args(arguments)
-        .stdin(Stdio::null());
+    let mut command = app.program(arguments);
     if let Some(uri) = database {
         command.env("MONGODB_URI", uri);
     }

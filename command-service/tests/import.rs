@@ -33,24 +33,12 @@ use sha2::{Digest, Sha256};
 use shared::contract::events::{Event, LogStream, Payload, PostCreated};
 use shared::contract::ids::Id;
 use shared::contract::time::{Clock, SystemClock};
-use support::{TestApp, eventually};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_command-service");
-
-fn command(app: &TestApp, arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
-    command
-        .env_clear()
-        .envs(app.vars().iter().map(|(name, value)| (name, value)))
-        .args(arguments)
-        .stdin(Stdio::null());
-    command
-}
+use support::{BINARY, TestApp, eventually};
 
 fn import(app: &TestApp, arguments: &[&str]) -> Output {
     let mut all = vec!["import"];
     all.extend(arguments);
-    command(app, &all).output().unwrap()
+    app.program(&all).output().unwrap()
 }
 
 fn said(bytes: &[u8]) -> String {

@@ -71,6 +71,15 @@ pub fn other_binaries() -> Option<PathBuf> {
     folder.filter(|folder| !folder.as_os_str().is_empty())
 }
 
+/// The same for a test that needs it, and says so where there is none.
+pub fn version_before() -> Option<PathBuf> {
+    let folder = other_binaries();
+    if folder.is_none() {
+        println!("skipped: MICROBLOG_BEFORE names no folder with the binaries of a version before");
+    }
+    folder
+}
+
 /// Asks again and again until there is an answer, and gives up with `what` after `patience`.
 ///
 /// This is how tests wait: for something that can be seen, never for time to pass.

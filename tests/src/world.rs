@@ -27,8 +27,8 @@ use crate::process::Process;
 use crate::proxy::Proxy;
 
 pub(crate) use engines::write_nats_config;
-pub use environment::binary_named;
 pub(crate) use environment::needed;
+pub use environment::{binaries, binary_named};
 pub use ports::free_ports;
 pub use roles::{Role, Roles, gateway};
 pub use service::{Readiness, Service};

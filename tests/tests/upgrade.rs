@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use system_tests::api::Session;
-use system_tests::world::{PATIENCE, World, binary_named};
-use system_tests::{alone, eventually, is_long, other_binaries};
+use system_tests::world::{PATIENCE, World, binaries};
+use system_tests::{alone, eventually, is_long, version_before};
 
 /// What one build does in a second: posts that clients are told of; timeline entries, from the first
 /// post to the last entry that a follower sees; first pages of home timelines.
@@ -114,19 +114,17 @@ async fn per_second(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_version_before_is_not_faster() {
     let _alone = alone().await;
-    let Some(before) = other_binaries() else {
-        println!("skipped: MICROBLOG_BEFORE names no folder with the binaries of a version before");
+    let Some(before) = version_before() else {
         return;
     };
-    let now = binary_named("query-service");
-    let now = now.parent().expect("a file is in a folder");
+    let now = binaries();
     let rounds = if is_long() { 5 } else { 1 };
     let mut all: [Vec<Measured>; 2] = [Vec::new(), Vec::new()];
     for round in 0..rounds {
         // Who is first changes, so that a machine that gets slower favours nobody.
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         for which in order {
-            let measured = measure([before.as_path(), now][which]).await;
+            let measured = measure([&before, &now][which]).await;
             println!("{}: {MEASURED:?} {measured:.0?}", ["before", "now"][which]);
             all[which].push(measured);
         }

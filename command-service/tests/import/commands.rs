@@ -5,7 +5,8 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn standard_input_will_do() {
     let app = TestApp::spawn();
-    let mut child = command(&app, &["import", "--posts-per-user", "2", "-"])
+    let mut child = app
+        .program(&["import", "--posts-per-user", "2", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -55,7 +56,8 @@ async fn an_import_waits_for_a_database_that_is_away() {
         app.uri.replace(&host, &address.to_string())
     )
     .replace("?&", "?directConnection=true&");
-    let mut child = command(&app, &["import", path.to_str().unwrap()])
+    let mut child = app
+        .program(&["import", path.to_str().unwrap()])
         .env("MONGODB_URI", uri)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -93,13 +95,13 @@ async fn an_import_waits_for_a_database_that_is_away() {
 async fn tokens_and_verdicts_come_from_the_command_line() {
     let app = TestApp::spawn();
     let (ada, _bob) = (app.account("ada").await, app.account("bob").await);
-    let one = command(&app, &["token", "Ada"]).output().unwrap();
+    let one = app.program(&["token", "Ada"]).output().unwrap();
     let token = said(&one.stdout).trim().to_owned();
     let request = app.request("POST", "/api/v1/posts").bearer_auth(&token);
     app.send(request.json(&json!({ "content": "by token" })))
         .await
         .accepted(201);
-    let two = command(&app, &["token", "ada", "bob"]).output().unwrap();
+    let two = app.program(&["token", "ada", "bob"]).output().unwrap();
     let two = said(&two.stdout);
     assert_eq!(
         two.lines()
@@ -107,13 +109,13 @@ async fn tokens_and_verdicts_come_from_the_command_line() {
             .collect::<Vec<_>>(),
         ["ada", "bob"]
     );
-    let nobody = command(&app, &["token", "nobody"]).output().unwrap();
+    let nobody = app.program(&["token", "nobody"]).output().unwrap();
     assert_eq!(nobody.status.code(), Some(1));
     // A key made now would be nobody's: there is none, and none is made.
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("jwt.pem");
     let keyless = |arguments: &[&str]| {
-        let mut command = command(&app, arguments);
+        let mut command = app.program(arguments);
         command
             .env("JWT_PRIVATE_KEY_FILE", &nowhere)
             .output()
@@ -122,9 +124,7 @@ async fn tokens_and_verdicts_come_from_the_command_line() {
     assert_eq!(keyless(&["token", "ada"]).status.code(), Some(1));
     assert!(keyless(&["admin", "verify", "ada"]).status.success());
     assert!(!nowhere.exists());
-    let suspended = command(&app, &["admin", "suspend", "ada"])
-        .output()
-        .unwrap();
+    let suspended = app.program(&["admin", "suspend", "ada"]).output().unwrap();
     assert!(suspended.status.success(), "{}", said(&suspended.stderr));
     eventually("the suspension is known", || async {
         let answer = app

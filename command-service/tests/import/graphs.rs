@@ -77,7 +77,8 @@ async fn an_import_that_is_killed_at_any_moment_is_completed_by_the_next() {
         "2",
     ];
     for millis in [60, 150, 300, 500, 800] {
-        let mut child = command(&app, &arguments)
+        let mut child = app
+            .program(&arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -150,7 +150,8 @@ async fn lines_may_come_in_any_order_and_behind_a_byte_order_mark() {
     values.push(json!({ "type": "user", "username": "bob" }));
     let text = format!("\u{feff}{}", lines(&values).replace('\n', "\r\n"));
     let run = |path: &'static str| {
-        let mut child = command(&app, &["import", path])
+        let mut child = app
+            .program(&["import", path])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -7,6 +7,7 @@
 )]
 
 use std::ffi::OsString;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
@@ -22,6 +23,7 @@ use shared::runtime::tasks::Tasks;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub const BINARY: &str = env!("CARGO_BIN_EXE_command-service");
 pub const PASSWORD: &str = "correct horse";
 /// Longer than anything a test waits for; reaching it means that something is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -190,6 +192,17 @@ impl TestApp {
     pub async fn end(mut self) {
         self.halt().await;
         self.database().await.drop().await.unwrap();
+    }
+
+    /// The program, with the environment of this service and nothing to read.
+    pub fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .env_clear()
+            .envs(self.vars.iter().map(|(name, value)| (name, value)))
+            .args(arguments)
+            .stdin(Stdio::null());
+        command
     }
 
     /// The environment of this service, for another process.

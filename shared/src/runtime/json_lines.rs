@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::runtime::trace;
+use crate::runtime::{span_fields, trace};
 
 /// What every line has, beside the fields of its own and of its spans.
 const EVERY_LINE: [&str; 6] = [
@@ -159,19 +159,11 @@ where
     W: for<'a> MakeWriter<'a> + 'static,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if let Some(span) = context.span(id) {
-            let mut fields = Fields::default();
-            attributes.record(&mut fields);
-            span.extensions_mut().insert(fields);
-        }
+        span_fields::begin::<Fields, S>(attributes, id, &context);
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
-        {
-            values.record(fields);
-        }
+        span_fields::record::<Fields, S>(id, values, &context);
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
@@ -190,12 +182,7 @@ where
         line.text.extend_from_slice(b"\",\"target\":");
         string(&mut line.text, metadata.target());
         event.record(&mut line);
-        // From the innermost on: what a part says of itself holds, not what the whole says.
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(of_span) = span.extensions().get::<Fields>() {
-                line.complete(of_span);
-            }
-        }
+        span_fields::around(event, &context, |of_span| line.complete(of_span));
         line.text.extend_from_slice(&self.who);
         // Nobody is left to be told of a log that takes no lines.
         let _ = self.writer.make_writer().write_all(&line.text);

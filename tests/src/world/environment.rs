@@ -56,9 +56,9 @@ pub(crate) fn needed(name: &str) -> String {
     })
 }
 
-/// A binary of the workspace: in `MICROBLOG_BIN_DIR`, or beside this test.
-pub fn binary_named(name: &str) -> PathBuf {
-    let folder = std::env::var_os("MICROBLOG_BIN_DIR")
+/// The folder of the workspace's binaries: `MICROBLOG_BIN_DIR`, or beside this test.
+pub fn binaries() -> PathBuf {
+    std::env::var_os("MICROBLOG_BIN_DIR")
         .map(PathBuf::from)
         .unwrap_or_else(|| {
             // target/<profile>/deps/<test>
@@ -67,8 +67,12 @@ pub fn binary_named(name: &str) -> PathBuf {
             profile
                 .expect("tests lie in target/<profile>/deps")
                 .to_owned()
-        });
-    let path = folder.join(name);
+        })
+}
+
+/// One of the workspace's binaries.
+pub fn binary_named(name: &str) -> PathBuf {
+    let path = binaries().join(name);
     let how = "build it with `cargo build --workspace --bins` (`make test` and `make chaos` do)";
     assert!(path.is_file(), "{} is not there: {how}", path.display());
     path

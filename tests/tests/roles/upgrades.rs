@@ -3,10 +3,10 @@
 //! `MICROBLOG_BEFORE` names the folder with its two binaries. Without it there is nothing to replace,
 //! and the test says so.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use system_tests::world::{Role, binary_named};
-use system_tests::{alone, other_binaries};
+use system_tests::world::{Role, binaries};
+use system_tests::{alone, version_before};
 
 use super::restarts::restart;
 use super::scene::Scene;
@@ -25,15 +25,10 @@ const BETWEEN: usize = 30;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_version_before_is_replaced_and_taken_back_without_a_failed_request() {
     let _alone = alone().await;
-    let Some(before) = other_binaries() else {
-        println!("skipped: MICROBLOG_BEFORE names no folder with the binaries of a version before");
+    let Some(before) = version_before() else {
         return;
     };
-    let now = binary_named("query-service");
-    let now = now
-        .parent()
-        .map(PathBuf::from)
-        .expect("a file is in a folder");
+    let now = binaries();
     let mut scene = Scene::start_from(Some(&before), "upgrade and back").await;
     scene.works().await;
     for (what, folder, roles) in [

@@ -15,7 +15,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::queue::Queue;
-use crate::runtime::trace;
+use crate::runtime::{span_fields, trace};
 
 /// What logs while lines are sent: told, it would make lines of its own without end.
 pub const SENDERS: [&str; 6] = [
@@ -108,29 +108,16 @@ impl Visit for Fields {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if let Some(span) = context.span(id) {
-            let mut fields = Fields::default();
-            attributes.record(&mut fields);
-            span.extensions_mut().insert(fields);
-        }
+        span_fields::begin::<Fields, S>(attributes, id, &context);
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
-        {
-            values.record(fields);
-        }
+        span_fields::record::<Fields, S>(id, values, &context);
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
-        // From the innermost on: what a part says of itself holds, not what the whole says.
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(of_span) = span.extensions().get::<Fields>() {
-                fields.complete(of_span);
-            }
-        }
+        span_fields::around(event, &context, |of_span| fields.complete(of_span));
         let target = event.metadata().target().to_owned();
         fields.add("target", Value::StringValue(target));
         event.record(&mut fields);
