@@ -15,7 +15,7 @@ async fn a_damaged_or_cut_backup_is_refused_and_leaves_a_database_that_services_
     let length = std::fs::read(&scene.file).unwrap().len();
     let mut targets = Vec::new();
     let end = |bytes: &mut Vec<u8>| bytes.truncate(length - 40);
-    let flip = |bytes: &mut Vec<u8>| bytes[length / 2] ^= 0x10;
+    let flip = |bytes: &mut Vec<u8>| bytes[length - 40] ^= 0x10;
     for (name, change, says) in [
         ("cut", &end as &dyn Fn(&mut Vec<u8>), "cut off"),
         ("flipped", &flip, "damaged"),
@@ -36,6 +36,14 @@ async fn a_damaged_or_cut_backup_is_refused_and_leaves_a_database_that_services_
         refused_until_restored(&scene, &uri).await;
         targets.push(uri);
     }
+    // Wherever it is, nothing of a damaged part comes as far as the database.
+    let flip = |bytes: &mut Vec<u8>| bytes[length / 2] ^= 0x10;
+    let file = scene.changed("flipped in the middle", flip);
+    let uri = database_uri();
+    let output = restore(&scene.app, &uri, &file, &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("damaged"), "{}", said(&output));
+    targets.push(uri);
     let whole = restore(&scene.app, &scene.app.uri, &scene.file, &["--check"]).await;
     assert!(
         whole.status.success() && said(&whole).contains("the backup is whole"),
