@@ -4,10 +4,10 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run rotate-key rotate-broker rotate-database observe try-observe try-alerts try-operations lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards capacity-check capacity bench latency overhead postman fmt engines clean
+.PHONY: help run rotate-key rotate-broker rotate-database observe try-observe try-alerts try-operations lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards capacity-check capacity bench latency overhead postman postman-k6 fmt engines clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: ## get, build and start everything; Ctrl-C stops it, the data stays in DATA (.data)
 	@exec $(DEV) run
@@ -62,6 +62,9 @@ overhead: ## what logs and traces cost, with and without them in turns, optimise
 
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman
+
+postman-k6: ## the Postman collection, converted to k6, against a stack of its own, or URL=a gateway
+	@exec $(PYTHON) scripts/postman_k6.py $(if $(URL),--url "$(URL)")
 
 check: format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards capacity-check ## formatting, lints, documentation, dependencies, routes, rooms, manifests, templates, rules, dashboards and capacity
 

@@ -422,21 +422,20 @@ def postman(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     environment = start_temporary_stack(supervisor) if arguments.own else settings()
     gateway = None if arguments.url else gateway_of(environment)
     if arguments.url:
-        urls = {"base_url": arguments.url.rstrip("/")}
+        urls = [arguments.url.rstrip("/")] * 2
     else:
-        urls = dict(zip(("command_url", "query_url"), service_urls(environment)))
-        names = ("COMMAND_ADDR", "QUERY_ADDR")
+        urls, names = service_urls(environment), ("COMMAND_ADDR", "QUERY_ADDR")
         if gateway:
-            urls, names = {"base_url": gateway.url}, ("GATEWAY_ADDR",)
-        for name, url in zip(names, urls.values()):
+            urls, names = [gateway.url] * 2, ("GATEWAY_ADDR",)
+        for name, url in zip(names, urls):
             if not listens(*split_address(name, environment[name])):
                 raise Failed(f"nothing answers at {url} ({name}): start the stack with `make run`, "
                              "or let `python3 scripts/dev.py postman --own` start one")
     folder = ROOT / "postman"
     command = [
         str(program), "run", str(folder / "microblog.postman_collection.json"),
-        "--environment", str(folder / "local.postman_environment.json"),
-        *(argument for name, url in urls.items() for argument in ("--env-var", f"{name}={url}")),
+        *(argument for name, url in zip(("command_url", "query_url"), urls)
+          for argument in ("--env-var", f"{name}={url}")),
         "--timeout-request", "20000", "--reporter-cli-no-banner", "--reporter-cli-no-success-assertions",
     ]
     if arguments.ca_file:

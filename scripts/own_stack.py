@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dev import ask_readiness, build, target_directory
-from engines import MongoDB, Nats, free_ports
+from engines import MongoDB, Nats, free_ports, traefik
+from gateway import Gateway, Servers
 from observe import Prometheus, direct, rule_files, start_prometheus
 from supervisor import Failed, Process, Supervisor
 
@@ -179,6 +180,15 @@ jetstream {{
             rule_files(), seconds)
         self.wait("Prometheus has read all targets",
                   lambda: len(self.prometheus.query("up == 1")) == len(self.roles) + len(more))
+
+    def start_gateway(self, rate: int = 0) -> Gateway:
+        """In front of all APIs; without a limit for one address, unless it is told one. The services are to trust it:
+        TRUSTED_PROXIES=127.0.0.1."""
+        commands, queries = (Servers(tuple(f"http://127.0.0.1:{role.port}" for role in self.all(job, "api")))
+                             for job in ("command-service", "query-service"))
+        gateway = Gateway(f"127.0.0.1:{free_ports(1)[0]}", commands, queries, rate=rate)
+        self.engines["gateway"] = gateway.start(self.supervisor, traefik(self.supervisor), self.folder / "gateway.log")
+        return gateway
 
     # --- looking ---
 
