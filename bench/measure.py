@@ -172,11 +172,12 @@ def trimmed(stack: BenchStack, graph: Graph, tokens: dict[str, str], scale: floa
         had, cut = stack.entries(), stack.metric(stack.projector(), "query_service_trims_total")
         used = stack.measure(stack.wait_until_folded)
         made = stack.entries() - had
-        cut = (stack.metric(stack.projector(), "query_service_trims_total") - cut) / made * 1000
-        # A trim takes 200 entries or more away, so five for 1,000 entries are all of them.
-        if cut >= 3:
+        cut = stack.metric(stack.projector(), "query_service_trims_total") - cut
+        # They are all full once a round trims each of them. How many entries a trim takes away depends on how many came
+        # in one step, 200 at the least.
+        if cut >= 0.9 * followers:
             found.cpu("entry_to_full_timelines", used, made, *FOLDING)
-            found.add("entry_to_full_timelines.trims", "trims per 1,000 entries", cut)
+            found.add("entry_to_full_timelines.trims", "trims per 1,000 entries", cut / made * 1000)
             if len(found.values["entry_to_full_timelines.trims"]) == 3:
                 return
     if "entry_to_full_timelines.trims" not in found.values:
