@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEV := $(PYTHON) scripts/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run rotate-key rotate-broker rotate-database observe try-observe try-alerts try-operations lambda try-lambda test chaos upgrade clients images check format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards capacity-check capacity bench latency overhead postman postman-k6 fmt engines clean
+.PHONY: $(shell grep -o '^[a-z0-9-]*:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -22,13 +22,13 @@ upgrade: ## replace the last tagged version under load, take it back, compare th
 	@exec $(DEV) upgrade $(if $(BEFORE),--before "$(BEFORE)")
 
 clients: ## live streams through client libraries from npm, PyPI and crates.io; needs the network
-	@exec $(DEV) test -- -p system-tests --test behaviour --test roles client_libraries -- --ignored --nocapture
+	@exec $(DEV) test -- --workspace --test behaviour --test roles client_libraries -- --ignored --nocapture
 
 images: ## build the container images; BUILDER=docker, podman or buildah, BUILDER_IMAGE=the Rust image to compile in
 	@exec $(PYTHON) scripts/images.py build
 
 latency: ## what the gateway costs on a hot timeline, with and without it in turns, optimised build
-	@exec $(DEV) test --release -- -p system-tests --test gateway costs_less -- --ignored --nocapture
+	@exec $(DEV) test --release -- --workspace --test gateway costs_less -- --ignored --nocapture
 
 observe: ## Prometheus with our rules beside what `make run` runs; Loki, Jaeger and Grafana too where they are on the PATH
 	@exec $(PYTHON) scripts/observe.py
@@ -51,6 +51,9 @@ try-alerts: ## one fault after the other, and which alerts fire: a quarter of an
 try-operations: ## the procedures of docs/operations.md as they stand there, under a load: ten minutes; UNTIL=upgrade for some
 	@exec $(PYTHON) scripts/try_operations.py $(if $(UNTIL),--until $(UNTIL))
 
+try-tour: ## the calls of docs/tour.md as they stand there, on a stack of their own: half a minute
+	@exec $(PYTHON) scripts/try_tour.py
+
 lambda: ## pack the functions of manifests/aws/serverless.yaml into target/lambda; MICROBLOG_BIN_DIR=folder to build nothing
 	@exec $(PYTHON) scripts/build_lambda.py
 
@@ -58,7 +61,7 @@ try-lambda: ## the functions with Lambda's adapter and a stand-in of its Runtime
 	@exec $(PYTHON) scripts/try_lambda.py
 
 overhead: ## what logs and traces cost, with and without them in turns, optimised build; BEFORE=folder with the other side's binaries
-	@MICROBLOG_BEFORE=$(abspath $(BEFORE)) exec $(DEV) test --release -- -p system-tests --test tracing costs_less -- --ignored --nocapture
+	@MICROBLOG_BEFORE=$(abspath $(BEFORE)) exec $(DEV) test --release -- --workspace --test tracing costs_less -- --ignored --nocapture
 
 postman: ## the Postman collection against what `make run` runs
 	@exec $(DEV) postman
@@ -94,7 +97,7 @@ documents: ## do the files, tests, names, settings, codes and metrics in the doc
 	@exec $(PYTHON) scripts/check_operations.py
 
 architecture: ## the rooms and what they must not mention
-	cargo test --quiet -p system-tests --test architecture
+	cargo test --quiet --workspace --test architecture
 
 manifests: ## do the manifests render, are they valid, and is everything there that they name?
 	@$(PYTHON) scripts/check_manifests.py

@@ -24,7 +24,7 @@ from engines import (  # noqa: E402
     CACHE, MongoDB, Nats, faketime, free_ports, locked, need, need_cargo, newman, note, port_number, promtool,
     reachable, shellcheck, split_address, traefik, url_host, with_node)
 from gateway import RATE_FACTOR, Gateway, Servers, check_certificate  # noqa: E402
-from supervisor import Failed, Process, Speech, Supervisor, say, supervised  # noqa: E402
+from supervisor import Failed, Process, Speech, Supervisor, pass_on, say, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -287,7 +287,9 @@ def test(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     need_cargo()
     profile = ["--release"] if arguments.release else []
     environment = start_temporary_engines(supervisor)
-    build(supervisor, *profile, "--workspace", "--bins")
+    # With a test among what it builds, cargo builds dependencies with the features that tests need: the same ones as
+    # below. Without one it builds a hundred of them, tokio and the drivers too, for the services alone and once more.
+    build(supervisor, *profile, "--workspace", "--bins", "--test", "architecture")
     if library := faketime(supervisor):
         environment["MICROBLOG_FAKETIME"] = str(library)
     if program := promtool(supervisor):
@@ -295,8 +297,45 @@ def test(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     elif "MICROBLOG_CI" in os.environ:
         raise Failed("continuous integration checks metrics with promtool, which cannot be had here: see above")
     environment["MICROBLOG_BIN_DIR"] = str(target_directory() / ("release" if arguments.release else "debug"))
-    command = ["cargo", "test", *profile, *(arguments.rest or ["--workspace"])]
-    return run_beside_engines(supervisor, command, environment)
+    if arguments.rest:
+        return run_beside_engines(supervisor, ["cargo", "test", *profile, *arguments.rest], environment)
+    return test_all(supervisor, ["cargo", "test", "--workspace", *profile], environment)
+
+
+def test_all(supervisor: Supervisor, cargo: list[str], environment: dict[str, str]) -> int:
+    """The tests of the crates beside those of the whole system, which mostly wait, one at a time, for what they have
+    killed. The output of the former comes when the latter have ended."""
+    def named(*crates: str) -> set[str]:
+        return {file.stem for crate in crates for file in (ROOT / crate / "tests").glob("*.rs")}
+
+    of_crates = named("command-service", "query-service", "shared")
+    of_system = named("tests") - of_crates  # a name that both have is run with the crates
+    for first in ("--no-run", "--doc"):
+        if code := run_beside_engines(supervisor, [*cargo, first], environment):
+            return code
+    output = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-"))) / "output"
+    crates = supervisor.start("cargo test", [*cargo, "--lib", "--bins", *only(of_crates)], env=environment, log=output)
+    code = supervisor.run("cargo test", [*cargo, *only(of_system)], env=environment)
+    say("\nMeanwhile, the tests of the crates:\n")
+    shown = 0
+    while True:
+        ended = crates.returncode() is not None
+        with output.open("rb") as file:
+            file.seek(shown)
+            new = file.read()
+        pass_on(new, sys.stdout)
+        shown += len(new)
+        if ended:
+            break
+        supervisor.pause()
+    supervisor.stop(crates)
+    if code := code or crates.returncode():
+        supervisor.check_alive()  # as in `run_beside_engines`
+    return code
+
+
+def only(names: set[str]) -> list[str]:
+    return [argument for name in sorted(names) for argument in ("--test", name)]
 
 
 def upgrade(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
@@ -306,7 +345,7 @@ def upgrade(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
         if not (before / name).is_file():
             raise Failed(f"{before} has no {name}: --before names a folder with both binaries of a version before")
     os.environ |= {"MICROBLOG_BEFORE": str(before), "MICROBLOG_CHAOS": "long"}
-    rest = ["-p", "system-tests", "--test", "roles", "--test", "upgrade", "the_version_before", "--", "--nocapture"]
+    rest = ["--workspace", "--test", "roles", "--test", "upgrade", "the_version_before", "--", "--nocapture"]
     return test(supervisor, argparse.Namespace(release=True, rest=rest))
 
 
@@ -459,8 +498,11 @@ def listens(host: str, port: int) -> bool:
 
 def start_temporary_stack(supervisor: Supervisor) -> dict[str, str]:
     """Fresh engines, both services and the gateway on free ports, and the environment that leads to them."""
-    need_cargo()
-    build(supervisor, "--bin", "command-service", "--bin", "query-service")
+    binaries = Path(os.environ.get("MICROBLOG_BIN_DIR", "")).absolute()
+    if "MICROBLOG_BIN_DIR" not in os.environ:
+        need_cargo()
+        build(supervisor, "--bin", "command-service", "--bin", "query-service")
+        binaries = target_directory() / "debug"
     data = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-")))
     environment = {name: value for name, value in start_temporary_engines(supervisor).items() if value}
     for elsewhere in ("JWKS_URL", "JWT_PRIVATE_KEY_FILE", "VIEWS_MONGODB_URI"):
@@ -468,7 +510,7 @@ def start_temporary_stack(supervisor: Supervisor) -> dict[str, str]:
     names = (*ADDRESSES, "GATEWAY_ADDR")
     environment.update((name, f"127.0.0.1:{port}") for name, port in zip(names, free_ports(len(names))))
     gateway = gateway_of(environment)
-    services = start_services(supervisor, environment, target_directory() / "debug", data, gateway,
+    services = start_services(supervisor, environment, binaries, data, gateway,
                               data / "services.log")
     for service, ops in zip(services, ("COMMAND_OPS_ADDR", "QUERY_OPS_ADDR")):
         wait_until_ready(supervisor, service, *split_address(ops, environment[ops]))
