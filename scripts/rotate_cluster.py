@@ -67,15 +67,18 @@ class Cluster:
     # --- Secrets ------------------------------------------------------------------------------------------------
 
     def secret(self, name: str) -> Values:
-        """Its values, from where they are kept."""
+        """Its values, from where they are kept. The cluster has them as well then: a run that was interrupted may have
+        written them to AWS alone, and what follows here would be done with the old ones."""
         if self.aws:
             values = self.in_aws(name)
         else:
             found, values = self.in_cluster(name)
             if any(owner["kind"] == "ExternalSecret" for owner in found["metadata"].get("ownerReferences", ())):
                 raise Failed(f"External Secrets makes the Secret {name}, and would bring the old values back: say --aws")
-            self.copy(name, values)
+        if missing := sorted(set(listed()[name]["keys"]) - set(values)):
+            raise Failed(f"the secret {name} lacks {', '.join(missing)}, see manifests/secrets.json")
         self.known[name] = values
+        self.follow(name, values)
         return values
 
     def in_aws(self, name: str) -> Values:
@@ -96,20 +99,22 @@ class Cluster:
         if self.aws:
             self.run(["aws", "secretsmanager", "put-secret-value", "--secret-id", f"microblog/{name}",
                       "--secret-string", "file:///dev/stdin"], json.dumps(values))
-            self.known[name] = values
-            self.kubectl("annotate", "--overwrite", "externalsecret", name, f"force-sync={time.time_ns()}")
-            wanted = {key: values[key] for key in listed()[name]["keys"]}
-            self.until("for External Secrets", lambda: None if self.in_cluster(name)[1] == wanted else name)
-            return
-        # With the resourceVersion of this look, without which a change between the two would be lost.
-        found["data"] = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
-        found["metadata"].pop("managedFields", None)
-        self.kubectl("replace", "--filename", "-", given=json.dumps(found))
+        else:
+            # With the resourceVersion of this look, without which a change between the two would be lost.
+            found["data"] = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+            found["metadata"].pop("managedFields", None)
+            self.kubectl("replace", "--filename", "-", given=json.dumps(found))
         self.known[name] = values
-        self.copy(name, values)
+        self.follow(name, values)
 
-    def copy(self, name: str, values: Values) -> None:
-        """The folder has what the cluster has, or the next deployment would bring the old values back."""
+    def follow(self, name: str, values: Values) -> None:
+        """What is made of the secret has these values too: the cluster's, where it comes from AWS, and the folder, or the
+        next deployment would bring the old ones back."""
+        if self.aws:
+            wanted = {key: values[key] for key in listed()[name]["keys"]}
+            if self.in_cluster(name)[1] != wanted:
+                self.kubectl("annotate", "--overwrite", "externalsecret", name, f"force-sync={time.time_ns()}")
+                self.until("for External Secrets", lambda: None if self.in_cluster(name)[1] == wanted else name)
         if self.mirror:
             folder = Folder(self.mirror)
             for key in listed()[name]["keys"]:
