@@ -415,7 +415,9 @@ def routes(_tools: AwsTools, repository: Repository) -> Iterator[str]:
         if values["Type"] == "AWS::ApiGatewayV2::Route":
             route = values["Properties"]
             found[route["RouteKey"]] = functions[re.search(r"\$\{(\w+)\}", route["Target"]["Fn::Sub"])[1]]
-    wanted = {"$default": "CommandFunction", "GET /{proxy+}": "QueryFunction", "HEAD /{proxy+}": "QueryFunction",
+    # `/{proxy+}` is what lies below `/`, and not that itself.
+    wanted = {"$default": "CommandFunction",
+              **{f"{method} {path}": "QueryFunction" for method in ("GET", "HEAD") for path in ("/", "/{proxy+}")},
               f"GET {repository.known.key_set}": "CommandFunction", "GET /api/v1/timeline/stream": "NoStreams"}
     if found != wanted:
         yield f"serverless.yaml: the routes are {found}, and not {wanted}"
@@ -636,6 +638,8 @@ def node_starts(tools: AwsTools, repository: Repository) -> Iterator[str]:
         yield "ec2.yaml: a release of k3s with another checksum is run"
 
 
+# Where k3s has the kubelet look for whoever gives passwords of registries: in the folder of no version and no program.
+PROVIDER = "var/lib/rancher/credentialprovider"
 PARSE_FILES = """
 import json, sys, yaml
 print(json.dumps({name: list(yaml.safe_load_all(text)) for name, text in json.load(sys.stdin).items()}))
@@ -646,16 +650,22 @@ def node_files(tools: AwsTools, repository: Repository, first: Start) -> Iterato
     """The files that a start writes can be read, and are as the rest relies on."""
     wanted = {"config": "etc/rancher/k3s/config.yaml",
               "charts": "var/lib/rancher/k3s/server/manifests/microblog-aws.yaml",
-              "registry": "var/lib/rancher/k3s/credentialprovider/config.yaml"}
+              "registry": f"{PROVIDER}/config.yaml"}
     ran = subprocess.run([tools.python, "-c", PARSE_FILES], capture_output=True, text=True,
                          input=json.dumps({name: first.files.get(path, "") for name, path in wanted.items()}))
     if ran.returncode:
         yield f"ec2.yaml: a file that a node writes is no YAML: {' '.join(ran.stderr.split())[-300:]}"
         return
     read_files = json.loads(ran.stdout)
+    if not read_files["registry"]:
+        yield f"ec2.yaml: nobody gives the kubelet ECR's password: there is no {wanted['registry']}"
+        return
     config, (registry,) = read_files["config"][0], read_files["registry"]
     if set(config["disable"]) != {"traefik", "servicelb", "local-storage"}:
         yield "ec2.yaml: k3s brings a gateway, a load balancer or volumes of its own"
+    # k3s keeps five snapshots in S3 by itself, whatever it keeps on the disk.
+    if config.get("etcd-s3-retention") != config["etcd-snapshot-retention"]:
+        yield "ec2.yaml: other snapshots are kept in the bucket than on the disk"
     bucket = evaluate({"Ref": "Backups"}, repository.templates["ec2.yaml"], {})
     if (config["etcd-s3"], config["etcd-s3-bucket"], config["etcd-s3-folder"]) != (True, bucket, "etcd"):
         yield "ec2.yaml: snapshots do not go into the folder etcd of the bucket Backups"
@@ -670,7 +680,7 @@ def node_files(tools: AwsTools, repository: Repository, first: Start) -> Iterato
     if "secret-token" in json.dumps(read_files) or "secret-token" in " ".join(first.calls):
         yield "ec2.yaml: the join token is in a file for others, or in arguments"
     provider = registry["providers"][0]
-    path = f"var/lib/rancher/k3s/credentialprovider/bin/{provider['name']}"
+    path = f"{PROVIDER}/bin/{provider['name']}"
     answer = subprocess.run(["bash"], input=f"aws() {{ echo password; }}\n{first.files.get(path, 'false')}",
                             capture_output=True, text=True)
     try:
@@ -975,6 +985,10 @@ FAULTS: dict[str, tuple[Callable, Fault, str]] = {
     "a token for everybody": (
         node_starts, text("token-file: /etc/rancher/k3s/token", "token: $(cat /etc/rancher/k3s/token)"),
         "the join token is in"),
+    "a registry's password that nobody asks for": (
+        node_starts, text("provider=/var/lib/rancher/", "provider=/var/lib/rancher/k3s/"), "nobody gives the kubelet"),
+    "snapshots that go": (node_starts, text("etcd-s3-retention: 48\n", ""), "other snapshots are kept"),
+    "a read of the top": (routes, put("ReadsTop", "serverless.yaml", RouteKey="POST /"), "the routes are"),
     "a registry's answer": (node_starts, text('"Registry", "auth"', '"Registry" "auth"'), "asks ECR"),
 }
 
