@@ -63,6 +63,15 @@ class Arithmetic(unittest.TestCase):
                 before, after = (limit.used(needs(at * by, COSTS, A), COSTS, A) for by in (0.5, 1.01))
                 self.assertTrue(before < 1 <= after, f"{limit.name}: {before} and {after} around {at}")
 
+    def test_what_each_log_has_of_its_own_lasts_for_as_many_people_more(self) -> None:
+        four = replace(AS_IT_IS, logs=4)
+        own = [limit for limit in LIMITS if "the log:" in limit.name or "stream fills the greatest volume" in limit.name
+               or "relay" in limit.name]
+        self.assertEqual(len(own), 4)
+        for limit in own:
+            once, later = (limit.used(needs(FULL, COSTS, A, design), COSTS, A) for design in (AS_IT_IS, four))
+            self.assertAlmostEqual(once / later, 4, msg=limit.name)
+
     def test_each_change_needs_no_more_of_what_it_is_for(self) -> None:
         plain = needs(FULL, COSTS, A)
 
