@@ -124,6 +124,9 @@ capacity: ## compute the tables of docs/capacity.md again, and write them
 bench: ## what each unit of work costs, into bench/measured.json: half an hour; ONLY="reads streams" for some
 	@exec $(PYTHON) bench/measure.py $(ONLY)
 
+load: ## k6 uses a graph in a stack of its own as people would; GRAPH=file, SCENARIO=smoke, mix, spike or soak, DURATION=90s, RATE=, THRESHOLDS=own, SUMMARY=file, or URL=a gateway
+	@exec $(PYTHON) bench/load.py $(foreach option,SCENARIO DURATION RATE VUS GRAPH THRESHOLDS SUMMARY URL ACCOUNTS,$(if $($(option)),--$(shell echo $(option) | tr A-Z a-z) "$($(option))"))
+
 fmt: ## format everything
 	cargo fmt --all
 

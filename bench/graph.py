@@ -56,6 +56,21 @@ class Graph:
                          "as long as most posts are"} for name in (*self.writers, *itertools.chain(*of_one.values())))
 
 
+def friends(people: int = 962, edges: int = 18_812, seed: int = 1) -> list[tuple[int, int]]:
+    """Friendships, each once: few people have many, most have few. By default as many as in the Reed network."""
+    if not 2 <= people <= edges + 1 or edges > people * (people - 1) // 4:
+        raise ValueError(f"{edges} friendships of {people} people cannot be drawn")
+    chance = random.Random(seed)
+    # Everybody has at least one, so that the edges name everybody.
+    drawn = {(chance.randrange(one), one) for one in range(1, people)}
+    while len(drawn) < edges:
+        # The square prefers low numbers: they become the well-connected.
+        one, other = int(chance.random() ** 2 * people), chance.randrange(people)
+        if one != other:
+            drawn.add((min(one, other), max(one, other)))
+    return sorted(drawn)
+
+
 def celebrities() -> tuple[Iterator[dict], dict[int, list[str]]]:
     """A hundred authors who are celebrities at a threshold of 40, and groups of readers by how many they follow."""
     famous = [f"famous_{number}" for number in range(100)]
