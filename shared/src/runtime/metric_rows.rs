@@ -37,7 +37,7 @@ crate::metric_rows! {
     LOG_LEFT_OUT: Counter "http_log_lines_left_out_total" "requests" []
         "Requests without an account that have no line in the log, because there were too many of them.";
     LOG_LOST: Counter "log_lines_lost_total" "lines" []
-        "Lines of JSON that were not written, because whoever reads standard error was too slow for them.";
+        "Lines of JSON that were not written, because whoever reads standard error was too slow for them, or took none: its disk was full, for example.";
     CIRCUIT_OPEN: Gauge "circuit_open" "1 or 0" ["dependency": DEPENDENCIES]
         "1 while nobody is sent to the dependency: MongoDB does not answer; NATS is not connected, or takes no events.";
     NOT_USED: Gauge "dependency_not_used" "1 or 0" ["dependency": DEPENDENCIES, "reason": REASONS]

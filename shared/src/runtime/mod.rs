@@ -2,7 +2,8 @@
 //!
 //! * [`settings`], [`public_url`]: read once from the environment.
 //! * [`telemetry`], [`error_chain`]: logs and metrics, errors on a line.
-//! * [`json_lines`]: a line of the log as JSON; [`span_fields`]: what lines say of their spans.
+//! * [`json_lines`]: a line of the log as JSON; [`span_fields`]: what lines say of their spans;
+//!   [`refused_lines`]: how many could not be written.
 //! * [`failing`]: what fails again and again is told once.
 //! * [`trace`]: the spans of traces; [`otlp`]: sends them, and log lines.
 //! * [`metric_table`], [`metric_rows`]: what is measured, as a table; each service has rows of its own.
@@ -23,6 +24,7 @@ pub mod mongo_errors;
 pub mod open_files;
 pub mod otlp;
 pub mod public_url;
+pub mod refused_lines;
 pub mod settings;
 pub mod span_fields;
 pub mod tasks;

@@ -18,6 +18,7 @@ use crate::runtime::json_lines::JsonLines;
 use crate::runtime::metric_rows;
 use crate::runtime::metric_table::Row;
 use crate::runtime::otlp;
+use crate::runtime::refused_lines::{CountRefused, Refused};
 use crate::runtime::settings::{LogFormat, Settings, VERSION};
 
 /// The commit that was built, where the build was told.
@@ -36,8 +37,8 @@ const QUIET: [&str; 2] = [
 /// Lines of JSON that wait to be written; of a request, one has some 400 bytes.
 const LINES_WAITING: usize = 16 * 1024;
 
-/// How many lines did not fit.
-static LOST: OnceLock<ErrorCounter> = OnceLock::new();
+/// How many lines did not fit, and how many standard error did not take.
+static LOST: OnceLock<(ErrorCounter, Refused)> = OnceLock::new();
 static REST: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -73,14 +74,17 @@ pub fn init(service: &str, settings: &Settings) {
 }
 
 /// Standard error, written to by a thread of its own: a reader who is slow, or stands still, holds no
-/// request up. What does not fit is counted. [`finish`] waits for the rest.
+/// request up. What does not fit is counted, as is what it does not take: its disk may be full.
+/// [`finish`] waits for the rest.
 fn written() -> NonBlocking {
+    let refused = Refused::default();
+    let lines = BufWriter::new(std::io::stderr());
     let (written, rest) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_WAITING)
         .thread_name("log")
-        .finish(BufWriter::new(std::io::stderr()));
+        .finish(CountRefused::new(lines, refused.clone()));
     // Nothing else sets them.
-    let _ = LOST.set(written.error_counter());
+    let _ = LOST.set((written.error_counter(), refused));
     *REST.lock().unwrap_or_else(PoisonError::into_inner) = Some(rest);
     written
 }
@@ -190,8 +194,9 @@ pub fn init_metrics(measured: &Measured) -> PrometheusHandle {
 /// All metrics by now, as Prometheus reads them.
 pub fn render(handle: &PrometheusHandle) -> String {
     metrics_process::Collector::default().collect();
-    if let Some(lost) = LOST.get() {
-        let lost = u64::try_from(lost.dropped_lines()).unwrap_or(u64::MAX);
+    if let Some((dropped, refused)) = LOST.get() {
+        let dropped = u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
+        let lost = dropped.saturating_add(refused.lines());
         metric_rows::LOG_LOST.only().absolute(lost);
     }
     handle.render()
