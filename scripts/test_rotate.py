@@ -408,6 +408,14 @@ class InACluster(unittest.TestCase):
             self.assertEqual(model.calls, 0)
             self.rotate(model, secret, aws=True)
 
+    def test_a_secret_that_lacks_a_key_is_told_and_left_alone(self) -> None:
+        for aws in (False, True):
+            model = self.model(9)
+            del (model.aws if aws else model.secrets)["nats-credentials"]["users.conf"]
+            with self.assertRaisesRegex(make_secrets.Failed, "nats-credentials lacks users.conf"):
+                self.rotate(model, "broker", aws=aws)
+            self.assertEqual(model.calls, 0)
+
     def test_a_job_that_failed_is_told_at_once(self) -> None:
         model = self.model(7)
         model.job_fails, began = True, self.clock.now
