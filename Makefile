@@ -127,6 +127,9 @@ bench: ## what each unit of work costs, into bench/measured.json: half an hour; 
 load: ## k6 uses a graph in a stack of its own as people would; GRAPH=file, SCENARIO=smoke, mix, spike or soak, DURATION=90s, RATE=, THRESHOLDS=own, SUMMARY=file, or URL=a gateway
 	@exec $(PYTHON) bench/load.py $(foreach option,SCENARIO DURATION RATE VUS GRAPH THRESHOLDS SUMMARY URL ACCOUNTS,$(if $($(option)),--$(shell echo $(option) | tr A-Z a-z) "$($(option))"))
 
+try-load: ## do the load scripts notice wrong answers? one fault after the other between k6 and a gateway: a minute or two
+	@exec $(PYTHON) bench/try_load.py
+
 fmt: ## format everything
 	cargo fmt --all
 

@@ -169,7 +169,8 @@ def load_graph(stack: LoadStack, graph: str, directed: bool) -> Tokens:
 # --- k6 ---------------------------------------------------------------------------------------------------------
 
 def start_k6(supervisor: Supervisor, program: Path, arguments: argparse.Namespace, url: str, folder: Path,
-             **more: str) -> Process:
+             log: Path | None = None, **more: str) -> Process:
+    """Starts the script of the scenario, with its output on the terminal or in the file. `more` is what it is told."""
     said = {
         "BASE_URL": url, "THRESHOLDS": arguments.thresholds, "RATE": str(arguments.rate), "VUS": str(arguments.vus),
         "DURATION": arguments.duration or SCENARIOS[arguments.scenario], **more}
@@ -183,7 +184,7 @@ def start_k6(supervisor: Supervisor, program: Path, arguments: argparse.Namespac
     # What this terminal says for another k6 is not for this one, and our own stack is not asked through a proxy.
     environment = {name: value for name, value in (os.environ if arguments.url else direct()).items()
                    if not name.startswith("K6_")}
-    return supervisor.start("k6", [*command, str(script)], env=environment, cwd=folder)
+    return supervisor.start("k6", [*command, str(script)], env=environment, cwd=folder, log=log)
 
 
 def follow_through(supervisor: Supervisor, process: Process, stack: LoadStack | None, tokens: Tokens | None) -> int:
