@@ -66,6 +66,12 @@ def replaced(name: str, value: object) -> Callable[[Answer], None]:
     return changed
 
 
+def last(answer: Answer) -> None:
+    """A page without its last post, and without a cursor."""
+    page = answer.page()
+    answer.say({"posts": page["posts"][:-1], "next_cursor": None})
+
+
 def refused(status: int, **headers: str) -> Callable[[Answer], None]:
     def changed(answer: Answer) -> None:
         answer.status, answer.headers = status, {"content-type": "application/problem+json"}
@@ -76,7 +82,8 @@ def refused(status: int, **headers: str) -> Callable[[Answer], None]:
 
 HOME, USER, POST, FOLLOW = "GET /timeline", r"GET /users/\d+/posts", "POST /posts", r"POST /users/\d+/follow"
 FAULTS = {
-    "a page that is short": Fault(HOME, posts(lambda page: page.pop()), "home: a full page"),
+    "a page that ends early": Fault(HOME, posts(lambda page: page.pop()), "home: a full page"),
+    "a page that is short, and the last one": Fault(HOME, last, "answers_wrong: count==0"),
     "a page that is empty": Fault(USER, posts(lambda page: page.clear()), "user: a full page"),
     "the oldest first": Fault(HOME, posts(lambda page: page.reverse()), "home: newest first"),
     "a post without text": Fault(HOME, replaced("content", ""), "home: posts that can be shown"),
@@ -88,9 +95,9 @@ FAULTS = {
     "another follow": Fault(FOLLOW, lambda answer: answer.say({"relationship": {}}), "follow: the relationship"),
     "a slow follow": Fault(FOLLOW, lambda answer: time.sleep(0.15), "http_req_duration{name:follow}"),
     "a refusal": Fault(HOME, refused(503, retry_after="1"), "http_req_failed: rate==0"),
-    "a refusal that says no time": Fault(HOME, refused(429), "answers_wrong"),
-    "a crash": Fault(USER, refused(500), "answers_wrong"),
-    "an answer that is no JSON": Fault(HOME, lambda answer: setattr(answer, "body", b"{"), "iterations_broken"),
+    "a refusal that says no time": Fault(HOME, refused(429), "answers_wrong: count==0"),
+    "a crash": Fault(USER, refused(500), "answers_wrong: count==0"),
+    "an answer that is no JSON": Fault(HOME, lambda answer: setattr(answer, "body", b"{"), "iterations_broken: count==0"),
 }
 
 
@@ -152,6 +159,12 @@ def smoke(supervisor: Supervisor, program: Path, url: str, output: Path) -> tupl
     return process.returncode(), output.read_text()
 
 
+def only_slow(printed: str) -> bool:
+    """Whether times alone were not met: this machine may have other things to do."""
+    missed = re.search(r"that were not met: (.*)", printed)
+    return bool(missed) and all(name.startswith("http_req_duration{") for name in missed[1].split("; "))
+
+
 def run(supervisor: Supervisor) -> int:
     program, stack = k6(supervisor), LoadStack(supervisor)
     stack.start()
@@ -160,7 +173,7 @@ def run(supervisor: Supervisor) -> int:
     for number, (name, fault) in enumerate([("no fault", None), *FAULTS.items()]):
         between.use(fault)
         code, printed = smoke(supervisor, program, between.url, stack.folder / f"smoke-{number}")
-        right = code == NOT_MET and fault.noticed in printed if fault else code == 0
+        right = code == NOT_MET and fault.noticed in printed if fault else code == 0 or only_slow(printed)
         say(f"{'noticed' if fault and right else 'met' if right else 'NOT AS IT SHOULD BE'}: {name}")
         if not right:
             failures += 1

@@ -10,9 +10,12 @@ import { API, PAGE } from './settings.js';
 const broken = new Counter('iterations_broken');
 // Refused as the contract has it: 503 or 429, a problem body, and when to come back.
 const refused = new Counter('answers_refused');
-// Neither that nor what was asked for.
+// A page that ended before it was full, with a cursor to go on by, as reads may when their budget is used up.
+const early = new Counter('pages_early');
+// None of these, nor what was asked for.
 const wrong = new Counter('answers_wrong');
-// How many of them a VU shows.
+const FULL = 'a full page';
+// How many wrong answers a VU shows.
 const SHOWN = 3;
 let shown = 0;
 export const ALWAYS = { iterations_broken: ['count==0'], answers_wrong: ['count==0'] };
@@ -35,11 +38,11 @@ export function home(client) {
   const page = pageOf(answer);
   judge(answer, {
     'home: 200': (it) => it.status === 200,
-    'home: a full page': () => isFull(page, client.entries),
+    [`home: ${FULL}`]: () => isFull(page, client.entries),
     'home: newest first': () => page && inOrder(page.posts),
     'home: posts that can be shown': () => page && page.posts.every(isShown),
-    'home: what the client wrote last': () => page && holds(page.posts, client.wrote),
-  });
+    'home: what the client wrote last': () => page && holds(page, client.wrote),
+  }, page);
 }
 
 /** Somebody's posts and reposts. */
@@ -50,12 +53,12 @@ export function user(client, people) {
   const own = author.user_id === client.user_id;
   judge(answer, {
     'user: 200': (it) => it.status === 200,
-    'user: a full page': () => isFull(page, author.posts),
+    [`user: ${FULL}`]: () => isFull(page, author.posts),
     'user: newest first': () => page && inOrder(page.posts),
     'user: posts that can be shown': () => page && page.posts.every(isShown),
     'user: nobody else': () => page && page.posts.every((post) => bringer(post) === author.user_id),
-    'user: what the client wrote last': () => !own || (page && holds(page.posts, client.wrote)),
-  });
+    'user: what the client wrote last': () => page && (!own || holds(page, client.wrote)),
+  }, page);
 }
 
 /** A new post. The key makes it safe to send it again. */
@@ -102,20 +105,22 @@ export function oneOfTheMix(client, people) {
   }
 }
 
-function judge(answer, checks) {
+function judge(answer, checks, page = null) {
   if (check(answer, checks)) {
     return;
   }
+  const failed = Object.entries(checks).filter(([, holds]) => !holds(answer)).map(([name]) => name);
   if (isRefusal(answer)) {
     refused.add(1);
-    return;
-  }
-  wrong.add(1);
-  if (shown < SHOWN) {
-    shown += 1;
-    const failed = Object.entries(checks).filter(([, holds]) => !holds(answer)).map(([name]) => name);
-    console.warn(`${failed.join(', ')}: ${answer.request.method} ${answer.url} answers ${answer.status} `
-      + `${answer.error || (answer.body || '').slice(0, 300)}`);
+  } else if (page && page.next_cursor !== null && failed.every((name) => name.endsWith(FULL))) {
+    early.add(1);
+  } else {
+    wrong.add(1);
+    if (shown < SHOWN) {
+      shown += 1;
+      console.warn(`${failed.join(', ')}: ${answer.request.method} ${answer.url} answers ${answer.status} `
+        + `${answer.error || (answer.body || '').slice(0, 300)}`);
+    }
   }
 }
 
@@ -160,8 +165,8 @@ function bringer(post) {
   return post.reposted_by ? post.reposted_by.user_id : post.user_id;
 }
 
-/** The post is on the page, or the page is full of newer ones. */
-function holds(posts, id) {
+/** The post is on the page, or on one of the next: what is here is newer, and there is a cursor. */
+function holds({ posts, next_cursor: next }, id) {
   return !id || posts.some((post) => post.post_id === id)
-    || (posts.length === PAGE && isNewer(posts[PAGE - 1].entry_id, id));
+    || (next !== null && posts.every((post) => isNewer(post.entry_id, id)));
 }

@@ -35,8 +35,8 @@ function text(data, phases) {
   return `\n${[
     table(rows),
     `${count('http_reqs')} requests, ${failed} failed; ${checks.passes} checks passed, ${checks.fails} failed`,
-    `${count('answers_refused')} refused as the contract has it, ${count('answers_wrong')} answered wrongly, `
-      + `${count('dropped_iterations')} not made in time`,
+    `${count('answers_refused')} refused as the contract has it, ${count('pages_early')} pages that ended early, `
+      + `${count('answers_wrong')} wrong answers, ${count('dropped_iterations')} requests not made in time`,
     ...failedChecks(data.root_group).map(([name, times]) => `failed ${times} times: ${name}`),
     missed.length ? `thresholds (${CHOSEN}) that were not met: ${missed.join('; ')}` : `thresholds (${CHOSEN}): all met`,
   ].join('\n')}\n`;
