@@ -134,7 +134,9 @@ class Load:
         post, token = posted.json()["post_id"], posted.headers["x-consistency-token"]
         self.stack.wait("the post can be read", lambda: self.queries(
             "GET", f"{API}/posts/{post}", None, user.token, x_consistency_token=token).status == 200)
-        for path in ("timeline", f"posts/{post}", f"posts/{post}/replies", f"users/{user.id}",
+        for path in ("timeline", f"posts/{post}", f"posts/{post}/replies", f"posts/{post}/thread", f"posts/{post}/likes",
+                     f"posts/{post}/reposts", f"posts?ids={post}", f"users?ids={user.id}", "users/me",
+                     f"relationships?ids={self.users[0].id}", f"users/{user.id}",
                      f"users/by-username/{user.name}", f"users/{user.id}/posts", f"users/{user.id}/followers",
                      f"users/{user.id}/following", f"users/{user.id}/mutuals",
                      f"users/{self.users[0].id}/relationship"):

@@ -16,6 +16,8 @@ mod identity;
 mod lists;
 #[path = "fold/reader.rs"]
 mod reader;
+#[path = "fold/threads.rs"]
+mod threads;
 #[path = "fold/turns.rs"]
 mod turns;
 

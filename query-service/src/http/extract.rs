@@ -1,5 +1,6 @@
 //! What a request carries: the caller, the write it wants to see, how much it asks for.
 
+use std::collections::HashSet;
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 
@@ -10,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use shared::auth::token::{TokenError, TokenVerifier};
 use shared::contract::consistency::{self, ConsistencyToken};
-use shared::contract::ids::UserId;
+use shared::contract::ids::{Id, InvalidId, UserId};
 use shared::web::access_log;
 use shared::web::problem::{Code, Problem};
 use shared::web::rate_limit::IpRateLimiter;
@@ -145,7 +146,53 @@ impl<T: DeserializeOwned> FromRequest for Params<T> {
     }
 }
 
+/// Items of a page, and ids in a list of them.
 const MOST: usize = 100;
+
+/// The parameter `ids`: 1 to 100 different ids with commas between them, in the order in which each
+/// was named first. The parameter may also be there more than once, as some clients send lists.
+#[derive(Debug)]
+pub struct Ids<K>(pub Vec<Id<K>>);
+
+impl<K: 'static> FromRequest for Ids<K> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Self::of(request.query_string()))
+    }
+}
+
+impl<K> Ids<K> {
+    fn of(query: &str) -> Result<Self, Problem> {
+        let refused = |code, detail: String| Problem::field("ids", code, detail);
+        let given = Query::<Vec<(String, String)>>::from_query(query);
+        let given = given.map_err(|error| bad_query(&error))?.into_inner();
+        let lists = given
+            .iter()
+            .filter(|(name, list)| name == "ids" && !list.is_empty());
+        let (mut ids, mut seen) = (Vec::new(), HashSet::new());
+        for text in lists.flat_map(|(_, list)| list.split(',')) {
+            let id: Id<K> = text
+                .parse()
+                .map_err(|bad: InvalidId| refused("bad_form", bad.to_string()))?;
+            if seen.insert(id) {
+                ids.push(id);
+            }
+        }
+        match ids.len() {
+            0 => Err(refused(
+                "missing",
+                format!("name 1 to {MOST} ids, with commas between them"),
+            )),
+            1..=MOST => Ok(Self(ids)),
+            many => Err(refused(
+                "too_many",
+                format!("{many} ids: {MOST} are the most"),
+            )),
+        }
+    }
+}
 
 /// How many items a page has: 1 to 100, 20 if nothing is said.
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +226,7 @@ impl<'de> Deserialize<'de> for Limit {
 mod tests {
     use actix_web::http::header::HeaderValue;
     use actix_web::test::TestRequest;
+    use shared::contract::ids::UserKind;
 
     use super::*;
 
@@ -227,6 +275,47 @@ mod tests {
         for bad in [&b"x"[..], b"\xff", b"\xc3\xa9"] {
             assert_eq!(read(bad).err(), Some(Code::BadConsistencyToken));
         }
+    }
+
+    #[test]
+    fn ids_keep_their_order_and_are_taken_once_and_what_is_wrong_is_told() {
+        let of = |query: &str| {
+            let ids = Ids::<UserKind>::of(query).map(|ids| ids.0);
+            let ids = ids.map(|ids| ids.into_iter().map(UserId::get).collect::<Vec<_>>());
+            ids.map_err(|problem| {
+                assert_eq!(problem.code, Code::Invalid, "{query}");
+                let [fault] = &problem.errors[..] else {
+                    panic!("one fault of one field, not {:?}", problem.errors)
+                };
+                assert_eq!(fault.field, "ids");
+                fault.code.clone()
+            })
+        };
+        assert_eq!(of("ids=3"), Ok(vec![3]));
+        assert_eq!(of("x=9&ids=3,1,3%2C2&ids=&ids=1,4"), Ok(vec![3, 1, 2, 4]));
+        for none in ["", "ids=", "ids", "id=3"] {
+            assert_eq!(of(none), Err("missing".into()), "{none}");
+        }
+        for bad in [
+            "3,",
+            ",",
+            "3,,4",
+            "0",
+            "-3",
+            "3;4",
+            "3, 4",
+            "x",
+            "03",
+            "9223372036854775808",
+        ] {
+            assert_eq!(of(&format!("ids={bad}")), Err("bad_form".into()), "{bad}");
+        }
+        let numbers = |count: usize| {
+            let all: Vec<String> = (1..=count).map(|n| n.to_string()).collect();
+            format!("ids={0},{0}", all.join(","))
+        };
+        assert_eq!(of(&numbers(MOST)).map(|ids| ids.len()), Ok(MOST));
+        assert_eq!(of(&numbers(MOST + 1)), Err("too_many".into()));
     }
 
     #[test]

@@ -12,17 +12,18 @@ mod responses;
 use actix_web::http::Method;
 use actix_web::web::{Data, Path, ServiceConfig, to};
 use serde::Deserialize;
-use shared::contract::ids::{PostId, UserId};
+use shared::contract::ids::{PostId, PostKind, UserId, UserKind};
 use shared::web::problem::{Code, Problem};
 use shared::web::routes::{self, Service};
 use shared::web::routing::{Endpoint, serve_routes};
 
 use crate::accounts::OwnAddresses;
 use crate::reads::bodies::UserView;
-use crate::reads::executor::CachePolicy;
+use crate::reads::error::ReadError;
+use crate::reads::executor::{CachePolicy, Read};
 use crate::reads::model::ReadModel;
 use crate::reads::unanswered::Unanswered;
-use extract::{Limit, Params, ReadRequest};
+use extract::{Ids, Limit, Params, ReadRequest};
 pub use live::WaitingRoom;
 use responses::Response;
 
@@ -37,8 +38,15 @@ fn endpoints() -> Vec<Endpoint> {
     vec![
         (GET, "/api/v1/timeline", to(timeline)),
         (GET, STREAM, to(live::stream)),
+        (GET, "/api/v1/posts", to(posts)),
         (GET, "/api/v1/posts/{id}", to(post)),
         (GET, "/api/v1/posts/{id}/replies", to(replies)),
+        (GET, "/api/v1/posts/{id}/thread", to(thread)),
+        (GET, "/api/v1/posts/{id}/likes", to(likes)),
+        (GET, "/api/v1/posts/{id}/reposts", to(reposts)),
+        (GET, "/api/v1/relationships", to(relationships)),
+        (GET, "/api/v1/users", to(users)),
+        (GET, "/api/v1/users/me", to(me)),
         (GET, "/api/v1/users/by-username/{name}", to(user_by_name)),
         (GET, "/api/v1/users/{id}", to(user)),
         (GET, "/api/v1/users/{id}/posts", to(posts_of)),
@@ -101,6 +109,15 @@ async fn post(request: ReadRequest, id: Path<PostId>) -> Response {
     request.one(CachePolicy::TryFirst, read).await
 }
 
+async fn posts(request: ReadRequest, ids: Ids<PostKind>) -> Response {
+    let (ids, caller) = (ids.0, request.caller);
+    let read = move |views: ReadModel| async move { views.posts(&ids, caller).await };
+    request
+        .expensive()
+        .all("posts", CachePolicy::TryFirst, read)
+        .await
+}
+
 async fn replies(request: ReadRequest, id: Path<PostId>, query: Params<PageQuery>) -> Response {
     let PageQuery { limit, cursor } = query.0;
     let (id, caller) = (id.into_inner(), request.caller);
@@ -115,10 +132,69 @@ async fn replies(request: ReadRequest, id: Path<PostId>, query: Params<PageQuery
         .await
 }
 
+/// A post with what it answers, and a page of what answers it.
+async fn thread(request: ReadRequest, id: Path<PostId>, query: Params<PageQuery>) -> Response {
+    let PageQuery { limit, cursor } = query.0;
+    let (id, caller) = (id.into_inner(), request.caller);
+    let read = move |views: ReadModel| async move {
+        views
+            .thread(id, caller, limit.get(), cursor.as_deref())
+            .await
+    };
+    let request = request.expensive();
+    let found = request.executor.run(CachePolicy::Bypass, read).await?;
+    request.shown_with_next(found, |thread| thread.next_cursor.as_deref())
+}
+
+async fn likes(request: ReadRequest, id: Path<PostId>, query: Params<PageQuery>) -> Response {
+    let PageQuery { limit, cursor } = query.0;
+    let id = id.into_inner();
+    let read = move |views: ReadModel| async move {
+        views.likers(id, limit.get(), cursor.as_deref()).await
+    };
+    request
+        .expensive()
+        .page("users", CachePolicy::Bypass, read)
+        .await
+}
+
+async fn reposts(request: ReadRequest, id: Path<PostId>, query: Params<PageQuery>) -> Response {
+    let PageQuery { limit, cursor } = query.0;
+    let id = id.into_inner();
+    let read = move |views: ReadModel| async move {
+        views.reposters(id, limit.get(), cursor.as_deref()).await
+    };
+    request
+        .expensive()
+        .page("users", CachePolicy::Bypass, read)
+        .await
+}
+
+async fn users(request: ReadRequest, ids: Ids<UserKind>) -> Response {
+    let ids = ids.0;
+    let read = move |views: ReadModel| async move { views.user_views(&ids).await };
+    request
+        .expensive()
+        .all("users", CachePolicy::TryFirst, read)
+        .await
+}
+
+/// The caller's own profile. Whoever has an access token has registered, and who has left was
+/// refused: where they are not in the views, these have not come so far.
+async fn me(request: ReadRequest<UserId>, addresses: Data<OwnAddresses>) -> Response {
+    let caller = request.caller;
+    let read = move |views: ReadModel| async move { views.user(caller).await };
+    let found = profile(&request, &addresses, read).await?;
+    if found.item.is_none() {
+        return Err(ReadError::NotYetVisible.into());
+    }
+    request.shown(found)
+}
+
 async fn user(request: ReadRequest, addresses: Data<OwnAddresses>, id: Path<UserId>) -> Response {
     let id = id.into_inner();
     let read = move |views: ReadModel| async move { views.user(id).await };
-    profile(&request, &addresses, read).await
+    request.shown(profile(&request, &addresses, read).await?)
 }
 
 async fn user_by_name(
@@ -128,27 +204,29 @@ async fn user_by_name(
 ) -> Response {
     let name = name.into_inner();
     let read = move |views: ReadModel| async move { views.user_by_name(&name).await };
-    profile(&request, &addresses, read).await
+    request.shown(profile(&request, &addresses, read).await?)
 }
 
 /// A user, with their e-mail address where it is they who ask. While the database is away nobody
 /// asks it for an address.
-async fn profile<F>(
-    request: &ReadRequest,
+async fn profile<C, F>(
+    request: &ReadRequest<C>,
     addresses: &OwnAddresses,
     read: impl FnOnce(ReadModel) -> F + Clone + Send + 'static,
-) -> Response
+) -> Result<Read<UserView>, Problem>
 where
+    C: Copy + Into<Option<UserId>>,
     F: Future<Output = Result<Option<UserView>, Unanswered>> + Send + 'static,
 {
     let mut found = request.executor.run(CachePolicy::TryFirst, read).await?;
+    let caller: Option<UserId> = request.caller.into();
     if let Some(user) = &mut found.item
-        && request.caller == Some(user.user_id)
+        && caller == Some(user.user_id)
         && !found.stale
     {
         user.email = addresses.of(user.user_id).await;
     }
-    request.shown(found)
+    Ok(found)
 }
 
 async fn posts_of(request: ReadRequest, id: Path<UserId>, query: Params<PageQuery>) -> Response {
@@ -205,6 +283,15 @@ async fn relationship(request: ReadRequest<UserId>, id: Path<UserId>) -> Respons
     let (id, caller) = (id.into_inner(), request.caller);
     let read = move |views: ReadModel| async move { views.relationship(caller, id).await };
     request.one(CachePolicy::Bypass, read).await
+}
+
+async fn relationships(request: ReadRequest<UserId>, ids: Ids<UserKind>) -> Response {
+    let (ids, caller) = (ids.0, request.caller);
+    let read = move |views: ReadModel| async move { views.relationships(caller, &ids).await };
+    request
+        .expensive()
+        .all("relationships", CachePolicy::Bypass, read)
+        .await
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Responses: JSON with an entity tag, pages with a link to the next, a mark on what is stale.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 
 use actix_web::http::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue, LINK, VARY};
@@ -38,8 +39,35 @@ impl<C: Caller> ReadRequest<C> {
 
     /// The response that shows what was found.
     pub fn shown<T: Serialize>(&self, found: Read<T>) -> Response {
+        self.shown_with_next(found, |_| None)
+    }
+
+    /// The same, with a link to the page whose cursor `next` says.
+    pub fn shown_with_next<T: Serialize>(
+        &self,
+        found: Read<T>,
+        next: impl FnOnce(&T) -> Option<&str>,
+    ) -> Response {
         let item = found.item.ok_or_else(not_found)?;
-        Ok(marked(tagged(&self.request, &item, None)?, found.stale))
+        let answer = tagged(&self.request, &item, next(&item))?;
+        Ok(marked(answer, found.stale))
+    }
+
+    /// All `items` that were asked for by their ids.
+    pub async fn all<T, F>(
+        self,
+        items: &'static str,
+        policy: CachePolicy,
+        read: impl FnOnce(ReadModel) -> F + Clone + Send + 'static,
+    ) -> Response
+    where
+        T: Serialize + Send + 'static,
+        F: Future<Output = Result<Vec<T>, Unanswered>> + Send + 'static,
+    {
+        let read = move |views: ReadModel| async move { read(views).await.map(Some) };
+        let Read { item, stale } = self.executor.run(policy, read).await?;
+        let item = item.map(|all| BTreeMap::from([(items, all)]));
+        self.shown(Read { item, stale })
     }
 
     /// A page of `items`, or 404.

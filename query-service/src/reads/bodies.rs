@@ -172,3 +172,25 @@ pub struct Relationship {
     pub following: bool,
     pub followed_by: bool,
 }
+
+/// How a reader and one of several users stand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct RelationshipWith {
+    pub user_id: UserId,
+    pub following: bool,
+    pub followed_by: bool,
+}
+
+/// A post with what it answers, and a page of what answers it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Thread {
+    /// Oldest first. One that is gone is left out: then the next one's `reply_to_post_id` is not
+    /// the `post_id` before it.
+    pub ancestors: Vec<PostView>,
+    /// There are older ones, which were not looked at.
+    pub more_ancestors: bool,
+    pub post: PostView,
+    /// Newest first.
+    pub replies: Vec<PostView>,
+    pub next_cursor: Option<String>,
+}

@@ -24,6 +24,8 @@ pub enum CursorKind {
     Followers = 4,
     Following = 5,
     Mutuals = 6,
+    Likes = 7,
+    Reposts = 8,
 }
 
 const PLAIN: usize = 1 + 8 + 8;

@@ -1,12 +1,12 @@
-//! Users, their followers and followees, and how two of them stand.
+//! Users, their followers and followees, who reacted to a post, and how two users stand.
 
 use std::collections::{HashMap, HashSet};
 
 use bson::{Binary, Document, doc};
-use shared::contract::ids::{UserId, UserKind};
+use shared::contract::ids::{PostId, UserId, UserKind};
 use shared::contract::names;
 
-use super::bodies::{Page, Relationship, UserView};
+use super::bodies::{Page, PostView, Relationship, RelationshipWith, UserView};
 use super::cursor::CursorKind;
 use super::model::ReadModel;
 use super::posts::{MOST_EXAMINED, MOST_TOGETHER};
@@ -22,18 +22,25 @@ const LEAST_TOGETHER: usize = 50;
 /// Keys that are looked up with one query.
 const MOST_KEYS: usize = 250;
 
-/// An edge in somebody's list; one that ended may stay there.
+/// An edge in the list of a user or of a post; one that ended may stay there.
 #[derive(serde::Deserialize)]
 struct ListedEdge {
     #[serde(rename = "_id")]
     id: Binary,
-    #[serde(default = "stands")]
-    on: bool,
+    #[serde(default = "first")]
+    v: i64,
 }
 
 /// Of rows that are deleted when the edge ends.
-fn stands() -> bool {
-    true
+fn first() -> i64 {
+    1
+}
+
+impl ListedEdge {
+    /// An edge's versions alternate: odd ones are on.
+    fn stands(&self) -> bool {
+        self.v % 2 == 1
+    }
 }
 
 impl Listed for ListedEdge {
@@ -60,7 +67,9 @@ impl Walked {
             | CursorKind::Following
             | CursorKind::Home
             | CursorKind::Posts
-            | CursorKind::Replies => Self::Following,
+            | CursorKind::Replies
+            | CursorKind::Likes
+            | CursorKind::Reposts => Self::Following,
         }
     }
 
@@ -255,14 +264,77 @@ impl ReadModel {
         };
         self.may_load()?;
         let walked = Walked::of(kind, &profile);
-        let mut page = People::new(limit, before);
-        let mut scan = self.scan(walked.list(self, user, &profile), before);
+        let list = walked.list(self, user, &profile);
+        let back = (kind == CursorKind::Mutuals).then_some((walked, user));
+        let page = self.listed_people(kind, list, back, People::new(limit, before));
+        page.await.map(Some)
+    }
+
+    /// Who likes a post, newest account first; `None` if the post does not stand.
+    pub async fn likers(
+        &self,
+        post: PostId,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Option<Page<UserView>>, Unanswered> {
+        let counted = |post: &PostView| (View::Likes, post.likes_count);
+        self.reacting(CursorKind::Likes, counted, post, limit, cursor)
+            .await
+    }
+
+    /// Who reposted a post, newest account first; `None` if the post does not stand.
+    pub async fn reposters(
+        &self,
+        post: PostId,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Option<Page<UserView>>, Unanswered> {
+        let counted = |post: &PostView| (View::Reposts, post.reposts_count);
+        self.reacting(CursorKind::Reposts, counted, post, limit, cursor)
+            .await
+    }
+
+    /// `counted`: where the reactions are, and about how many.
+    async fn reacting(
+        &self,
+        kind: CursorKind,
+        counted: impl FnOnce(&PostView) -> (View, i64),
+        post: PostId,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Option<Page<UserView>>, Unanswered> {
+        let before = self.position(kind, post.get(), cursor)?;
+        let Some(shown) = self.post(post, None).await? else {
+            return Ok(None);
+        };
+        self.may_load()?;
+        let (view, rows) = counted(&shown);
+        let list = List {
+            // Whoever reacts may be older than the post.
+            floor: 0,
+            ..List::of(view, post, rows)
+        };
+        let page = self.listed_people(kind, list, None, People::new(limit, before));
+        page.await.map(Some)
+    }
+
+    /// Fills a page from one list of users, skipping who is not shown. `back`: whose list it is,
+    /// where only those are shown who stand the other way round as well.
+    async fn listed_people(
+        &self,
+        kind: CursorKind,
+        list: List,
+        back: Option<(Walked, UserId)>,
+        mut page: People,
+    ) -> Result<Page<UserView>, Unanswered> {
+        let (limit, subject) = (page.limit, list.subject);
+        let mut scan = self.scan(list, page.position);
         let mut most = LEAST_TOGETHER.max(limit + 1);
         loop {
             let look = self.read_window::<ListedEdge>(&mut scan, most).await?;
-            let standing = look.rows.iter().filter(|(_, edge)| edge.on);
+            let standing = look.rows.iter().filter(|(_, edge)| edge.stands());
             let mut ids: Vec<UserId> = standing.filter_map(|(id, _)| UserId::new(*id)).collect();
-            if kind == CursorKind::Mutuals {
+            if let Some((walked, user)) = back {
                 ids = self.tied_back(walked, user, ids).await?;
             }
             let gained = page.items.len();
@@ -285,8 +357,8 @@ impl ReadModel {
             };
             let cut = next.filter(|_| page.items.len() < limit);
             self.remember_reach(&scan, cut.is_some());
-            let page = self.page(kind, user.get(), page.items, next)?;
-            return Ok(Some(Page { cut, ..page }));
+            let page = self.page(kind, subject, page.items, next)?;
+            return Ok(Page { cut, ..page });
         }
     }
 
@@ -340,14 +412,42 @@ impl ReadModel {
                 Walked::Followers => View::Following,
             };
             let rows: Vec<ListedEdge> = self.all(view, filter).await?;
-            let standing = rows.iter().filter(|edge| edge.on);
+            let standing = rows.iter().filter(|edge| edge.stands());
             tied.extend(standing.filter_map(|edge| last_id::<UserKind>(&edge.id)));
         }
         Ok(ids.into_iter().filter(|id| tied.contains(id)).collect())
     }
 
+    /// How `viewer` and each of these users stand, in this order, without those who are not there.
+    pub async fn relationships(
+        &self,
+        viewer: UserId,
+        users: &[UserId],
+    ) -> Result<Vec<RelationshipWith>, Unanswered> {
+        let rows = self.users_by_id(&users.iter().copied().collect()).await?;
+        let is_active = |id: &UserId| {
+            let row = rows.get(id);
+            row.is_some_and(|row| row.standing != AccountStatus::Deactivated)
+        };
+        let users: Vec<UserId> = users.iter().copied().filter(is_active).collect();
+        // Whom the viewer follows, and who follows them: each looked up in the viewer's own list.
+        let following = self.tied_back(Walked::Followers, viewer, users.clone());
+        let followers = self.tied_back(Walked::Following, viewer, users.clone());
+        let (following, followers) = tokio::try_join!(following, followers)?;
+        let (following, followers): (HashSet<UserId>, HashSet<UserId>) = (
+            following.into_iter().collect(),
+            followers.into_iter().collect(),
+        );
+        let with = users.into_iter().map(|user| RelationshipWith {
+            user_id: user,
+            following: following.contains(&user),
+            followed_by: followers.contains(&user),
+        });
+        Ok(with.collect())
+    }
+
     /// The users among these who are not deactivated, in this order.
-    async fn user_views(&self, ids: &[UserId]) -> Result<Vec<UserView>, Unanswered> {
+    pub async fn user_views(&self, ids: &[UserId]) -> Result<Vec<UserView>, Unanswered> {
         let set: HashSet<UserId> = ids.iter().copied().collect();
         let counts = self.get_many(&self.caches().follower_counts, &set, async |users| {
             self.count_followers(&users).await

@@ -1,4 +1,4 @@
-//! Single posts, a user's posts, the replies to a post.
+//! Posts by their ids, a user's posts, the replies to a post.
 
 use std::collections::HashMap;
 
@@ -28,6 +28,17 @@ impl Listed for AuthorFeedRow {
     }
 }
 
+/// A post as its author posted it. The author is looked up with the post: `by` only matters for
+/// reposts.
+fn own_entry(post: PostId) -> Candidate {
+    let item = TimelineItem {
+        entry: post.cast(),
+        post,
+        by: post.cast(),
+    };
+    Candidate::new(item, true)
+}
+
 impl ReadModel {
     /// A post that stands, by an active author.
     pub async fn post(
@@ -35,20 +46,19 @@ impl ReadModel {
         post: PostId,
         viewer: Option<UserId>,
     ) -> Result<Option<PostView>, Unanswered> {
-        // The author is looked up with the post: `by` only matters for reposts.
-        let Some(by) = UserId::new(post.get()) else {
-            return Ok(None);
-        };
-        let item = TimelineItem {
-            entry: post.cast(),
-            post,
-            by,
-        };
-        Ok(self
-            .show(&[Candidate::new(item, true)], viewer)
-            .await?
-            .pop()
-            .flatten())
+        let found = self.show(&[own_entry(post)], viewer).await?.pop();
+        Ok(found.flatten())
+    }
+
+    /// The posts among these that stand, by active authors, in this order.
+    pub async fn posts(
+        &self,
+        posts: &[PostId],
+        viewer: Option<UserId>,
+    ) -> Result<Vec<PostView>, Unanswered> {
+        let candidates: Vec<_> = posts.iter().copied().map(own_entry).collect();
+        let found = self.show(&candidates, viewer).await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// What a user posted and reposted, newest first; `None` if there is no such user.
@@ -98,6 +108,19 @@ impl ReadModel {
             return Ok(None);
         };
         self.may_load()?;
+        let page = self.replies_before(&parent, before, viewer, limit);
+        page.await.map(Some)
+    }
+
+    /// A page of the replies to a post that stands, newest first, below an id.
+    pub(super) async fn replies_before(
+        &self,
+        parent: &PostView,
+        before: i64,
+        viewer: Option<UserId>,
+        limit: usize,
+    ) -> Result<Page<PostView>, Unanswered> {
+        let post = parent.post_id;
         let page = self.range_page(
             List::of(View::Replies, post, parent.replies_count),
             before,
@@ -110,8 +133,7 @@ impl ReadModel {
             },
         );
         let filled = page.await?;
-        let page = self.filled_page(CursorKind::Replies, post.get(), filled);
-        page.map(Some)
+        self.filled_page(CursorKind::Replies, post.get(), filled)
     }
 
     /// Where a page begins: before this id.

@@ -155,7 +155,7 @@ impl ReadModel {
         enough.or(runs.first()).copied().unwrap_or_default()
     }
 
-    async fn posts_by_id(
+    pub(super) async fn posts_by_id(
         &self,
         ids: &HashSet<PostId>,
     ) -> Result<HashMap<PostId, Arc<Post>>, Unanswered> {

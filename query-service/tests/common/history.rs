@@ -127,7 +127,7 @@ impl History {
         event
     }
 
-    fn delete(&mut self, post: PostId) -> Event {
+    pub fn delete(&mut self, post: PostId) -> Event {
         self.posts.retain(|(other, ..)| *other != post);
         let (author, reply_to) = self.written[&post];
         self.event(

@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+mod by_ids;
 mod history;
 mod running;
 
@@ -381,6 +382,7 @@ impl World {
                 differences.push(format!("{list:?}: expected {expected:?}, shown {shown:?}"));
             }
         }
+        differences.extend(self.differences_by_ids(&model, views).await);
         differences
     }
 

@@ -9,7 +9,7 @@ use query_service::reads::budget::{ReadBudget, ReadLimits};
 use query_service::reads::posts::MOST_EXAMINED;
 use query_service::views::generation::View;
 use query_service::views::keys::Key;
-use shared::contract::ids::{EntryId, Id, UserId};
+use shared::contract::ids::{EntryId, Id, PostId, UserId};
 
 use super::common::{World, hasty};
 use super::is_long;
@@ -108,6 +108,21 @@ impl Seed<'_> {
         self.rows(View::Posts, posts).await;
         self.rows(View::AuthorFeed, feed).await;
         ids
+    }
+}
+
+impl Seed<'_> {
+    /// All of these users reacted to a post, and every third of them took it back.
+    async fn react(&self, view: View, post: PostId, users: &[UserId]) {
+        let row = |(n, user): (i64, &UserId)| {
+            let version: i64 = if n % 3 > 0 { 3 } else { 2 };
+            doc! { "_id": Key::pair(post, *user).bson(), "v": version, "s": 1_i64 }
+        };
+        self.rows(view, (0..).zip(users).map(row).collect()).await;
+        let posts = self.views.generation().collection::<Document>(View::Posts);
+        let count = doc! { "$set": { "likes": users.len() as i64 } };
+        let updated = posts.update_one(doc! { "_id": post.get() }, count).await;
+        updated.expect("a row");
     }
 }
 
@@ -242,6 +257,9 @@ async fn a_scroll_within_any_budget_shows_everybody_once() {
     seed.follow(&following).await;
     seed.count(user, crowd.len(), 15).await;
     let posts: Vec<EntryId> = seed.posts(user, (0..700).map(|n| begin + n * n)).await;
+    // Everybody reacted to one of them; every third has taken it back.
+    let liked = posts[0].cast();
+    seed.react(View::Likes, liked, &crowd).await;
     let newest_first = |mut ids: Vec<i64>| {
         ids.sort_unstable();
         ids.reverse();
@@ -249,6 +267,8 @@ async fn a_scroll_within_any_budget_shows_everybody_once() {
     };
     let all = newest_first(crowd.iter().map(|user| user.get()).collect());
     let back = newest_first(crowd.iter().step_by(100).map(|user| user.get()).collect());
+    let kept = (0..).zip(&crowd).filter(|(n, _)| n % 3 > 0);
+    let liking = newest_first(kept.map(|(_, user)| user.get()).collect());
     let written = newest_first(posts.iter().map(|post| post.get()).collect());
     let who = |page: query_service::reads::bodies::Page<query_service::reads::bodies::UserView>| {
         let ids = page.items.iter().map(|user| user.user_id.get()).collect();
@@ -256,7 +276,7 @@ async fn a_scroll_within_any_budget_shows_everybody_once() {
     };
     for limit in [1, 20, 100] {
         for budgeted in [hasty, of_a_request] {
-            let expected = [&all, &back, &back, &written];
+            let expected = [&all, &back, &back, &liking, &written];
             for (list, expected) in expected.into_iter().enumerate() {
                 // One at a time through 1,500 shows nothing new.
                 if limit == 1 && expected.len() > 100 {
@@ -271,6 +291,7 @@ async fn a_scroll_within_any_budget_shows_everybody_once() {
                         0 => who(views.following(user, limit, at).await.unwrap().unwrap()),
                         1 => who(views.mutuals(user, limit, at).await.unwrap().unwrap()),
                         2 => who(views.followers(user, limit, at).await.unwrap().unwrap()),
+                        3 => who(views.likers(liked, limit, at).await.unwrap().unwrap()),
                         _ => {
                             let page = views
                                 .posts_of(user, None, limit, at)

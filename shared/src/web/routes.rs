@@ -31,12 +31,14 @@ const fn route(service: Service, method: &'static str, path: &'static str) -> Ro
 
 /// All of them; tests, the Postman collection and docs/api.md are checked against them. A request
 /// belongs to the first path that it matches.
-pub const ROUTES: [Route; 26] = [
+pub const ROUTES: [Route; 33] = [
     route(Command, "GET", KEY_SET),
     route(Command, "POST", "/api/v1/auth/login"),
     route(Command, "POST", "/api/v1/auth/refresh"),
     route(Command, "POST", "/api/v1/auth/logout"),
+    route(Query, "GET", "/api/v1/users"),
     route(Command, "POST", "/api/v1/users"),
+    route(Query, "GET", "/api/v1/users/me"),
     route(Command, "PATCH", "/api/v1/users/me"),
     route(Command, "DELETE", "/api/v1/users/me"),
     route(Query, "GET", "/api/v1/users/by-username/{name}"),
@@ -48,12 +50,17 @@ pub const ROUTES: [Route; 26] = [
     route(Query, "GET", "/api/v1/users/{id}/following"),
     route(Query, "GET", "/api/v1/users/{id}/mutuals"),
     route(Query, "GET", "/api/v1/users/{id}/relationship"),
+    route(Query, "GET", "/api/v1/relationships"),
     route(Query, "GET", "/api/v1/timeline"),
     route(Query, "GET", "/api/v1/timeline/stream"),
+    route(Query, "GET", "/api/v1/posts"),
     route(Command, "POST", "/api/v1/posts"),
     route(Query, "GET", "/api/v1/posts/{id}"),
     route(Command, "DELETE", "/api/v1/posts/{id}"),
     route(Query, "GET", "/api/v1/posts/{id}/replies"),
+    route(Query, "GET", "/api/v1/posts/{id}/thread"),
+    route(Query, "GET", "/api/v1/posts/{id}/likes"),
+    route(Query, "GET", "/api/v1/posts/{id}/reposts"),
     route(Command, "POST", "/api/v1/posts/{id}/like"),
     route(Command, "DELETE", "/api/v1/posts/{id}/like"),
     route(Command, "POST", "/api/v1/posts/{id}/repost"),
@@ -89,7 +96,7 @@ mod tests {
     #[test]
     fn what_both_services_answer_on_a_path_is_allowed_there() {
         assert_eq!(allow("/api/v1/posts/{id}"), "GET, HEAD, DELETE");
-        assert_eq!(allow("/api/v1/users/me"), "PATCH, DELETE");
+        assert_eq!(allow("/api/v1/users/me"), "GET, HEAD, PATCH, DELETE");
         assert_eq!(allow("/nowhere"), "");
     }
 
@@ -101,7 +108,7 @@ mod tests {
             assert!(route.path == KEY_SET || route.path.starts_with(BASE));
         }
         let paths: Vec<_> = paths().collect();
-        assert_eq!(paths.len(), 21);
+        assert_eq!(paths.len(), 25);
         let at = |path| paths.iter().position(|known| *known == path);
         assert!(at("/api/v1/users/me") < at("/api/v1/users/{id}"));
         let by_name = at("/api/v1/users/by-username/{name}");

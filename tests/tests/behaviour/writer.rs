@@ -78,6 +78,15 @@ fn shows_none(hidden: impl Fn(&Value) -> bool + Send + 'static) -> impl Fn(&Answ
     move |page| page.status == StatusCode::OK && !posts(&page.body).iter().any(&hidden)
 }
 
+/// Whether a page of users shows one.
+fn lists(user: &str, shown: bool) -> impl Fn(&Answer) -> bool + Send + 'static {
+    let user = user.to_owned();
+    move |page| {
+        let mut users = page.body["users"].as_array().into_iter().flatten();
+        page.status == StatusCode::OK && users.any(|listed| listed["user_id"] == *user) == shown
+    }
+}
+
 impl<'a> Writer<'a> {
     pub fn new(
         number: usize,
@@ -159,11 +168,19 @@ impl<'a> Writer<'a> {
             self.liked.remove(&post);
             self.me.unlike(&post).await
         };
+        let by_id = expect(format!("/posts?ids=4711,{post}"), move |found| {
+            posts(&found.body).len() == 1 && posts(&found.body)[0]["liked"] == on
+        });
         let single = expect(format!("/posts/{post}"), move |post| {
             post.body["liked"] == on
         });
+        let likes = expect(
+            format!("/posts/{post}/likes?limit=100"),
+            lists(&self.me.user_id, on),
+        );
         let kind = if on { "like" } else { "unlike" };
-        Written::new(kind, done.accepted().consistency, vec![single])
+        let expected = vec![single, likes, by_id];
+        Written::new(kind, done.accepted().consistency, expected)
     }
 
     async fn switch_repost(&mut self, post: String) -> Written {
@@ -178,6 +195,7 @@ impl<'a> Writer<'a> {
         let single = expect(format!("/posts/{post}"), move |post| {
             post.body["reposted"] == on
         });
+        let who = expect(format!("/posts/{post}/reposts?limit=100"), lists(&me, on));
         let path = format!("/users/{me}/posts?limit=100");
         let mine = move |shown: &Value| {
             shown["post_id"] == *post && shown["reposted_by"]["user_id"] == *me
@@ -186,7 +204,7 @@ impl<'a> Writer<'a> {
             page.status == StatusCode::OK && posts(&page.body).iter().any(&mine) == on
         });
         let kind = if on { "repost" } else { "unrepost" };
-        Written::new(kind, done.accepted().consistency, vec![list, single])
+        Written::new(kind, done.accepted().consistency, vec![list, single, who])
     }
 
     async fn reply(&mut self, post: &str, n: usize) -> Written {
@@ -194,7 +212,20 @@ impl<'a> Writer<'a> {
         let id = reply.value;
         let replies = expect(format!("/posts/{post}/replies?limit=100"), shows(&id));
         let home = expect("/timeline", shows(&id));
-        Written::new("reply", reply.consistency, vec![replies, home])
+        let (parent, own) = (post.to_owned(), id.clone());
+        let above = expect(format!("/posts/{id}/thread"), move |thread| {
+            let above = thread.body["ancestors"].as_array();
+            let above = above.and_then(|all| all.last());
+            let above = above.is_some_and(|post| post["post_id"] == *parent);
+            above && thread.body["post"]["post_id"] == *own
+        });
+        let below = expect(format!("/posts/{post}/thread?limit=100"), move |thread| {
+            let replies = thread.body["replies"].as_array();
+            let mut replies = replies.into_iter().flatten();
+            replies.any(|reply| reply["post_id"] == *id)
+        });
+        let expected = vec![replies, home, above, below];
+        Written::new("reply", reply.consistency, expected)
     }
 
     async fn delete(&mut self) -> Written {
@@ -219,12 +250,16 @@ impl<'a> Writer<'a> {
         let profile = expect(format!("/users/{me}"), move |user| {
             user.body["display_name"] == *expected
         });
+        let expected = name.clone();
+        let own = expect("/users/me", move |user| {
+            user.body["display_name"] == *expected && user.body["email"].is_string()
+        });
         // On every post of theirs, too.
         let home = expect(
             "/timeline",
             shows_none(move |shown| shown["user_id"] == *me && shown["display_name"] != *name),
         );
-        Written::new("profile", token, vec![profile, home])
+        Written::new("profile", token, vec![profile, own, home])
     }
 
     async fn post(&mut self, n: usize) -> Written {
@@ -260,13 +295,12 @@ impl<'a> Writer<'a> {
         let between = expect(format!("/users/{id}/relationship"), move |with| {
             with.body["following"] == on
         });
-        let followee = id.clone();
+        let many = expect(format!("/relationships?ids=4711,{id}"), move |with| {
+            with.body["relationships"][0]["following"] == on
+        });
         let list = expect(
             format!("/users/{}/following?limit=100", self.me.user_id),
-            move |page| {
-                let users = page.body["users"].as_array().map_or(&[][..], Vec::as_slice);
-                users.iter().any(|user| user["user_id"] == *followee) == on
-            },
+            lists(&id, on),
         );
         // What they wrote themselves: others may repost it to the reader.
         let theirs = move |shown: &Value| shown["user_id"] == *id && shown["reposted_by"].is_null();
@@ -284,7 +318,7 @@ impl<'a> Writer<'a> {
             None => expect("/timeline", shows_none(theirs)),
         };
         let kind = if on { "follow" } else { "unfollow" };
-        Written::new(kind, token, vec![home, between, list])
+        Written::new(kind, token, vec![home, between, many, list])
     }
 }
 

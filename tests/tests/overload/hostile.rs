@@ -37,7 +37,14 @@ async fn hostile(world: &World, reader: &Session) -> Hostile {
         lonely,
         writer,
         post,
+        deep,
+        some,
     } = seed(world, id).await;
+    let (authors, posts): (Vec<String>, Vec<String>) = some
+        .iter()
+        .map(|(author, post)| (author.to_string(), post.to_string()))
+        .unzip();
+    let (authors, posts) = (authors.join(","), posts.join(","));
     let token = Some(reader.token().to_owned());
     let first = eventually("a page and where it ends", PATIENCE, async || {
         let answer = reader.get("/timeline?limit=1", None).await.ok()?;
@@ -53,13 +60,19 @@ async fn hostile(world: &World, reader: &Session) -> Hostile {
         (format!("/posts/{post}/replies?limit=1"), None),
         ("/users/by-username/seed_1".to_owned(), None),
         (format!("/users/{famous}"), None),
-        (format!("/users/{famous}/relationship"), token),
+        (format!("/users/{famous}/relationship"), token.clone()),
+        (format!("/users?ids={authors}"), None),
+        (format!("/posts?ids={posts}"), token.clone()),
+        (format!("/relationships?ids={authors}"), token),
+        (format!("/posts/{deep}/thread?limit=1"), None),
     ];
     let lists = [
         format!("/users/{writer}/posts"),
         format!("/users/{famous}/followers"),
         format!("/users/{lonely}/following"),
         format!("/users/{lonely}/mutuals"),
+        format!("/posts/{post}/likes"),
+        format!("/posts/{post}/thread"),
     ];
     for list in lists {
         for limit in [1, 100] {

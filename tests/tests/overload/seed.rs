@@ -115,6 +115,34 @@ impl Seed {
     }
 }
 
+impl Seed {
+    /// All of these users like a post.
+    async fn likes(&self, post: i64, users: &[i64]) {
+        let rows = users.iter().map(|user| {
+            doc! { "_id": pair(post, *user), "v": 1_i64, "s": 1_i64 }
+        });
+        self.rows("likes", rows.collect()).await;
+        let posts = self.views.collection::<Document>("g1_posts");
+        let count = i64::try_from(users.len()).expect("few");
+        let change = doc! { "$set": { "likes": count } };
+        let updated = posts.update_one(doc! { "_id": post }, change).await;
+        updated.expect("a row");
+    }
+
+    /// Posts of one author, each answering the one before.
+    async fn line(&self, author: i64, ids: &[i64]) {
+        let answers = ids.windows(2).map(|pair| {
+            doc! {
+                "_id": pair[1], "author": author, "content": "seed",
+                "at": bson::DateTime::from_millis(pair[1] >> 16), "v": 1_i64, "s": 1_i64,
+                "reply_to": { "post": pair[0], "author": author },
+            }
+        });
+        self.rows("posts", answers.collect()).await;
+        self.posts(&[(author, ids[0])]).await;
+    }
+}
+
 /// Whom and what there is to ask for.
 pub struct Seeded {
     /// Followed by a crowd.
@@ -123,8 +151,12 @@ pub struct Seeded {
     pub lonely: i64,
     /// Has written thousands of posts.
     pub writer: i64,
-    /// A post with thousands of replies that nobody is shown.
+    /// A post with thousands of replies that nobody is shown, and as many likes.
     pub post: i64,
+    /// A post that answers one that answers one, and so on.
+    pub deep: i64,
+    /// A hundred authors, and a post of each.
+    pub some: Vec<(i64, i64)>,
 }
 
 /// Seeds the views. The reader follows thousands whose posts are all below what is stored for them.
@@ -170,11 +202,16 @@ pub async fn seed(world: &World, reader: i64) -> Seeded {
         .iter()
         .map(|(_, id)| doc! { "_id": pair(post, *id), "post": id, "s": 1_i64 });
     seed.rows("replies", replies.collect()).await;
+    seed.likes(post, &crowd).await;
+    let line: Vec<_> = (0..60).map(|n| at(n) + 3).collect();
+    seed.line(writer, &line).await;
     seed.nothing_is_stored_for(reader).await;
     Seeded {
         famous,
         lonely,
         writer,
         post,
+        deep: line[line.len() - 1],
+        some: first[..100].to_vec(),
     }
 }

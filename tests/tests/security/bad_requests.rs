@@ -63,6 +63,7 @@ fn bad_requests(clients: &Clients, people: &People, row: &Row) -> Vec<Bad> {
     }
     if row.service == "query-service" {
         bad.pages();
+        bad.lists_of_ids();
         bad.stream_positions();
         bad.consistency_tokens();
     }
@@ -210,13 +211,16 @@ impl BadRequests<'_> {
 
     /// Limits, cursors and users of lists.
     fn pages(&mut self) {
-        const LISTS: [&str; 6] = [
+        const LISTS: [&str; 9] = [
             "/timeline",
             "/replies",
             "/posts",
             "/followers",
             "/following",
             "/mutuals",
+            "/thread",
+            "/likes",
+            "/reposts",
         ];
         const LIMITS: [&str; 7] = [
             "0",
@@ -244,6 +248,22 @@ impl BadRequests<'_> {
                 let query = format!("user_id={user}");
                 self.add(&query, self.with_query(&query), &INVALID);
             }
+        }
+    }
+
+    fn lists_of_ids(&mut self) {
+        if !["/users", "/posts", "/relationships"].contains(&self.row.path) {
+            return;
+        }
+        let many: Vec<String> = (1..=101).map(|id| id.to_string()).collect();
+        let [many, long] = [many.join(","), "9".repeat(3_000)];
+        for ids in HOSTILE_IDS
+            .iter()
+            .copied()
+            .chain(["", ",", "7,", &many, &long])
+        {
+            let query = format!("ids={ids}");
+            self.add(shortened(&query), self.with_query(&query), &INVALID);
         }
     }
 

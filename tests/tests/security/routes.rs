@@ -42,6 +42,7 @@ impl Row {
         };
         let path = self.path.replace("{id}", id).replace("{name}", "ada");
         let query = self.query.replace("{ada}", &people.ada.id);
+        let query = query.replace("{post}", &people.post);
         format!("{BASE}{path}{query}")
     }
 }
@@ -125,8 +126,24 @@ fn rows() -> Vec<Row> {
             ..query("/timeline", Access::Required)
         },
         query("/timeline/stream", Access::Required),
+        Row {
+            query: "?ids={post}",
+            ..query("/posts", Access::Optional)
+        },
         query("/posts/{id}", Access::Optional),
         query("/posts/{id}/replies", Access::Optional),
+        query("/posts/{id}/thread", Access::Optional),
+        query("/posts/{id}/likes", Access::Optional),
+        query("/posts/{id}/reposts", Access::Optional),
+        Row {
+            query: "?ids={ada}",
+            ..query("/relationships", Access::Required)
+        },
+        Row {
+            query: "?ids={ada}",
+            ..query("/users", Access::Optional)
+        },
+        query("/users/me", Access::Required),
         query("/users/by-username/{name}", Access::Optional),
         query("/users/{id}", Access::Optional),
         query("/users/{id}/posts", Access::Optional),

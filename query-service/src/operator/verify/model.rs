@@ -43,6 +43,8 @@ pub struct Model {
     likes: HashMap<PostId, HashSet<UserId>>,
     reposts: HashMap<PostId, HashSet<UserId>>,
     replies: HashMap<PostId, BTreeSet<PostId>>,
+    /// What each post answered, deleted or not.
+    answered: HashMap<PostId, PostId>,
     /// What each user posted and reposted.
     author_feeds: HashMap<UserId, BTreeMap<EntryId, PostId>>,
 }
@@ -120,6 +122,7 @@ impl Model {
     fn post_created(&mut self, id: PostId, author: UserId, at: Timestamp, post: PostCreated) {
         if let Some(parent) = post.reply_to {
             set(&mut self.replies, parent.post).insert(id);
+            self.answered.insert(id, parent.post);
         }
         let post = Post {
             author,
@@ -288,14 +291,44 @@ impl Model {
         self.posts.keys().copied()
     }
 
+    /// A post by itself, if it stands.
+    pub fn by_id(&self, post: PostId, viewer: Option<UserId>) -> Option<PostView> {
+        self.post(post.cast(), post, post.cast(), viewer)
+    }
+
     /// The replies to a post, newest first.
     pub fn replies_to(&self, post: PostId) -> Vec<PostView> {
-        let standing = self.post(post.cast(), post, post.cast(), None);
+        let standing = self.by_id(post, None);
         let replies = self.replies.get(&post).filter(|_| standing.is_some());
         let replies = replies.into_iter().flatten().rev();
         replies
-            .filter_map(|reply| self.post(reply.cast(), *reply, reply.cast(), None))
+            .filter_map(|reply| self.by_id(*reply, None))
             .collect()
+    }
+
+    /// What a post answers, down from the first: those that stand.
+    pub fn ancestors_of(&self, post: PostId) -> Vec<PostView> {
+        let above = |post: &PostId| self.answered.get(post).copied();
+        let all = std::iter::successors(above(&post), above);
+        let mut shown: Vec<_> = all.filter_map(|post| self.by_id(post, None)).collect();
+        shown.reverse();
+        shown
+    }
+
+    /// Who likes a post and is active, newest account first.
+    pub fn likers(&self, post: PostId) -> Vec<UserId> {
+        self.reacting(&self.likes, post)
+    }
+
+    /// Who reposted a post and is active, newest account first.
+    pub fn reposters(&self, post: PostId) -> Vec<UserId> {
+        self.reacting(&self.reposts, post)
+    }
+
+    fn reacting(&self, who: &HashMap<PostId, HashSet<UserId>>, post: PostId) -> Vec<UserId> {
+        let who = who.get(&post).filter(|_| self.by_id(post, None).is_some());
+        let who: BTreeSet<UserId> = who.into_iter().flatten().copied().collect();
+        self.listed(Some(&who))
     }
 
     fn post(
