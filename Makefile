@@ -69,7 +69,7 @@ postman: ## the Postman collection against what `make run` runs
 postman-k6: ## the Postman collection, converted to k6, against a stack of its own, or URL=a gateway
 	@exec $(PYTHON) scripts/postman_k6.py $(if $(URL),--url "$(URL)")
 
-check: format clippy doc dependencies shell dockerfiles collection documents architecture manifests aws rules dashboards capacity-check ## formatting, lints, documentation, dependencies, routes, rooms, manifests, templates, rules, dashboards and capacity
+check: format clippy doc dependencies shell dockerfiles collection documents events architecture manifests aws rules dashboards capacity-check ## formatting, lints, documentation, dependencies, routes, events, rooms, manifests, templates, rules, dashboards and capacity
 
 format: ## is everything formatted?
 	cargo fmt --all --check
@@ -95,6 +95,9 @@ collection: ## are all routes in the Postman collection and in docs/api.md?
 documents: ## do the files, tests, names, settings, codes and metrics in the documents exist, and are operators' commands right?
 	@$(PYTHON) scripts/check_docs.py
 	@exec $(PYTHON) scripts/check_operations.py
+
+events: ## is docs/asyncapi.yaml valid, and has it every kind of event, as the golden messages have them?
+	@exec $(PYTHON) scripts/check_events.py
 
 architecture: ## the rooms and what they must not mention
 	cargo test --quiet --workspace --test architecture
