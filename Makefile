@@ -54,6 +54,9 @@ try-operations: ## the procedures of docs/operations.md as they stand there, und
 try-tour: ## the calls of docs/tour.md as they stand there, on a stack of their own: half a minute
 	@exec $(PYTHON) scripts/try_tour.py
 
+try-web: ## the web page in Chromium, on a stack of its own: half a minute; SCREENSHOTS=folder keeps pictures
+	@exec $(PYTHON) scripts/try_web.py $(if $(SCREENSHOTS),--screenshots "$(SCREENSHOTS)")
+
 lambda: ## pack the functions of manifests/aws/serverless.yaml into target/lambda; MICROBLOG_BIN_DIR=folder to build nothing
 	@exec $(PYTHON) scripts/build_lambda.py
 

@@ -8,6 +8,7 @@ mod link;
 mod live;
 mod live_stream;
 mod responses;
+mod web_page;
 
 use actix_web::http::Method;
 use actix_web::web::{Data, Path, ServiceConfig, to};
@@ -54,6 +55,8 @@ fn endpoints() -> Vec<Endpoint> {
         (GET, "/api/v1/users/{id}/following", to(following)),
         (GET, "/api/v1/users/{id}/mutuals", to(mutuals)),
         (GET, "/api/v1/users/{id}/relationship", to(relationship)),
+        (GET, web_page::INDEX, to(web_page::index)),
+        (GET, web_page::FILE, to(web_page::file)),
     ]
 }
 
@@ -61,6 +64,8 @@ fn endpoints() -> Vec<Endpoint> {
 pub fn configure_start(config: &mut ServiceConfig) {
     let endpoint = |(_, path)| match path {
         STREAM => (Method::GET, path, to(live::stream_at_start)),
+        web_page::INDEX => (Method::GET, path, to(web_page::index)),
+        web_page::FILE => (Method::GET, path, to(web_page::file)),
         _ => (Method::GET, path, to(live::not_yet)),
     };
     serve_routes(config, routes::of(Service::Query).map(endpoint).collect());

@@ -67,21 +67,36 @@ pub const ROUTES: [Route; 33] = [
     route(Command, "DELETE", "/api/v1/posts/{id}/repost"),
 ];
 
-/// The routes of one service, as method and path.
+/// What people open in a browser. It is no part of the API, so the contract and the Postman collection
+/// do not have it; other methods of its paths are refused as everywhere.
+pub const PAGES: [Route; 2] = [route(Query, "GET", "/"), route(Query, "GET", "/web/{file}")];
+
+/// Everything that is served: the API first, then the pages.
+pub fn all() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain(PAGES.iter())
+}
+
+/// The routes and pages of one service, as method and path.
 pub fn of(service: Service) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let own = ROUTES.iter().filter(move |route| route.service == service);
+    let own = all().filter(move |route| route.service == service);
     own.map(|route| (route.method, route.path))
 }
 
 /// Every path once, in the order in which requests are matched.
 pub fn paths() -> impl Iterator<Item = &'static str> {
-    let first = |at: &usize| ROUTES[..*at].iter().all(|r| r.path != ROUTES[*at].path);
-    (0..ROUTES.len()).filter(first).map(|at| ROUTES[at].path)
+    let mut seen = Vec::new();
+    all().map(|route| route.path).filter(move |path| {
+        let is_new = !seen.contains(path);
+        if is_new {
+            seen.push(*path);
+        }
+        is_new
+    })
 }
 
 /// The methods that a path has at either service, as `Allow` lists them.
 pub fn allow(path: &str) -> String {
-    let has = ROUTES.iter().filter(|route| route.path == path);
+    let has = all().filter(|route| route.path == path);
     let methods = has.map(|route| match route.method {
         "GET" => "GET, HEAD",
         method => method,
@@ -97,18 +112,26 @@ mod tests {
     fn what_both_services_answer_on_a_path_is_allowed_there() {
         assert_eq!(allow("/api/v1/posts/{id}"), "GET, HEAD, DELETE");
         assert_eq!(allow("/api/v1/users/me"), "GET, HEAD, PATCH, DELETE");
+        assert_eq!(allow("/"), "GET, HEAD");
         assert_eq!(allow("/nowhere"), "");
     }
 
     #[test]
     fn each_route_is_one_service_s_and_each_path_is_once_in_the_order_of_the_table() {
         let mut seen = std::collections::BTreeSet::new();
-        for route in ROUTES {
+        for route in all() {
             assert!(seen.insert((route.method, route.path)), "{route:?}");
+        }
+        for route in ROUTES {
             assert!(route.path == KEY_SET || route.path.starts_with(BASE));
         }
+        for page in PAGES {
+            assert_eq!(page.method, "GET", "{page:?}");
+            assert!(!page.path.starts_with(BASE), "{page:?}");
+        }
         let paths: Vec<_> = paths().collect();
-        assert_eq!(paths.len(), 25);
+        let different: std::collections::BTreeSet<_> = all().map(|route| route.path).collect();
+        assert_eq!(paths.len(), different.len());
         let at = |path| paths.iter().position(|known| *known == path);
         assert!(at("/api/v1/users/me") < at("/api/v1/users/{id}"));
         let by_name = at("/api/v1/users/by-username/{name}");

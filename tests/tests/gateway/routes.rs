@@ -42,7 +42,9 @@ pub async fn every_call_is_answered_as_without_the_gateway(
 ) -> Vec<Call> {
     let http = http_client(Some(Duration::from_secs(20)));
     let [kept, doomed] = settled_posts(ada).await;
-    let paths: Vec<_> = routes::paths().chain(["/api/v1/nowhere", "/"]).collect();
+    let paths: Vec<_> = routes::paths()
+        .chain(["/api/v1/nowhere", "/nowhere"])
+        .collect();
     let (mut calls, mut wrong) = (Vec::new(), Vec::new());
     // Reads come first: what the others change is folded at some moment later.
     for (method, pattern) in METHODS
@@ -60,6 +62,7 @@ pub async fn every_call_is_answered_as_without_the_gateway(
             _ => &ada.user_id,
         };
         let path = pattern.replace("{id}", id).replace("{name}", &ada.username);
+        let path = path.replace("{file}", "style.css");
         let id = format!("call-{}", calls.len());
         let ask = async |base: &str| {
             let known = Method::from_bytes(method.as_bytes()).expect("a method");
