@@ -6,7 +6,7 @@ import { composer } from './compose.mjs';
 import { el, icon, keepTimes, say, userPath, whisper } from './dom.mjs';
 import { Feed } from './feed.mjs';
 import { Live } from './live.mjs';
-import { copyLink, finder, peoplePage, profilePage } from './people.mjs';
+import { copyLink, finder, peoplePage, profilePage, reactionsPage } from './people.mjs';
 import { session } from './session.mjs';
 import { threadPage } from './thread.mjs';
 
@@ -31,6 +31,7 @@ const PAGES = [
   { at: /^#\/u\/([^/]+)$/, open: true, page: (name) => profilePage(name) },
   { at: /^#\/u\/([^/]+)\/(followers|following)$/, open: true, page: (name, what) => peoplePage(name, what) },
   { at: /^#\/p\/(\d+)$/, open: true, page: (id) => threadPage(id) },
+  { at: /^#\/p\/(\d+)\/(likes|reposts)$/, open: true, page: (id, what) => reactionsPage(id, what) },
   { at: /^#\/find$/, open: true, page: () => ({ title: 'Find', node: el('div', { class: 'card' }, finder()) }) },
   { at: /^#\/settings$/, page: () => settingsPage(me) },
   { at: /^#\/sign-in$/, open: true, page: signInPage },
@@ -38,7 +39,7 @@ const PAGES = [
 
 /** One's own profile, read once. */
 function me() {
-  myself ??= call('GET', `/users/${session.userId}`).catch((problem) => {
+  myself ??= call('GET', '/users/me').catch((problem) => {
     myself = null;
     throw problem;
   });

@@ -50,6 +50,13 @@ export class List {
     return this.#loading;
   }
 
+  /** Begins with a page that has been read already. */
+  begin({ found, next }) {
+    this.#cursor = next;
+    this.list.replaceChildren(...this.fresh(found).map((item) => this.item(item)));
+    this.#finish();
+  }
+
   /** Reads the next page. With `moves`, the reader is taken to what is new. */
   load(moves = false) {
     this.#loading ??= this.#load(moves).finally(() => {
@@ -102,11 +109,9 @@ export class List {
   /** From the top again. */
   async reload() {
     await this.#loading;
-    const { found, next } = await this.page(null);
+    const page = await this.page(null);
     this.forget();
-    this.#cursor = next;
-    this.list.replaceChildren(...this.fresh(found).map((item) => this.item(item)));
-    this.#finish();
+    this.begin(page);
   }
 
   forget() {

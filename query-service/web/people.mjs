@@ -2,7 +2,7 @@
 
 import { call, plain, Problem } from './api.mjs';
 import { form } from './compose.mjs';
-import { avatar, counted, el, icon, newId, say, short, since, userPath, written } from './dom.mjs';
+import { avatar, el, icon, newId, postPath, say, short, since, userPath, written } from './dom.mjs';
 import { Feed, List } from './feed.mjs';
 import { session } from './session.mjs';
 
@@ -76,44 +76,48 @@ function card(given, isMe) {
       el('button', { type: 'button', class: 'quiet', onclick: () => copyLink(user) }, 'Copy link'),
       el('button', { type: 'button', class: 'quiet', onclick: edit }, 'Edit profile'));
   } else if (session.userId) {
-    relationship(user, actions, ties, (more) => {
-      user = { ...user, followers_count: Math.max(user.followers_count + more, 0) };
-      countFollowers();
-    });
+    relate();
   } else actions.append(el('a', { class: 'button primary', href: '#/sign-up' }, 'Sign up to follow'));
   return place;
+
+  async function relate() {
+    try {
+      const tie = await call('GET', `/users/${user.user_id}/relationship`);
+      ties.hidden = !tie.followed_by;
+      actions.append(followButton(user, tie.following, (more) => {
+        user = { ...user, followers_count: Math.max(user.followers_count + more, 0) };
+        countFollowers();
+      }));
+    } catch (problem) {
+      actions.append(el('p', { class: 'fault', role: 'alert' }, plain(problem)));
+    }
+  }
 }
 
-/** The button that follows, as soon as it is known whether one does; `changed` gets 1 or -1. */
-async function relationship(user, place, ties, changed) {
-  let tie;
-  try {
-    tie = await call('GET', `/users/${user.user_id}/relationship`);
-  } catch (problem) {
-    place.append(el('p', { class: 'fault', role: 'alert' }, plain(problem)));
-    return;
-  }
-  ties.hidden = !tie.followed_by;
-  const button = el('button', { type: 'button', onclick: toggle });
+/** Follows or unfollows, and shows it before it is sure; `changed` gets 1 or -1. */
+function followButton(user, follows, changed = () => {}) {
+  let following = follows;
   let busy = false;
+  const button = el('button', { type: 'button', onclick: toggle });
   render();
-  place.append(button);
+  return button;
 
   function render() {
-    button.textContent = tie.following ? 'Unfollow' : 'Follow';
+    button.textContent = following ? 'Unfollow' : 'Follow';
     button.setAttribute('aria-label', `${button.textContent} @${user.username}`);
-    button.className = tie.following ? 'quiet' : 'primary';
+    button.className = following ? 'quiet' : 'primary';
+  }
+
+  function show(is) {
+    following = is;
+    changed(is ? 1 : -1);
+    render();
   }
 
   async function toggle() {
     if (busy) return;
     busy = true;
-    const wish = !tie.following;
-    const show = (following) => {
-      tie = { ...tie, following };
-      changed(following ? 1 : -1);
-      render();
-    };
+    const wish = !following;
     show(wish);
     try {
       await call(wish ? 'POST' : 'DELETE', `/users/${user.user_id}/follow`, { again: true });
@@ -128,24 +132,48 @@ async function relationship(user, place, ties, changed) {
   }
 }
 
+/** People in pages, each with what one is to them. */
+class People extends List {
+  constructor(path) {
+    super({ path, items: 'users', what: 'people', show: person, empty: () => el('p', { class: 'quiet' }, 'Nobody yet.') });
+  }
+
+  async page(cursor) {
+    const { found, next } = await super.page(cursor);
+    if (!session.userId || found.length === 0) return { found, next };
+    const ids = found.map((user) => user.user_id).join(',');
+    const { relationships } = await call('GET', `/relationships?ids=${ids}`);
+    const ties = new Map(relationships.map((tie) => [tie.user_id, tie]));
+    return { found: found.map((user) => ({ ...user, tie: ties.get(user.user_id) })), next };
+  }
+}
+
 export async function peoplePage(name, what) {
   const user = await userByName(name);
-  const words = { followers: ['Followers of', 'Nobody yet.'], following: ['Followed by', 'Nobody yet.'] }[what];
-  const list = new List({
-    path: `/users/${user.user_id}/${what}`, items: 'users', what: 'people', show: person,
-    empty: () => el('p', { class: 'quiet' }, words[1]) });
+  const words = { followers: 'Followers of', following: 'Followed by' };
+  const list = new People(`/users/${user.user_id}/${what}`);
   list.load();
-  const node = el('div', {}, el('p', {}, el('a', { href: userPath(user.username) }, `Back to @${user.username}`)), list.node);
-  return { title: `${words[0]} @${user.username}`, node };
+  const back = el('a', { href: userPath(user.username) }, `Back to @${user.username}`);
+  return { title: `${words[what]} @${user.username}`, node: el('div', {}, el('p', {}, back), list.node) };
+}
+
+/** Who likes or reposted a post. */
+export function reactionsPage(id, what) {
+  const list = new People(`/posts/${id}/${what}`);
+  list.load();
+  const back = el('a', { href: postPath(id) }, 'Back to the post');
+  return { title: what === 'likes' ? 'Who likes it' : 'Who reposted it', node: el('div', {}, el('p', {}, back), list.node) };
 }
 
 function person(user) {
+  const isOther = user.tie && user.user_id !== session.userId;
   return el('div', { class: 'post person' },
     el('div', { class: 'byline' }, avatar(user.username, user.display_name),
       el('div', { class: 'names' },
         el('a', { class: 'name', href: userPath(user.username) }, el('bdi', {}, user.display_name)),
-        el('span', { class: 'handle' }, `@${user.username}`)),
-      el('span', { class: 'at' }, counted(user.followers_count, 'follower'))),
+        el('span', { class: 'handle' }, `@${user.username}`,
+          user.tie?.followed_by && el('span', { class: 'tag' }, 'Follows you'))),
+      isOther && el('div', { class: 'row end' }, followButton(user, user.tie.following))),
     user.bio && written('p', { class: 'text' }, user.bio));
 }
 

@@ -48,6 +48,7 @@ export function article(given, { replied, isMain = false } = {}) {
   const isOwn = post.user_id === session.userId;
   const remove = isOwn && action('delete', 'Delete', () => removed(post));
   const box = el('div', { class: 'replying', hidden: true });
+  const who = isMain && el('p', { class: 'who' });
 
   const node = el('article', {
     class: isMain ? 'post main' : 'post', 'data-post': post.post_id, 'data-entry': post.entry_id, tabindex: '-1',
@@ -63,6 +64,7 @@ export function article(given, { replied, isMain = false } = {}) {
     post.reply_to_post_id && !isMain && el('p', { class: 'in-reply' },
       el('a', { href: postPath(post.reply_to_post_id) }, 'In reply to a post')),
     written('p', { id: text, class: 'text' }, post.content),
+    who,
     el('div', { class: 'actions', role: 'group', 'aria-label': `What to do with the post of ${post.username}` },
       reply, buttons.repost, buttons.like, remove),
     box);
@@ -77,6 +79,11 @@ export function article(given, { replied, isMain = false } = {}) {
       buttons[what].title = is ? words.on : words.off;
       buttons[what].querySelector('.count').textContent = count ? short(count) : '';
     }
+    if (!who) return;
+    const lists = Object.entries(REACTIONS).filter(([, { count }]) => post[count] > 0);
+    who.replaceChildren(...lists.map(([what, { count, one }]) => el('a', {
+      href: `${postPath(post.post_id)}/${what}s` }, counted(post[count], one))));
+    who.hidden = lists.length === 0;
   }
 
   function toggleReply() {

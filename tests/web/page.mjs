@@ -161,8 +161,8 @@ await step('somebody finds another, and follows', async () => {
   await page.getByLabel('Find somebody by name').fill('@Ada');
   await page.keyboard.press('Enter');
   await page.getByRole('heading', { name: 'Ada Lovelace' }).waitFor();
-  await page.getByRole('button', { name: 'Follow @ada' }).click();
-  await page.getByRole('button', { name: 'Unfollow @ada' }).waitFor();
+  await page.getByRole('button', { name: 'Follow @ada', exact: true }).click();
+  await page.getByRole('button', { name: 'Unfollow @ada', exact: true }).waitFor();
   await page.getByRole('link', { name: '1 follower' }).waitFor();
   await page.getByRole('link', { name: 'Home' }).click();
   await isLive(page);
@@ -209,7 +209,7 @@ await step('a refresh token is used once, whatever number of tabs wants a new ac
   const before = bob.count('POST /api/v1/auth/refresh');
   await Promise.all([bob.page, second].map(async (page) => {
     await page.goto('/#/u/ada');
-    await page.getByRole('button', { name: 'Unfollow @ada' }).waitFor();
+    await page.getByRole('button', { name: 'Unfollow @ada', exact: true }).waitFor();
   }));
   assert.equal(bob.count('POST /api/v1/auth/refresh'), before + 1);
   const ends = await second.evaluate(() => JSON.parse(localStorage.getItem('microblog.session')).ends);
@@ -271,6 +271,11 @@ await step('like, repost and reply; what the server refuses is taken back', asyn
   await page.locator('#view article', { hasText: 'Hello, Ada' }).locator('a.at').click();
   await page.locator('.above article', { hasText: 'Hello, world' }).waitFor();
   await sound(page, 'thread');
+  await page.locator('.above a.at').click();
+  await page.getByRole('heading', { name: 'Post by Ada Lovelace' }).waitFor();
+  await page.getByRole('link', { name: '1 like' }).click();
+  await page.locator('.person', { hasText: '@bob' }).waitFor();
+  await page.goBack();
   await page.goBack();
   await page.getByRole('link', { name: 'Home' }).click();
 });
@@ -306,7 +311,11 @@ await step('a profile is edited, and a post deleted', async () => {
   await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
   await eventually('it is gone', async () => await post.count() === 0);
   await page.getByRole('link', { name: /followers?$/ }).click();
-  await page.locator('.person', { hasText: '@bob' }).waitFor();
+  await page.locator('.person', { hasText: '@bob' }).getByText('Follows you').waitFor();
+  await page.getByRole('button', { name: 'Follow @bob', exact: true }).click();
+  await page.getByRole('button', { name: 'Unfollow @bob', exact: true }).click();
+  await page.getByRole('button', { name: 'Follow @bob', exact: true }).waitFor();
+  await sound(page, 'followers');
   await page.getByRole('link', { name: 'Home' }).click();
 });
 
