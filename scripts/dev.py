@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
+from check_streams import check_streams  # noqa: E402
 from engines import (  # noqa: E402
     CACHE, MongoDB, Nats, faketime, free_ports, locked, need, need_cargo, newman, note, port_number, promtool,
     reachable, shellcheck, split_address, traefik, url_host, with_node)
@@ -297,9 +298,13 @@ def test(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     elif "MICROBLOG_CI" in os.environ:
         raise Failed("continuous integration checks metrics with promtool, which cannot be had here: see above")
     environment["MICROBLOG_BIN_DIR"] = str(target_directory() / ("release" if arguments.release else "debug"))
+    streams = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-streams-")))
+    environment["MICROBLOG_STREAMS"] = str(streams)
     if arguments.rest:
-        return run_beside_engines(supervisor, ["cargo", "test", *profile, *arguments.rest], environment)
-    return test_all(supervisor, ["cargo", "test", "--workspace", *profile], environment)
+        code = run_beside_engines(supervisor, ["cargo", "test", *profile, *arguments.rest], environment)
+    else:
+        code = test_all(supervisor, ["cargo", "test", "--workspace", *profile], environment)
+    return code or check_streams(supervisor, streams, environment["NATS_URL"], all_kinds=not arguments.rest)
 
 
 def test_all(supervisor: Supervisor, cargo: list[str], environment: dict[str, str]) -> int:

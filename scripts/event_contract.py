@@ -3,9 +3,9 @@
 
 A reader is to ignore what the document does not mention. Here that is a fault: nothing is published that is not in it.
 
-As a program it compares the document with the kinds of events in shared/src/contract/events.rs and with the messages in
-shared/golden/messages/, and tries on these that a fault of each kind is found. It runs in the Python of the cache, which has
-what it imports: `make events` (scripts/check_events.py).
+As a program it compares the document with the kinds of events in shared/src/contract/events.rs and with the messages
+in shared/golden/messages/, and tries on these that a fault of each kind is found. It runs in the Python of the cache,
+which has what it imports: `make events` (scripts/check_events.py).
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ def problems_of(document: dict, source: str, golden: dict[str, dict]) -> Iterato
             yield f"the example {name} is not what {name}.json has"
         elif not contract.messages[subject.removeprefix("microblog.events.")][shown[name][0]].is_valid(parts):
             yield f"{name} is an example of {shown[name][0]} and does not fit it"
-    yield from (f"the example {name} is in no file of {GOLDEN.relative_to(ROOT)}" for name in shown if name not in golden)
+    where = GOLDEN.relative_to(ROOT)
+    yield from (f"the example {name} is in no file of {where}" for name in shown if name not in golden)
 
 
 # --- negative controls: a check that has never failed proves nothing ------------------------------------------------
@@ -229,7 +230,7 @@ def blind(document: dict, source: str, golden: dict[str, dict]) -> Iterator[str]
 def main() -> int:
     document, source = yaml.safe_load(DOCUMENT.read_text()), EVENTS.read_text()
     golden = {path.stem: json.loads(path.read_text()) for path in sorted(GOLDEN.glob("*.json"))}
-    problems = list(problem for problem in problems_of(document, source, golden))
+    problems = list(problems_of(document, source, golden))
     problems += [f"scripts/event_contract.py does not find {fault}" for fault in blind(document, source, golden)]
     for problem in problems:
         print(f"error: docs/asyncapi.yaml: {problem}", file=sys.stderr)

@@ -1,6 +1,6 @@
 // Reads an AsyncAPI document with the AsyncAPI initiative's own parser, and prints what it finds wrong, a line each.
-// Its arguments: the folder with the parser in its node_modules, and the document. Exits with 1 if anything is an error or a
-// warning; remarks (a missing contact, a newer version of the specification) are left out.
+// Its arguments: the folder with the parser in its node_modules, and the document. Exits with 1 if anything is an error
+// or a warning; remarks (a missing contact, a newer version of the specification) are left out.
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'

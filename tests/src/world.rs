@@ -222,6 +222,8 @@ impl Drop for World {
                 eprintln!("kept: {}", self.folder.path().display());
                 self.folder.disable_cleanup(true);
             }
+        } else {
+            self.give_streams_away();
         }
     }
 }

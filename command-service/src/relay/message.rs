@@ -159,8 +159,65 @@ pub fn write_scan(token: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+    use serde_json::Value;
+    use shared::contract::events::Event;
     use shared::contract::stream_end::Marked;
+
+    use super::*;
+
+    /// A message in `shared/golden/messages/`. Their bodies are compared in `shared`.
+    #[derive(Deserialize)]
+    struct Golden {
+        subject: String,
+        headers: BTreeMap<String, String>,
+        payload: Value,
+    }
+
+    impl Golden {
+        fn header(&self, name: &str) -> Option<&str> {
+            self.headers.get(name).map(String::as_str)
+        }
+
+        /// Its message, as this build makes it.
+        fn written(&self, names: &StreamNames) -> Message {
+            let mut message = if self.subject == names.tick() {
+                let at = Value::from(self.header("ce-time").unwrap());
+                Message::tick(names, serde_json::from_value(at).unwrap())
+            } else {
+                let body = serde_json::to_vec(&self.payload).unwrap();
+                let event = Event::decode(&body).unwrap();
+                let mut document = LogDocument::new(&event, event.actor, 7).unwrap();
+                document.trace = self.header(TRACEPARENT).map(str::to_owned);
+                let raw = bson::serialize_to_raw_document_buf(&document).unwrap();
+                Message::read(names, &raw).unwrap()
+            };
+            let chain = ChainHash::from_hex(self.header(CHAIN).unwrap()).unwrap();
+            let log = self.header(LOG).map(|log| log.parse().unwrap());
+            let before = self.header(LAST_EVENT).map(|id| id.parse().unwrap());
+            message.seal(self.header(RESUME_TOKEN).unwrap(), chain, log, before);
+            message
+        }
+    }
+
+    #[test]
+    fn golden_messages_are_published_again_with_the_same_subject_and_headers() {
+        let names: StreamNames = "microblog".parse().unwrap();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden/messages");
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let golden: Golden = serde_json::from_str(&text).unwrap();
+            let message = golden.written(&names);
+            assert_eq!(message.subject, golden.subject, "{}", path.display());
+            let headers = message.headers.iter();
+            let headers = headers.map(|(name, values)| (name.to_string(), values[0].to_string()));
+            let headers: BTreeMap<String, String> = headers.collect();
+            assert_eq!(headers, golden.headers, "{}", path.display());
+        }
+    }
 
     #[test]
     fn tokens_round_trip_through_the_header() {

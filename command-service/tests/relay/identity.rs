@@ -81,6 +81,10 @@ impl World {
                 (RESUME_TOKEN, "scan:{}".to_owned()),
                 ("traceparent", TRACE.to_owned()),
                 ("ce-type", event.payload.kind().to_owned()),
+                (
+                    "ce-source",
+                    format!("/{}/log", self.names.stream().to_lowercase()),
+                ),
                 ("ce-subject", event.stream.to_string()),
                 ("ce-time", event.at.to_string()),
                 ("ce-specversion", "1.0".to_owned()),

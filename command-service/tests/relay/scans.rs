@@ -23,6 +23,12 @@ async fn a_refused_token_leads_to_a_scan() {
         world.write(4, 20).await;
         let mut headers = HeaderMap::new();
         headers.insert(EVENT_ID, "0");
+        headers.insert("ce-specversion", "1.0");
+        headers.insert("ce-type", "relay.tick");
+        let source = format!("/{}/log", world.names.stream().to_lowercase());
+        headers.insert("ce-source", source);
+        headers.insert("ce-time", "2026-11-23T10:00:00.000Z");
+        headers.insert("ce-datacontenttype", "application/json");
         headers.insert(CHAIN, audit_tail(&world).await.then(0).to_hex());
         headers.insert(RESUME_TOKEN, token);
         world.publish(world.names.tick(), headers).await;

@@ -6,6 +6,7 @@
 
 mod by_ids;
 mod history;
+mod message;
 mod running;
 
 pub use history::History;
@@ -14,7 +15,6 @@ pub use running::Fold;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use bson::{Document, doc};
 use query_service::operator::verify::model::{Model, pages};
 use query_service::operator::verify::{self, Line, List, Report, Visible};
@@ -215,10 +215,7 @@ impl World {
         let mut acks = Vec::new();
         for event in events {
             self.chain = self.chain.then(event.id.get());
-            let mut headers = HeaderMap::new();
-            headers.insert(event_stream::CHAIN, self.chain.to_hex());
-            headers.insert(event_stream::EVENT_ID, event.id.to_string());
-            headers.insert(event_stream::RESUME_TOKEN, "scan:{}");
+            let headers = message::headers(&self.settings.names, &event, self.chain);
             let subject = self.settings.names.event(&event.payload);
             acks.push(
                 jetstream

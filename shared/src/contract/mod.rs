@@ -15,6 +15,8 @@ pub mod accounts;
 pub mod consistency;
 pub mod event_stream;
 pub mod events;
+#[cfg(test)]
+mod golden;
 pub mod ids;
 pub mod log;
 pub mod log_id;

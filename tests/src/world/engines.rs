@@ -1,13 +1,14 @@
 //! The database and the broker of a world: how they are started, and clients of their contents.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
 use bson::{Document, doc};
 use mongodb::options::{ClientOptions, ReadConcern};
 
-use super::environment::needed;
+use super::environment::{needed, streams_are_kept_in};
 use super::{PATIENCE, World};
 use crate::eventually;
 use crate::process::{Process, describe};
@@ -75,11 +76,24 @@ impl World {
     /// The broker loses everything, and has what `store` has instead.
     pub async fn replace_nats_store(&self, store: Option<&Path>) {
         self.nats.kill();
-        std::fs::remove_dir_all(self.nats_store()).expect("a folder");
+        self.give_streams_away();
         if let Some(store) = store {
             copy_folder(store, &self.nats_store());
         }
         self.start_nats().await;
+    }
+
+    /// The broker has nothing any more. Its streams go to where they are checked, or are removed.
+    pub(super) fn give_streams_away(&self) {
+        static GIVEN: AtomicUsize = AtomicUsize::new(0);
+        let store = self.nats_store();
+        let Some(folder) = streams_are_kept_in() else {
+            let _ = std::fs::remove_dir_all(store);
+            return;
+        };
+        let (process, nth) = (std::process::id(), GIVEN.fetch_add(1, Ordering::Relaxed));
+        // A broker that was never started has none.
+        let _ = std::fs::rename(store, folder.join(format!("{process}-{nth}")));
     }
 
     /// What the broker has, as it is on the disk of one that is stopped.

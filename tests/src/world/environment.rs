@@ -77,3 +77,9 @@ pub fn binary_named(name: &str) -> PathBuf {
     assert!(path.is_file(), "{} is not there: {how}", path.display());
     path
 }
+
+/// Where brokers leave their streams, if anybody wants them: `make test` checks every message that is
+/// on one (`scripts/check_streams.py`).
+pub(super) fn streams_are_kept_in() -> Option<PathBuf> {
+    std::env::var_os("MICROBLOG_STREAMS").map(PathBuf::from)
+}
