@@ -46,6 +46,8 @@ mod audit;
 mod delivery;
 #[path = "relay/engines_away.rs"]
 mod engines_away;
+#[path = "relay/golden.rs"]
+mod golden;
 #[path = "relay/identity.rs"]
 mod identity;
 #[path = "relay/outages.rs"]
