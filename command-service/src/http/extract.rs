@@ -20,7 +20,7 @@ use shared::web::rate_limit::IpRateLimiter;
 use shared::web::routing::{MAX_BODY, bearer};
 use shared::web::server_span;
 
-const MAX_KEY: usize = 128;
+pub const MAX_KEY: usize = 128;
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The user whose access token came with the request; without one the answer is 401.
@@ -159,7 +159,12 @@ fn not_json() -> Problem {
     Problem::new(Code::UnsupportedMediaType, detail)
 }
 
+/// A body is an object. serde would take an array for one, with its items as the fields in order.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        let detail = "the body is a JSON object";
+        return Err(Problem::new(Code::MalformedBody, detail));
+    }
     // serde names the field or the position, and may quote what the caller sent.
     let read = serde_json::from_slice(body);
     read.map_err(|fault| Problem::new(Code::MalformedBody, fault.to_string()))
@@ -229,6 +234,30 @@ mod tests {
         let long = "x".repeat(MAX_KEY + 1);
         for text in ["", "\"\"", "a b", "a\"b", "é", long.as_str()] {
             assert_eq!(key(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_an_object_and_no_list_of_its_fields() {
+        #[derive(Debug, serde::Deserialize, PartialEq)]
+        struct Given {
+            one: String,
+            two: Option<String>,
+        }
+        let read = |body: &[u8]| parse::<Given>(body).map_err(|problem| problem.code);
+        let (one, two) = ("a".to_owned(), None);
+        assert_eq!(read(b" \r\n\t{\"one\":\"a\"}"), Ok(Given { one, two }));
+        for body in [
+            r#"["a","b"]"#,
+            r#"["a",null]"#,
+            "[]",
+            "null",
+            "\"a\"",
+            "1",
+            "",
+            " ",
+        ] {
+            assert_eq!(read(body.as_bytes()), Err(Code::MalformedBody), "{body}");
         }
     }
 
