@@ -24,6 +24,19 @@ upgrade: ## replace the last tagged version under load, take it back, compare th
 clients: ## live streams through client libraries from npm, PyPI and crates.io; needs the network
 	@exec $(DEV) test -- --workspace --test behaviour --test roles client_libraries -- --ignored --nocapture
 
+openapi: ## write docs/openapi from the code
+	@MICROBLOG_WRITE_OPENAPI=1 cargo test --quiet -p command-service --lib openapi
+	@MICROBLOG_WRITE_OPENAPI=1 cargo test --quiet -p query-service --lib openapi
+
+openapi-check: ## is Redocly's linter content with docs/openapi?
+	@exec $(PYTHON) scripts/check_openapi.py
+
+try-openapi-clients: ## clients that generators make of docs/openapi sign up, post and read; URL=a gateway, or a stack of its own
+	@exec $(PYTHON) scripts/try_openapi_clients.py
+
+try-schemathesis: ## does a stack of its own keep what docs/openapi promises, whatever it is asked? ARGS=options of Schemathesis
+	@exec $(PYTHON) scripts/try_schemathesis.py $(ARGS)
+
 images: ## build the container images; BUILDER=docker, podman or buildah, BUILDER_IMAGE=the Rust image to compile in
 	@exec $(PYTHON) scripts/images.py build
 
@@ -72,7 +85,7 @@ postman: ## the Postman collection against what `make run` runs
 postman-k6: ## the Postman collection, converted to k6, against a stack of its own, or URL=a gateway
 	@exec $(PYTHON) scripts/postman_k6.py $(if $(URL),--url "$(URL)")
 
-check: format clippy doc dependencies shell dockerfiles collection documents events architecture manifests aws rules dashboards capacity-check ## formatting, lints, documentation, dependencies, routes, events, rooms, manifests, templates, rules, dashboards and capacity
+check: format clippy doc dependencies shell dockerfiles openapi-check collection documents events architecture manifests aws rules dashboards capacity-check ## formatting, lints, documentation, dependencies, routes, events, rooms, manifests, templates, rules, dashboards and capacity
 
 format: ## is everything formatted?
 	cargo fmt --all --check

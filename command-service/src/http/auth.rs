@@ -1,14 +1,21 @@
 //! Signing in, staying signed in, signing out.
 
+use std::borrow::Cow;
+
 use actix_web::HttpResponse;
 use actix_web::web::Data;
 use serde::{Deserialize, Serialize};
 use shared::contract::names;
 use shared::runtime::settings::Secret;
+use shared::web::openapi::schemas::{object, string};
 use shared::web::problem::Problem;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::extract::{Body, ClientAddress, Trace};
 use super::responses::{Answer, accepted, sign};
+use super::texts;
 use crate::app::ports::AccountName;
 use crate::app::{App, SignIn, Tokens};
 use crate::domain::text::Password;
@@ -21,17 +28,61 @@ pub struct SignInBody {
     password: Secret,
 }
 
-#[derive(Deserialize)]
+/// A name and a password: the account by its username or by its e-mail address, not by both.
+impl PartialSchema for SignInBody {
+    fn schema() -> RefOr<Schema> {
+        let either = OneOfBuilder::new()
+            .description(Some("An account, and the proof that it is the caller's."))
+            .item(Ref::from_schema_name(BY_USERNAME))
+            .item(Ref::from_schema_name(BY_EMAIL));
+        RefOr::T(Schema::OneOf(either.build()))
+    }
+}
+
+const BY_USERNAME: &str = "SignInByUsername";
+const BY_EMAIL: &str = "SignInByEmail";
+
+fn sign_in_by(name: &str) -> RefOr<Schema> {
+    let by = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .property(name, string())
+        .property("password", texts::password())
+        .required(name)
+        .required("password")
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)));
+    object(by)
+}
+
+impl ToSchema for SignInBody {
+    fn name() -> Cow<'static, str> {
+        "SignIn".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((BY_USERNAME.to_owned(), sign_in_by("username")));
+        schemas.push((BY_EMAIL.to_owned(), sign_in_by("email")));
+    }
+}
+
+/// A session, by its latest token.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = RefreshToken)]
 #[serde(deny_unknown_fields)]
 pub struct RefreshBody {
+    #[schema(schema_with = texts::refresh_token)]
     refresh_token: Secret,
 }
 
-#[derive(Serialize)]
-struct TokensView {
+/// What a session is carried on with.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Tokens)]
+pub struct TokensView {
     access_token: String,
+    /// `Bearer`.
     token_type: &'static str,
+    /// Seconds for which the access token is good.
     expires_in: u64,
+    #[schema(schema_with = texts::refresh_token)]
     refresh_token: String,
 }
 

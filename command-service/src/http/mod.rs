@@ -3,9 +3,12 @@
 mod auth;
 mod errors;
 mod extract;
+pub mod openapi;
 mod posts;
 mod responses;
+mod texts;
 mod users;
+mod views;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::ServiceResponse;

@@ -11,46 +11,69 @@ use shared::contract::time::Timestamp;
 use shared::runtime::public_url::PublicUrl;
 use shared::web::problem::{Code, Problem};
 use shared::web::routes::BASE;
+use utoipa::ToSchema;
 
 use super::errors::RateLimit;
 use super::extract::{Body, Caller, IdempotencyKey, OptionalJson, Trace};
 use super::responses::{Answer, accepted, no_content};
+use super::texts;
+use super::views::Reposter;
 use crate::app::{App, CommandError, Created, NewPost, Reacted};
 use crate::domain::Fault;
 use crate::domain::text::Content;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-#[derive(Deserialize)]
+/// A post to be written.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewPost)]
 #[serde(deny_unknown_fields)]
 pub struct CreatePostBody {
+    #[schema(schema_with = texts::content)]
     content: String,
+    /// The post that this one answers.
     reply_to_post_id: Option<PostId>,
 }
 
 /// Names the acting user once more; it must be the token's.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = Actor)]
 #[serde(deny_unknown_fields)]
 pub struct ReactBody {
     user_id: Option<UserId>,
 }
 
-/// A post as its author sees it the moment it is written.
-#[derive(Serialize)]
-struct PostView {
+/// A post, as an entry of a list shows it.
+// Here, as its author sees it the moment it is written. The query service has the same schema.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Post)]
+pub struct PostView {
+    /// The post's own id, or that of the repost.
     entry_id: EntryId,
     post_id: PostId,
+    /// Its author.
     user_id: UserId,
     username: String,
     display_name: String,
     content: String,
     created_at: Timestamp,
+    /// The post that it answers, or null.
+    #[schema(required)]
     reply_to_post_id: Option<PostId>,
+    #[schema(value_type = i64)]
     likes_count: u64,
+    #[schema(value_type = i64)]
     reposts_count: u64,
+    #[schema(value_type = i64)]
     replies_count: u64,
+    /// Whether the caller likes it; null without a token.
+    #[schema(value_type = Option<bool>, required)]
     liked: bool,
+    /// Whether the caller has reposted it; null without a token.
+    #[schema(value_type = Option<bool>, required)]
     reposted: bool,
+    /// Null, but on the entry of a repost.
+    #[schema(value_type = Option<Reposter>, required)]
     reposted_by: Option<()>,
 }
 
@@ -75,15 +98,21 @@ impl From<Created> for PostView {
     }
 }
 
-#[derive(Serialize)]
-struct LikedView {
+/// A like, or its end.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Liked)]
+pub struct LikedView {
     success: bool,
+    /// As last projected, with this command in it.
     likes_count: i64,
 }
 
-#[derive(Serialize)]
-struct RepostedView {
+/// A repost, or its end.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Reposted)]
+pub struct RepostedView {
     success: bool,
+    /// As last projected, with this command in it.
     reposts_count: i64,
 }
 

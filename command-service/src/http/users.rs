@@ -12,59 +12,81 @@ use shared::runtime::public_url::PublicUrl;
 use shared::runtime::settings::Secret;
 use shared::web::problem::{Code, Problem};
 use shared::web::routes::BASE;
+use utoipa::ToSchema;
 
 use super::errors::RateLimit;
 use super::extract::{Body, Caller, ClientAddress, OptionalJson, Trace};
 use super::responses::{Answer, accepted, no_content};
+use super::texts;
 use crate::app::{App, CommandError, Edited, Followed};
 use crate::domain::text::Password;
 use crate::domain::user::{ProfileChange, RegistrationForm};
 
-#[derive(Deserialize)]
+/// An account to be made.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Registration)]
 #[serde(deny_unknown_fields)]
 pub struct RegisterBody {
+    #[schema(schema_with = texts::username)]
     username: String,
+    #[schema(schema_with = texts::email)]
     email: String,
+    #[schema(schema_with = texts::new_password)]
     password: Secret,
+    #[schema(schema_with = texts::first_display_name)]
     display_name: Option<String>,
+    #[schema(schema_with = texts::bio)]
     bio: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// What a profile is to be.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ProfileChange)]
 #[serde(deny_unknown_fields)]
 pub struct EditProfileBody {
+    #[schema(schema_with = texts::display_name)]
     display_name: Option<String>,
+    #[schema(schema_with = texts::bio)]
     bio: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// Proof that it is the user who leaves.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Deactivation)]
 #[serde(deny_unknown_fields)]
 pub struct DeactivateBody {
+    #[schema(schema_with = texts::password)]
     password: Secret,
 }
 
 /// Names the edge once more; it must be the one of token and path.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = FollowEnds)]
 #[serde(deny_unknown_fields)]
 pub struct FollowBody {
     follower_id: Option<UserId>,
     followee_id: Option<UserId>,
 }
 
-/// A user as shown to themselves.
-#[derive(Serialize)]
-struct UserView {
+/// A user, as shown to others and to themselves.
+// The query service has the same schema.
+#[derive(Serialize, ToSchema)]
+#[schema(as = User)]
+pub struct UserView {
     user_id: UserId,
     username: String,
     display_name: String,
     bio: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    email: Option<String>,
     verified: bool,
     created_at: Timestamp,
     followers_count: i64,
     following_count: i64,
+    /// Without reposts.
     posts_count: i64,
+    /// Shown to the user alone; left out while the accounts cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    email: Option<String>,
 }
 
 impl From<Edited> for UserView {
@@ -90,14 +112,18 @@ impl From<Edited> for UserView {
     }
 }
 
-#[derive(Serialize)]
-struct FollowedView {
+/// A follow that is there.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Followed)]
+pub struct FollowedView {
     success: bool,
     relationship: RelationshipView,
 }
 
-#[derive(Serialize)]
-struct RelationshipView {
+/// Who follows whom, since when.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Follow)]
+pub struct RelationshipView {
     follower_id: UserId,
     followee_id: UserId,
     created_at: Timestamp,
@@ -116,8 +142,10 @@ impl From<Followed> for FollowedView {
     }
 }
 
-#[derive(Serialize)]
-struct SuccessView {
+/// It is so.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Success)]
+pub struct SuccessView {
     success: bool,
 }
 

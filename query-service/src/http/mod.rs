@@ -1,12 +1,14 @@
 //! The routes: each extracts, makes one call into the read model, and maps. Only one's own profile
 //! asks the account as well.
 
+mod docs;
 mod errors;
 mod etag;
 mod extract;
 mod link;
 mod live;
 mod live_stream;
+pub mod openapi;
 mod responses;
 mod web_page;
 
@@ -55,6 +57,8 @@ fn endpoints() -> Vec<Endpoint> {
         (GET, "/api/v1/users/{id}/following", to(following)),
         (GET, "/api/v1/users/{id}/mutuals", to(mutuals)),
         (GET, "/api/v1/users/{id}/relationship", to(relationship)),
+        (GET, docs::PAGE, to(docs::page)),
+        (GET, docs::DOCUMENT, to(docs::document)),
         (GET, web_page::INDEX, to(web_page::index)),
         (GET, web_page::FILE, to(web_page::file)),
     ]
@@ -64,6 +68,8 @@ fn endpoints() -> Vec<Endpoint> {
 pub fn configure_start(config: &mut ServiceConfig) {
     let endpoint = |(_, path)| match path {
         STREAM => (Method::GET, path, to(live::stream_at_start)),
+        docs::PAGE => (Method::GET, path, to(docs::page)),
+        docs::DOCUMENT => (Method::GET, path, to(docs::document)),
         web_page::INDEX => (Method::GET, path, to(web_page::index)),
         web_page::FILE => (Method::GET, path, to(web_page::file)),
         _ => (Method::GET, path, to(live::not_yet)),

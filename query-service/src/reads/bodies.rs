@@ -8,28 +8,40 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use shared::contract::ids::{EntryId, PostId, UserId};
 use shared::contract::time::Timestamp;
+use utoipa::ToSchema;
 
 use crate::views::documents::PostRow;
 
-/// A post as an entry shows it.
-#[derive(Clone, Debug, PartialEq)]
+/// A post, as an entry of a list shows it.
+#[derive(Clone, Debug, PartialEq, ToSchema)]
+#[schema(as = Post)]
 pub struct PostView {
+    /// The post's own id, or that of the repost.
     pub entry_id: EntryId,
     pub post_id: PostId,
+    /// Its author.
     pub user_id: UserId,
     pub username: String,
     pub display_name: String,
     pub content: String,
     pub created_at: Timestamp,
+    /// The post that it answers, or null.
+    #[schema(required)]
     pub reply_to_post_id: Option<PostId>,
     pub likes_count: i64,
     pub reposts_count: i64,
     pub replies_count: i64,
-    /// Null without a token.
+    /// Whether the caller likes it; null without a token.
+    #[schema(required)]
     pub liked: Option<bool>,
+    /// Whether the caller has reposted it; null without a token.
+    #[schema(required)]
     pub reposted: Option<bool>,
+    /// Null, but on the entry of a repost.
+    #[schema(required)]
     pub reposted_by: Option<Reposter>,
     /// The fields that all readers are sent alike, as JSON without braces, where they are known.
+    #[schema(ignore)]
     pub rendered: Rendered,
 }
 
@@ -124,14 +136,16 @@ impl Serialize for PostView {
 }
 
 /// Who put a post into a timeline by reposting it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Reposter {
     pub user_id: UserId,
     pub username: String,
     pub reposted_at: Timestamp,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A user, as shown to others and to themselves.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = User)]
 pub struct UserView {
     pub user_id: UserId,
     pub username: String,
@@ -141,9 +155,12 @@ pub struct UserView {
     pub created_at: Timestamp,
     pub followers_count: i64,
     pub following_count: i64,
+    /// Without reposts.
     pub posts_count: i64,
-    /// Shown to the user alone. No view holds it: it is asked for where the answer is made.
+    /// Shown to the user alone; left out while the accounts cannot be read.
+    // No view holds it: it is asked for where the answer is made.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub email: Option<String>,
 }
 
@@ -167,14 +184,15 @@ impl<T> Default for Page<T> {
     }
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+/// How the caller and a user stand to each other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
 pub struct Relationship {
     pub following: bool,
     pub followed_by: bool,
 }
 
 /// How a reader and one of several users stand.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
 pub struct RelationshipWith {
     pub user_id: UserId,
     pub following: bool,
@@ -182,7 +200,7 @@ pub struct RelationshipWith {
 }
 
 /// A post with what it answers, and a page of what answers it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Thread {
     /// Oldest first. One that is gone is left out: then the next one's `reply_to_post_id` is not
     /// the `post_id` before it.
@@ -192,5 +210,7 @@ pub struct Thread {
     pub post: PostView,
     /// Newest first.
     pub replies: Vec<PostView>,
+    /// Where the next page of replies begins. Null on the last one.
+    #[schema(required)]
     pub next_cursor: Option<String>,
 }

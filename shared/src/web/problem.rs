@@ -10,6 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ContentType, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::web::request_id;
 
@@ -109,6 +110,24 @@ impl Problem {
         });
         problem
     }
+
+    fn body(&self, request_id: String, trace_id: Option<String>) -> Body<'_> {
+        Body {
+            r#type: format!("urn:microblog:problem:{}", self.code.name()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            code: self.code.name(),
+            detail: &self.detail,
+            errors: &self.errors,
+            request_id,
+            trace_id,
+        }
+    }
+
+    /// As it is sent, to a request with these ids.
+    pub(super) fn to_json(&self, request_id: String, trace_id: Option<String>) -> Value {
+        serde_json::to_value(self.body(request_id, trace_id)).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for Problem {
@@ -148,16 +167,7 @@ impl ResponseError for Problem {
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
         let (request_id, trace_id) = request_id::current();
-        let body = Body {
-            r#type: format!("urn:microblog:problem:{}", self.code.name()),
-            title: self.code.title(),
-            status: self.code.status().as_u16(),
-            code: self.code.name(),
-            detail: &self.detail,
-            errors: &self.errors,
-            request_id,
-            trace_id,
-        };
+        let body = self.body(request_id, trace_id);
         let json = serde_json::to_string(&body).unwrap_or_default();
         response
             .insert_header(ContentType(

@@ -69,7 +69,12 @@ pub const ROUTES: [Route; 33] = [
 
 /// What people open in a browser. It is no part of the API, so the contract and the Postman collection
 /// do not have it; other methods of its paths are refused as everywhere.
-pub const PAGES: [Route; 2] = [route(Query, "GET", "/"), route(Query, "GET", "/web/{file}")];
+pub const PAGES: [Route; 4] = [
+    route(Query, "GET", "/"),
+    route(Query, "GET", "/web/{file}"),
+    route(Query, "GET", "/docs"),
+    route(Query, "GET", "/openapi.json"),
+];
 
 /// Everything that is served: the API first, then the pages.
 pub fn all() -> impl Iterator<Item = &'static Route> {
@@ -113,6 +118,7 @@ mod tests {
         assert_eq!(allow("/api/v1/posts/{id}"), "GET, HEAD, DELETE");
         assert_eq!(allow("/api/v1/users/me"), "GET, HEAD, PATCH, DELETE");
         assert_eq!(allow("/"), "GET, HEAD");
+        assert_eq!(allow("/docs"), "GET, HEAD");
         assert_eq!(allow("/nowhere"), "");
     }
 
