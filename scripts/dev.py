@@ -260,7 +260,8 @@ def print_welcome(gateway: Gateway | None, command_url: str, query_url: str, dat
         if gateway.certificate:
             curl, hint = f"{curl} -k", " (-k: whoever has signed the certificate)"
     addresses = "".join(f"  {what:<36} {where}\n" for what, where in (
-        *([("both services, through the gateway", f"{gateway.url}/api/v1")] if gateway else []),
+        *([("a page to try it with, in a browser", f"{gateway.url}/"),
+           ("both services, through the gateway", f"{gateway.url}/api/v1")] if gateway else []),
         ("commands (POST, PUT, PATCH, DELETE)", f"{command_url}/api/v1"),
         ("queries (GET)", f"{query_url}/api/v1"),
         ("data, keys, and logs in files", str(data)),

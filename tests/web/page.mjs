@@ -15,7 +15,11 @@ const DESK = { width: 1200, height: 900 };
 const PHONE = { width: 360, height: 740 };
 const STREAM = '/api/v1/timeline/stream';
 
-const browser = await chromium.launch({ executablePath: MICROBLOG_BROWSER });
+// By this name the page is not served securely to a browser, which `localhost` and 127.0.0.1 are.
+const INSECURE = MICROBLOG_PAGE.replace('127.0.0.1', 'page.test');
+
+const browser = await chromium.launch({
+  executablePath: MICROBLOG_BROWSER, args: ['--host-resolver-rules=MAP page.test 127.0.0.1'] });
 const began = Date.now();
 const complaints = [];
 
@@ -27,7 +31,7 @@ async function visitor(name, options = {}) {
   context.on('request', (request) => asked.push(`${request.method()} ${new URL(request.url()).pathname}`));
   context.on('request', (request) => {
     const { origin } = new URL(request.url());
-    if (![MICROBLOG_PAGE, MICROBLOG_READS].includes(origin)) complaints.push(`${name} asks ${origin}`);
+    if (![MICROBLOG_PAGE, MICROBLOG_READS, INSECURE].includes(origin)) complaints.push(`${name} asks ${origin}`);
   });
   context.on('console', (message) => {
     // That an answer is no success Chromium says by itself; which ones are expected, the test says.
@@ -300,6 +304,20 @@ await step('a post whose answer is lost is sent again, and is there once', async
   await sound(ada.page, 'profile');
 });
 
+await step('what a limit refuses is said beside the field, and stays there', async () => {
+  const { page } = bob;
+  await page.route('**/api/v1/posts', (route) => route.fulfill({
+    status: 429, headers: { 'retry-after': '36' }, json: { code: 'too_many_requests' } }));
+  await page.getByLabel('What is happening?').fill('One too many');
+  await page.getByRole('button', { name: 'Post', exact: true }).click();
+  await page.getByText('Too many at once. Try again in 36 seconds.').waitFor();
+  assert.equal(await page.getByLabel('What is happening?').inputValue(), 'One too many');
+  await page.unroute('**/api/v1/posts');
+  await page.getByLabel('What is happening?').fill('x'.repeat(281));
+  await page.getByText('1 too many').waitFor();
+  await page.getByLabel('What is happening?').fill('');
+});
+
 await step('a profile is edited, and a post deleted', async () => {
   const { page } = ada;
   await page.getByRole('button', { name: 'Edit profile' }).click();
@@ -403,8 +421,29 @@ await step('the keyboard alone will do', async () => {
   assert.equal(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), 'Delete');
 });
 
+await step('where there are no locks between tabs, each has a stream', async () => {
+  const dora = await visitor('dora', { baseURL: INSECURE });
+  const { page } = dora;
+  await page.goto('/#/sign-in');
+  await page.getByLabel('User name or e-mail').fill('bob');
+  await page.getByLabel('Password').fill(PASSWORD);
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await isLive(page);
+  assert.equal(await page.evaluate(() => navigator.locks), undefined);
+  const other = await dora.context.newPage();
+  await other.goto('/');
+  await isLive(other);
+  assert.equal(dora.count(`GET ${STREAM}`), 2);
+  await write(ada.page, 'Without locks');
+  for (const tab of [page, other]) {
+    await shows(tab, 'Without locks');
+    assert.equal(await tab.locator('article', { hasText: 'Without locks' }).count(), 1);
+  }
+  await dora.context.close();
+});
+
 await step('at the query service itself the page says what is missing', async () => {
-  const { page } = await visitor('dora', { baseURL: MICROBLOG_READS });
+  const { page } = await visitor('eve', { baseURL: MICROBLOG_READS });
   await page.goto('/');
   await page.getByText('This address answers reads only').waitFor();
 });
