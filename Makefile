@@ -76,6 +76,9 @@ lambda: ## pack the functions of manifests/aws/serverless.yaml into target/lambd
 try-lambda: ## the functions with Lambda's adapter and a stand-in of its Runtime API: a minute
 	@exec $(PYTHON) scripts/try_lambda.py
 
+try-snippets: ## the programs of docs/events.md and docs/tokens.md as they stand there, against a stack of its own: a minute; needs the network
+	@exec $(PYTHON) scripts/try_snippets.py
+
 overhead: ## what logs and traces cost, with and without them in turns, optimised build; BEFORE=folder with the other side's binaries
 	@MICROBLOG_BEFORE=$(abspath $(BEFORE)) exec $(DEV) test --release -- --workspace --test tracing costs_less -- --ignored --nocapture
 
