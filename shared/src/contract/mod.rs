@@ -16,6 +16,7 @@ pub mod consistency;
 pub mod event_stream;
 pub mod events;
 #[cfg(test)]
+#[path = "golden/tests.rs"]
 mod golden;
 pub mod ids;
 pub mod log;
