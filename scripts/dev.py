@@ -25,7 +25,7 @@ from engines import (  # noqa: E402
     CACHE, MongoDB, Nats, faketime, free_ports, locked, need, need_cargo, newman, note, port_number, promtool,
     reachable, shellcheck, split_address, traefik, url_host, with_node)
 from gateway import RATE_FACTOR, Gateway, Servers, check_certificate  # noqa: E402
-from supervisor import Failed, Process, Speech, Supervisor, pass_on, say, supervised  # noqa: E402
+from supervisor import Failed, Process, Speech, Supervisor, say, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -301,47 +301,14 @@ def test(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
     environment["MICROBLOG_BIN_DIR"] = str(target_directory() / ("release" if arguments.release else "debug"))
     streams = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-streams-")))
     environment["MICROBLOG_STREAMS"] = str(streams)
-    if arguments.rest:
-        code = run_beside_engines(supervisor, ["cargo", "test", *profile, *arguments.rest], environment)
-    else:
-        code = test_all(supervisor, ["cargo", "test", "--workspace", *profile], environment)
-    return code or check_streams(supervisor, streams, environment["NATS_URL"], all_kinds=not arguments.rest)
-
-
-def test_all(supervisor: Supervisor, cargo: list[str], environment: dict[str, str]) -> int:
-    """The tests of the crates beside those of the whole system, which mostly wait, one at a time, for what they have
-    killed. The output of the former comes when the latter have ended."""
-    def named(*crates: str) -> set[str]:
-        return {file.stem for crate in crates for file in (ROOT / crate / "tests").glob("*.rs")}
-
-    of_crates = named("command-service", "query-service", "shared")
-    of_system = named("tests") - of_crates  # a name that both have is run with the crates
-    for first in ("--no-run", "--doc"):
-        if code := run_beside_engines(supervisor, [*cargo, first], environment):
-            return code
-    output = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-"))) / "output"
-    crates = supervisor.start("cargo test", [*cargo, "--lib", "--bins", *only(of_crates)], env=environment, log=output)
-    code = supervisor.run("cargo test", [*cargo, *only(of_system)], env=environment)
-    say("\nMeanwhile, the tests of the crates:\n")
-    shown = 0
-    while True:
-        ended = crates.returncode() is not None
-        with output.open("rb") as file:
-            file.seek(shown)
-            new = file.read()
-        pass_on(new, sys.stdout)
-        shown += len(new)
-        if ended:
-            break
-        supervisor.pause()
-    supervisor.stop(crates)
-    if code := code or crates.returncode():
-        supervisor.check_alive()  # as in `run_beside_engines`
-    return code
-
-
-def only(names: set[str]) -> list[str]:
-    return [argument for name in sorted(names) for argument in ("--test", name)]
+    cargo = ["cargo", "test", *profile]
+    code = run_beside_engines(
+        supervisor, [*cargo, *(arguments.rest or ["--workspace", "--lib", "--bins", "--tests"])], environment)
+    code = code or check_streams(supervisor, streams, environment["NATS_URL"], all_kinds=not arguments.rest)
+    if code or arguments.rest:
+        return code
+    # Last, so that it ends with a summary of the test runner.
+    return run_beside_engines(supervisor, [*cargo, "--workspace", "--doc"], environment)
 
 
 def upgrade(supervisor: Supervisor, arguments: argparse.Namespace) -> int:

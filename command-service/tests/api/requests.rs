@@ -43,7 +43,7 @@ async fn what_frameworks_answer_in_plain_text_is_a_problem_too() {
         .refused(404, "not_found");
     let wrong = app.send(app.request("PUT", &format!("{BASE}/posts"))).await;
     wrong.refused(405, "method_not_allowed");
-    assert_eq!(wrong.header("allow"), "POST");
+    assert_eq!(wrong.header("allow"), "GET, HEAD, POST");
     let both = app
         .send(app.request("GET", &format!("{BASE}/posts/1/like")))
         .await;
