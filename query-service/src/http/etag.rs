@@ -1,18 +1,45 @@
-//! Entity tags as they come back from clients: through proxies that compress, weaken and merge.
+//! Entity tags, as they are sent, and as they come back from clients: through proxies that compress,
+//! weaken and merge.
 
-use actix_web::HttpRequest;
-use actix_web::http::header::IF_NONE_MATCH;
+use actix_web::http::header::{ETAG, IF_NONE_MATCH};
+use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What proxies that compress write behind a tag, after a separator: `W/"x"` comes back as
 /// `W/"x-gzip"` (Apache), `"x;gzip"`, `"x--br"` (Jetty), or with two of them where two compress.
 const CODINGS: [&[u8]; 7] = [b"br", b"compress", b"deflate", b"gzip", b"x", b"zstd", b""];
+
+/// 200 with the body and a weak entity tag of it, or 304 without it where the caller has just that.
+/// `describe` puts headers on either.
+pub fn answer(
+    request: &HttpRequest,
+    media: &'static str,
+    body: Bytes,
+    describe: impl FnOnce(&mut HttpResponseBuilder),
+) -> HttpResponse {
+    let tag = format!("{:016x}", xxh3_64(&body));
+    let is_known = is_known(request, &tag);
+    let mut answer = if is_known {
+        HttpResponse::NotModified()
+    } else {
+        HttpResponse::Ok()
+    };
+    answer.insert_header((ETAG, format!("W/\"{tag}\"")));
+    describe(&mut answer);
+    if is_known {
+        answer.finish()
+    } else {
+        answer.content_type(media).body(body)
+    }
+}
 
 /// Whether the caller has what `tag` names, by any of its `If-None-Match` lines. `tag` is the
 /// opaque part, without quotes; it holds no separator.
 ///
 /// Which of the two tags is weak does not matter (RFC 9110, 13.1.2), nor whether a proxy has sent
 /// this content compressed: the content is the same.
-pub fn is_known(request: &HttpRequest, tag: &str) -> bool {
+fn is_known(request: &HttpRequest, tag: &str) -> bool {
     let mut lines = request.headers().get_all(IF_NONE_MATCH);
     lines.any(|line| names(line.as_bytes(), tag.as_bytes()))
 }

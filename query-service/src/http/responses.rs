@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use actix_web::http::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue, LINK, VARY};
+use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue, LINK, VARY};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use shared::web::problem::Problem;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::errors::{internal, not_found};
 use super::extract::{Caller, ReadRequest};
@@ -121,23 +120,17 @@ impl<T: Serialize> Serialize for PageBody<'_, T> {
 /// 200 with a weak entity tag of the body, or 304 where the caller has just that.
 fn tagged(request: &HttpRequest, body: &impl Serialize, next: Option<&str>) -> Response {
     let json = serde_json::to_vec(body).map_err(|_| internal())?;
-    let tag = format!("{:016x}", xxh3_64(&json));
-    let same = etag::is_known(request, &tag);
-    let mut response = if same {
-        HttpResponse::NotModified()
-    } else {
-        HttpResponse::Ok()
-    };
-    response
-        .insert_header((ETAG, format!("W/\"{tag}\"")))
-        .insert_header((CACHE_CONTROL, "private, no-cache"))
-        .insert_header((VARY, "Authorization"));
-    if let Some(cursor) = next {
-        response.insert_header((LINK, link::to_next_page(request, cursor)));
-    }
-    if same {
-        Ok(response.finish())
-    } else {
-        Ok(response.content_type("application/json").body(json))
-    }
+    Ok(etag::answer(
+        request,
+        "application/json",
+        json.into(),
+        |answer| {
+            answer
+                .insert_header((CACHE_CONTROL, "private, no-cache"))
+                .insert_header((VARY, "Authorization"));
+            if let Some(cursor) = next {
+                answer.insert_header((LINK, link::to_next_page(request, cursor)));
+            }
+        },
+    ))
 }

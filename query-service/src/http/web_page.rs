@@ -1,10 +1,9 @@
 //! The web page at `/`. Its files are part of the program, and say nothing that depends on who asks:
 //! what it shows, its scripts fetch from the API as every client does.
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG};
-use actix_web::web::Path;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
+use actix_web::web::{Bytes, Path};
 use actix_web::{HttpRequest, HttpResponse};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::errors::not_found;
 use super::etag;
@@ -58,21 +57,12 @@ pub async fn file(request: HttpRequest, name: Path<String>) -> Response {
 /// Asked for again each time, and sent again only where it is another one: after an upgrade no
 /// browser goes on with half of the files from before.
 fn shown(request: &HttpRequest, (name, text): (&str, &'static str)) -> HttpResponse {
-    let tag = format!("{:016x}", xxh3_64(text.as_bytes()));
-    let is_known = etag::is_known(request, &tag);
-    let mut response = if is_known {
-        HttpResponse::NotModified()
-    } else {
-        HttpResponse::Ok()
-    };
-    response
-        .insert_header((ETAG, format!("W/\"{tag}\"")))
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((CONTENT_SECURITY_POLICY, POLICY));
-    if is_known {
-        return response.finish();
-    }
-    response.content_type(kind(name)).body(text)
+    let body = Bytes::from_static(text.as_bytes());
+    etag::answer(request, kind(name), body, |answer| {
+        answer
+            .insert_header((CACHE_CONTROL, "no-cache"))
+            .insert_header((CONTENT_SECURITY_POLICY, POLICY));
+    })
 }
 
 /// The media type, by the end of the name.
@@ -91,7 +81,7 @@ mod tests {
 
     use actix_web::body::to_bytes;
     use actix_web::http::StatusCode;
-    use actix_web::http::header::{CONTENT_TYPE, HeaderName};
+    use actix_web::http::header::{CONTENT_TYPE, ETAG, HeaderName};
     use actix_web::test::TestRequest;
 
     use super::*;

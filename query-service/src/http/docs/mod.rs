@@ -9,17 +9,14 @@ mod page;
 
 use std::sync::LazyLock;
 
-use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue,
-};
-use actix_web::web::Data;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName};
+use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shared::runtime::public_url::PublicUrl;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::etag;
 
@@ -29,9 +26,20 @@ pub const PAGE: &str = "/docs";
 const CHECKED_IN: &str = include_str!("../../../../docs/openapi/microblog.json");
 const STYLE: &str = include_str!("style.css");
 
+/// The same for everybody, until another version of the service is there.
+const UNTIL_ANOTHER_VERSION: (HeaderName, &str) = (CACHE_CONTROL, "no-cache");
+
 static WHOLE: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(CHECKED_IN).unwrap_or_default());
-static SHOWN: LazyLock<String> = LazyLock::new(|| page::of(&WHOLE, STYLE));
+/// What every deployment serves alike: the document without its servers, behind its first brace.
+static ALIKE: LazyLock<String> = LazyLock::new(|| {
+    let mut document = WHOLE.clone();
+    if let Some(members) = document.as_object_mut() {
+        members.remove("servers");
+    }
+    document.to_string().split_off(1)
+});
+static SHOWN: LazyLock<Bytes> = LazyLock::new(|| page::of(&WHOLE, STYLE).into());
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let digest = STANDARD.encode(Sha256::digest(STYLE));
     format!(
@@ -42,45 +50,31 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 
 /// The document. Its server is where clients reach it: `PUBLIC_URL`, if that is set.
 pub async fn document(request: HttpRequest, public_url: Data<PublicUrl>) -> HttpResponse {
-    let mut document = WHOLE.clone();
     let base = public_url.to("");
-    if !base.is_empty() {
-        document["servers"] = json!([{ "url": base }]);
-    }
-    shown(&request, "application/json", document.to_string())
+    let servers = if base.is_empty() {
+        WHOLE["servers"].clone()
+    } else {
+        json!([{ "url": base }])
+    };
+    let body = format!("{{\"servers\":{servers},{}", *ALIKE);
+    etag::answer(&request, "application/json", body.into(), |answer| {
+        answer.insert_header(UNTIL_ANOTHER_VERSION);
+    })
 }
 
 pub async fn page(request: HttpRequest) -> HttpResponse {
-    let mut answer = shown(&request, "text/html; charset=utf-8", SHOWN.clone());
-    if let Ok(policy) = HeaderValue::from_str(&POLICY) {
-        answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
-    }
-    answer
-}
-
-/// The same for everybody, until another version of the service is there.
-fn shown(request: &HttpRequest, media: &str, body: String) -> HttpResponse {
-    let tag = format!("{:016x}", xxh3_64(body.as_bytes()));
-    let same = etag::is_known(request, &tag);
-    let mut answer = if same {
-        HttpResponse::NotModified()
-    } else {
-        HttpResponse::Ok()
-    };
-    answer
-        .insert_header((ETAG, format!("W/\"{tag}\"")))
-        .insert_header((CACHE_CONTROL, "no-cache"));
-    if same {
-        answer.finish()
-    } else {
-        answer.insert_header((CONTENT_TYPE, media)).body(body)
-    }
+    let body = SHOWN.clone();
+    etag::answer(&request, "text/html; charset=utf-8", body, |answer| {
+        answer
+            .insert_header(UNTIL_ANOTHER_VERSION)
+            .insert_header((CONTENT_SECURITY_POLICY, POLICY.as_str()));
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use actix_web::body::to_bytes;
-    use actix_web::http::header::IF_NONE_MATCH;
+    use actix_web::http::header::{ETAG, IF_NONE_MATCH};
     use actix_web::test::TestRequest;
 
     use super::*;
