@@ -13,7 +13,7 @@ use super::posts::{MOST_EXAMINED, MOST_TOGETHER};
 use super::scan::{List, Listed};
 use super::unanswered::Unanswered;
 use crate::cache::Lookup;
-use crate::views::documents::{AccountStatus, EdgeRow, UserRow};
+use crate::views::documents::{EdgeRow, UserRow};
 use crate::views::generation::View;
 use crate::views::keys::{Key, last_id};
 
@@ -184,14 +184,13 @@ impl ReadModel {
     /// Whether a user is known to be deactivated.
     pub async fn is_deactivated(&self, user: UserId) -> Result<bool, Unanswered> {
         let rows = self.users_by_id(&[user].into()).await?;
-        let row = rows.get(&user);
-        Ok(row.is_some_and(|row| row.standing == AccountStatus::Deactivated))
+        Ok(rows.get(&user).is_some_and(|row| row.has_left()))
     }
 
     /// Whether a user is deactivated, if that is remembered.
     pub fn remembered_as_deactivated(&self, user: UserId) -> Option<bool> {
         match self.look(&self.caches().users, &user) {
-            Lookup::Hit(row) => Some(row.standing == AccountStatus::Deactivated),
+            Lookup::Hit(row) => Some(row.has_left()),
             Lookup::Miss(_) => None,
         }
     }
@@ -425,10 +424,7 @@ impl ReadModel {
         users: &[UserId],
     ) -> Result<Vec<RelationshipWith>, Unanswered> {
         let rows = self.users_by_id(&users.iter().copied().collect()).await?;
-        let is_active = |id: &UserId| {
-            let row = rows.get(id);
-            row.is_some_and(|row| row.standing != AccountStatus::Deactivated)
-        };
+        let is_active = |id: &UserId| rows.get(id).is_some_and(|row| !row.has_left());
         let users: Vec<UserId> = users.iter().copied().filter(is_active).collect();
         // Whom the viewer follows, and who follows them: each looked up in the viewer's own list.
         let following = self.tied_back(Walked::Followers, viewer, users.clone());
@@ -455,9 +451,7 @@ impl ReadModel {
         let (rows, followers) = tokio::try_join!(self.users_by_id(&set), counts)?;
         let followers = self.whole(&set, followers)?;
         let views = ids.iter().filter_map(|id| {
-            let row: &UserRow = rows
-                .get(id)
-                .filter(|row| row.standing != AccountStatus::Deactivated)?;
+            let row: &UserRow = rows.get(id).filter(|row| !row.has_left())?;
             Some(UserView {
                 user_id: row.id,
                 username: row.username.clone(),

@@ -10,7 +10,7 @@ use super::model::ReadModel;
 use super::scan::{List, Listed};
 use super::unanswered::Unanswered;
 use super::visibility::Candidate;
-use crate::views::documents::{AccountStatus, AuthorFeedRow};
+use crate::views::documents::AuthorFeedRow;
 use crate::views::entry::TimelineItem;
 use crate::views::generation::View;
 use crate::views::keys::last_id;
@@ -71,10 +71,7 @@ impl ReadModel {
     ) -> Result<Option<Page<PostView>>, Unanswered> {
         let before = self.position(CursorKind::Posts, user.get(), cursor)?;
         let users = self.users_by_id(&[user].into()).await?;
-        if users
-            .get(&user)
-            .is_none_or(|row| row.standing == AccountStatus::Deactivated)
-        {
+        if users.get(&user).is_none_or(|row| row.has_left()) {
             return Ok(None);
         }
         self.may_load()?;

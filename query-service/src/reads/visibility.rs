@@ -15,7 +15,7 @@ use super::bodies::{PostView, Rendered, Reposter, render};
 use super::model::ReadModel;
 use super::unanswered::Unanswered;
 use crate::cache::{CacheSlots, Lookup, Post, Reactions, Remembered};
-use crate::views::documents::{AccountStatus, KeyRow, PostRow, ReactionRow, UserRow};
+use crate::views::documents::{KeyRow, PostRow, ReactionRow, UserRow};
 use crate::views::entry::TimelineItem;
 use crate::views::generation::View;
 use crate::views::keys::{Key, first_id, last_id};
@@ -47,7 +47,7 @@ struct Rows {
 impl Rows {
     fn active(&self, user: UserId) -> Option<&UserRow> {
         let row = self.users.get(&user)?.as_ref();
-        (row.standing != AccountStatus::Deactivated).then_some(row)
+        (!row.has_left()).then_some(row)
     }
 
     /// What a candidate looks like; `None` if it is not shown.

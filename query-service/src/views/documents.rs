@@ -195,6 +195,13 @@ pub struct UserRow {
     pub s: i64,
 }
 
+impl UserRow {
+    /// Whether the account is deactivated: then nobody is shown it, or what it wrote.
+    pub fn has_left(&self) -> bool {
+        self.standing == AccountStatus::Deactivated
+    }
+}
+
 /// A fan-out too large for one batch: goes on after `next`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FanOutRow {
