@@ -19,7 +19,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from engines import from_crate, need  # noqa: E402
-from own_stack import binaries  # noqa: E402
+from dev import binaries  # noqa: E402
 from supervisor import Failed, Supervisor, say, supervised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

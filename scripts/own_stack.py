@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
-import os
 import random
 import signal
 import socket
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dev import ask_readiness, build, target_directory
+from dev import ask_readiness, binaries
 from engines import MongoDB, Nats, free_ports, traefik
 from gateway import Gateway, Servers
 from observe import Prometheus, direct, rule_files, start_prometheus
@@ -247,14 +246,6 @@ jetstream {{
         if code:
             raise Failed(f"{program} {' '.join(arguments)} ended with {code}: {printed.strip()}")
         return printed
-
-
-def binaries(supervisor: Supervisor) -> Path:
-    """Those in MICROBLOG_BIN_DIR, else those that are built now."""
-    if folder := os.environ.get("MICROBLOG_BIN_DIR"):
-        return Path(folder).absolute()
-    build(supervisor, "--release", "--bin", "command-service", "--bin", "query-service")
-    return target_directory() / "release"
 
 
 class Broker:

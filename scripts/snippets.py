@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import sys
 from pathlib import Path
 
-from engines import CACHE, from_npm, locked, need_cargo, with_node
-from supervisor import Failed, Supervisor, note
+from engines import CACHE, from_npm, from_pypi, locked, need_cargo, with_node
+from supervisor import Failed, Supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("docs/events.md", "docs/tokens.md")
@@ -69,7 +68,7 @@ class Toolbox:
 
     def __init__(self, supervisor: Supervisor, folder: Path):
         self.supervisor, self.folder = supervisor, folder
-        self.python = from_pypi(supervisor)
+        self.python = from_pypi(supervisor, f"snippets-python-{digest(*FROM_PYPI)}", *FROM_PYPI) / "python3"
         self.modules = from_npm(supervisor, f"snippets-npm-{digest(*FROM_NPM)}", *FROM_NPM) / "node_modules"
         self.path = with_node(supervisor)["PATH"]
 
@@ -99,19 +98,3 @@ class Toolbox:
             shutil.copy(folder / "Cargo.lock", kept)
             shutil.copy(target / "debug" / "reader", folder / "reader")
         return folder / "reader"
-
-
-def from_pypi(supervisor: Supervisor) -> Path:
-    """A Python that has the libraries: not the one of our own tools, whose versions are others."""
-    root = CACHE / f"snippets-python-{digest(*FROM_PYPI)}"
-    python = root / "bin" / "python3"
-    stamp = root / "installed"  # written last
-    with locked(supervisor, root.with_suffix(".lock"), f"Waiting for another run that installs into {root}"):
-        if not stamp.exists():
-            note(f"Installing {' '.join(FROM_PYPI)} into {root}")
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *FROM_PYPI]
-            for command in ([sys.executable, "-m", "venv", "--clear", str(root)], pip):
-                if supervisor.run("pip", command, stdout=sys.stderr):
-                    raise Failed("the libraries could not be installed, see above")
-            stamp.touch()
-    return python

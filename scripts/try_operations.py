@@ -29,8 +29,9 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
+from dev import binaries  # noqa: E402
 from engines import MongoDB, Nats, free_ports, traefik  # noqa: E402
-from own_stack import PASSWORD, Answer, Client, binaries  # noqa: E402
+from own_stack import PASSWORD, Answer, Client  # noqa: E402
 from procedures import DOCUMENT, NAMES, ROOT, blocks, misplaced  # noqa: E402
 from supervisor import Failed, Process, Supervisor, say, supervised  # noqa: E402
 
