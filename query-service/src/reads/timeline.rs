@@ -107,10 +107,6 @@ impl ReadModel {
                 return ends(EVERYTHING, filling.end());
             }
             before = span.complete_above + 1;
-            if self.is_used_up() {
-                let reached = (top - before) >> 16;
-                return ends(reached.max(remembered), filling.cut_at(before));
-            }
             // Short: look further back at once; where nothing was, everywhere. Below the horizon a
             // look asks for every followee's author feed, so that looks are what costs.
             window = if is_empty {
@@ -118,6 +114,11 @@ impl ReadModel {
             } else {
                 window.saturating_mul(WIDER)
             };
+            if self.is_used_up() {
+                // The next page looks as far as this one would have: with the same window a scroll
+                // to posts of last year would take pages by the thousand, all of them empty.
+                return ends(window, filling.cut_at(before));
+            }
             take.loaded = (take.loaded * 2).min(MOST_TOGETHER);
         }
     }
