@@ -34,22 +34,34 @@ const NEAR: Duration = Duration::from_secs(5);
 
 /// What waits for longer than this is told as degraded: the fold stands still, or cannot keep up.
 const LATE: Duration = Duration::from_secs(30);
+/// A stream that ends before what was folded is told as degraded after this: a relay that publishes
+/// the rest again has mostly done so.
+const BEYOND: Duration = Duration::from_secs(5);
 
 pub const CAUGHT_UP: &str = "the fold has caught up";
 /// What is degraded when messages wait.
 const FOLD: &str = "fold";
 
+/// How a partition stands to the stream's end.
+#[derive(Clone, Copy)]
+struct Behind {
+    /// For how long a message has waited, or the stream has ended before the checkpoint.
+    lag: Duration,
+    /// The checkpoint and the stream's end, where that comes first: nothing can be folded.
+    beyond: Option<(u64, u64)>,
+}
+
 /// The lag of each partition as of the last measurement. Since then it may be longer by as much as
 /// has passed: an alarm must not sleep because what it watches cannot be seen.
 struct Lag {
     measured: Instant,
-    behind: Vec<Duration>,
+    behind: Vec<Behind>,
 }
 
 impl Lag {
     /// What was measured now. Partitions that the views before had, and these have not, are
     /// nobody's any more.
-    fn measured(before: Option<Self>, behind: Vec<Duration>) -> Self {
+    fn measured(before: Option<Self>, behind: Vec<Behind>) -> Self {
         let before = before.map_or(0, |before| before.behind.len());
         for gone in behind.len()..before {
             for gauge in [&FOLD_LAG_MESSAGES, &FOLD_LAG_SECONDS, &CELEBRITIES] {
@@ -67,7 +79,7 @@ impl Lag {
     fn tell(&self) {
         let unknown = self.measured.elapsed();
         for (partition, behind) in self.behind.iter().enumerate() {
-            let lag = *behind + unknown;
+            let lag = behind.lag + unknown;
             FOLD_LAG_SECONDS
                 .of([partition.to_string()])
                 .set(lag.as_secs_f64());
@@ -76,13 +88,18 @@ impl Lag {
 }
 
 /// Why readers see too little, in whatever process they ask.
-fn late(behind: &[Duration]) -> Option<String> {
-    let (partition, longest) = behind.iter().enumerate().max_by_key(|(_, lag)| **lag)?;
-    let seconds = longest.as_secs();
-    (*longest >= LATE).then(|| {
-        format!(
+fn late(behind: &[Behind]) -> Option<String> {
+    let is_late = |it: &Behind| it.lag >= if it.beyond.is_some() { BEYOND } else { LATE };
+    let late = behind.iter().enumerate().filter(|(_, it)| is_late(it));
+    let (partition, longest) = late.max_by_key(|(_, it)| it.lag)?;
+    let seconds = longest.lag.as_secs();
+    Some(match longest.beyond {
+        Some((checkpoint, end)) => format!(
+            "partition {partition} has folded up to {checkpoint}, and the stream has ended at {end} since {seconds} s: either the relay has not published the rest again yet, or the stream was made anew; then fold new views with `query-service rebuild --accept`"
+        ),
+        None => format!(
             "partition {partition} has not folded what is on the stream since {seconds} s: the log of the process that holds it says why, if it stands still"
-        )
+        ),
     })
 }
 
@@ -117,6 +134,7 @@ pub async fn run(
         judged: None,
         counted: None,
         waiting: HashMap::new(),
+        beyond: HashMap::new(),
         ends: StreamEnds::default(),
         caught_up: false,
     };
@@ -153,15 +171,17 @@ struct Monitor {
     /// The first message that a partition has not folded, and when it came, in milliseconds: until
     /// the fold has caught up once.
     waiting: HashMap<Partition, (u64, i64)>,
+    /// Since when the stream has ended before what a partition has folded.
+    beyond: HashMap<Partition, Instant>,
     ends: StreamEnds,
     caught_up: bool,
 }
 
 impl Monitor {
     /// How long each partition has been behind; `None` if that cannot be found out now.
-    async fn look(&mut self) -> Option<Vec<Duration>> {
+    async fn look(&mut self) -> Option<Vec<Behind>> {
         let views = self.views.borrow().generation().clone();
-        let stream = stream(&self.nats, &self.names).await?;
+        let stream = stream_of(&self.nats, &self.names).await?;
         if let Some(check) = &self.check
             && self.judged.is_none_or(|at| at.elapsed() >= JUDGE)
         {
@@ -173,6 +193,12 @@ impl Monitor {
         }
         let end = stream.cached_info().state.last_sequence;
         let checkpoints = views.checkpoints().await.ok()?;
+        let mut end_after = end;
+        if checkpoints.iter().any(|(_, at)| at.seq > end) {
+            // The fold may have gone on in between: asked now, the stream has what was folded then.
+            let stream = stream_of(&self.nats, &self.names).await?;
+            end_after = stream.cached_info().state.last_sequence;
+        }
         let now = Instant::now();
         self.ends.observe(now, end);
         let near = self.ends.end_before(now, NEAR);
@@ -191,7 +217,11 @@ impl Monitor {
                 // What was behind before this process began has waited for longer than it knows.
                 lag = lag.max(self.waits(&stream, partition, seq + 1).await);
             }
-            behind.push(lag);
+            let beyond = (seq > end_after).then_some((seq, end_after));
+            if let Some(since) = self.beyond_since(partition, beyond.is_some(), now) {
+                lag = now - since;
+            }
+            behind.push(Behind { lag, beyond });
             FOLD_LAG_MESSAGES
                 .of([partition.0.to_string()])
                 .set(end.saturating_sub(seq) as f64);
@@ -207,6 +237,20 @@ impl Monitor {
             debug!("what is kept in the views cannot be counted now");
         }
         Some(behind)
+    }
+
+    /// Since when a partition has folded more than the stream has, if it has.
+    fn beyond_since(
+        &mut self,
+        partition: Partition,
+        is_beyond: bool,
+        now: Instant,
+    ) -> Option<Instant> {
+        if is_beyond {
+            return Some(*self.beyond.entry(partition).or_insert(now));
+        }
+        self.beyond.remove(&partition);
+        None
     }
 
     /// For how long a message of the stream, the first that a partition has not folded, has been
@@ -248,7 +292,7 @@ impl Monitor {
     }
 }
 
-async fn stream(nats: &Nats, names: &StreamNames) -> Option<Stream> {
+async fn stream_of(nats: &Nats, names: &StreamNames) -> Option<Stream> {
     nats.jetstream().get_stream(names.stream()).await.ok()
 }
 
@@ -256,12 +300,32 @@ async fn stream(nats: &Nats, names: &StreamNames) -> Option<Stream> {
 mod tests {
     use super::*;
 
+    fn waiting(secs: u64) -> Behind {
+        Behind {
+            lag: Duration::from_secs(secs),
+            beyond: None,
+        }
+    }
+
+    #[test]
+    fn views_that_are_ahead_of_the_stream_are_told_before_they_are_late() {
+        let beyond = |secs| Behind {
+            beyond: Some((1_000, 60)),
+            ..waiting(secs)
+        };
+        assert_eq!(late(&[waiting(0), beyond(4)]), None);
+        let told = late(&[waiting(20), beyond(6)]).expect("it cannot go on");
+        assert!(told.starts_with("partition 1 "), "{told}");
+        assert!(told.contains("1000") && told.contains(" 60 "), "{told}");
+        assert!(told.contains("rebuild --accept"), "{told}");
+    }
+
     #[test]
     fn the_partition_that_waits_longest_is_told_once_it_is_late() {
-        let behind = [1, 29, 0].map(Duration::from_secs);
+        let behind = [1, 29, 0].map(waiting);
         assert_eq!(late(&behind), None);
         assert_eq!(late(&[]), None);
-        let behind = [31, 29, 75].map(Duration::from_secs);
+        let behind = [31, 29, 75].map(waiting);
         let told = late(&behind).expect("it is late");
         assert!(told.starts_with("partition 2 "), "{told}");
         assert!(told.contains(" 75 s"), "{told}");
