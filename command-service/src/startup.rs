@@ -24,7 +24,7 @@ use shared::web::routes::{self, Service};
 use shared::web::routing::MAX_BODY;
 use shared::web::server::{self, Serving};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::app::ports::Quota;
 use crate::app::{App, DEADLINE, Parts};
@@ -90,6 +90,9 @@ pub enum StartupError {
 const DATABASE: &str = "MongoDB answers";
 const INDEXES: &str = "the indexes are made";
 const CLOCK: &str = database_clock::AGREES;
+/// Shown only where it does not hold.
+const SAME_LOG: &str = "the log is the same";
+const OTHER_LOG: &str = "the log in MONGODB_URI is another than this process began with: the database was dropped, replaced or restored below it. Nothing is written any more: look at the database, then start this process anew";
 const LEASES: &str = "leases";
 /// The driver's default of 10 is for a process that does not live off its database.
 const POOL: u32 = 32;
@@ -304,7 +307,8 @@ fn http_server(
     server::serve(api, settings, Serving::default(), draining, configure)
 }
 
-/// Prepares the database as soon as it answers, and looks each second whether it still does.
+/// Prepares the database as soon as it answers, and looks each second whether it still does, and whether
+/// it is still the same.
 async fn watch_database(
     store: Arc<MongoStore>,
     status: DatabaseStatus,
@@ -313,6 +317,7 @@ async fn watch_database(
 ) {
     let mut seconds = EverySecond::until(tasks.stop_signal());
     let (mut prepared, mut told) = (false, String::new());
+    let mut replaced = false;
     while seconds.next().await {
         if !prepared {
             match store.prepare().await {
@@ -335,9 +340,24 @@ async fn watch_database(
                 }
             }
         }
-        let asking = store.clone();
-        let asked = tasks.ask_within(PATIENCE, async move { asking.read_clock().await });
-        match asked.await {
+        let (asking, comparing) = (store.clone(), store.clone());
+        let compares = prepared && !replaced;
+        let (asked, _) = tokio::join!(
+            tasks.ask_within(PATIENCE, async move { asking.read_clock().await }),
+            tasks.ask_within(PATIENCE, async move {
+                // A database that is away is told by the other.
+                if compares && let Err(error) = comparing.look_at_log().await {
+                    debug!(error = %Chain(&error), "the log's identity cannot be read");
+                }
+            }),
+        );
+        // A look that took longer may have seen it.
+        if compares && !store.is_prepared() {
+            replaced = true;
+            readiness.set(SAME_LOG, Err(OTHER_LOG.to_owned()));
+            error!("{OTHER_LOG}");
+        }
+        match asked {
             Some(Ok(look)) => {
                 readiness.set(DATABASE, Ok(()));
                 readiness.set(CLOCK, look.agreement());

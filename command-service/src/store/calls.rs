@@ -40,8 +40,17 @@ impl Calls {
         self.prepared.store(true, Ordering::Release);
     }
 
+    /// From here on nothing is written.
+    pub(super) fn set_replaced(&self) {
+        self.prepared.store(false, Ordering::Release);
+    }
+
+    pub(super) fn is_prepared(&self) -> bool {
+        self.prepared.load(Ordering::Acquire)
+    }
+
     pub(super) fn require_prepared(&self) -> Result<()> {
-        let prepared = self.prepared.load(Ordering::Acquire);
+        let prepared = self.is_prepared();
         prepared.then_some(()).ok_or(StoreError::NotPrepared)
     }
 

@@ -26,10 +26,10 @@ mod sessions;
 mod streams;
 mod views;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mongodb::{Collection, Database};
-use shared::connections::log_identity::{IdentityError, OwnLog};
+use shared::connections::log_identity::{IdentityError, LogId, OwnLog};
 use shared::contract::log::LogDocument;
 use shared::resilience::Breaker;
 use shared::runtime::database_clock::{ClockReading, DatabaseClock};
@@ -53,6 +53,8 @@ pub struct MongoStore {
     database: Database,
     clock: Arc<DatabaseClock>,
     calls: Calls,
+    /// The identity of the log that is written to, once it has one.
+    log: Mutex<Option<LogId>>,
 }
 
 impl MongoStore {
@@ -84,6 +86,7 @@ impl MongoStore {
             database,
             clock,
             calls,
+            log: Mutex::default(),
         }
     }
 
@@ -97,7 +100,7 @@ impl MongoStore {
     pub async fn prepare(&self) -> Result<()> {
         self.read_clock().await?;
         match OwnLog::new(&self.database).id().await {
-            Ok(_) => (),
+            Ok(found) => *self.log.lock().unwrap_or_else(PoisonError::into_inner) = found,
             Err(IdentityError::Log(error)) => return Err(translate(error)),
             Err(error @ IdentityError::Stream(_)) => {
                 return Err(StoreError::Unexpected(Box::new(error)));
@@ -105,6 +108,32 @@ impl MongoStore {
         }
         self.index().await?;
         self.calls.set_prepared();
+        Ok(())
+    }
+
+    /// Whether the log may be written to: it was prepared, and is still the same as far as was looked.
+    pub fn is_prepared(&self) -> bool {
+        self.calls.is_prepared()
+    }
+
+    /// Looks whether the log is still the one that was prepared. Once it is not, nothing is written any
+    /// more: the other may be a part of a backup, it may have no indexes, and what is remembered here is
+    /// not of it.
+    pub async fn look_at_log(&self) -> Result<()> {
+        let own = OwnLog::new(&self.database);
+        let known = *self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = match known {
+            Some(known) => own.is_still(known).await,
+            None => own.id().await.map(|found| {
+                *self.log.lock().unwrap_or_else(PoisonError::into_inner) = found;
+                true
+            }),
+        };
+        match same {
+            Ok(true) => (),
+            Err(IdentityError::Log(error)) => return Err(translate(error)),
+            Ok(false) | Err(IdentityError::Stream(_)) => self.calls.set_replaced(),
+        }
         Ok(())
     }
 

@@ -117,6 +117,8 @@ impl ports::Streams for Streams {
     }
 
     async fn user(&self, user: UserId) -> Result<Option<User>> {
+        // Whose user is not found is told that the token is good for nothing.
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_user(user)).await
     }
 

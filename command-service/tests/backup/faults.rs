@@ -451,6 +451,44 @@ async fn a_backup_during_which_a_restore_begins_is_none() {
     scene.end(&[]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_whose_log_is_replaced_below_it_writes_nothing_more() {
+    for restores in [false, true] {
+        let uri = database_uri();
+        let log = database(&uri).await;
+        let own = OwnLog::new(&log);
+        own.id_or(LogId::random()).await.unwrap();
+        let mut app = TestApp::spawn_with(&[("MONGODB_URI", &uri)]);
+        let ada = app.account("ada").await;
+        if restores {
+            own.begin_restore(LogId::random()).await.unwrap();
+        } else {
+            log.drop().await.unwrap();
+        }
+        eventually("it says that its log is another", || async {
+            let ready = app.http.get(format!("{}/readyz", app.ops)).send().await;
+            let Ok(ready) = ready else { return false };
+            let is_not_ready = ready.status() == 503;
+            let says = ready.text().await.unwrap();
+            is_not_ready && says.contains("another than this process began with")
+        })
+        .await;
+        app.register("eve").await.refused(503, "unavailable");
+        let body = serde_json::json!({ "content": "to whom?" });
+        let posted = app.command_with(&ada, "POST", "/posts", body).await;
+        posted.refused(503, "unavailable");
+        app.halt().await;
+        // One that begins then has what it needs.
+        if !restores {
+            assert!(all(&log, "usernames").await.is_empty());
+            let mut app = TestApp::spawn_with(&[("MONGODB_URI", &uri)]);
+            app.account("eve").await;
+            app.halt().await;
+        }
+        log.drop().await.unwrap();
+    }
+}
+
 /// A way to the database on which the first message that contains some bytes is held.
 struct HeldWay {
     address: std::net::SocketAddr,

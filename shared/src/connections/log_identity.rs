@@ -70,6 +70,18 @@ impl OwnLog {
         Ok(named(THE_LOG).and_then(id_in))
     }
 
+    /// Whether it still is the log of this identity; no only after a write that a majority has.
+    ///
+    /// # Errors
+    /// As for [`Self::id`].
+    pub async fn is_still(&self, known: LogId) -> Result<bool, IdentityError> {
+        if self.id().await? == Some(known) {
+            return Ok(true);
+        }
+        self.settle().await?;
+        Ok(self.id().await? == Some(known))
+    }
+
     /// Whether a restore has begun and not ended.
     pub async fn is_being_restored(&self) -> mongodb::error::Result<bool> {
         let row = self.identity.find_one(doc! { "_id": RESTORE }).await?;
@@ -151,10 +163,15 @@ impl OwnLog {
         if self.has(event).await? {
             return Ok(true);
         }
+        self.settle().await?;
+        self.has(event).await
+    }
+
+    /// Writes: when this returns, what is read has all that a majority had before.
+    async fn settle(&self) -> mongodb::error::Result<()> {
         let row = doc! { "_id": THE_LOG };
         let touched = doc! { "$currentDate": { "looked_at": true } };
-        self.identity.update_one(row, touched).await?;
-        self.has(event).await
+        self.identity.update_one(row, touched).await.map(|_| ())
     }
 
     /// Makes sure that a stream holds this log, whose identity is `known` if it has one, and gives
