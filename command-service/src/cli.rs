@@ -4,17 +4,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use shared::contract::events::Payload;
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::{OpsPort, Settings};
 use shared::runtime::tasks::{Tasks, stop_on_signals};
 use shared::runtime::trace::Span;
-use shared::{health, process};
+use shared::{connections, health, process};
 
 use crate::app::ports::StoreError;
-use crate::app::{CommandError, ModerationAction};
+use crate::app::{CommandError, ModerationAction, TAKEN_BACK};
 use crate::backup;
 use crate::import;
 use crate::keys::Signer;
+use crate::relay::{RelayError, beyond_log};
 use crate::startup::{Application, Core, Role, StartupError, keep_time};
 
 /// Accepts commands over HTTP, appends them to the event log in MongoDB, and publishes the log on
@@ -79,6 +81,13 @@ enum AdminCommand {
     Suspend { username: String },
     /// Allows a suspended user to write again.
     Unsuspend { username: String },
+    /// Deactivates a user's account for good, as if they had left: for who asks for it, and for who
+    /// left after the backup that was restored.
+    Deactivate { username: String },
+    /// After a restore, as long as the stream is newer than the log: deactivates again who has left
+    /// since the backup, and deletes posts again that were deleted since, as the stream has it. Safe
+    /// to repeat. Needs NATS.
+    RepeatDeletions,
 }
 
 /// What an import has begun at the database has this long to end.
@@ -90,6 +99,16 @@ enum CliError {
     Startup(#[from] StartupError),
     #[error("prepare the database")]
     Prepare(#[source] StoreError),
+    #[error(transparent)]
+    Connect(#[from] connections::ConnectError),
+    #[error("read the stream")]
+    Stream(#[from] RelayError),
+    #[error("event {id}")]
+    Repeat {
+        id: i64,
+        #[source]
+        source: CommandError,
+    },
     #[error("{username}")]
     Command {
         username: String,
@@ -197,11 +216,16 @@ async fn admin(settings: &Settings, command: AdminCommand) -> Result<(), CliErro
         AdminCommand::Unsuspend { username } => {
             (username, ModerationAction::Unsuspend, "not suspended")
         }
+        AdminCommand::Deactivate { username } => {
+            (username, ModerationAction::Deactivate, "deactivated")
+        }
+        AdminCommand::RepeatDeletions => return repeat_deletions(settings, &core).await,
     };
     let span = Span::root(match action {
         ModerationAction::Verify => "admin verify",
         ModerationAction::Suspend => "admin suspend",
         ModerationAction::Unsuspend => "admin unsuspend",
+        ModerationAction::Deactivate => "admin deactivate",
     });
     let decided = span.around(core.app.moderate(&username, action)).await;
     if decided.is_err() {
@@ -209,6 +233,28 @@ async fn admin(settings: &Settings, command: AdminCommand) -> Result<(), CliErro
     }
     let user = decided.map_err(|source| of(&username, source))?.value;
     println!("{} ({}) is {done}", user.username, user.id);
+    Ok(())
+}
+
+async fn repeat_deletions(settings: &Settings, core: &Core) -> Result<(), CliError> {
+    let nats = connections::nats(&settings.nats, "command-service admin").await?;
+    let lost = beyond_log(&nats, &settings.names, &core.log, &TAKEN_BACK).await?;
+    let (mut accounts, mut posts) = (0, 0);
+    for event in &lost {
+        let repeated = core.app.take_back_again(event).await;
+        let repeated = repeated.map_err(|source| CliError::Repeat {
+            id: event.id.get(),
+            source,
+        })?;
+        let is_post = matches!(event.payload, Payload::PostDeleted(_));
+        posts += u64::from(repeated && is_post);
+        accounts += u64::from(repeated && !is_post);
+    }
+    println!(
+        "of {} deactivations and deletions that the log lacks, {accounts} accounts are deactivated again and \
+         {posts} posts are deleted again; the rest was about what the log does not have either",
+        lost.len()
+    );
     Ok(())
 }
 

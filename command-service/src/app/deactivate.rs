@@ -41,11 +41,16 @@ impl App {
         if !self.passwords.verify(password, hash).await? {
             return Err(Refusal::BadCredentials.into());
         }
-        self.store.cleanups.plan(actor, self.clock.now()).await?;
+        self.leave(actor).await
+    }
+
+    /// Deactivates an account, whoever has decided on it.
+    pub(super) async fn leave(&self, user: UserId) -> Result<Accepted<User>, CommandError> {
+        self.store.cleanups.plan(user, self.clock.now()).await?;
         let accepted = self
-            .change_user(actor, |user| Ok(user::deactivate(user)))
+            .change_user(user, |user| Ok(user::deactivate(user)))
             .await?;
-        if let Err(error) = self.store.accounts.forget(actor).await {
+        if let Err(error) = self.store.accounts.forget(user).await {
             // The cleanup does it, and so does whoever wants the address before.
             warn!(error = %Chain(&error), "the account of who left is not forgotten yet");
         }

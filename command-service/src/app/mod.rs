@@ -7,6 +7,7 @@
 //! * [`mod@error`]: why a command was not accepted.
 //! * `register`, `sign_in`, `edit_profile`, `deactivate`, `moderate`: users; `cleanup`: what becomes
 //!   of those who left.
+//! * `take_back`: after a restore, what users had taken back since the backup.
 //! * `create_post`, `delete_post`, `follow`, `react`: posts and edges.
 //! * `quotas`, `login_limits`, [`passwords`]: what keeps callers from overdoing it.
 //!
@@ -31,6 +32,7 @@ mod quotas;
 mod react;
 mod register;
 mod sign_in;
+mod take_back;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -43,4 +45,5 @@ pub use follow::Followed;
 pub use moderate::ModerationAction;
 pub use react::Reacted;
 pub use sign_in::{SignIn, Tokens};
+pub use take_back::TAKEN_BACK;
 pub use token::Accepted;

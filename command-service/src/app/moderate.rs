@@ -13,6 +13,8 @@ pub enum ModerationAction {
     Verify,
     Suspend,
     Unsuspend,
+    /// As if the user had left.
+    Deactivate,
 }
 
 impl App {
@@ -26,6 +28,7 @@ impl App {
             ModerationAction::Verify => user::verify,
             ModerationAction::Suspend => user::suspend,
             ModerationAction::Unsuspend => user::unsuspend,
+            ModerationAction::Deactivate => return self.leave(subject).await,
         };
         let decided = self.change_user(subject, |user| Ok(decide(user)?)).await;
         // The subject is no caller: for an operator, who left is not there.

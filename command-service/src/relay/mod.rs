@@ -24,9 +24,12 @@
 //! hold up all. It stays in the log, and a start with [`Settings::rescan`] by a build that can
 //! read it publishes it. So new kinds of events are deployed to relays before writers.
 //!
+//! `beyond_log` reads what a stream has that its log lacks, after the log was restored.
+//!
 //! Nothing here knows what events mean, nor who asks for them over HTTP.
 
 mod batch;
+mod beyond_log;
 mod change_stream;
 mod error;
 mod fail_point;
@@ -42,6 +45,8 @@ mod stream;
 mod watch;
 mod worker;
 
+pub use beyond_log::beyond_log;
+pub use error::RelayError;
 pub use fail_point::FailPoint;
 pub use health::READY;
 pub use settings::Settings;

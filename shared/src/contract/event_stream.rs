@@ -50,7 +50,12 @@ impl StreamNames {
 
     /// `microblog.events.<aggregate>.<type>`.
     pub fn event(&self, payload: &Payload) -> String {
-        format!("{}.events.{}", self.prefix, payload.kind())
+        self.kind(payload.kind())
+    }
+
+    /// The same for events of this kind.
+    pub fn kind(&self, kind: &str) -> String {
+        format!("{}.events.{kind}", self.prefix)
     }
 
     /// The relay's own message, which carries a fresh resume token while the log is idle.
