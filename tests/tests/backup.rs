@@ -9,6 +9,7 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use system_tests::api::{Answer, Api, PASSWORD, Session};
+use system_tests::events::Events;
 use system_tests::history::{Action, Record, Told};
 use system_tests::load::Load;
 use system_tests::world::{PATIENCE, Service, World};
@@ -302,8 +303,19 @@ async fn a_log_beside_a_stream_of_another_moment_is_refused_or_goes_on_and_never
     agrees(&world).await;
 
     println!("-- an older log beside a newer stream: the log was restored");
+    let leaver = api.register("leaver").await;
+    let regretted = session.post_when_possible("to be deleted").await;
+    let mut stream = session.live(None).await;
+    known.push(session.post_when_possible("seen before the backup").await);
+    let seen = is_told(&mut stream, "seen before the backup").await;
+    drop(stream);
     let file = back_up(&world, "older.backup").await;
     let lost = session.post_when_possible("behind the backup").await;
+    for n in 0..6 {
+        session.post_when_possible(&format!("lost too {n}")).await;
+    }
+    leaver.leave().await.accepted();
+    session.delete(&regretted).await.accepted();
     agrees(&world).await;
     stop(&[&world.command, &world.query]).await;
     world.log().await.drop().await.expect("the log is lost");
@@ -324,21 +336,53 @@ async fn a_log_beside_a_stream_of_another_moment_is_refused_or_goes_on_and_never
             .post_when_possible("while the stream is refused")
             .await,
     );
+    // Who left since the backup, and what was deleted since, is on the stream alone.
+    let repeat = ["admin", "repeat-deletions"];
+    let said = operator(&world, "repeat", "command-service", &repeat).await;
+    assert!(
+        said.contains("1 accounts are deactivated again and 1 posts are deleted again"),
+        "{said}"
+    );
+    let said = operator(&world, "repeat", "command-service", &repeat).await;
+    assert!(
+        said.contains("0 accounts are deactivated again and 0 posts"),
+        "{said}"
+    );
     stop(&[&world.command, &world.query]).await;
     world.delete_stream().await;
     world.command.start().await;
     world.stream_is_made().await;
     world.audit().await;
+    world.query.process.start();
+    let told = "views that have folded more than the stream has are told";
+    world
+        .query
+        .readiness_becomes(told, |readiness| {
+            readiness.is_ready() && readiness.mentions("and the stream has ended at")
+        })
+        .await;
+    // A stream that is open meanwhile goes on with the new views, and so does one that was before.
+    let mut open = session.live(None).await;
     rebuild(&world).await;
-    world.query.start().await;
+    session.post_when_possible("in the new views").await;
+    is_told(&mut open, "in the new views").await;
+    let mut resumed = session.live(Some(seen)).await;
+    let first = resumed.next().await.expect("an event");
+    assert_eq!(first.post["content"], "while the stream is refused");
+    is_told(&mut resumed, "in the new views").await;
     agrees(&world).await;
     for id in &known {
         assert!(api.post(id).await.is_some(), "{id} is kept");
     }
-    assert!(
-        api.post(&lost).await.is_none(),
-        "what came after the backup is lost"
-    );
+    for (id, why) in [
+        (&lost, "what came after the backup is lost"),
+        (&regretted, "what was deleted does not come back"),
+    ] {
+        assert!(api.post(id).await.is_none(), "{why}");
+    }
+    let path = format!("/users/{}", leaver.user_id);
+    let left = query(&session, &path, None).await;
+    assert_eq!(left.status, StatusCode::NOT_FOUND, "{}", left.body);
 
     println!("-- an older log beside no stream and older views: a copy is no part of it");
     let copy = world.file("copy.backup", "");
@@ -367,6 +411,20 @@ async fn a_log_beside_a_stream_of_another_moment_is_refused_or_goes_on_and_never
             !readiness.is_ready() && readiness.mentions("holds another log")
         })
         .await;
+}
+
+/// A live stream comes to a post; the id of that event.
+async fn is_told(stream: &mut Events, content: &str) -> u64 {
+    let told = async {
+        while let Some(event) = stream.next().await {
+            if event.post["content"] == content {
+                return event.id;
+            }
+        }
+        panic!("the stream ended before {content}");
+    };
+    let told = tokio::time::timeout(Duration::from_secs(30), told).await;
+    told.unwrap_or_else(|_| panic!("never told: {content}"))
 }
 
 async fn rebuild(world: &World) {

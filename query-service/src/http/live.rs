@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::errors::{internal, invalid_token};
 use super::extract::write_to_reflect;
-use super::live_stream::{Caller, LiveStream, Piece, pieces, wait_until};
+use super::live_stream::{Caller, LiveStream, Piece, Seen, pieces, wait_until};
 use super::responses::Response;
 use crate::live::{Live, MOST_WAITING, Refused};
 use crate::reads::admission::{Admission, Asker};
@@ -99,7 +99,7 @@ pub async fn stream(
         views.get_ref().clone(),
         gate,
         live.get_ref().clone(),
-        resume,
+        resume.map(Seen::of),
         reflect,
         sender,
     );

@@ -1,7 +1,8 @@
 //! One live stream, from its first line to its end.
 //!
-//! Every event's id is its stream sequence. An event is sent once all partitions have applied its
-//! sequence, so whoever resumes after an id misses nothing and gets nothing twice.
+//! Every event's id is that of its entry, which stays the same when the stream is made anew and
+//! sequences are others. An event is sent once all partitions have applied its sequence, so whoever
+//! resumes after an id misses nothing; and gets nothing twice, unless the views no longer have the entry.
 //!
 //! Comments and `retry:` end with one newline: after an empty line some libraries deliver an empty
 //! event.
@@ -15,7 +16,8 @@ use actix_web::web::{Bytes, Data};
 use rand::RngExt;
 use shared::auth::token::{TokenError, TokenVerifier, Verified};
 use shared::contract::consistency::ConsistencyToken;
-use shared::contract::ids::UserId;
+use shared::contract::ids::{EntryId, Id, SEQUENCE_BITS, UserId};
+use shared::contract::time::{Clock, SystemClock};
 use shared::resilience::{self, AdmissionControl};
 use shared::runtime::error_chain::Chain;
 use shared::runtime::settings::Secret;
@@ -104,12 +106,43 @@ impl Ended {
     }
 }
 
+/// What a client has seen last, by the id of the event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Seen {
+    Entry(EntryId),
+    /// Builds up to 0.2.0 sent the event's sequence.
+    Sequence(u64),
+}
+
+/// Ids have the time in their upper bits: each is far above any sequence.
+const LEAST_ENTRY: i64 = 1 << 48;
+
+impl Seen {
+    /// What the number of an event names.
+    pub fn of(number: u64) -> Self {
+        let id = i64::try_from(number).ok().filter(|id| *id >= LEAST_ENTRY);
+        id.and_then(Id::new)
+            .map_or(Self::Sequence(number), Self::Entry)
+    }
+}
+
+/// How far a stream has come.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The views whose sequences these are.
+    generation: i64,
+    /// All up to this sequence was sent.
+    seq: u64,
+    /// The last entry that was sent, or one that would have been made when the stream began.
+    entry: EntryId,
+}
+
 pub struct LiveStream {
     views: CurrentViews,
     gate: Data<AdmissionControl>,
     live: Live,
-    /// After which sequence it begins; `None`: now.
-    resume: Option<u64>,
+    /// After what it begins; `None`: now.
+    resume: Option<Seen>,
     /// It does not begin before the views reflect this write.
     reflect: Option<ConsistencyToken>,
     line: Line,
@@ -117,6 +150,8 @@ pub struct LiveStream {
 
 /// What a look for new entries found.
 struct Newer {
+    /// Where it began to look.
+    after: Place,
     found: NewPosts,
     /// The lowest sequence that all partitions have applied.
     applied: u64,
@@ -124,7 +159,7 @@ struct Newer {
 }
 
 enum Beginning {
-    At(u64),
+    At(Place),
     NotYet,
     HasLeft,
 }
@@ -134,7 +169,7 @@ impl LiveStream {
         views: CurrentViews,
         gate: Data<AdmissionControl>,
         live: Live,
-        resume: Option<u64>,
+        resume: Option<Seen>,
         reflect: Option<ConsistencyToken>,
         pieces: mpsc::Sender<Piece>,
     ) -> Self {
@@ -195,12 +230,12 @@ impl LiveStream {
         Ok((verified, subscription))
     }
 
-    /// Waits until the views can be read and reflect what they should: the sequence after which
-    /// events are sent.
-    async fn begin(&mut self, reader: UserId) -> Result<u64, Ended> {
+    /// Waits until the views can be read and reflect what they should: the place after which events are
+    /// sent.
+    async fn begin(&mut self, reader: UserId) -> Result<Place, Ended> {
         let mut backoff = resilience::background();
         loop {
-            let reflect = self.reflect.clone();
+            let (reflect, resume) = (self.reflect.clone(), self.resume);
             let beginning = self.look(reader, false, WAITING, move |mut views, _| async move {
                 if let Some(token) = reflect {
                     match views.reflecting(&token).await? {
@@ -215,11 +250,10 @@ impl LiveStream {
                 {
                     return Ok(Beginning::HasLeft);
                 }
-                Ok(Beginning::At(views.position_now().await?))
+                Ok(Beginning::At(place(&views, reader, resume).await?))
             });
             match beginning.await? {
-                // One that lies ahead is of a past that there is no more.
-                Ok(Beginning::At(now)) => return Ok(self.resume.map_or(now, |at| at.min(now))),
+                Ok(Beginning::At(place)) => return Ok(place),
                 Ok(Beginning::HasLeft) => return Err(Ended::Left),
                 Ok(Beginning::NotYet) => (),
                 Err(error) => debug!(error = %Chain(&error), "a live stream cannot begin yet"),
@@ -234,7 +268,7 @@ impl LiveStream {
         &mut self,
         reader: UserId,
         subscription: &Subscription,
-        mut at: u64,
+        mut at: Place,
     ) -> Result<Infallible, Ended> {
         let mut backoff = resilience::background();
         let mut heal = Instant::now() + HEAL;
@@ -251,15 +285,20 @@ impl LiveStream {
                     if newer.has_left {
                         return Err(Ended::Left);
                     }
-                    let before = at;
-                    at = at.max(newer.found.all_up_to);
+                    let before = newer.after;
+                    let last = newer.found.posts.last().map(|(_, post)| post.entry_id);
+                    at = Place {
+                        seq: before.seq.max(newer.found.all_up_to),
+                        entry: last.unwrap_or(before.entry),
+                        ..before
+                    };
                     rest = newer.found.rest;
                     self.send_all(newer.found.posts).await?;
                     backoff.reset();
                     if asks_standing {
                         heal = Instant::now() + HEAL;
                     }
-                    if at > before && at < newer.applied {
+                    if at.seq > before.seq && at.seq < newer.applied {
                         continue;
                     }
                 }
@@ -287,7 +326,7 @@ impl LiveStream {
     async fn look_for_newer(
         &mut self,
         reader: UserId,
-        at: u64,
+        at: Place,
         left: Option<Rest>,
         waits_to_walk: bool,
         asks_standing: bool,
@@ -297,9 +336,17 @@ impl LiveStream {
             if let Err(error) = views.note_seen(reader).await {
                 debug!(error = %Chain(&error), "that a stream's reader reads is not noted");
             }
-            let found = views.newer_for_a_stream(reader, at, left, turn).await?;
+            let (mut at, mut left) = (at, left);
+            // Other views may be of a stream that was made anew.
+            let shown = views.generation().number;
+            if at.generation != shown {
+                at.seq = views.sequence_of(reader, at.entry).await?;
+                (at.generation, left) = (shown, None);
+            }
+            let found = views.newer_for_a_stream(reader, at.seq, left, turn).await?;
             let now = views.with(ReadFrom::CacheThenDatabase);
             Ok(Newer {
+                after: at,
                 found,
                 applied: views.position_now().await?,
                 has_left: asks_standing && now.is_deactivated(reader).await?,
@@ -355,16 +402,39 @@ impl LiveStream {
     }
 
     async fn send_all(&mut self, posts: Vec<(u64, PostView)>) -> Result<(), Ended> {
-        for (seq, post) in posts {
+        for (_, post) in posts {
             let Ok(json) = serde_json::to_string(&post) else {
                 continue;
             };
-            let event = format!("event: post\nid: {seq}\ndata: {json}\n\n");
+            let id = post.entry_id;
+            let event = format!("event: post\nid: {id}\ndata: {json}\n\n");
             self.line.send(event).await?;
             LIVE_EVENTS.only().increment(1);
         }
         Ok(())
     }
+}
+
+/// Where a stream of these views begins.
+async fn place(
+    views: &ReadModel,
+    reader: UserId,
+    resume: Option<Seen>,
+) -> Result<Place, Unanswered> {
+    let (generation, now) = (views.generation().number, views.position_now().await?);
+    let this_moment = SystemClock.now().millis() << SEQUENCE_BITS;
+    let this_moment = Id::new(this_moment).unwrap_or_else(|| unreachable!("it is long after 1970"));
+    // A sequence that lies ahead is of a past that there is no more.
+    let (seq, entry) = match resume {
+        None => (now, this_moment),
+        Some(Seen::Sequence(seq)) => (seq.min(now), this_moment),
+        Some(Seen::Entry(entry)) => (views.sequence_of(reader, entry).await?.min(now), entry),
+    };
+    Ok(Place {
+        generation,
+        seq,
+        entry,
+    })
 }
 
 fn retry() -> String {
@@ -459,5 +529,21 @@ impl Line {
         if told.is_ok() && ended == Ended::Left {
             let _ = self.put(Piece::End).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_s_number_is_an_entry_or_a_sequence_of_before() {
+        for number in [0, 7, 4_000_000_000] {
+            assert_eq!(Seen::of(number), Seen::Sequence(number));
+        }
+        let made_in_2020 = 1_577_836_800_000_u64 << SEQUENCE_BITS;
+        let entry = made_in_2020.to_string().parse().unwrap();
+        assert_eq!(Seen::of(made_in_2020), Seen::Entry(entry));
+        assert_eq!(Seen::of(u64::MAX), Seen::Sequence(u64::MAX));
     }
 }

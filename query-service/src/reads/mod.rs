@@ -4,7 +4,8 @@
 //!   has no answer.
 //! * [`model`]: the handle that reads one generation of views; [`unanswered`]: why it could not.
 //! * [`consistency`]: whether the views reflect a write.
-//! * [`timeline`], [`people`], [`posts`], [`threads`]: what is read; [`newer`], [`walks`]: what live streams read.
+//! * [`timeline`], [`people`], [`posts`], [`threads`]: what is read; [`newer`], `resume`, [`walks`]: what live
+//!   streams read.
 //! * `visibility`, [`bodies`]: what of it is shown, and how it looks.
 //! * `scan`, `windows`: how lists are read, whatever their length; `merge`: many of them as one;
 //!   `hints`: where later reads begin.
@@ -23,6 +24,7 @@ pub mod model;
 pub mod newer;
 pub mod people;
 pub mod posts;
+mod resume;
 mod scan;
 pub mod threads;
 pub mod timeline;
