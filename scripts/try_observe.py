@@ -121,6 +121,12 @@ class Load:
             answer = call(commands, wanted, "POST", f"{API}/auth/{path}", body)
             token.update(refresh_token=answer.json()["refresh_token"] if answer.body else None)
         call(commands, 200, "GET", "/.well-known/jwks.json")
+        secret = {"password": PASSWORD, "new_password": PASSWORD}
+        call(commands, 204, "PUT", f"{API}/users/me/password", secret, other.token)
+        address = {"password": PASSWORD, "email": f"{other.name}.two@example.com"}
+        call(commands, 200, "PUT", f"{API}/users/me/email", address, other.token)
+        call(commands, 204, "DELETE", f"{API}/auth/sessions/AAAAAAAAAAAAAAAAAAAAAA", None, other.token)
+        call(commands, 204, "DELETE", f"{API}/auth/sessions", None, other.token)
         leaver = self.users[-1]
         call(commands, 204, "DELETE", f"{API}/users/me", {"password": PASSWORD}, leaver.token)
         self.stack.operate("command-service", "admin", "verify", other.name)
@@ -135,7 +141,7 @@ class Load:
         self.stack.wait("the post can be read", lambda: self.queries(
             "GET", f"{API}/posts/{post}", None, user.token, x_consistency_token=token).status == 200)
         for path in ("timeline", f"posts/{post}", f"posts/{post}/replies", f"posts/{post}/thread", f"posts/{post}/likes",
-                     f"posts/{post}/reposts", f"posts?ids={post}", f"users?ids={user.id}", "users/me",
+                     f"posts/{post}/reposts", f"posts?ids={post}", f"users?ids={user.id}", "users/me", "auth/sessions",
                      f"relationships?ids={self.users[0].id}", f"users/{user.id}",
                      f"users/by-username/{user.name}", f"users/{user.id}/posts", f"users/{user.id}/followers",
                      f"users/{user.id}/following", f"users/{user.id}/mutuals",

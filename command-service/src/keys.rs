@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use shared::auth::keys_in_use::KeysInUse;
 use shared::auth::token::{AUDIENCE, Claims, ISSUER, LIFETIME, TokenVerifier};
 use shared::contract::ids::UserId;
+use shared::contract::sessions::SessionId;
 use shared::runtime::error_chain::Chain;
 use shared::runtime::failing::Failing;
 use shared::runtime::tasks::{EverySecond, Tasks};
@@ -128,18 +129,24 @@ impl Signer {
 
     /// An access token for this user, good from now on.
     pub fn sign(&self, user: UserId) -> Result<String, jsonwebtoken::errors::Error> {
-        self.sign_at(user, get_current_timestamp())
+        self.sign_at(user, None, get_current_timestamp())
     }
 
-    /// An access token for this user, good from `now` on, in seconds since the epoch: the same
-    /// token whenever it is asked for, as long as the same key signs.
-    pub fn sign_at(&self, user: UserId, now: u64) -> Result<String, jsonwebtoken::errors::Error> {
+    /// An access token for this user in a session, good from `now` on, in seconds since the epoch:
+    /// the same token whenever it is asked for, as long as the same key signs.
+    pub fn sign_at(
+        &self,
+        user: UserId,
+        session: Option<SessionId>,
+        now: u64,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
         let claims = Claims {
             sub: user,
             iss: ISSUER.into(),
             aud: AUDIENCE.into(),
             iat: now,
             exp: now + LIFETIME.as_secs(),
+            sid: session.map(|session| session.to_string()),
         };
         let ring = self.ring();
         let key = ring.signing();
@@ -396,6 +403,14 @@ mod tests {
         let token = signer.sign(Id::new(7).unwrap()).unwrap();
         let verifier = TokenVerifier::with_keys(&signer.key_set(), KeysInUse::default());
         assert_eq!(verifier.verify(&token).await, Ok(Id::new(7).unwrap()));
+        let session = SessionId::of("family");
+        for session in [None, Some(session)] {
+            let token = signer.sign_at(Id::new(7).unwrap(), session, get_current_timestamp());
+            for _ in 0..2 {
+                let verified = verifier.verified(token.as_ref().unwrap()).await.unwrap();
+                assert_eq!(verified.session, session, "also as it is remembered");
+            }
+        }
     }
 
     #[test]

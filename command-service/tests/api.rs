@@ -7,6 +7,8 @@
     reason = "tests spawn what they need, and are told by the environment what to test"
 )]
 
+#[path = "api/account.rs"]
+mod account;
 #[path = "api/decisions.rs"]
 mod decisions;
 #[path = "api/edges.rs"]

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::accounts::OwnAddresses;
+use crate::accounts::OwnAccounts;
 use crate::http;
 use crate::invalidation::Subscriber;
 use crate::live::Live;
@@ -92,7 +92,7 @@ const BROKER: &str = "NATS is connected";
 const KEYS: &str = "the key set is known";
 const CLOCK: &str = database_clock::AGREES;
 /// The driver's default of 10 is for a process that does not live off its database. Of the log's
-/// database only users' own addresses are read.
+/// database only users' own addresses and sessions are read.
 const POOLS: PoolSizes = PoolSizes { log: 8, views: 32 };
 /// The fold's own: whatever reads do, it has its connections.
 const FOLD_POOL: u32 = 16;
@@ -261,13 +261,13 @@ async fn start(
         let follow = subscriber.run(nats, settings.names.clone(), tasks.stop_signal());
         tasks.spawn("live", follow);
         let admission = Admission::new(&breaker, settings.ip_rate_per_second > 0).with_tasks(tasks);
-        let addresses = OwnAddresses::new(&accounts, tasks);
+        let own = OwnAccounts::new(&accounts, tasks);
         let shared = Shared {
             views: current,
             verifier,
             live,
             admission,
-            addresses,
+            own,
         };
         let server =
             http_server(api, settings, shared, &process.draining).map_err(StartupError::Serve)?;
@@ -319,7 +319,7 @@ struct Shared {
     verifier: Data<TokenVerifier>,
     live: Live,
     admission: Admission,
-    addresses: OwnAddresses,
+    own: OwnAccounts,
 }
 
 fn http_server(
@@ -328,7 +328,7 @@ fn http_server(
     shared: Shared,
     draining: &CancellationToken,
 ) -> std::io::Result<Server> {
-    let own = Data::new(shared.addresses);
+    let own = Data::new(shared.own);
     let live = Data::new(shared.live);
     let gate = Data::new(shared.admission.gate().clone());
     let admission = Data::new(shared.admission);

@@ -336,6 +336,13 @@ impl Session {
         send::<Value>(request).await.map(|_| ())
     }
 
+    /// Takes another e-mail address; only for users who registered with a password.
+    pub async fn change_email(&self, email: &str) -> Outcome<()> {
+        let request = self.command(Method::PUT, "/users/me/email");
+        let request = request.json(&json!({ "password": PASSWORD, "email": email }));
+        send::<Value>(request).await.map(|_| ())
+    }
+
     /// Deactivates the account; only for users who registered with a password.
     pub async fn leave(&self) -> Outcome<()> {
         let request = self.command(Method::DELETE, "/users/me");

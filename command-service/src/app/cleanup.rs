@@ -80,7 +80,8 @@ impl App {
             self.wait_for_event(&job, now).await?;
             return Ok(true);
         }
-        if job.passes == 0 && job.after.is_none() && job.relation == Relation::ALL[0] {
+        // In each pass: a command that was under way may have written more of the account.
+        if job.after.is_none() && job.relation == Relation::ALL[0] {
             self.store.sessions.close_all(job.user).await?;
             self.store.accounts.forget(job.user).await?;
         }

@@ -15,7 +15,6 @@ use shared::runtime::error_chain::Chain;
 use tracing::warn;
 
 use super::error::Refusal;
-use super::login_limits::Purpose;
 use super::ports::StoreError;
 use super::{Accepted, App, CommandError};
 use crate::domain::text::Password;
@@ -32,15 +31,7 @@ impl App {
         if self.is_deactivated(actor).await? {
             return Err(Refusal::NoActor.into());
         }
-        // Whoever has a stolen token guesses no faster than whoever has none. Counted by itself:
-        // whoever has none keeps nobody from leaving.
-        let account = actor.to_string();
-        self.may_try(Purpose::Leave, Some(actor), &account, address)
-            .await?;
-        let hash = self.store.accounts.password_hash(actor).await?;
-        if !self.passwords.verify(password, hash).await? {
-            return Err(Refusal::BadCredentials.into());
-        }
+        self.confirm(actor, password, address).await?;
         self.leave(actor).await
     }
 

@@ -35,8 +35,9 @@ type Pair = (Account, Option<IpAddr>);
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
     SignIn,
-    /// Takes an access token: who only knows a name cannot use this up.
-    Leave,
+    /// Somebody who is signed in leaves, or changes their password or address. Takes an access token:
+    /// who only knows a name cannot use this up.
+    Confirm,
 }
 
 /// Whether an attempt may go on.
@@ -129,7 +130,7 @@ fn pair(account: &str, address: Option<IpAddr>) -> Pair {
 fn counted(purpose: Purpose, account: &str, address: Option<IpAddr>) -> Pair {
     match purpose {
         Purpose::SignIn => pair(account, address),
-        Purpose::Leave => pair(&format!("leave {account}"), address),
+        Purpose::Confirm => pair(&format!("confirm {account}"), address),
     }
 }
 
@@ -227,10 +228,10 @@ mod tests {
             attempt(&limits, 1).is_err(),
             "ten a minute, also from there"
         );
-        let leave = |last| granted(limits.check(Purpose::Leave, "ada", at(last)));
+        let confirm = |last| granted(limits.check(Purpose::Confirm, "ada", at(last)));
         assert!(
-            leave(1).is_ok() && leave(100).is_ok(),
-            "leaving is counted by itself"
+            confirm(1).is_ok() && confirm(100).is_ok(),
+            "who is signed in is counted by themselves"
         );
         // Known are an account and an address together.
         let other = limits.check(Purpose::SignIn, "eve", at(1));

@@ -5,8 +5,8 @@
 //!   makes the answer's consistency token.
 //! * [`append`]: ids, lost answers, and deciding again when somebody was faster.
 //! * [`mod@error`]: why a command was not accepted.
-//! * `register`, `sign_in`, `edit_profile`, `deactivate`, `moderate`: users; `cleanup`: what becomes
-//!   of those who left.
+//! * `register`, `sign_in`, `edit_profile`, `deactivate`, `moderate`: users; `account`: their
+//!   passwords, addresses and sessions; `cleanup`: what becomes of those who left.
 //! * `take_back`: after a restore, what users had taken back since the backup.
 //! * `create_post`, `delete_post`, `follow`, `react`: posts and edges.
 //! * `quotas`, `login_limits`, [`passwords`]: what keeps callers from overdoing it.
@@ -14,6 +14,7 @@
 //! A command runs to its end even if whoever sent it goes away ([`App::run`]); it is never left
 //! in the middle.
 
+mod account;
 pub mod append;
 mod cleanup;
 mod context;
@@ -37,6 +38,7 @@ mod take_back;
 mod tests;
 mod token;
 
+pub use account::{AddressChange, PasswordChange};
 pub use context::{App, DEADLINE, Parts, counting_rejections};
 pub use create_post::{Created, NewPost};
 pub use edit_profile::Edited;

@@ -93,7 +93,7 @@ impl App {
 
     /// Forgets an account whose user has left, if that is not done yet: an address is free at
     /// once, whatever became of the cleanup, or of the build that took the deactivation.
-    async fn forgets(&self, owner: UserId) -> Result<bool, StoreError> {
+    pub(super) async fn forgets(&self, owner: UserId) -> Result<bool, StoreError> {
         let owner = self.load_user(owner).await?;
         let left = owner.filter(|owner| owner.status == AccountStatus::Deactivated);
         match left {

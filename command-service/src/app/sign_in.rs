@@ -17,19 +17,18 @@ use sha2::{Digest, Sha256};
 use shared::auth::token::LIFETIME;
 use shared::contract::consistency::ConsistencyToken;
 use shared::contract::ids::UserId;
+use shared::contract::sessions::{SESSION_LIFETIME_MS, SessionId};
 use shared::contract::time::Timestamp;
 use shared::runtime::settings::Secret;
 use shared::web::rate_limit::customer;
 
 use super::error::{Internal, Refusal};
 use super::login_limits::{Checked, Purpose};
-use super::ports::{AccountName, Renewal, Renewed, Rotation, Session};
+use super::ports::{AccountName, Began, Renewal, Renewed, Rotation, Session};
 use super::{Accepted, App, CommandError};
 use crate::domain::text::Password;
 use crate::domain::user::User;
 
-/// How long a session lasts without being used.
-const REFRESH_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const FAMILY_BYTES: usize = 16;
 /// How long after its use a refresh token gets the same answer again.
 const GRACE: Duration = Duration::from_secs(30);
@@ -69,18 +68,16 @@ impl App {
             .await?;
         // Asked for an unknown account too: its absence must not be told by the time it takes.
         let nobody = UserId::new(1).unwrap_or_else(|| unreachable!("1 is positive"));
-        let hash = self
-            .store
-            .accounts
-            .password_hash(user.unwrap_or(nobody))
-            .await?;
-        let hash = hash.filter(|_| user.is_some());
+        let known = self.store.accounts.credentials(user.unwrap_or(nobody));
+        let known = known.await?.filter(|_| user.is_some());
+        let mark = known.as_ref().and_then(|known| known.mark.mark);
+        let hash = known.map(|known| known.password_hash.expose().to_owned());
         let matches = self.passwords.verify(claim.password, hash).await?;
         let user = user.filter(|_| matches).ok_or(Refusal::BadCredentials)?;
         let user = self.find_active(user).await?;
         let user = user.ok_or(Refusal::BadCredentials)?;
         let refresh = Refresh::new_family();
-        let session = self.session(user.id, &refresh, claim.address);
+        let session = self.session(user.id, &refresh, claim.address, mark);
         self.store.sessions.open(&session).await?;
         self.login_limits.learn(&account, claim.address);
         let token = self.own_token(&user, false).await?;
@@ -94,9 +91,16 @@ impl App {
         address: Option<IpAddr>,
     ) -> Result<Accepted<Tokens>, CommandError> {
         let old = Refresh::parse(token.expose()).ok_or(Refusal::BadRefreshToken)?;
-        let user = self.store.sessions.user(&old.family).await?;
-        let user = user.ok_or(Refusal::BadRefreshToken)?;
-        let Some(user) = self.find_active(user).await? else {
+        let owner = self.store.sessions.owner(&old.family).await?;
+        let owner = owner.ok_or(Refusal::BadRefreshToken)?;
+        let (user, account) = tokio::join!(
+            self.find_active(owner.user),
+            self.store.accounts.credentials(owner.user)
+        );
+        // Who has no password has changed none.
+        let marked = account?.map(|account| account.mark).unwrap_or_default();
+        let goes_on = marked.keeps(SessionId::of(&old.family), owner.mark);
+        let Some(user) = user?.filter(|_| goes_on) else {
             self.store.sessions.close(&old.family).await?;
             return Err(Refusal::BadRefreshToken.into());
         };
@@ -108,7 +112,7 @@ impl App {
             used: old.digest(),
             salt,
             at: now,
-            next: self.session(user.id, &old.next(&salt), address),
+            next: self.session(user.id, &old.next(&salt), address, owner.mark),
         };
         match self.store.sessions.renew(&renewal).await? {
             Rotation::Renewed(renewed) if old.may_repeat(&renewed, now) => {
@@ -163,8 +167,8 @@ impl App {
         let Some(refresh) = Refresh::parse(token.expose()) else {
             return Ok(None);
         };
-        let user = match self.store.sessions.user(&refresh.family).await? {
-            Some(user) => self.load_user(user).await?,
+        let user = match self.store.sessions.owner(&refresh.family).await? {
+            Some(owner) => self.load_user(owner.user).await?,
             None => None,
         };
         self.store.sessions.close(&refresh.family).await?;
@@ -174,14 +178,22 @@ impl App {
         })
     }
 
-    fn session(&self, user: UserId, refresh: &Refresh, address: Option<IpAddr>) -> Session {
-        let lifetime = i64::try_from(REFRESH_LIFETIME.as_millis()).unwrap_or(i64::MAX);
+    /// `mark`: that of the password which the session began with.
+    fn session(
+        &self,
+        user: UserId,
+        refresh: &Refresh,
+        address: Option<IpAddr>,
+        mark: Option<i64>,
+    ) -> Session {
+        let now = self.clock.now();
         Session {
             family: refresh.family.clone(),
             user,
             current: refresh.digest(),
-            expires_at: Timestamp::from_millis(self.clock.now().millis() + lifetime),
+            expires_at: Timestamp::from_millis(now.millis() + SESSION_LIFETIME_MS),
             origin: self.origin(user, address),
+            began: Began { at: now, mark },
         }
     }
 
@@ -195,7 +207,10 @@ impl App {
         since: Timestamp,
         token: ConsistencyToken,
     ) -> Result<Accepted<Tokens>, CommandError> {
-        let access = self.signer.sign_at(user.id, seconds(since.millis()));
+        let session = SessionId::of(&refresh.family);
+        let access = self
+            .signer
+            .sign_at(user.id, Some(session), seconds(since.millis()));
         let age = seconds(self.clock.now().millis().saturating_sub(since.millis()));
         let value = Tokens {
             access: access.map_err(Internal::Signing)?,

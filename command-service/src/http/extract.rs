@@ -11,8 +11,9 @@ use actix_web::http::header::HeaderValue;
 use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use serde::de::DeserializeOwned;
-use shared::auth::token::{TokenError, TokenVerifier};
+use shared::auth::token::{TokenError, TokenVerifier, Verified};
 use shared::contract::ids::UserId;
+use shared::contract::sessions::SessionId;
 use shared::contract::trace_parent::TraceParent;
 use shared::web::access_log;
 use shared::web::problem::{Code, Problem};
@@ -31,22 +32,46 @@ impl FromRequest for Caller {
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let token = bearer(request).map(str::to_owned);
-        let verifier = request
-            .app_data::<Data<TokenVerifier>>()
-            .map(|data| Arc::clone(data));
+        let verified = verified(request);
+        Box::pin(async move { Ok(Self(verified.await?.user)) })
+    }
+}
+
+/// The same, with the session that the token was issued for, where it was for one.
+pub struct CallerInSession {
+    pub user: UserId,
+    pub session: Option<SessionId>,
+}
+
+impl FromRequest for CallerInSession {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let verified = verified(request);
         Box::pin(async move {
-            let Some(verifier) = verifier else {
-                return Err(Problem::new(Code::Internal, "something went wrong here"));
-            };
-            let Some(token) = token else {
-                let detail = "send an access token: Authorization: Bearer …";
-                return Err(Problem::new(Code::Unauthorized, detail));
-            };
-            let user = verifier.verify(&token).await.map_err(refused)?;
-            access_log::acts(user);
-            Ok(Self(user))
+            let Verified { user, session, .. } = verified.await?;
+            Ok(Self { user, session })
         })
+    }
+}
+
+fn verified(request: &HttpRequest) -> impl Future<Output = Result<Verified, Problem>> + use<> {
+    let token = bearer(request).map(str::to_owned);
+    let verifier = request
+        .app_data::<Data<TokenVerifier>>()
+        .map(|data| Arc::clone(data));
+    async move {
+        let Some(verifier) = verifier else {
+            return Err(Problem::new(Code::Internal, "something went wrong here"));
+        };
+        let Some(token) = token else {
+            let detail = "send an access token: Authorization: Bearer …";
+            return Err(Problem::new(Code::Unauthorized, detail));
+        };
+        let verified = verifier.verified(&token).await.map_err(refused)?;
+        access_log::acts(verified.user);
+        Ok(verified)
     }
 }
 

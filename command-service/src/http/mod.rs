@@ -1,5 +1,6 @@
 //! The routes: each extracts, converts, makes one call into [`crate::app`], and maps.
 
+mod account;
 mod auth;
 mod errors;
 mod extract;
@@ -48,6 +49,16 @@ fn endpoints() -> Vec<Endpoint> {
             command("sign_out", to(auth::sign_out)),
         ),
         (
+            DELETE,
+            "/api/v1/auth/sessions",
+            command("end_sessions", to(account::end_sessions)),
+        ),
+        (
+            DELETE,
+            "/api/v1/auth/sessions/{session_id}",
+            command("end_session", to(account::end_session)),
+        ),
+        (
             POST,
             "/api/v1/users",
             command("register", to(users::register)),
@@ -61,6 +72,16 @@ fn endpoints() -> Vec<Endpoint> {
             DELETE,
             "/api/v1/users/me",
             command("deactivate", to(users::deactivate)),
+        ),
+        (
+            Method::PUT,
+            "/api/v1/users/me/password",
+            command("change_password", to(account::change_password)),
+        ),
+        (
+            Method::PUT,
+            "/api/v1/users/me/email",
+            command("change_email", to(account::change_email)),
         ),
         (
             POST,

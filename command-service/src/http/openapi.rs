@@ -3,13 +3,14 @@
 use serde_json::{Value, json};
 use shared::auth::token::KEY_SET;
 use shared::web::openapi::headers::{LOCATION, REPLAYED};
-use shared::web::openapi::parameters::header;
-use shared::web::openapi::schemas::string;
+use shared::web::openapi::parameters::{header, path};
+use shared::web::openapi::schemas::{session_id, string};
 use shared::web::openapi::tags::{FOLLOWS, POSTS, REACTIONS, SESSIONS, USERS};
 use shared::web::openapi::{Access, Answer, Operation, document as of};
 use shared::web::problem::Code;
 use shared::web::routes::Service;
 
+use super::account::{ChangeEmailBody, ChangePasswordBody};
 use super::auth::{RefreshBody, SignInBody, TokensView};
 use super::extract::MAX_KEY;
 use super::posts::{CreatePostBody, LikedView, PostView, ReactBody, RepostedView};
@@ -77,6 +78,28 @@ fn sessions() -> Vec<Operation> {
             )
             .body::<RefreshBody>(refresh_token)
             .answers(Answer::empty(204, "Signed out.")),
+        Operation::command("DELETE", "/api/v1/auth/sessions", "endSessions")
+            .by(Access::User)
+            .says(
+                SESSIONS,
+                "Sign out everywhere",
+                "Ends all of the caller's sessions, also the one in use. Access tokens are good until they expire.",
+            )
+            .answers(Answer::empty(204, "No session is left.")),
+        Operation::command(
+            "DELETE",
+            "/api/v1/auth/sessions/{session_id}",
+            "endSession",
+        )
+        .by(Access::User)
+        .says(
+            SESSIONS,
+            "End one of one's sessions",
+            "One that the caller does not have is no error: it may have ended before.",
+        )
+        .takes([path("session_id", "The id of the session.", session_id())])
+        .refuses(&[Code::Invalid])
+        .answers(Answer::empty(204, "The session is no more.")),
     ]
 }
 
@@ -116,6 +139,34 @@ fn users() -> Vec<Operation> {
                 200,
                 "The user, with the counts as last projected.",
                 user("Ada", "First of them"),
+            )),
+        Operation::command("PUT", "/api/v1/users/me/password", "changePassword")
+            .by(Access::User)
+            .says(
+                USERS,
+                "Take another password",
+                "Ends all sessions but the one in use. Sent again, it is a success again.",
+            )
+            .body::<ChangePasswordBody>(
+                json!({ "password": "correct horse", "new_password": "battery staple" }),
+            )
+            .refuses(&[Code::Invalid, Code::BadCredentials])
+            .answers(Answer::empty(204, "It is the password from now on.")),
+        Operation::command("PUT", "/api/v1/users/me/email", "changeEmail")
+            .by(Access::User)
+            .says(
+                USERS,
+                "Take another e-mail address",
+                "The old one is free at once.",
+            )
+            .body::<ChangeEmailBody>(
+                json!({ "password": "correct horse", "email": "ada@example.com" }),
+            )
+            .refuses(&[Code::Invalid, Code::BadCredentials, Code::EmailTaken])
+            .answers(Answer::json::<UserView>(
+                200,
+                "The user, with the counts as last projected.",
+                user("ada", ""),
             )),
         Operation::command("DELETE", "/api/v1/users/me", "deactivate")
             .by(Access::User)

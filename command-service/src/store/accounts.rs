@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use bson::doc;
+use bson::{Binary, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::{Error, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
@@ -15,15 +15,21 @@ use serde::{Deserialize, Serialize};
 use shared::contract::accounts::{ADDRESSES, AddressDocument, Addresses};
 use shared::contract::ids::UserId;
 use shared::contract::log::LogDocument;
+use shared::contract::sessions::{CREDENTIALS, PasswordMark, SessionId};
 use shared::resilience;
+use shared::runtime::settings::Secret;
 use shared::runtime::trace::{self, Kind};
 
 use super::calls::Calls;
 use super::errors::{Fault, INTERACTIVE, is_duplicate, is_transient, translate};
-use crate::app::ports::{self, AccountName, NewAccount, Registered, Result, StoreError};
+use crate::app::ports::{
+    self, AccountName, NewAccount, NewAddress, NewPassword, Registered, Replaced, Result,
+    StoreError,
+};
+
+mod addresses;
 
 const USERNAMES: &str = "usernames";
-const CREDENTIALS: &str = "credentials";
 
 /// The collections in which a user is found by `user`.
 pub(super) const COLLECTIONS: [&str; 2] = [USERNAMES, ADDRESSES];
@@ -55,6 +61,11 @@ struct Credentials {
     #[serde(rename = "_id")]
     user: UserId,
     password_hash: String,
+    /// As [`PasswordMark`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<Binary>,
 }
 
 /// All that a registration writes.
@@ -113,8 +124,20 @@ impl ports::Accounts for Accounts {
         self.calls.ask(|| self.try_users_at(emails)).await
     }
 
-    async fn password_hash(&self, user: UserId) -> Result<Option<String>> {
-        self.calls.ask(|| self.try_password_hash(user)).await
+    async fn credentials(&self, user: UserId) -> Result<Option<ports::Credentials>> {
+        self.calls.ask(|| self.try_credentials(user)).await
+    }
+
+    async fn change_password(&self, change: &NewPassword) -> Result<Replaced> {
+        self.calls.require_prepared()?;
+        self.calls.ask(|| self.try_change_password(change)).await
+    }
+
+    async fn change_address(&self, change: &NewAddress) -> Result<Replaced> {
+        self.calls.require_prepared()?;
+        let together = self.change_together(change);
+        let changed = trace::part(Kind::Client, "transaction", together).await;
+        self.calls.record(changed)
     }
 
     async fn address(&self, user: UserId) -> Result<Option<String>> {
@@ -276,28 +299,46 @@ impl Accounts {
     }
 
     /// Forgets the address and the password of a user who has left; the name stays reserved.
-    ///
-    /// The event that registered them has the address too, where an earlier build has written it.
-    /// Emptying it there is the one change that an event ever sees: it leaves what the event says
-    /// to everybody else, and the stream, as they are.
     async fn try_forget(&self, user: UserId) -> Attempt<()> {
         let of_user = doc! { "user": user.get() };
         self.emails.delete_many(of_user).await?;
-        let event =
-            doc! { "_id": user.get(), "type": "user.registered", "data.email": { "$gt": "" } };
-        let empty = doc! { "$set": { "data.email": "" } };
-        self.events.update_one(event, empty).await?;
+        self.empty_event(user).await?;
         let credentials = doc! { "_id": user.get() };
         self.credentials.delete_one(credentials).await?;
         Ok(())
     }
 
-    async fn try_password_hash(&self, user: UserId) -> Attempt<Option<String>> {
-        let found = self
-            .credentials
-            .find_one(doc! { "_id": user.get() })
-            .await?;
-        Ok(found.map(|found| found.password_hash))
+    async fn try_credentials(&self, user: UserId) -> Attempt<Option<ports::Credentials>> {
+        let found = self.credentials.find_one(doc! { "_id": user.get() });
+        Ok(found.await?.map(|found| ports::Credentials {
+            mark: PasswordMark::stored(found.mark, found.kept.as_ref()),
+            password_hash: Secret::new(found.password_hash),
+        }))
+    }
+
+    /// One update decides. Asked again, since its answer was lost, it finds its own mark.
+    async fn try_change_password(&self, change: &NewPassword) -> Attempt<Replaced> {
+        let from = doc! { "_id": change.user.get(), "password_hash": change.from.expose() };
+        let to = doc! { "$set": {
+            "password_hash": change.to.expose(),
+            "mark": change.mark,
+            "kept": change.kept.map(SessionId::bson),
+        } };
+        let replaced = self.credentials.find_one_and_update(from, to).await?;
+        if replaced.is_some() {
+            return Ok(Replaced::Done);
+        }
+        let Some(found) = self.try_credentials(change.user).await? else {
+            return Ok(Replaced::Gone);
+        };
+        if found.mark.mark == Some(change.mark) {
+            return Ok(Replaced::Done);
+        }
+        // Somebody's update came first, and a majority does not have it yet.
+        if found.password_hash.expose() == change.from.expose() {
+            return Err(Fault::Unsettled);
+        }
+        Ok(Replaced::Taken)
     }
 }
 
@@ -326,6 +367,8 @@ impl Documents {
                 documents.credentials.push(Credentials {
                     user,
                     password_hash: hash.expose().to_owned(),
+                    mark: None,
+                    kept: None,
                 });
             }
             let event = LogDocument::new(&account.event, user, account.nonce);

@@ -49,7 +49,7 @@ pub(super) async fn make(database: &Database) -> mongodb::error::Result<()> {
             ),
         ])
         .await?;
-    let sessions = database.collection::<Document>(super::sessions::COLLECTION);
+    let sessions = database.collection::<Document>(shared::contract::sessions::SESSIONS);
     let at_expiry = IndexOptions::builder().expire_after(Duration::ZERO).build();
     sessions
         .create_indexes([

@@ -2,16 +2,16 @@
 
 use async_trait::async_trait;
 use bson::{Binary, DateTime, doc, spec::BinarySubtype};
+use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 use shared::contract::ids::UserId;
+use shared::contract::sessions::{PasswordMark, SESSIONS, SessionId};
 use shared::contract::time::Timestamp;
 
 use super::calls::Calls;
 use super::errors::{Fault, is_duplicate};
-use crate::app::ports::{self, Renewal, Renewed, Result, Rotation, Session};
-
-pub(super) const COLLECTION: &str = "sessions";
+use crate::app::ports::{self, Owner, Renewal, Renewed, Result, Rotation, Session};
 
 type Attempt<T> = std::result::Result<T, Fault>;
 
@@ -24,11 +24,19 @@ pub(super) struct Sessions {
 struct SessionDocument {
     #[serde(rename = "_id")]
     family: String,
+    /// [`SessionId`] of the family. Not in documents that an earlier build wrote last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<Binary>,
     user: UserId,
     current: Binary,
     expires_at: DateTime,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<Binary>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created_at: Option<DateTime>,
+    /// The mark that the account's password had then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark: Option<i64>,
     /// The token before the current one, and what made the current one of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     previous: Option<Binary>,
@@ -54,10 +62,10 @@ impl ports::Sessions for Sessions {
         self.calls.ask(|| self.try_has_from(user, origins)).await
     }
 
-    async fn user(&self, family: &str) -> Result<Option<UserId>> {
+    async fn owner(&self, family: &str) -> Result<Option<Owner>> {
         // A client whose session is not found gives its token up.
         self.calls.require_prepared()?;
-        self.calls.ask(|| self.try_user(family)).await
+        self.calls.ask(|| self.try_owner(family)).await
     }
 
     async fn close(&self, family: &str) -> Result<()> {
@@ -65,16 +73,26 @@ impl ports::Sessions for Sessions {
         self.calls.ask(|| self.try_close(family)).await
     }
 
+    async fn close_own(&self, user: UserId, session: SessionId) -> Result<()> {
+        self.calls.require_prepared()?;
+        self.calls.ask(|| self.try_close_own(user, session)).await
+    }
+
     async fn close_all(&self, user: UserId) -> Result<()> {
         self.calls.require_prepared()?;
         self.calls.ask(|| self.try_close_all(user)).await
+    }
+
+    async fn close_ended(&self, user: UserId, mark: &PasswordMark) -> Result<()> {
+        self.calls.require_prepared()?;
+        self.calls.ask(|| self.try_close_ended(user, mark)).await
     }
 }
 
 impl Sessions {
     pub(super) fn new(database: &Database, calls: Calls) -> Self {
         Self {
-            sessions: database.collection(COLLECTION),
+            sessions: database.collection(SESSIONS),
             calls,
         }
     }
@@ -82,10 +100,13 @@ impl Sessions {
     async fn try_open(&self, session: &Session) -> Attempt<()> {
         let document = SessionDocument {
             family: session.family.clone(),
+            sid: Some(id_of(&session.family)),
             user: session.user,
             current: binary(&session.current),
             expires_at: date(session.expires_at),
             origin: session.origin.as_ref().map(binary),
+            created_at: Some(date(session.began.at)),
+            mark: session.began.mark,
             previous: None,
             salt: None,
             renewed_at: None,
@@ -109,6 +130,7 @@ impl Sessions {
         };
         let renew = doc! { "$set": {
             "current": binary(&next.current),
+            "sid": id_of(&next.family),
             "expires_at": date(next.expires_at),
             "origin": next.origin.as_ref().map(binary),
             "previous": used.clone(),
@@ -149,8 +171,35 @@ impl Sessions {
         Ok(self.sessions.find_one(session).await?.is_some())
     }
 
-    async fn try_user(&self, family: &str) -> Attempt<Option<UserId>> {
-        Ok(self.find(family).await?.map(|session| session.user))
+    async fn try_owner(&self, family: &str) -> Attempt<Option<Owner>> {
+        Ok(self.find(family).await?.map(|session| Owner {
+            user: session.user,
+            mark: session.mark,
+        }))
+    }
+
+    async fn try_close_own(&self, user: UserId, session: SessionId) -> Attempt<()> {
+        let named = doc! { "user": user.get(), "sid": session.bson() };
+        if self.sessions.delete_one(named).await?.deleted_count > 0 {
+            return Ok(());
+        }
+        // One that an earlier build wrote last has no id: it is looked for by its family.
+        let unnamed = doc! { "user": user.get(), "sid": { "$exists": false } };
+        let keys = self.sessions.clone_with_type::<Family>();
+        let families = keys.find(unnamed).projection(doc! { "_id": 1 }).await?;
+        let families: Vec<Family> = families.try_collect().await?;
+        let found = families.iter().map(|row| &row.family);
+        for family in found.filter(|family| SessionId::of(family) == session) {
+            self.sessions.delete_one(doc! { "_id": family }).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_close_ended(&self, user: UserId, mark: &PasswordMark) -> Attempt<()> {
+        let mut ended = mark.ended_filter();
+        ended.insert("user", user.get());
+        self.sessions.delete_many(ended).await?;
+        Ok(())
     }
 
     async fn try_close(&self, family: &str) -> Attempt<()> {
@@ -178,6 +227,20 @@ impl SessionDocument {
             at: Timestamp::from_millis(at),
             current: bytes(&self.current)?,
         })
+    }
+}
+
+/// The key of a document alone.
+#[derive(Deserialize)]
+struct Family {
+    #[serde(rename = "_id")]
+    family: String,
+}
+
+fn id_of(family: &str) -> Binary {
+    Binary {
+        subtype: BinarySubtype::Generic,
+        bytes: SessionId::of(family).to_bytes().to_vec(),
     }
 }
 

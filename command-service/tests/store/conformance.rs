@@ -38,6 +38,8 @@ macro_rules! promises {
             the_latest_events_name_each_stream_once,
             an_address_is_forgotten_and_a_name_is_not,
             a_refresh_token_is_renewed_once_and_gets_its_answer_again,
+            a_password_is_replaced_once_and_says_which_sessions_go_on,
+            an_address_is_exchanged_or_stays_as_it_was,
             a_quota_is_granted_so_often_and_given_back_to_its_window,
             follows_are_counted_from_the_log_and_reserved_up_to_the_limit,
         }

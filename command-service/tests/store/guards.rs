@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use command_service::app::ports::{
-    AccountName, Limited, Quota, Registered, Relation, Renewal, Renewed, Rotation, Session,
+    AccountName, Began, Limited, NewAddress, NewPassword, Owner, Quota, Registered, Relation,
+    Renewal, Renewed, Replaced, Rotation, Session, Store,
 };
 use shared::contract::events::{LogStream, Payload};
 use shared::contract::ids::Id;
+use shared::contract::sessions::{PasswordMark, SessionId};
 use shared::contract::time::{Clock, SystemClock, Timestamp};
+use shared::runtime::settings::Secret;
 
 use super::{World, account, edge, event, user};
 
@@ -65,11 +68,11 @@ pub async fn an_address_is_forgotten_and_a_name_is_not(world: &impl World) {
     assert_eq!(at, [("ada@x.org".into(), user(10))].into());
     let address = accounts.address(user(10)).await.unwrap();
     assert_eq!(address.as_deref(), Some("Ada@x.org"));
-    assert!(accounts.password_hash(user(10)).await.unwrap().is_some());
+    assert!(accounts.credentials(user(10)).await.unwrap().is_some());
     for _ in 0..2 {
         accounts.forget(user(10)).await.unwrap();
         assert_eq!(accounts.address(user(10)).await.unwrap(), None);
-        assert_eq!(accounts.password_hash(user(10)).await.unwrap(), None);
+        assert!(accounts.credentials(user(10)).await.unwrap().is_none());
         assert_eq!(accounts.find(&email).await.unwrap(), None);
         assert_eq!(accounts.find(&name).await.unwrap(), Some(user(10)));
     }
@@ -91,6 +94,10 @@ pub async fn a_refresh_token_is_renewed_once_and_gets_its_answer_again(world: &i
         current: [current; 32],
         expires_at: Timestamp::from_millis(now.millis() + expires_in),
         origin: Some([current; 32]),
+        began: Began {
+            at: now,
+            mark: Some(i64::from(current)),
+        },
     };
     let renewal = |family: &str, used: u8, next: u8, salt: u8| Renewal {
         used: [used; 32],
@@ -122,12 +129,151 @@ pub async fn a_refresh_token_is_renewed_once_and_gets_its_answer_again(world: &i
     assert!(has_from(&[[9; 32], [2; 32]]).await, "or one of others");
     assert!(!has_from(&[[1; 32]]).await);
     assert!(!has_from(&[]).await);
-    assert_eq!(sessions.user("a").await.unwrap(), Some(user(1)));
+    // As it began, whatever has become of its tokens.
+    let owner = sessions.owner("a").await.unwrap();
+    let expected = Owner {
+        user: user(1),
+        mark: Some(1),
+    };
+    assert_eq!(owner, Some(expected));
     sessions.close("a").await.unwrap();
-    assert_eq!(sessions.user("a").await.unwrap(), None);
+    assert_eq!(sessions.owner("a").await.unwrap(), None);
     sessions.open(&session("b", 1, 60_000)).await.unwrap();
     sessions.close_all(user(1)).await.unwrap();
-    assert_eq!(sessions.user("b").await.unwrap(), None);
+    assert_eq!(sessions.owner("b").await.unwrap(), None);
+}
+
+pub async fn a_password_is_replaced_once_and_says_which_sessions_go_on(world: &impl World) {
+    let Store {
+        accounts, sessions, ..
+    } = world.store();
+    let now = SystemClock.now();
+    let ada = account(10, "ada", "ada@x.org");
+    accounts.register(&ada).await.unwrap();
+    let known = || async { accounts.credentials(user(10)).await.unwrap() };
+    let before = known().await.expect("credentials");
+    assert_eq!(before.mark, PasswordMark::default());
+    let open = async |family: &str, of: i64, mark: Option<i64>| {
+        let session = Session {
+            family: family.into(),
+            user: user(of),
+            current: [1; 32],
+            expires_at: Timestamp::from_millis(now.millis() + 60_000),
+            origin: None,
+            began: Began { at: now, mark },
+        };
+        sessions.open(&session).await.unwrap();
+    };
+    let there = async |families: &[&'static str]| {
+        let mut found = Vec::new();
+        for family in families {
+            let owner = sessions.owner(family).await.unwrap();
+            found.extend(owner.map(|_| *family));
+        }
+        found
+    };
+    open("own", 10, None).await;
+    open("other", 10, None).await;
+    open("another's", 11, None).await;
+    let change = |from: &str, to: &str, mark: i64| NewPassword {
+        user: user(10),
+        from: Secret::new(from),
+        to: Secret::new(to),
+        mark,
+        kept: Some(SessionId::of("own")),
+    };
+    let old = before.password_hash.expose();
+    let first = change(old, "second", 7);
+    for _ in 0..2 {
+        let replaced = accounts.change_password(&first).await.unwrap();
+        assert_eq!(replaced, Replaced::Done, "also asked for again");
+    }
+    let rival = accounts.change_password(&change(old, "third", 8)).await;
+    assert_eq!(rival.unwrap(), Replaced::Taken);
+    let after = known().await.expect("credentials");
+    assert_eq!(after.password_hash.expose(), "second");
+    let mark = PasswordMark {
+        mark: Some(7),
+        kept: Some(SessionId::of("own")),
+    };
+    assert_eq!(after.mark, mark);
+    // A sign-in that had compared the old password, and one with the new.
+    open("late", 10, None).await;
+    open("new", 10, Some(7)).await;
+    let all = ["own", "other", "late", "new", "another's"];
+    sessions.close_ended(user(10), &after.mark).await.unwrap();
+    assert_eq!(there(&all).await, ["own", "new", "another's"]);
+    // One by its id, if it is one's own.
+    sessions
+        .close_own(user(10), SessionId::of("another's"))
+        .await
+        .unwrap();
+    sessions
+        .close_own(user(10), SessionId::of("own"))
+        .await
+        .unwrap();
+    assert_eq!(there(&all).await, ["new", "another's"]);
+    // Of a change that no session made, all end.
+    let by_nobody = PasswordMark {
+        mark: Some(9),
+        kept: None,
+    };
+    sessions.close_ended(user(10), &by_nobody).await.unwrap();
+    assert_eq!(there(&all).await, ["another's"]);
+    accounts.forget(user(10)).await.unwrap();
+    let gone = accounts
+        .change_password(&change("second", "fourth", 10))
+        .await;
+    assert_eq!(gone.unwrap(), Replaced::Gone);
+    assert!(known().await.is_none(), "nobody gets a password back");
+}
+
+pub async fn an_address_is_exchanged_or_stays_as_it_was(world: &impl World) {
+    let accounts = &world.store().accounts;
+    accounts
+        .register(&account(10, "ada", "Ada@x.org"))
+        .await
+        .unwrap();
+    accounts
+        .register(&account(11, "bob", "bob@x.org"))
+        .await
+        .unwrap();
+    let change = async |address: &str| {
+        let change = NewAddress {
+            user: user(10),
+            folded: shared::contract::names::fold(address),
+            address: address.into(),
+            nonce: rand::random(),
+        };
+        accounts.change_address(&change).await.unwrap()
+    };
+    let owner = async |folded: &str| {
+        let name = AccountName::Email(folded.into());
+        accounts.find(&name).await.unwrap()
+    };
+    let written = async || accounts.address(user(10)).await.unwrap();
+    assert_eq!(change("Bob@x.org").await, Replaced::Taken);
+    assert_eq!(written().await.as_deref(), Some("Ada@x.org"), "as it was");
+    for (address, folded) in [
+        ("ada@X.org", "ada@x.org"),
+        ("Lovelace@x.org", "lovelace@x.org"),
+        ("Lovelace@x.org", "lovelace@x.org"),
+    ] {
+        assert_eq!(change(address).await, Replaced::Done, "{address}");
+        assert_eq!(written().await.as_deref(), Some(address));
+        assert_eq!(owner(folded).await, Some(user(10)));
+    }
+    assert_eq!(owner("ada@x.org").await, None, "free at once");
+    accounts
+        .register(&account(12, "eve", "ada@x.org"))
+        .await
+        .unwrap();
+    assert_eq!(change("ADA@x.org").await, Replaced::Taken);
+    assert_eq!(written().await.as_deref(), Some("Lovelace@x.org"));
+    accounts.forget(user(10)).await.unwrap();
+    assert_eq!(change("again@x.org").await, Replaced::Gone);
+    assert_eq!(written().await, None, "nobody gets an address back");
+    assert_eq!(owner("again@x.org").await, None);
 }
 
 pub async fn a_quota_is_granted_so_often_and_given_back_to_its_window(world: &impl World) {

@@ -9,9 +9,10 @@ use actix_web::web::{Data, Query};
 use actix_web::{FromRequest, HttpRequest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use shared::auth::token::{TokenError, TokenVerifier};
+use shared::auth::token::{TokenError, TokenVerifier, Verified};
 use shared::contract::consistency::{self, ConsistencyToken};
 use shared::contract::ids::{Id, InvalidId, UserId};
+use shared::contract::sessions::SessionId;
 use shared::web::access_log;
 use shared::web::problem::{Code, Problem};
 use shared::web::rate_limit::IpRateLimiter;
@@ -28,6 +29,8 @@ use crate::reads::model::CurrentViews;
 /// far as the views know.
 pub struct ReadRequest<C = Option<UserId>> {
     pub caller: C,
+    /// The session that the access token was issued for, where it was for one.
+    pub session: Option<SessionId>,
     pub executor: ReadExecutor,
     pub request: HttpRequest,
 }
@@ -61,7 +64,8 @@ impl<C: Caller> FromRequest for ReadRequest<C> {
 
 impl<C: Caller> ReadRequest<C> {
     async fn of(request: HttpRequest) -> Result<Self, Problem> {
-        let user = authenticated(&request).await?;
+        let verified = authenticated(&request).await?;
+        let user = verified.map(|verified| verified.user);
         let caller = C::of(user)?;
         let after = write_to_reflect(&request)?;
         let admission: Data<Admission> = provided(&request)?;
@@ -72,6 +76,7 @@ impl<C: Caller> ReadRequest<C> {
         let executor = ReadExecutor::begin(views, admission, asker, user, after).await?;
         Ok(Self {
             caller,
+            session: verified.and_then(|verified| verified.session),
             executor,
             request,
         })
@@ -86,8 +91,8 @@ impl<C: Caller> ReadRequest<C> {
     }
 }
 
-/// The user whose access token came with the request.
-async fn authenticated(request: &HttpRequest) -> Result<Option<UserId>, Problem> {
+/// Whose access token came with the request.
+async fn authenticated(request: &HttpRequest) -> Result<Option<Verified>, Problem> {
     let Some(token) = bearer(request) else {
         let given = request.headers().contains_key("authorization");
         return if given {
@@ -97,10 +102,10 @@ async fn authenticated(request: &HttpRequest) -> Result<Option<UserId>, Problem>
         };
     };
     let verifier: Data<TokenVerifier> = provided(request)?;
-    match verifier.verify(token).await {
-        Ok(user) => {
-            access_log::acts(user);
-            Ok(Some(user))
+    match verifier.verified(token).await {
+        Ok(verified) => {
+            access_log::acts(verified.user);
+            Ok(Some(verified))
         }
         Err(TokenError::Invalid) => Err(invalid_token()),
         Err(error @ TokenError::NoKeys) => Err(Problem::new(Code::Unavailable, error.to_string())),

@@ -10,6 +10,7 @@ mod live;
 mod live_stream;
 pub mod openapi;
 mod responses;
+mod sessions;
 mod web_page;
 
 use actix_web::http::Method;
@@ -20,7 +21,7 @@ use shared::web::problem::{Code, Problem};
 use shared::web::routes::{self, Service};
 use shared::web::routing::{Endpoint, serve_routes};
 
-use crate::accounts::OwnAddresses;
+use crate::accounts::OwnAccounts;
 use crate::reads::bodies::UserView;
 use crate::reads::error::ReadError;
 use crate::reads::executor::{CachePolicy, Read};
@@ -41,6 +42,7 @@ fn endpoints() -> Vec<Endpoint> {
     vec![
         (GET, "/api/v1/timeline", to(timeline)),
         (GET, STREAM, to(live::stream)),
+        (GET, "/api/v1/auth/sessions", to(sessions::list)),
         (GET, "/api/v1/posts", to(posts)),
         (GET, "/api/v1/posts/{id}", to(post)),
         (GET, "/api/v1/posts/{id}/replies", to(replies)),
@@ -192,37 +194,37 @@ async fn users(request: ReadRequest, ids: Ids<UserKind>) -> Response {
 
 /// The caller's own profile. Whoever has an access token has registered, and who has left was
 /// refused: where they are not in the views, these have not come so far.
-async fn me(request: ReadRequest<UserId>, addresses: Data<OwnAddresses>) -> Response {
+async fn me(request: ReadRequest<UserId>, own: Data<OwnAccounts>) -> Response {
     let caller = request.caller;
     let read = move |views: ReadModel| async move { views.user(caller).await };
-    let found = profile(&request, &addresses, read).await?;
+    let found = profile(&request, &own, read).await?;
     if found.item.is_none() {
         return Err(ReadError::NotYetVisible.into());
     }
     request.shown(found)
 }
 
-async fn user(request: ReadRequest, addresses: Data<OwnAddresses>, id: Path<UserId>) -> Response {
+async fn user(request: ReadRequest, own: Data<OwnAccounts>, id: Path<UserId>) -> Response {
     let id = id.into_inner();
     let read = move |views: ReadModel| async move { views.user(id).await };
-    request.shown(profile(&request, &addresses, read).await?)
+    request.shown(profile(&request, &own, read).await?)
 }
 
 async fn user_by_name(
     request: ReadRequest,
-    addresses: Data<OwnAddresses>,
+    own: Data<OwnAccounts>,
     name: Path<String>,
 ) -> Response {
     let name = name.into_inner();
     let read = move |views: ReadModel| async move { views.user_by_name(&name).await };
-    request.shown(profile(&request, &addresses, read).await?)
+    request.shown(profile(&request, &own, read).await?)
 }
 
 /// A user, with their e-mail address where it is they who ask. While the database is away nobody
 /// asks it for an address.
 async fn profile<C, F>(
     request: &ReadRequest<C>,
-    addresses: &OwnAddresses,
+    own: &OwnAccounts,
     read: impl FnOnce(ReadModel) -> F + Clone + Send + 'static,
 ) -> Result<Read<UserView>, Problem>
 where
@@ -235,7 +237,7 @@ where
         && caller == Some(user.user_id)
         && !found.stale
     {
-        user.email = addresses.of(user.user_id).await;
+        user.email = own.address(user.user_id).await;
     }
     Ok(found)
 }

@@ -4,16 +4,17 @@ use serde_json::{Value, json};
 use shared::web::openapi::headers::{LINK, SERVED};
 use shared::web::openapi::parameters::{header, ids, of_a_page, path, query, query_id};
 use shared::web::openapi::schemas::string;
-use shared::web::openapi::tags::{FOLLOWS, POSTS, REACTIONS, TIMELINE, USERS};
+use shared::web::openapi::tags::{FOLLOWS, POSTS, REACTIONS, SESSIONS, TIMELINE, USERS};
 use shared::web::openapi::{Access, Answer, Operation, document as of};
 use shared::web::problem::Code;
 use shared::web::routes::Service;
 
+use super::sessions::SessionView;
 use crate::reads::bodies::{PostView, Relationship, RelationshipWith, Thread, UserView};
 
 /// The document of this service.
 pub fn document() -> Value {
-    let operations = [users(), follows(), posts(), timeline()];
+    let operations = [sessions(), users(), follows(), posts(), timeline()];
     of(Service::Query, operations.into_iter().flatten().collect())
 }
 
@@ -59,6 +60,24 @@ fn users_page() -> Answer {
     let example = json!({ "users": [user_example()], "next_cursor": null });
     let text = "A page, those with the newest accounts first.";
     Answer::page::<UserView>("users", text, example).with(&[&LINK])
+}
+
+fn sessions() -> Vec<Operation> {
+    let own = Answer::all::<SessionView>(
+        "sessions",
+        "The one used last is first; at most 100.",
+        json!({ "sessions": [{
+            "id": "Jxu--2oce4bC7V6RSN60EA", "created_at": "2026-11-28T09:20:00.000Z",
+            "last_used_at": "2026-11-28T09:20:00.000Z", "expires_at": "2026-12-28T09:20:00.000Z",
+            "current": true,
+        }] }),
+    );
+    vec![
+        Operation::query("/api/v1/auth/sessions", "listSessions")
+            .by(Access::User)
+            .says(SESSIONS, "Where the caller is signed in", "")
+            .answers(own),
+    ]
 }
 
 fn users() -> Vec<Operation> {

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::keys_in_use::KeysInUse;
 use crate::contract::ids::UserId;
+use crate::contract::sessions::SessionId;
 use crate::contract::time::{Clock, SystemClock};
 use crate::runtime::error_chain::Chain;
 use crate::runtime::failing::Failing;
@@ -42,6 +43,10 @@ pub struct Claims {
     /// Seconds since the epoch.
     pub iat: u64,
     pub exp: u64,
+    /// The session that it was issued for. Not in those of operators and of earlier builds; what is
+    /// no id of ours counts as absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<String>,
 }
 
 /// Why a token is not accepted. Says nothing about the token itself.
@@ -66,6 +71,8 @@ enum FetchError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Verified {
     pub user: UserId,
+    /// The session that the token was issued for. It may have ended: the token is good all the same.
+    pub session: Option<SessionId>,
     /// Seconds since the epoch; it is accepted a little longer, for clocks that differ.
     pub expires: u64,
 }
@@ -116,8 +123,7 @@ struct Key {
 /// A token that was good.
 #[derive(Clone)]
 struct Remembered {
-    user: UserId,
-    expires: u64,
+    verified: Verified,
     by: Arc<Key>,
 }
 
@@ -230,11 +236,11 @@ impl TokenVerifier {
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let now = jsonwebtoken::get_current_timestamp();
         let known = self.verified.get(&digest);
-        if let Some(Remembered { user, expires, .. }) =
+        if let Some(Remembered { verified, .. }) =
             known.filter(|known| !known.by.withdrawn.load(Ordering::Acquire))
         {
-            return if now <= expires.saturating_add(LEEWAY_SECS) {
-                Ok(Verified { user, expires })
+            return if now <= verified.expires.saturating_add(LEEWAY_SECS) {
+                Ok(verified)
             } else {
                 Err(TokenError::Invalid)
             };
@@ -261,10 +267,14 @@ impl TokenVerifier {
         let claims = decode::<Claims>(token, &key.decoding, &validation)
             .map_err(|_| TokenError::Invalid)?
             .claims;
-        let (user, expires, by) = (claims.sub, claims.exp, key);
-        self.verified
-            .insert(digest, Remembered { user, expires, by });
-        Ok(Verified { user, expires })
+        let verified = Verified {
+            user: claims.sub,
+            session: claims.sid.and_then(|sid| sid.parse().ok()),
+            expires: claims.exp,
+        };
+        let by = key;
+        self.verified.insert(digest, Remembered { verified, by });
+        Ok(verified)
     }
 
     /// Whether any key is known: without one no token can be verified. Looks at the key set if that was

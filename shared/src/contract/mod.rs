@@ -4,7 +4,7 @@
 //! * [`events`]: the event contract: what the log holds and the stream carries.
 //! * [`log`]: how the log stores an event; [`log_id`]: the name of one log.
 //! * [`event_stream`], [`stream_end`]: the JetStream stream's name, settings, headers, chain, ends.
-//! * [`accounts`]: where a user's e-mail address is.
+//! * [`accounts`]: where a user's e-mail address is; [`sessions`]: where their sessions are.
 //! * [`partition`]: which partition owns a user.
 //! * [`views_schema`]: names of collections and fields of the views that both services use.
 //! * [`names`]: when two names are the same.
@@ -23,6 +23,7 @@ pub mod log;
 pub mod log_id;
 pub mod names;
 pub mod partition;
+pub mod sessions;
 pub mod stream_end;
 pub mod time;
 pub mod trace_parent;

@@ -20,7 +20,7 @@ use actix_web::{Error, HttpResponse};
 
 use crate::runtime::settings::CorsOrigins;
 
-const METHODS: &str = "GET, POST, PATCH, DELETE";
+const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
 /// What clients of ours send, and what libraries add on their own: `cache-control` and `pragma`
 /// (EventSource in fetch, a reload), `x-requested-with`, and those of tracing.
 const ALLOWED: &str = "accept, accept-language, authorization, baggage, cache-control, \

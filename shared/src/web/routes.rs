@@ -31,16 +31,21 @@ const fn route(service: Service, method: &'static str, path: &'static str) -> Ro
 
 /// All of them; tests, the Postman collection and docs/api.md are checked against them. A request
 /// belongs to the first path that it matches.
-pub const ROUTES: [Route; 33] = [
+pub const ROUTES: [Route; 38] = [
     route(Command, "GET", KEY_SET),
     route(Command, "POST", "/api/v1/auth/login"),
     route(Command, "POST", "/api/v1/auth/refresh"),
     route(Command, "POST", "/api/v1/auth/logout"),
+    route(Query, "GET", "/api/v1/auth/sessions"),
+    route(Command, "DELETE", "/api/v1/auth/sessions"),
+    route(Command, "DELETE", "/api/v1/auth/sessions/{session_id}"),
     route(Query, "GET", "/api/v1/users"),
     route(Command, "POST", "/api/v1/users"),
     route(Query, "GET", "/api/v1/users/me"),
     route(Command, "PATCH", "/api/v1/users/me"),
     route(Command, "DELETE", "/api/v1/users/me"),
+    route(Command, "PUT", "/api/v1/users/me/password"),
+    route(Command, "PUT", "/api/v1/users/me/email"),
     route(Query, "GET", "/api/v1/users/by-username/{name}"),
     route(Query, "GET", "/api/v1/users/{id}"),
     route(Command, "POST", "/api/v1/users/{id}/follow"),

@@ -4,6 +4,7 @@
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use reqwest::StatusCode;
+use serde_json::Value;
 use system_tests::api::Answer;
 use system_tests::world::{PATIENCE, World};
 use system_tests::{alone, eventually};
@@ -95,6 +96,19 @@ async fn an_address_is_shown_to_its_user_and_is_nowhere_but_with_the_account() {
     // The Kelvin sign is no k: nobody can register or sign in with it, so nobody is found by it.
     let kelvin = kada.get("/users/by-username/%E2%84%AAada", None).await;
     assert_eq!(kelvin.expect("an answer").status, StatusCode::NOT_FOUND);
+    // Where they are signed in is shown to them alone, too.
+    let [own, others] = [&kada, &other].map(|who| who.get("/auth/sessions", None));
+    let [own, others] = [own.await.expect("a list"), others.await.expect("a list")];
+    let list = own.body["sessions"].as_array().expect("sessions");
+    assert_eq!((list.len(), &list[0]["current"]), (1, &Value::Bool(true)));
+    for time in ["created_at", "last_used_at", "expires_at"] {
+        assert!(text(&list[0], time).ends_with('Z'), "{list:?}");
+    }
+    assert_eq!(others.status, StatusCode::OK);
+    assert_ne!(others.body["sessions"][0]["id"], list[0]["id"]);
+    kada.change_email("Kada.Two@example.com").await.accepted();
+    let answer = kada.get("/users/me", None).await.expect("an answer");
+    assert_eq!(text(&answer.body, "email"), "Kada.Two@example.com");
     let (log, views) = (world.log().await, world.views().await);
     let (messages, found) = messages_with(&world, ADDRESS).await;
     assert!(
@@ -123,10 +137,10 @@ async fn an_address_is_shown_to_its_user_and_is_nowhere_but_with_the_account() {
 
     kada.leave().await.accepted();
     for database in [&log, &views] {
-        let left = mentions(database, "kada@").await;
+        let left = mentions(database, "ada.").await;
         assert_eq!(left, Vec::<String>::new(), "after they left");
     }
-    let again = api.register_at("kada_2", "KADA@example.com").await;
+    let again = api.register_at("kada_2", "KADA.TWO@example.com").await;
     assert_eq!(again, StatusCode::CREATED, "the address is free");
     let (_, found) = messages_with(&world, ADDRESS).await;
     assert_eq!(found, Vec::<String>::new(), "on the stream");

@@ -122,6 +122,12 @@ fn body_of(pattern: &str, method: &str) -> Option<Value> {
         ("PATCH", "/api/v1/users/me") => Some(json!({ "display_name": "routes" })),
         ("DELETE", "/api/v1/users/me") => Some(json!({ "password": "not the password" })),
         ("POST", path) if !path.contains("{id}") => Some(json!({})),
+        ("PUT", "/api/v1/users/me/password") => {
+            Some(json!({ "password": "not the password", "new_password": "nor is this" }))
+        }
+        ("PUT", "/api/v1/users/me/email") => {
+            Some(json!({ "password": "not the password", "email": "new@example.org" }))
+        }
         ("PUT" | "PATCH" | "PURGE", _) => Some(json!({})),
         _ => None,
     }

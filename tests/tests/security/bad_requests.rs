@@ -54,8 +54,13 @@ fn bad_requests(clients: &Clients, people: &People, row: &Row) -> Vec<Bad> {
     bad.methods();
     bad.ids();
     bad.headers();
+    let is_without = [
+        ("DELETE", "/posts/{id}"),
+        ("DELETE", "/auth/sessions"),
+        ("DELETE", "/auth/sessions/{session_id}"),
+    ];
     let reads_body =
-        row.service == "command-service" && (row.method, row.path) != ("DELETE", "/posts/{id}");
+        row.service == "command-service" && !is_without.contains(&(row.method, row.path));
     if reads_body {
         bad.bodies();
         bad.content_types();
@@ -195,6 +200,8 @@ impl BadRequests<'_> {
             "/users" => &["username", "email", "password", "display_name", "bio"],
             "/users/me" if self.row.method == "PATCH" => &["display_name", "bio"],
             "/users/me" => &["password"],
+            "/users/me/password" => &["password", "new_password"],
+            "/users/me/email" => &["password", "email"],
             "/users/{id}/follow" => &["follower_id", "followee_id"],
             "/auth/login" => &["username", "email", "password"],
             "/auth/refresh" | "/auth/logout" => &["refresh_token"],

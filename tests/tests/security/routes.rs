@@ -40,7 +40,9 @@ impl Row {
             "/posts/{id}" if self.method == "DELETE" => &people.doomed,
             _ => &people.post,
         };
-        let path = self.path.replace("{id}", id).replace("{name}", "ada");
+        // A session that nobody has.
+        let path = self.path.replace("{session_id}", "AAAAAAAAAAAAAAAAAAAAAA");
+        let path = path.replace("{id}", id).replace("{name}", "ada");
         let query = self.query.replace("{ada}", &people.ada.id);
         let query = query.replace("{post}", &people.post);
         format!("{BASE}{path}{query}")
@@ -80,6 +82,25 @@ fn open(path: &'static str) -> Row {
     }
 }
 
+const WRONG: (u16, &str) = (401, "bad_credentials");
+
+/// What asks for the password once more; open to the suspended, too.
+fn wrong(path: &'static str, body: Value) -> Row {
+    Row {
+        suspended: WRONG,
+        ..command("PUT", path, Some(body), WRONG, WRONG)
+    }
+}
+
+/// What ends sessions; open to the suspended, too.
+fn ended(path: &'static str) -> Row {
+    let done = (204, "");
+    Row {
+        suspended: done,
+        ..command("DELETE", path, None, done, done)
+    }
+}
+
 fn query(path: &'static str, access: Access) -> Row {
     Row {
         service: "query-service",
@@ -91,7 +112,6 @@ fn query(path: &'static str, access: Access) -> Row {
 
 fn rows() -> Vec<Row> {
     const SELF: (u16, &str) = (400, "self_follow");
-    const WRONG: (u16, &str) = (401, "bad_credentials");
     let me = json!({ "password": "not the password" });
     let forbidden = (403, "forbidden");
     vec![
@@ -105,6 +125,17 @@ fn rows() -> Vec<Row> {
             suspended: WRONG,
             ..command("DELETE", "/users/me", Some(me), WRONG, WRONG)
         },
+        wrong(
+            "/users/me/password",
+            json!({ "password": "not the password", "new_password": "nor is this" }),
+        ),
+        wrong(
+            "/users/me/email",
+            json!({ "password": "not the password", "email": "new@example.org" }),
+        ),
+        ended("/auth/sessions/{session_id}"),
+        ended("/auth/sessions"),
+        query("/auth/sessions", Access::Required),
         command("POST", "/users/{id}/follow", None, OK, SELF),
         command("DELETE", "/users/{id}/follow", None, OK, SELF),
         command(

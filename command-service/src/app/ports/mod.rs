@@ -18,7 +18,9 @@ mod sessions;
 
 use std::sync::Arc;
 
-pub use accounts::{AccountName, Accounts, NewAccount, Registered};
+pub use accounts::{
+    AccountName, Accounts, Credentials, NewAccount, NewAddress, NewPassword, Registered, Replaced,
+};
 pub use cleanups::{Cleanups, DeactivationCleanup, Relation};
 pub use error::{Result, StoreError};
 pub use event_log::{
@@ -26,7 +28,7 @@ pub use event_log::{
 };
 pub use projections::{Counts, Projected, Projections, Reaction};
 pub use quotas::{Allowance, FOLLOW_COUNT_RESTS, FollowCounts, Limited, Quota, QuotaState, Quotas};
-pub use sessions::{Renewal, Renewed, Rotation, Session, Sessions};
+pub use sessions::{Began, Owner, Renewal, Renewed, Rotation, Session, Sessions};
 
 /// All doors to one database.
 #[derive(Clone)]

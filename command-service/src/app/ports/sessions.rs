@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use shared::contract::ids::UserId;
+use shared::contract::sessions::{PasswordMark, SessionId};
 use shared::contract::time::Timestamp;
 
 use super::error::Result;
@@ -16,6 +17,23 @@ pub struct Session {
     pub expires_at: Timestamp,
     /// Stands for the address from which it was used last.
     pub origin: Option<[u8; 32]>,
+    /// When it began, and the mark that the account's password had then. A renewal changes neither.
+    pub began: Began,
+}
+
+/// What a session began with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Began {
+    pub at: Timestamp,
+    pub mark: Option<i64>,
+}
+
+/// Whose a session is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Owner {
+    pub user: UserId,
+    /// The mark that the account's password had when the session began.
+    pub mark: Option<i64>,
 }
 
 /// A use of a refresh token, which makes the next one.
@@ -56,7 +74,11 @@ pub trait Sessions: Send + Sync {
     async fn renew(&self, renewal: &Renewal) -> Result<Rotation>;
     /// Whether the user has a session that was used last from one of these origins.
     async fn has_from(&self, user: UserId, origins: &[[u8; 32]]) -> Result<bool>;
-    async fn user(&self, family: &str) -> Result<Option<UserId>>;
+    async fn owner(&self, family: &str) -> Result<Option<Owner>>;
     async fn close(&self, family: &str) -> Result<()>;
+    /// Closes one of a user's sessions, if they have it.
+    async fn close_own(&self, user: UserId, session: SessionId) -> Result<()>;
     async fn close_all(&self, user: UserId) -> Result<()>;
+    /// Closes those of a user's sessions that the account's mark does not keep.
+    async fn close_ended(&self, user: UserId, mark: &PasswordMark) -> Result<()>;
 }

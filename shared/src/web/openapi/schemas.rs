@@ -54,6 +54,13 @@ pub fn object(builder: ObjectBuilder) -> RefOr<Schema> {
     RefOr::T(Schema::Object(builder.build()))
 }
 
+/// A session's id: 16 bytes in base64url.
+pub fn session_id() -> ObjectBuilder {
+    string()
+        .pattern(Some("^[A-Za-z0-9_-]{21}[AQgw]$"))
+        .examples([serde_json::json!("Jxu--2oce4bC7V6RSN60EA")])
+}
+
 pub fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shared::contract::events::{Event, LogStream};
 use shared::contract::ids::{EventId, UserId};
+use shared::contract::sessions::PasswordMark;
 use shared::contract::time::Timestamp;
 
 use super::super::{
-    AppendOutcome, DeactivationCleanup, Key, Limited, NewAccount, NewEvent, PriorRequest,
-    Registered, Renewed, Session, Store,
+    AppendOutcome, Credentials, DeactivationCleanup, Key, Limited, NewAccount, NewEvent,
+    PriorRequest, Registered, Renewed, Session, Store,
 };
 use crate::domain::user::User;
 
@@ -23,7 +24,7 @@ pub(super) struct Data {
     pub(super) usernames: HashMap<String, UserId>,
     /// By the folded address: whose it is, and how they wrote it.
     pub(super) addresses: HashMap<String, (UserId, String)>,
-    pub(super) passwords: HashMap<UserId, String>,
+    pub(super) passwords: HashMap<UserId, Credentials>,
     pub(super) sessions: HashMap<String, Kept>,
     pub(super) posts: HashMap<UserId, Window>,
     pub(super) edits: HashMap<UserId, Window>,
@@ -167,7 +168,11 @@ impl Data {
             let address = (user, account.address.clone());
             self.addresses.insert(account.email.clone(), address);
             if let Some(hash) = &account.password_hash {
-                self.passwords.insert(user, hash.expose().to_owned());
+                let credentials = Credentials {
+                    password_hash: hash.clone(),
+                    mark: PasswordMark::default(),
+                };
+                self.passwords.insert(user, credentials);
             }
             self.insert(&NewEvent {
                 event: account.event.clone(),

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shared::contract::ids::UserId;
+use shared::contract::sessions::{PasswordMark, SessionId};
 use shared::contract::time::{Clock, SystemClock, Timestamp};
 
 use super::super::{
-    AccountName, Accounts, Cleanups, DeactivationCleanup, FOLLOW_COUNT_RESTS, FollowCounts,
-    Limited, NewAccount, Quota, QuotaState, Quotas, Registered, Relation, Renewal, Renewed, Result,
-    Rotation, Session, Sessions,
+    AccountName, Accounts, Cleanups, Credentials, DeactivationCleanup, FOLLOW_COUNT_RESTS,
+    FollowCounts, Limited, NewAccount, NewAddress, NewPassword, Owner, Quota, QuotaState, Quotas,
+    Registered, Relation, Renewal, Renewed, Replaced, Result, Rotation, Session, Sessions,
 };
 use super::data::{Follows, Kept, Memory, Window};
 
@@ -46,8 +47,46 @@ impl Accounts for Memory {
         Ok(found.collect())
     }
 
-    async fn password_hash(&self, user: UserId) -> Result<Option<String>> {
+    async fn credentials(&self, user: UserId) -> Result<Option<Credentials>> {
         Ok(self.data().passwords.get(&user).cloned())
+    }
+
+    async fn change_password(&self, change: &NewPassword) -> Result<Replaced> {
+        let mut data = self.data();
+        let Some(known) = data.passwords.get_mut(&change.user) else {
+            return Ok(Replaced::Gone);
+        };
+        if known.password_hash.expose() == change.from.expose() {
+            *known = Credentials {
+                password_hash: change.to.clone(),
+                mark: PasswordMark {
+                    mark: Some(change.mark),
+                    kept: change.kept,
+                },
+            };
+        }
+        let is_ours = known.mark.mark == Some(change.mark);
+        Ok(if is_ours {
+            Replaced::Done
+        } else {
+            Replaced::Taken
+        })
+    }
+
+    async fn change_address(&self, change: &NewAddress) -> Result<Replaced> {
+        let mut data = self.data();
+        let owner = data.addresses.get(&change.folded).map(|(owner, _)| *owner);
+        if owner.is_some_and(|owner| owner != change.user) {
+            return Ok(Replaced::Taken);
+        }
+        let before = data.addresses.len();
+        data.addresses.retain(|_, (owner, _)| *owner != change.user);
+        if data.addresses.len() == before {
+            return Ok(Replaced::Gone);
+        }
+        let address = (change.user, change.address.clone());
+        data.addresses.insert(change.folded.clone(), address);
+        Ok(Replaced::Done)
     }
 
     async fn address(&self, user: UserId) -> Result<Option<String>> {
@@ -84,7 +123,11 @@ impl Sessions for Memory {
             return Ok(Rotation::Unknown);
         };
         if kept.session.current == renewal.used {
-            kept.session = renewal.next.clone();
+            let began = kept.session.began;
+            kept.session = Session {
+                began,
+                ..renewal.next.clone()
+            };
             let renewed = Renewed {
                 salt: renewal.salt,
                 at: renewal.at,
@@ -110,9 +153,12 @@ impl Sessions for Memory {
         Ok(self.data().sessions.values().any(is_from))
     }
 
-    async fn user(&self, family: &str) -> Result<Option<UserId>> {
+    async fn owner(&self, family: &str) -> Result<Option<Owner>> {
         let data = self.data();
-        Ok(data.sessions.get(family).map(|kept| kept.session.user))
+        Ok(data.sessions.get(family).map(|kept| Owner {
+            user: kept.session.user,
+            mark: kept.session.began.mark,
+        }))
     }
 
     async fn close(&self, family: &str) -> Result<()> {
@@ -120,9 +166,26 @@ impl Sessions for Memory {
         Ok(())
     }
 
+    async fn close_own(&self, user: UserId, session: SessionId) -> Result<()> {
+        let is_it = |kept: &Kept| {
+            kept.session.user == user && SessionId::of(&kept.session.family) == session
+        };
+        self.data().sessions.retain(|_, kept| !is_it(kept));
+        Ok(())
+    }
+
     async fn close_all(&self, user: UserId) -> Result<()> {
         let mut data = self.data();
         data.sessions.retain(|_, kept| kept.session.user != user);
+        Ok(())
+    }
+
+    async fn close_ended(&self, user: UserId, mark: &PasswordMark) -> Result<()> {
+        let goes_on = |session: &Session| {
+            session.user != user || mark.keeps(SessionId::of(&session.family), session.began.mark)
+        };
+        let mut data = self.data();
+        data.sessions.retain(|_, kept| goes_on(&kept.session));
         Ok(())
     }
 }

@@ -1,0 +1,96 @@
+//! The transaction that gives an account another e-mail address.
+
+use std::time::Instant;
+
+use bson::doc;
+use mongodb::ClientSession;
+use shared::contract::accounts::AddressDocument;
+use shared::contract::ids::UserId;
+use shared::resilience;
+
+use super::super::errors::{INTERACTIVE, translate};
+use super::{Accounts, Attempt, Ended, Source, commit, not_begun, refused};
+use crate::app::ports::{NewAddress, Registered, Replaced, Result, StoreError};
+
+impl Accounts {
+    /// Reserves the new address and frees the old one, in one transaction. To begin it again changes
+    /// nothing more, so that it does not matter whether an attempt without an answer was carried out.
+    pub(super) async fn change_together(&self, change: &NewAddress) -> Result<Replaced> {
+        let (started, mut backoff) = (Instant::now(), resilience::interactive());
+        let replaced = loop {
+            let error: Source = match self.try_change(change, started).await {
+                Ok(replaced) => break replaced,
+                Err(Ended::Taken(_)) => return Ok(Replaced::Taken),
+                Err(Ended::Failed(error)) => return Err(translate(error)),
+                Err(Ended::Again(error) | Ended::Unknown(error)) => Box::new(error),
+            };
+            if started.elapsed() >= INTERACTIVE {
+                return Err(StoreError::Unavailable(error));
+            }
+            backoff.wait().await;
+        };
+        if replaced == Replaced::Done {
+            // The old one is not to be found there either.
+            self.calls.ask(|| self.empty_event(change.user)).await?;
+        }
+        Ok(replaced)
+    }
+
+    async fn try_change(
+        &self,
+        change: &NewAddress,
+        started: Instant,
+    ) -> std::result::Result<Replaced, Ended> {
+        let mut session = self.begin().await.map_err(not_begun)?;
+        let written = self.replace(&mut session, change).await;
+        if !matches!(written, Ok(Replaced::Done)) {
+            // The server forgets it in time, should this not reach it.
+            let _ = session.abort_transaction().await;
+            return written;
+        }
+        commit(&mut session, started).await?;
+        written
+    }
+
+    /// The old one first: two changes of one account, or a change and its user's leaving, contend for
+    /// it, so that one of them finds what the other has made of it.
+    async fn replace(
+        &self,
+        session: &mut ClientSession,
+        change: &NewAddress,
+    ) -> std::result::Result<Replaced, Ended> {
+        let user = change.user.get();
+        let old = doc! { "user": user, "_id": { "$ne": &change.folded } };
+        let old = self.emails.delete_many(old).session(&mut *session);
+        let old = old.await.map_err(not_begun)?.deleted_count;
+        let same = doc! { "user": user, "_id": &change.folded };
+        let written = doc! { "$set": { "address": &change.address } };
+        let same = self.emails.update_one(same, written).session(&mut *session);
+        if same.await.map_err(not_begun)?.matched_count > 0 {
+            return Ok(Replaced::Done);
+        }
+        if old == 0 {
+            return Ok(Replaced::Gone);
+        }
+        let new = AddressDocument {
+            folded: change.folded.clone(),
+            user: change.user,
+            nonce: change.nonce,
+            address: Some(change.address.clone()),
+        };
+        let written = self.emails.insert_one(new).session(&mut *session).await;
+        written.map_err(|error| refused(error, Registered::EmailTaken))?;
+        Ok(Replaced::Done)
+    }
+
+    /// The event that registered a user has their address too, where an earlier build has written it.
+    /// Emptying it there is the one change that an event ever sees: it leaves what the event says to
+    /// everybody else, and the stream, as they are.
+    pub(super) async fn empty_event(&self, user: UserId) -> Attempt<()> {
+        let event =
+            doc! { "_id": user.get(), "type": "user.registered", "data.email": { "$gt": "" } };
+        let empty = doc! { "$set": { "data.email": "" } };
+        self.events.update_one(event, empty).await?;
+        Ok(())
+    }
+}
