@@ -2,7 +2,7 @@
 
 import { call, signIn, signOut, plain } from './api.mjs';
 import { form } from './compose.mjs';
-import { confirmed, el, say } from './dom.mjs';
+import { confirmed, el, say, when } from './dom.mjs';
 import { session } from './session.mjs';
 
 const NAME = {
@@ -67,25 +67,83 @@ async function needsGateway() {
   }
 }
 
-export async function settingsPage(me) {
+const WRONG = { bad_credentials: 'This is not your password.' };
+const CURRENT = { ...PASSWORD, label: 'Your password' };
+
+/** `me()` is one's own profile, and `changed(user)` is told of another one. */
+export async function settingsPage(me, changed) {
   const user = await me();
+  const address = el('p', {});
+  const name = (email) => address.replaceChildren(`As @${user.username}`, email ? `, with ${email}` : '');
+  name(user.email);
+  const places = el('section', { class: 'card' });
+  showSessions(places);
   const node = el('div', { class: 'stack' },
     el('section', { class: 'card' },
-      el('h2', {}, 'Signed in'),
-      el('p', {}, `As @${user.username}`, user.email && `, with ${user.email}`),
+      el('h2', {}, 'Signed in'), address,
       el('p', { class: 'quiet' }, 'In every tab of this browser. Signing out ends it in all of them.'),
       el('button', { type: 'button', class: 'primary', onclick: leave }, 'Sign out')),
+    places,
+    el('section', { class: 'card' }, el('h2', {}, 'Another password'), form({
+      send: 'Change password', words: WRONG, done: 'Your password is changed. All other sessions have ended.',
+      fields: [CURRENT, { ...NEW_PASSWORD, name: 'new_password', label: 'New password' }],
+      act: async (body) => {
+        await call('PUT', '/users/me/password', { body, again: true });
+        showSessions(places);
+      } })),
+    el('section', { class: 'card' }, el('h2', {}, 'Another e-mail address'), form({
+      send: 'Change e-mail', words: WRONG, done: 'Your e-mail address is changed.',
+      fields: [CURRENT, { ...EMAIL, label: 'New e-mail' }],
+      act: async (body) => {
+        const now = await call('PUT', '/users/me/email', { body, again: true });
+        name(now.email);
+        changed(now);
+      } })),
     el('section', { class: 'card' },
       el('h2', {}, 'Leave for good'),
       el('p', {}, 'Your profile, posts and reposts vanish, your follows end, and your name stays taken.'),
       form({
-        send: 'Deactivate my account', danger: true, fields: [PASSWORD],
+        send: 'Deactivate my account', danger: true, words: WRONG, fields: [CURRENT],
         act: async ({ password }) => {
           if (!await confirmed('Deactivate your account for good?', 'Deactivate')) return;
           await call('DELETE', '/users/me', { body: { password } });
           session.end('Your account is deactivated.');
         } })));
   return { title: 'Settings', node };
+}
+
+/** Where one is signed in, each with a way to end it. */
+async function showSessions(place) {
+  const heading = el('h2', { tabindex: '-1' }, 'Your sessions');
+  place.replaceChildren(heading, el('p', { class: 'quiet' }, 'Loading…'));
+  let sessions;
+  try {
+    ({ sessions } = await call('GET', '/auth/sessions'));
+  } catch (problem) {
+    place.replaceChildren(heading, el('p', { class: 'fault', role: 'alert' }, plain(problem)));
+    return;
+  }
+  const end = async (path, isHere, text) => {
+    try {
+      await call('DELETE', path, { again: true, forgets: isHere });
+      if (isHere) return session.end(text);
+      say(text);
+      await showSessions(place);
+      place.querySelector('h2').focus();
+    } catch (problem) {
+      say(plain(problem), { bad: true });
+    }
+  };
+  const list = [
+    el('ul', { class: 'sessions', role: 'list' }, sessions.map(({ id, created_at: from, last_used_at: used, current }) => el('li', { class: 'row' },
+      el('span', {}, from && ['Since ', when(from), ', '], 'used ', when(used),
+        current && el('span', { class: 'tag' }, 'This one')),
+      !current && el('button', {
+        type: 'button', class: 'quiet', onclick: () => end(`/auth/sessions/${id}`, false, 'The session has ended.') }, 'End')))),
+    sessions.length > 1 && el('button', {
+      type: 'button', class: 'danger', onclick: () => end('/auth/sessions', true, 'You are signed out everywhere.') }, 'End all of them'),
+    el('p', { class: 'quiet' }, 'What has ended elsewhere can go on for 15 minutes at most.')];
+  place.replaceChildren(heading, ...list.filter(Boolean));
 }
 
 async function leave() {

@@ -33,7 +33,7 @@ const PAGES = [
   { at: /^#\/p\/(\d+)$/, open: true, page: (id) => threadPage(id) },
   { at: /^#\/p\/(\d+)\/(likes|reposts)$/, open: true, page: (id, what) => reactionsPage(id, what) },
   { at: /^#\/find$/, open: true, page: () => ({ title: 'Find', node: el('div', { class: 'card' }, finder()) }) },
-  { at: /^#\/settings$/, page: () => settingsPage(me) },
+  { at: /^#\/settings$/, page: () => settingsPage(me, (user) => { myself = Promise.resolve(user); }) },
   { at: /^#\/sign-in$/, open: true, page: signInPage },
   { at: /^#\/sign-up$/, open: true, page: signUpPage }];
 

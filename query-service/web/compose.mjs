@@ -1,7 +1,7 @@
 // Forms: one for posts, and one for everything else, with what is wrong said beside the field.
 
 import { call, newKey, plain, Problem } from './api.mjs';
-import { el, newId } from './dom.mjs';
+import { el, newId, say } from './dom.mjs';
 
 const MOST = 280;
 const DRAFT = 'microblog.draft';
@@ -122,13 +122,14 @@ function remembered() {
 export const sentence = (detail) => `${detail.charAt(0).toUpperCase()}${detail.slice(1)}${/[.!?]$/.test(detail) ? '' : '.'}`;
 
 /** Which field an error is about, where its code alone says so. */
-const OF_A_FIELD = { username_taken: 'username', email_taken: 'email' };
+const OF_A_FIELD = { username_taken: 'username', email_taken: 'email', bad_credentials: 'password' };
 
 /**
  * A form of `fields` (`name`, `label`, and attributes of the input; `hint` is said with it, `area` makes it a
- * text of several lines). `act(values)` does the work; what it throws is said beside the field it is about.
+ * text of several lines). `act(values)` does the work; what it throws is said beside the field it is about, in
+ * the words of `words` where they have its code. With `done`, that is said then, and the form is empty again.
  */
-export function form({ fields, send, act, danger = false, cancelled = null }) {
+export function form({ fields, send, act, words = {}, done = null, danger = false, cancelled = null }) {
   const inputs = new Map();
   const general = el('p', { class: 'fault', role: 'alert' });
   const button = el('button', { type: 'submit', class: danger ? 'danger' : 'primary' }, send);
@@ -175,12 +176,16 @@ export function form({ fields, send, act, danger = false, cancelled = null }) {
     button.setAttribute('aria-disabled', 'true');
     try {
       await act(Object.fromEntries([...inputs].map(([name, { input }]) => [name, input.value])));
+      if (!done) return;
+      for (const { input } of inputs.values()) input.value = '';
+      say(done);
     } catch (problem) {
+      const text = words[problem.code] ?? plain(problem);
       const of = problem instanceof Problem ? problem.errors : [];
       const said = of.filter(({ field }) => inputs.has(field)).map(({ field, detail }) => [field, sentence(detail)]);
       const field = OF_A_FIELD[problem.code];
-      if (said.length === 0 && inputs.has(field)) said.push([field, plain(problem)]);
-      show(said, plain(problem));
+      if (said.length === 0 && inputs.has(field)) said.push([field, text]);
+      show(said, text);
     } finally {
       busy = false;
       node.removeAttribute('aria-busy');

@@ -220,6 +220,7 @@ await step('a refresh token is used once, whatever number of tabs wants a new ac
   assert.ok(ends > Date.now() + 600_000, 'the new token is kept');
   await second.getByRole('link', { name: 'Settings' }).click();
   await second.getByText('As @bob').waitFor();
+  await second.getByText('This one').waitFor();
   await sound(second, 'settings');
   await second.close();
   await bob.page.getByRole('link', { name: 'Home' }).click();
@@ -227,8 +228,8 @@ await step('a refresh token is used once, whatever number of tabs wants a new ac
 });
 
 await step('nothing moves under somebody who reads further down', async () => {
-  for (let count = 1; count <= 12; count += 1) await write(ada.page, `Line ${count}\nof a long timeline`);
-  await shows(bob.page, 'Line 12');
+  for (let count = 1; count <= 9; count += 1) await write(ada.page, `Line ${count}\nof a long timeline`);
+  await shows(bob.page, 'Line 9');
   await bob.page.locator('article', { hasText: 'To both tabs' }).scrollIntoViewIfNeeded();
   const place = () => bob.page.locator('article', { hasText: 'To both tabs' }).boundingBox().then((box) => Math.round(box.y));
   await bob.page.evaluate(() => scrollTo({ top: 900, behavior: 'instant' }));
@@ -334,6 +335,37 @@ await step('a profile is edited, and a post deleted', async () => {
   await page.getByRole('button', { name: 'Unfollow @bob', exact: true }).click();
   await page.getByRole('button', { name: 'Follow @bob', exact: true }).waitFor();
   await sound(page, 'followers');
+  await page.getByRole('link', { name: 'Home' }).click();
+});
+
+await step('a session elsewhere is ended, and the password changed', async () => {
+  const elsewhere = await visitor('ada elsewhere');
+  await elsewhere.page.goto('/#/sign-in');
+  await elsewhere.page.getByLabel('User name or e-mail').fill('ada@example.com');
+  await elsewhere.page.getByLabel('Password').fill(PASSWORD);
+  await elsewhere.page.getByRole('button', { name: 'Sign in' }).click();
+  await isLive(elsewhere.page);
+  const { page } = ada;
+  await page.getByRole('link', { name: 'Settings' }).click();
+  await page.getByRole('button', { name: 'End', exact: true }).click();
+  await page.getByText('The session has ended.').waitFor();
+  await eventually('one is left', async () => await page.getByRole('button', { name: 'End', exact: true }).count() === 0);
+  // The other window finds out when it wants a new access token.
+  await elsewhere.page.evaluate(() => {
+    const session = JSON.parse(localStorage.getItem('microblog.session'));
+    localStorage.setItem('microblog.session', JSON.stringify({ ...session, ends: 0 }));
+  });
+  await elsewhere.page.goto('/#/u/bob');
+  await elsewhere.page.getByText('Your session has ended. Sign in again.').waitFor();
+  await elsewhere.context.close();
+  const form = page.locator('section', { hasText: 'Another password' }).last();
+  await form.getByLabel('Your password').fill('wrong horse');
+  await form.getByLabel('New password').fill('battery staple');
+  await form.getByRole('button').click();
+  await form.getByText('This is not your password.').waitFor();
+  await form.getByLabel('Your password').fill(PASSWORD);
+  await form.getByRole('button').click();
+  await page.getByText('Your password is changed.').waitFor();
   await page.getByRole('link', { name: 'Home' }).click();
 });
 
