@@ -49,6 +49,7 @@ export function welcomePage() {
     el('p', { class: 'row' },
       el('a', { class: 'button primary', href: '#/sign-up' }, 'Sign up'),
       el('a', { class: 'button quiet', href: '#/sign-in' }, 'Sign in')),
+    el('p', {}, el('a', { href: '/docs' }, 'The API behind this page')),
     el('p', { class: 'quiet', id: 'reads-only', role: 'status' }));
   needsGateway().then((needs) => {
     if (!needs) return;
