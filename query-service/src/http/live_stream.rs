@@ -129,8 +129,8 @@ impl Seen {
 /// How far a stream has come.
 #[derive(Clone, Copy)]
 struct Place {
-    /// The views whose sequences these are.
-    generation: i64,
+    /// The number of the views whose sequences these are.
+    views: i64,
     /// All up to this sequence was sent.
     seq: u64,
     /// The last entry that was sent, or one that would have been made when the stream began.
@@ -338,10 +338,10 @@ impl LiveStream {
             }
             let (mut at, mut left) = (at, left);
             // Other views may be of a stream that was made anew.
-            let shown = views.generation().number;
-            if at.generation != shown {
+            let shown = views.number();
+            if at.views != shown {
                 at.seq = views.sequence_of(reader, at.entry).await?;
-                (at.generation, left) = (shown, None);
+                (at.views, left) = (shown, None);
             }
             let found = views.newer_for_a_stream(reader, at.seq, left, turn).await?;
             let now = views.with(ReadFrom::CacheThenDatabase);
@@ -421,7 +421,7 @@ async fn place(
     reader: UserId,
     resume: Option<Seen>,
 ) -> Result<Place, Unanswered> {
-    let (generation, now) = (views.generation().number, views.position_now().await?);
+    let now = views.position_now().await?;
     let this_moment = SystemClock.now().millis() << SEQUENCE_BITS;
     let this_moment = Id::new(this_moment).unwrap_or_else(|| unreachable!("it is long after 1970"));
     // A sequence that lies ahead is of a past that there is no more.
@@ -431,7 +431,7 @@ async fn place(
         Some(Seen::Entry(entry)) => (views.sequence_of(reader, entry).await?.min(now), entry),
     };
     Ok(Place {
-        generation,
+        views: views.number(),
         seq,
         entry,
     })

@@ -192,6 +192,11 @@ impl ReadModel {
         &self.inner.generation
     }
 
+    /// Which views these are: the ones that are shown after a rebuild have another number.
+    pub fn number(&self) -> i64 {
+        self.inner.generation.number
+    }
+
     pub fn partitions(&self) -> Partitions {
         self.inner.generation.partitions
     }
