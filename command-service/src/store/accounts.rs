@@ -300,8 +300,7 @@ impl Accounts {
 
     /// Forgets the address and the password of a user who has left; the name stays reserved.
     async fn try_forget(&self, user: UserId) -> Attempt<()> {
-        let of_user = doc! { "user": user.get() };
-        self.emails.delete_many(of_user).await?;
+        self.forget_address(user).await?;
         self.empty_event(user).await?;
         let credentials = doc! { "_id": user.get() };
         self.credentials.delete_one(credentials).await?;

@@ -1,4 +1,4 @@
-//! The transaction that gives an account another e-mail address.
+//! The transactions that give an account another e-mail address, or none any more.
 
 use std::time::Instant;
 
@@ -81,6 +81,22 @@ impl Accounts {
         let written = self.emails.insert_one(new).session(&mut *session).await;
         written.map_err(|error| refused(error, Registered::EmailTaken))?;
         Ok(Replaced::Done)
+    }
+
+    /// In a transaction, though it is one statement: beside a change of the address it is refused at
+    /// once, and asked again. Outside of one it waits for the change, and the embedded engine
+    /// (0.5.3-beta.196) was seen to hang when the two met.
+    pub(super) async fn forget_address(&self, user: UserId) -> Attempt<()> {
+        let mut session = self.begin().await?;
+        let of_user = doc! { "user": user.get() };
+        let deleted = self.emails.delete_many(of_user).session(&mut session).await;
+        if let Err(error) = deleted {
+            // The server forgets it in time, should this not reach it.
+            let _ = session.abort_transaction().await;
+            return Err(error.into());
+        }
+        // Without an answer it is asked for again: whoever has left gets no new address.
+        Ok(session.commit_transaction().await?)
     }
 
     /// The event that registered a user has their address too, where an earlier build has written it.
