@@ -261,6 +261,7 @@ def print_welcome(gateway: Gateway | None, command_url: str, query_url: str, dat
             curl, hint = f"{curl} -k", " (-k: whoever has signed the certificate)"
     addresses = "".join(f"  {what:<36} {where}\n" for what, where in (
         *([("a page to try it with, in a browser", f"{gateway.url}/"),
+           ("every call, described", f"{gateway.url}/docs"),
            ("both services, through the gateway", f"{gateway.url}/api/v1")] if gateway else []),
         ("commands (POST, PUT, PATCH, DELETE)", f"{command_url}/api/v1"),
         ("queries (GET)", f"{query_url}/api/v1"),
