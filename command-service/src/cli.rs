@@ -16,7 +16,7 @@ use crate::app::{CommandError, ModerationAction, TAKEN_BACK};
 use crate::backup;
 use crate::import;
 use crate::keys::Signer;
-use crate::relay::{RelayError, beyond_log};
+use crate::relay::{BeyondLog, RelayError, beyond_log};
 use crate::startup::{Application, Core, Role, StartupError, keep_time};
 
 /// Accepts commands over HTTP, appends them to the event log in MongoDB, and publishes the log on
@@ -103,12 +103,8 @@ enum CliError {
     Connect(#[from] connections::ConnectError),
     #[error("read the stream")]
     Stream(#[from] RelayError),
-    #[error("event {id}")]
-    Repeat {
-        id: i64,
-        #[source]
-        source: CommandError,
-    },
+    #[error("{failed} were not repeated, and {unreadable} messages cannot be read by this build")]
+    NotRepeated { failed: usize, unreadable: u64 },
     #[error("{username}")]
     Command {
         username: String,
@@ -239,22 +235,30 @@ async fn admin(settings: &Settings, command: AdminCommand) -> Result<(), CliErro
 async fn repeat_deletions(settings: &Settings, core: &Core) -> Result<(), CliError> {
     let nats = connections::nats(&settings.nats, "command-service admin").await?;
     let lost = beyond_log(&nats, &settings.names, &core.log, &TAKEN_BACK).await?;
-    let (mut accounts, mut posts) = (0, 0);
-    for event in &lost {
-        let repeated = core.app.take_back_again(event).await;
-        let repeated = repeated.map_err(|source| CliError::Repeat {
-            id: event.id.get(),
-            source,
-        })?;
-        let is_post = matches!(event.payload, Payload::PostDeleted(_));
-        posts += u64::from(repeated && is_post);
-        accounts += u64::from(repeated && !is_post);
+    let BeyondLog { events, unreadable } = lost;
+    let (mut accounts, mut posts, mut failed) = (0, 0, 0);
+    for event in &events {
+        match core.app.take_back_again(event).await {
+            Ok(repeated) => {
+                let is_post = matches!(event.payload, Payload::PostDeleted(_));
+                posts += u64::from(repeated && is_post);
+                accounts += u64::from(repeated && !is_post);
+            }
+            // One of them keeps none of the others from being repeated.
+            Err(error) => {
+                failed += 1;
+                eprintln!("command-service: event {}: {}", event.id, Chain(&error));
+            }
+        }
     }
     println!(
         "of {} deactivations and deletions that the log lacks, {accounts} accounts are deactivated again and \
          {posts} posts are deleted again; the rest was about what the log does not have either",
-        lost.len()
+        events.len()
     );
+    if failed > 0 || unreadable > 0 {
+        return Err(CliError::NotRepeated { failed, unreadable });
+    }
     Ok(())
 }
 

@@ -348,6 +348,13 @@ async fn a_log_beside_a_stream_of_another_moment_is_refused_or_goes_on_and_never
         said.contains("0 accounts are deactivated again and 0 posts"),
         "{said}"
     );
+    world.publish_unreadable("post.deleted").await;
+    let (status, said) = world.run("repeat", "command-service", &repeat).await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("1 messages cannot be read by this build"),
+        "{said}"
+    );
     stop(&[&world.command, &world.query]).await;
     world.delete_stream().await;
     world.command.start().await;

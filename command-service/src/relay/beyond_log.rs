@@ -21,8 +21,16 @@ const STRETCH: usize = 1_000;
 /// How long the broker may take for them.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The events of these kinds on the stream that the log in `database` lacks, in the stream's order.
-/// Changes nothing.
+/// What the stream has and the log lacks.
+#[derive(Default)]
+pub struct BeyondLog {
+    /// In the stream's order.
+    pub events: Vec<Event>,
+    /// Messages that this build cannot read. Whether the log has their events is not known.
+    pub unreadable: u64,
+}
+
+/// The events of these kinds on the stream that the log in `database` lacks. Changes nothing.
 ///
 /// # Errors
 /// The stream is missing, cannot be read, or holds another log; the log is not whole.
@@ -31,7 +39,7 @@ pub async fn beyond_log(
     names: &StreamNames,
     database: &Database,
     kinds: &[&str],
-) -> Result<Vec<Event>, RelayError> {
+) -> Result<BeyondLog, RelayError> {
     let found = nats.jetstream().get_stream(names.stream()).await;
     let stream = found.map_err(|error| StreamError::Lookup(names.stream(), error))?;
     let end = stream_end::read(&stream, stream.cached_info().state.last_sequence).await?;
@@ -54,7 +62,7 @@ pub async fn beyond_log(
         .await
         .map_err(RelayError::Consumer)?;
     let log = database.collection(shared::contract::log::COLLECTION);
-    let (mut beyond, mut left) = (Vec::new(), consumer.cached_info().num_pending);
+    let (mut beyond, mut left) = (BeyondLog::default(), consumer.cached_info().num_pending);
     while left > 0 {
         let mut stretch = consumer
             .batch()
@@ -67,7 +75,10 @@ pub async fn beyond_log(
         while let Some(message) = stretch.next().await {
             let message = message.map_err(RelayError::Delivery)?;
             left = message.info().map_err(RelayError::Delivery)?.pending;
-            events.extend(Event::decode(&message.payload).ok());
+            match Event::decode(&message.payload) {
+                Ok(event) => events.push(event),
+                Err(_) => beyond.unreadable += 1,
+            }
             if left == 0 {
                 break;
             }
@@ -78,7 +89,7 @@ pub async fn beyond_log(
         }
         let known = known(&log, &events).await.map_err(RelayError::Log)?;
         events.retain(|event| !known.contains(&event.id.get()));
-        beyond.append(&mut events);
+        beyond.events.append(&mut events);
     }
     Ok(beyond)
 }

@@ -45,7 +45,7 @@ mod stream;
 mod watch;
 mod worker;
 
-pub use beyond_log::beyond_log;
+pub use beyond_log::{BeyondLog, beyond_log};
 pub use error::RelayError;
 pub use fail_point::FailPoint;
 pub use health::READY;

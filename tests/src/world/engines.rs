@@ -115,6 +115,15 @@ impl World {
         deleted.expect("the stream is deleted");
     }
 
+    /// A message on an event's subject that is no event of this build.
+    pub async fn publish_unreadable(&self, kind: &str) {
+        let client = async_nats::connect(self.nats_url()).await.expect("NATS");
+        let jetstream = jetstream::new(client);
+        let published = jetstream.publish(Self::names().kind(kind), "{}".into());
+        let stored = published.await.expect("sent").await;
+        stored.expect("on the stream");
+    }
+
     fn nats_url(&self) -> String {
         format!("nats://{}", self.nats_address())
     }
