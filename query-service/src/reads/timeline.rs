@@ -117,7 +117,7 @@ impl ReadModel {
             if self.is_used_up() {
                 // The next page looks as far as this one would have: with the same window a scroll
                 // to posts of last year would take pages by the thousand, all of them empty.
-                return ends(window, filling.cut_at(before));
+                return ends(window.min(top >> 16), filling.cut_at(before));
             }
             take.loaded = (take.loaded * 2).min(MOST_TOGETHER);
         }
