@@ -49,18 +49,20 @@ impl App {
         change: PasswordChange,
     ) -> Result<Accepted<User>, CommandError> {
         let user = self.find_active(actor).await?.ok_or(Refusal::NoActor)?;
-        let mark = match self.replace_password(actor, &change).await {
+        match self.replace_password(actor, &change).await {
             // Not the password, or not any more. Counts as a guess of its own: nobody guesses twice at
             // the price of one.
             Err(CommandError::Refused(Refusal::BadCredentials)) => {
-                let known = self.confirm(actor, change.new_password, change.address);
-                known.await?.mark
+                self.confirm(actor, change.new_password, change.address)
+                    .await?;
             }
-            replaced => replaced?,
-        };
-        if let Err(error) = self.store.sessions.close_ended(actor, &mark).await {
-            // They have ended all the same: this only tidies up.
-            warn!(error = %Chain(&error), "sessions that ended with a password are not deleted yet");
+            replaced => {
+                let (before, sessions) = (replaced?, &self.store.sessions);
+                if let Err(error) = sessions.close_ended(actor, &before, change.session).await {
+                    // They have ended all the same: this only tidies up.
+                    warn!(error = %Chain(&error), "sessions that ended with a password are not deleted yet");
+                }
+            }
         }
         Ok(Accepted {
             token: self.own_token(&user, false).await?,
@@ -68,6 +70,7 @@ impl App {
         })
     }
 
+    /// Returns the mark that was replaced.
     async fn replace_password(
         &self,
         actor: UserId,
@@ -84,10 +87,8 @@ impl App {
             kept: change.session,
         };
         match self.store.accounts.change_password(&new).await? {
-            Replaced::Done => Ok(PasswordMark {
-                mark: Some(new.mark),
-                kept: new.kept,
-            }),
+            // It goes with the hash, which was still there.
+            Replaced::Done => Ok(known.mark),
             Replaced::Taken => Err(Refusal::BadCredentials.into()),
             Replaced::Gone => Err(Refusal::NoActor.into()),
         }

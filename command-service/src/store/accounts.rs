@@ -113,6 +113,8 @@ impl ports::Accounts for Accounts {
     }
 
     async fn find(&self, name: &AccountName) -> Result<Option<UserId>> {
+        // Whose account is not found is told that the password is wrong.
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_find(name)).await
     }
 
@@ -125,6 +127,7 @@ impl ports::Accounts for Accounts {
     }
 
     async fn credentials(&self, user: UserId) -> Result<Option<ports::Credentials>> {
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_credentials(user)).await
     }
 
@@ -301,7 +304,6 @@ impl Accounts {
     /// Forgets the address and the password of a user who has left; the name stays reserved.
     async fn try_forget(&self, user: UserId) -> Attempt<()> {
         self.forget_address(user).await?;
-        self.empty_event(user).await?;
         let credentials = doc! { "_id": user.get() };
         self.credentials.delete_one(credentials).await?;
         Ok(())

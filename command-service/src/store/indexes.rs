@@ -54,7 +54,13 @@ pub(super) async fn make(database: &Database) -> mongodb::error::Result<()> {
     sessions
         .create_indexes([
             index(doc! { "expires_at": 1 }, at_expiry),
-            index(doc! { "user": 1 }, IndexOptions::default()),
+            // A user's own, the one used last first.
+            index(
+                doc! { "user": 1, "expires_at": -1 },
+                IndexOptions::default(),
+            ),
+            // One of them, and those that have no id.
+            index(doc! { "user": 1, "sid": 1 }, IndexOptions::default()),
         ])
         .await?;
     // A collection that is first written in a transaction must exist on older servers.

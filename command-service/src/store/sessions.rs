@@ -1,17 +1,22 @@
 //! Sessions: one document per family of refresh tokens. Expired ones are removed by the database.
 
 use async_trait::async_trait;
-use bson::{Binary, DateTime, doc, spec::BinarySubtype};
+use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 use shared::contract::ids::UserId;
-use shared::contract::sessions::{PasswordMark, SESSIONS, SessionId};
+use shared::contract::sessions::{MOST_SESSIONS, PasswordMark, SESSIONS, SessionId};
 use shared::contract::time::Timestamp;
+use shared::runtime::error_chain::Chain;
+use tracing::debug;
 
 use super::calls::Calls;
 use super::errors::{Fault, is_duplicate};
 use crate::app::ports::{self, Owner, Renewal, Renewed, Result, Rotation, Session};
+
+/// Sessions that are too many, closed together: more are closed when the next one is opened.
+const CLOSED_AT_ONCE: i64 = 500;
 
 type Attempt<T> = std::result::Result<T, Fault>;
 
@@ -50,7 +55,13 @@ struct SessionDocument {
 impl ports::Sessions for Sessions {
     async fn open(&self, session: &Session) -> Result<()> {
         self.calls.require_prepared()?;
-        self.calls.ask(|| self.try_open(session)).await
+        self.calls.ask(|| self.try_open(session)).await?;
+        let bounded = self.calls.ask(|| self.try_bound(session.user)).await;
+        if let Err(error) = bounded {
+            // The next one to be opened does it.
+            debug!(error = %Chain(&error), "sessions beyond the bound are not closed yet");
+        }
+        Ok(())
     }
 
     async fn renew(&self, renewal: &Renewal) -> Result<Rotation> {
@@ -80,12 +91,20 @@ impl ports::Sessions for Sessions {
 
     async fn close_all(&self, user: UserId) -> Result<()> {
         self.calls.require_prepared()?;
-        self.calls.ask(|| self.try_close_all(user)).await
+        let own = doc! { "user": user.get() };
+        self.calls.ask(|| self.try_close_all(&own)).await
     }
 
-    async fn close_ended(&self, user: UserId, mark: &PasswordMark) -> Result<()> {
+    async fn close_ended(
+        &self,
+        user: UserId,
+        before: &PasswordMark,
+        kept: Option<SessionId>,
+    ) -> Result<()> {
         self.calls.require_prepared()?;
-        self.calls.ask(|| self.try_close_ended(user, mark)).await
+        let mut ended = before.replaced_filter(kept);
+        ended.insert("user", user.get());
+        self.calls.ask(|| self.try_close_all(&ended)).await
     }
 }
 
@@ -184,21 +203,17 @@ impl Sessions {
             return Ok(());
         }
         // One that an earlier build wrote last has no id: it is looked for by its family.
-        let unnamed = doc! { "user": user.get(), "sid": { "$exists": false } };
-        let keys = self.sessions.clone_with_type::<Family>();
-        let families = keys.find(unnamed).projection(doc! { "_id": 1 }).await?;
-        let families: Vec<Family> = families.try_collect().await?;
+        let unnamed = doc! { "user": user.get(), "sid": null };
+        let keys = self.sessions.clone_with_type::<Key>();
+        let unnamed = keys.find(unnamed).projection(doc! { "expires_at": 1 });
+        let unnamed = unnamed
+            .sort(doc! { "expires_at": -1 })
+            .limit(i64::from(MOST_SESSIONS));
+        let families: Vec<Key> = unnamed.await?.try_collect().await?;
         let found = families.iter().map(|row| &row.family);
         for family in found.filter(|family| SessionId::of(family) == session) {
             self.sessions.delete_one(doc! { "_id": family }).await?;
         }
-        Ok(())
-    }
-
-    async fn try_close_ended(&self, user: UserId, mark: &PasswordMark) -> Attempt<()> {
-        let mut ended = mark.ended_filter();
-        ended.insert("user", user.get());
-        self.sessions.delete_many(ended).await?;
         Ok(())
     }
 
@@ -207,11 +222,29 @@ impl Sessions {
         Ok(())
     }
 
-    async fn try_close_all(&self, user: UserId) -> Attempt<()> {
-        self.sessions
-            .delete_many(doc! { "user": user.get() })
-            .await?;
+    async fn try_close_all(&self, ended: &Document) -> Attempt<()> {
+        self.sessions.delete_many(ended.clone()).await?;
         Ok(())
+    }
+
+    /// Closes those that were used longest ago, beyond as many as a user may have.
+    async fn try_bound(&self, user: UserId) -> Attempt<()> {
+        let keys = self.sessions.clone_with_type::<Key>();
+        let beyond = keys
+            .find(doc! { "user": user.get() })
+            .sort(doc! { "expires_at": -1 })
+            .skip(u64::from(MOST_SESSIONS))
+            .limit(CLOSED_AT_ONCE)
+            .projection(doc! { "expires_at": 1 });
+        let beyond: Vec<Key> = beyond.await?.try_collect().await?;
+        let Some(last_used) = beyond.first() else {
+            return Ok(());
+        };
+        let families: Vec<&String> = beyond.iter().map(|row| &row.family).collect();
+        // One that is used meanwhile goes on.
+        let unused = doc! { "$lte": last_used.expires_at };
+        let unused = doc! { "_id": { "$in": families }, "expires_at": unused };
+        self.try_close_all(&unused).await
     }
 
     async fn find(&self, family: &str) -> Attempt<Option<SessionDocument>> {
@@ -230,11 +263,12 @@ impl SessionDocument {
     }
 }
 
-/// The key of a document alone.
+/// What finds a document, and when it was used last.
 #[derive(Deserialize)]
-struct Family {
+struct Key {
     #[serde(rename = "_id")]
     family: String,
+    expires_at: DateTime,
 }
 
 fn id_of(family: &str) -> Binary {

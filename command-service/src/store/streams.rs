@@ -108,6 +108,8 @@ impl Place {
 #[async_trait]
 impl ports::Streams for Streams {
     async fn last(&self, owner: UserId, stream: LogStream) -> Result<Option<Event>> {
+        // A user without a last event counts as one who has left.
+        self.calls.require_prepared()?;
         self.calls.ask(|| self.try_last(owner, stream)).await
     }
 

@@ -477,6 +477,11 @@ async fn a_service_whose_log_is_replaced_below_it_writes_nothing_more() {
         let body = serde_json::json!({ "content": "to whom?" });
         let posted = app.command_with(&ada, "POST", "/posts", body).await;
         posted.refused(503, "unavailable");
+        // Nobody is told that their password or their token is good for nothing.
+        app.login("ada").await.refused(503, "unavailable");
+        let password = serde_json::json!({ "password": crate::support::PASSWORD });
+        let left = app.command_with(&ada, "DELETE", "/users/me", password);
+        left.await.refused(503, "unavailable");
         app.halt().await;
         // One that begins then has what it needs.
         if !restores {

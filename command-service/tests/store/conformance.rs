@@ -39,6 +39,7 @@ macro_rules! promises {
             an_address_is_forgotten_and_a_name_is_not,
             a_refresh_token_is_renewed_once_and_gets_its_answer_again,
             a_password_is_replaced_once_and_says_which_sessions_go_on,
+            one_session_too_many_ends_the_one_that_was_used_longest_ago,
             an_address_is_exchanged_or_stays_as_it_was,
             a_quota_is_granted_so_often_and_given_back_to_its_window,
             follows_are_counted_from_the_log_and_reserved_up_to_the_limit,

@@ -8,7 +8,7 @@ use command_service::app::ports::{
 };
 use shared::contract::events::{LogStream, Payload};
 use shared::contract::ids::Id;
-use shared::contract::sessions::{PasswordMark, SessionId};
+use shared::contract::sessions::{MOST_SESSIONS, PasswordMark, SessionId};
 use shared::contract::time::{Clock, SystemClock, Timestamp};
 use shared::runtime::settings::Secret;
 
@@ -143,6 +143,38 @@ pub async fn a_refresh_token_is_renewed_once_and_gets_its_answer_again(world: &i
     assert_eq!(sessions.owner("b").await.unwrap(), None);
 }
 
+pub async fn one_session_too_many_ends_the_one_that_was_used_longest_ago(world: &impl World) {
+    let sessions = &world.store().sessions;
+    let now = SystemClock.now();
+    let open = async |family: String, of: i64, expires_in: i64| {
+        let session = Session {
+            family,
+            user: user(of),
+            current: [1; 32],
+            expires_at: Timestamp::from_millis(now.millis() + expires_in),
+            origin: None,
+            began: Began {
+                at: now,
+                mark: None,
+            },
+        };
+        sessions.open(&session).await.unwrap();
+    };
+    open("another's".into(), 2, 1_000_000).await;
+    // The one that is opened first was used last.
+    for n in 0..i64::from(MOST_SESSIONS) {
+        open(format!("s{n}"), 1, 2_000_000 - n).await;
+    }
+    let there = async |family: &str| sessions.owner(family).await.unwrap().is_some();
+    let oldest = format!("s{}", MOST_SESSIONS - 1);
+    assert!(there("s0").await && there(&oldest).await);
+    open("new".into(), 1, 3_000_000).await;
+    assert!(!there(&oldest).await);
+    for family in ["s0", "s1", "new", "another's"] {
+        assert!(there(family).await, "{family}");
+    }
+}
+
 pub async fn a_password_is_replaced_once_and_says_which_sessions_go_on(world: &impl World) {
     let Store {
         accounts, sessions, ..
@@ -200,25 +232,26 @@ pub async fn a_password_is_replaced_once_and_says_which_sessions_go_on(world: &i
     // A sign-in that had compared the old password, and one with the new.
     open("late", 10, None).await;
     open("new", 10, Some(7)).await;
-    let all = ["own", "other", "late", "new", "another's"];
-    sessions.close_ended(user(10), &after.mark).await.unwrap();
-    assert_eq!(there(&all).await, ["own", "new", "another's"]);
+    open("newest", 10, Some(8)).await;
+    let all = ["own", "other", "late", "new", "newest", "another's"];
+    let own = Some(SessionId::of("own"));
+    // However late: what began under another mark is another change's.
+    let ended = sessions.close_ended(user(10), &before.mark, own).await;
+    ended.unwrap();
+    assert_eq!(there(&all).await, ["own", "new", "newest", "another's"]);
     // One by its id, if it is one's own.
     sessions
         .close_own(user(10), SessionId::of("another's"))
         .await
         .unwrap();
     sessions
-        .close_own(user(10), SessionId::of("own"))
+        .close_own(user(10), SessionId::of("newest"))
         .await
         .unwrap();
-    assert_eq!(there(&all).await, ["new", "another's"]);
-    // Of a change that no session made, all end.
-    let by_nobody = PasswordMark {
-        mark: Some(9),
-        kept: None,
-    };
-    sessions.close_ended(user(10), &by_nobody).await.unwrap();
+    assert_eq!(there(&all).await, ["own", "new", "another's"]);
+    // Of a change that no session made, all end: also the one that was kept before.
+    let ended = sessions.close_ended(user(10), &after.mark, None).await;
+    ended.unwrap();
     assert_eq!(there(&all).await, ["another's"]);
     accounts.forget(user(10)).await.unwrap();
     let gone = accounts

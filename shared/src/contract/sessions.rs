@@ -18,14 +18,16 @@ use sha2::{Digest, Sha256};
 use crate::contract::ids::UserId;
 use crate::contract::time::Timestamp;
 
-/// The collection of sessions: one document for each family of refresh tokens; index `user`.
+/// The collection of sessions: one document for each family of refresh tokens; indexes
+/// `(user, expires_at)` and `(user, sid)`.
 pub const SESSIONS: &str = "sessions";
 /// The collection of what accounts are signed in with, by user.
 pub const CREDENTIALS: &str = "credentials";
 /// How long a session lasts without being used, in milliseconds.
 pub const SESSION_LIFETIME_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
-/// A list of sessions has so many at the most.
-pub const MOST_SESSIONS: i64 = 100;
+/// An account has so many sessions at the most: one more ends the one that was used longest ago. So
+/// what is asked of all of them is small, whoever signs in how often.
+pub const MOST_SESSIONS: u32 = 100;
 
 /// Keeps what is hashed here apart from everything else that is hashed.
 const TAG: &[u8] = b"microblog session";
@@ -130,11 +132,14 @@ impl PasswordMark {
         }
     }
 
-    /// Those that do not, as a filter of [`SESSIONS`].
-    pub fn ended_filter(&self) -> Document {
-        let mut ended = doc! { "mark": { "$ne": self.mark } };
-        if let Some(kept) = self.kept {
-            ended.insert("sid", doc! { "$ne": kept.bson() });
+    /// Those that end when another mark takes the place of this one and keeps `kept`, as a filter of
+    /// [`SESSIONS`]. It has none that began later, however late it is used. One without an id, as an
+    /// earlier build writes them, may be the one that is kept.
+    pub fn replaced_filter(&self, kept: Option<SessionId>) -> Document {
+        let mut ended = self.kept_filter();
+        if let Some(kept) = kept {
+            let other = doc! { "$exists": true, "$ne": kept.bson() };
+            ended = doc! { "$and": [ended, { "sid": other }] };
         }
         ended
     }
@@ -194,7 +199,7 @@ impl Sessions {
         own.insert("user", user.get());
         own.insert("expires_at", doc! { "$gt": DateTime::now() });
         let found = self.sessions.find(own).sort(doc! { "expires_at": -1 });
-        let found = found.limit(MOST_SESSIONS);
+        let found = found.limit(i64::from(MOST_SESSIONS));
         let found = found.projection(doc! { "expires_at": 1, "created_at": 1 });
         let found: Vec<Listed> = found.await?.try_collect().await?;
         Ok(found.iter().map(Listed::shown).collect())

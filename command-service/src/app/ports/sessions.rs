@@ -69,6 +69,8 @@ pub enum Rotation {
 /// Sessions serve their user alone.
 #[async_trait]
 pub trait Sessions: Send + Sync {
+    /// Beyond [`MOST_SESSIONS`](shared::contract::sessions::MOST_SESSIONS) of the user, those that were
+    /// used longest ago are closed.
     async fn open(&self, session: &Session) -> Result<()>;
     /// Makes the next token the newest one of the family if the one that was used is.
     async fn renew(&self, renewal: &Renewal) -> Result<Rotation>;
@@ -79,6 +81,11 @@ pub trait Sessions: Send + Sync {
     /// Closes one of a user's sessions, if they have it.
     async fn close_own(&self, user: UserId, session: SessionId) -> Result<()>;
     async fn close_all(&self, user: UserId) -> Result<()>;
-    /// Closes those of a user's sessions that the account's mark does not keep.
-    async fn close_ended(&self, user: UserId, mark: &PasswordMark) -> Result<()>;
+    /// Closes those of a user's sessions that went on under the mark `before`, but `kept`.
+    async fn close_ended(
+        &self,
+        user: UserId,
+        before: &PasswordMark,
+        kept: Option<SessionId>,
+    ) -> Result<()>;
 }

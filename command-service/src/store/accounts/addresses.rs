@@ -17,9 +17,9 @@ impl Accounts {
     /// nothing more, so that it does not matter whether an attempt without an answer was carried out.
     pub(super) async fn change_together(&self, change: &NewAddress) -> Result<Replaced> {
         let (started, mut backoff) = (Instant::now(), resilience::interactive());
-        let replaced = loop {
+        loop {
             let error: Source = match self.try_change(change, started).await {
-                Ok(replaced) => break replaced,
+                Ok(replaced) => return Ok(replaced),
                 Err(Ended::Taken(_)) => return Ok(Replaced::Taken),
                 Err(Ended::Failed(error)) => return Err(translate(error)),
                 Err(Ended::Again(error) | Ended::Unknown(error)) => Box::new(error),
@@ -28,12 +28,7 @@ impl Accounts {
                 return Err(StoreError::Unavailable(error));
             }
             backoff.wait().await;
-        };
-        if replaced == Replaced::Done {
-            // The old one is not to be found there either.
-            self.calls.ask(|| self.empty_event(change.user)).await?;
         }
-        Ok(replaced)
     }
 
     async fn try_change(
@@ -66,31 +61,41 @@ impl Accounts {
         let same = doc! { "user": user, "_id": &change.folded };
         let written = doc! { "$set": { "address": &change.address } };
         let same = self.emails.update_one(same, written).session(&mut *session);
-        if same.await.map_err(not_begun)?.matched_count > 0 {
-            return Ok(Replaced::Done);
-        }
-        if old == 0 {
+        let same = same.await.map_err(not_begun)?.matched_count > 0;
+        if !same && old == 0 {
             return Ok(Replaced::Gone);
         }
+        if !same {
+            self.reserve(session, change).await?;
+        }
+        self.empty_event(session, change.user)
+            .await
+            .map_err(not_begun)?;
+        Ok(Replaced::Done)
+    }
+
+    async fn reserve(
+        &self,
+        session: &mut ClientSession,
+        change: &NewAddress,
+    ) -> std::result::Result<(), Ended> {
         let new = AddressDocument {
             folded: change.folded.clone(),
             user: change.user,
             nonce: change.nonce,
             address: Some(change.address.clone()),
         };
-        let written = self.emails.insert_one(new).session(&mut *session).await;
+        let written = self.emails.insert_one(new).session(session).await;
         written.map_err(|error| refused(error, Registered::EmailTaken))?;
-        Ok(Replaced::Done)
+        Ok(())
     }
 
-    /// In a transaction, though it is one statement: beside a change of the address it is refused at
-    /// once, and asked again. Outside of one it waits for the change, and the embedded engine
-    /// (0.5.3-beta.196) was seen to hang when the two met.
+    /// In a transaction: beside a change of the address it is refused at once, and asked again.
+    /// Outside of one it waits for the change, and the embedded engine (0.5.3-beta.196) was seen to
+    /// hang when the two met.
     pub(super) async fn forget_address(&self, user: UserId) -> Attempt<()> {
         let mut session = self.begin().await?;
-        let of_user = doc! { "user": user.get() };
-        let deleted = self.emails.delete_many(of_user).session(&mut session).await;
-        if let Err(error) = deleted {
+        if let Err(error) = self.delete_address(&mut session, user).await {
             // The server forgets it in time, should this not reach it.
             let _ = session.abort_transaction().await;
             return Err(error.into());
@@ -99,14 +104,34 @@ impl Accounts {
         Ok(session.commit_transaction().await?)
     }
 
+    async fn delete_address(
+        &self,
+        session: &mut ClientSession,
+        user: UserId,
+    ) -> mongodb::error::Result<()> {
+        let of_user = doc! { "user": user.get() };
+        self.emails
+            .delete_many(of_user)
+            .session(&mut *session)
+            .await?;
+        self.empty_event(session, user).await
+    }
+
     /// The event that registered a user has their address too, where an earlier build has written it.
     /// Emptying it there is the one change that an event ever sees: it leaves what the event says to
     /// everybody else, and the stream, as they are.
-    pub(super) async fn empty_event(&self, user: UserId) -> Attempt<()> {
+    async fn empty_event(
+        &self,
+        session: &mut ClientSession,
+        user: UserId,
+    ) -> mongodb::error::Result<()> {
         let event =
             doc! { "_id": user.get(), "type": "user.registered", "data.email": { "$gt": "" } };
         let empty = doc! { "$set": { "data.email": "" } };
-        self.events.update_one(event, empty).await?;
+        self.events
+            .update_one(event, empty)
+            .session(session)
+            .await?;
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shared::contract::ids::UserId;
-use shared::contract::sessions::{PasswordMark, SessionId};
+use shared::contract::sessions::{MOST_SESSIONS, PasswordMark, SessionId};
 use shared::contract::time::{Clock, SystemClock, Timestamp};
 
 use super::super::{
@@ -113,6 +113,18 @@ impl Sessions for Memory {
         };
         let mut data = self.data();
         data.sessions.entry(session.family.clone()).or_insert(kept);
+        let own = data
+            .sessions
+            .values()
+            .filter(|kept| kept.session.user == session.user);
+        let mut own: Vec<_> = own
+            .map(|kept| (kept.session.expires_at, kept.session.family.clone()))
+            .collect();
+        own.sort();
+        let beyond = own.len().saturating_sub(MOST_SESSIONS as usize);
+        for (_, family) in &own[..beyond] {
+            data.sessions.remove(family);
+        }
         Ok(())
     }
 
@@ -180,9 +192,15 @@ impl Sessions for Memory {
         Ok(())
     }
 
-    async fn close_ended(&self, user: UserId, mark: &PasswordMark) -> Result<()> {
+    async fn close_ended(
+        &self,
+        user: UserId,
+        before: &PasswordMark,
+        kept: Option<SessionId>,
+    ) -> Result<()> {
         let goes_on = |session: &Session| {
-            session.user != user || mark.keeps(SessionId::of(&session.family), session.began.mark)
+            let id = SessionId::of(&session.family);
+            session.user != user || kept == Some(id) || !before.keeps(id, session.began.mark)
         };
         let mut data = self.data();
         data.sessions.retain(|_, kept| goes_on(&kept.session));
