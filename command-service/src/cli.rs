@@ -191,6 +191,7 @@ async fn tokens(settings: &Settings, usernames: &[String]) -> Result<(), CliErro
     // One that is made now is not the key of a service that runs.
     let signer = Signer::load(&settings.jwt_private_key_file).map_err(StartupError::from)?;
     let core = Core::open(settings, signer, &Tasks::default()).await?;
+    core.store.prepare().await.map_err(CliError::Prepare)?;
     for username in usernames {
         let token = core.app.token_for(username).await;
         let token = token.map_err(|source| of(username, source))?;

@@ -349,7 +349,9 @@ async fn a_log_beside_a_stream_of_another_moment_is_refused_or_goes_on_and_never
         "{said}"
     );
     world.publish_unreadable("post.deleted").await;
-    let (status, said) = world.run("repeat", "command-service", &repeat).await;
+    let process = world.operator("repeat", "command-service", &repeat);
+    let (status, _) = world.run_to_end(&process).await;
+    let said = process.logged();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(
         said.contains("1 messages cannot be read by this build"),
