@@ -422,12 +422,13 @@ async fn a_log_beside_a_stream_of_another_moment_is_refused_or_goes_on_and_never
         .await;
 }
 
-/// A live stream comes to a post; the id of that event.
+/// A live stream comes to a post; the id of its entry.
 async fn is_told(stream: &mut Events, content: &str) -> u64 {
     let told = async {
         while let Some(event) = stream.next().await {
             if event.post["content"] == content {
-                return event.id;
+                let entry = event.post["entry_id"].as_str().expect("an id");
+                return entry.parse().expect("a number");
             }
         }
         panic!("the stream ended before {content}");
