@@ -28,8 +28,9 @@ const REVISION: &str = match option_env!("MICROBLOG_REVISION") {
 };
 
 /// They log an error for each connection that a live stream breaks off, as it means to, and for
-/// each peer that speaks no HTTP.
-const QUIET: [&str; 2] = [
+/// each peer that speaks no HTTP; and what the server is made of, where we say what it is.
+const QUIET: [&str; 3] = [
+    "actix_server=warn",
     "actix_http::h1::dispatcher=off",
     "actix_http::h2::dispatcher=off",
 ];

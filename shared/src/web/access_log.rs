@@ -11,8 +11,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
-use tracing::{Span, info};
+use tracing::{Span, debug, info};
 
+use crate::auth::token::KEY_SET;
 use crate::contract::ids::UserId;
 use crate::runtime::metric_rows::{HTTP_ABANDONED, HTTP_IN_FLIGHT, LOG_LEFT_OUT};
 use crate::web::bound::Bound;
@@ -39,17 +40,20 @@ pub(super) struct Request {
     span: Span,
     /// Who sent it, once that is known.
     actor: Rc<Cell<Option<UserId>>>,
+    /// Services ask it of each other all the time: told at `debug` where nothing is wrong.
+    is_routine: bool,
     answered: bool,
 }
 
 impl Request {
-    /// `span` is that of the request.
-    pub(super) fn begin(span: Span) -> Self {
+    /// `span` is that of the request, `route` its pattern.
+    pub(super) fn begin(span: Span, route: &str) -> Self {
         HTTP_IN_FLIGHT.only().increment(1.0);
         Self {
             began: Instant::now(),
             span,
             actor: Rc::default(),
+            is_routine: route == KEY_SET,
             answered: false,
         }
     }
@@ -70,10 +74,15 @@ impl Request {
         let Some(left_out) = turn(Class::of(status), self.actor()) else {
             return took;
         };
-        let millis = took.as_secs_f64() * 1_000.0;
+        // Divided last: nothing stands behind the third place.
+        let millis = took.as_micros() as f64 / 1_000.0;
         let status = status.as_u16();
         self.span.in_scope(|| {
-            info!(target: "access", status, duration_ms = millis, left_out, "answered");
+            if self.is_routine && status < 400 {
+                debug!(target: "access", status, duration_ms = millis, left_out, "answered");
+            } else {
+                info!(target: "access", status, duration_ms = millis, left_out, "answered");
+            }
         });
         took
     }

@@ -87,7 +87,7 @@ pub async fn request_telemetry(
         actor = field::Empty,
         trace.id = trace,
     );
-    let mut line = access_log::Request::begin(span.clone());
+    let mut line = access_log::Request::begin(span.clone(), &route);
     let served = request_id::scope(id.clone(), trace, next.call(request)).instrument(span);
     let served = line.serve(traced.around(served)).await;
     // Handlers' errors are answers by now; what is left are faults of other middleware.

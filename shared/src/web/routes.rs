@@ -141,7 +141,7 @@ mod tests {
             assert!(!page.path.starts_with(BASE), "{page:?}");
         }
         let paths: Vec<_> = paths().collect();
-        assert_eq!(paths.len(), 29);
+        assert_eq!(paths.len(), 33);
         let at = |path| paths.iter().position(|known| *known == path);
         assert!(at("/api/v1/users/me") < at("/api/v1/users/{id}"));
         let by_name = at("/api/v1/users/by-username/{name}");

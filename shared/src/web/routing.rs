@@ -65,10 +65,15 @@ fn allowing(
             route.method(method)
         });
     }
-    resource.default_service(web::to(move || {
+    resource.default_service(web::to(move |request: HttpRequest| {
         let allow = allow.clone();
         async move {
-            let detail = format!("this path answers {allow}");
+            let method = request.method().as_str();
+            let detail = if allow.split(", ").any(|allowed| allowed == method) {
+                format!("the other service answers {method} here; behind the gateway both do")
+            } else {
+                format!("this path answers {allow}")
+            };
             let mut response = Problem::new(Code::MethodNotAllowed, detail).error_response();
             if let Ok(value) = HeaderValue::from_str(&allow) {
                 response.headers_mut().insert(ALLOW, value);

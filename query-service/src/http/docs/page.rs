@@ -4,6 +4,9 @@ use serde_json::{Map, Value};
 
 use super::markup::{escaped, line, text};
 
+/// In this order they are shown.
+const METHODS: [&str; 5] = ["post", "get", "put", "patch", "delete"];
+
 /// The page that shows a document.
 pub fn of(document: &Value, style: &str) -> String {
     let title = escaped(string(&document["info"], "title"));
@@ -12,7 +15,7 @@ pub fn of(document: &Value, style: &str) -> String {
     let (mut contents, mut sections) = (String::new(), String::new());
     for tag in list(&document["tags"]) {
         let name = string(tag, "name");
-        let operations: Vec<_> = operations(document, name).collect();
+        let operations = operations(document, name);
         contents += &format!("<li><a href=\"#{name}\">{name}</a><ul>");
         sections += &format!("<section aria-labelledby=\"{name}\"><h2 id=\"{name}\">{name}</h2>");
         sections += &text(string(tag, "description"));
@@ -43,21 +46,26 @@ pub fn of(document: &Value, style: &str) -> String {
          <header><h1>{title} API</h1><p>Version {version}, for programs: \
          <a href=\"openapi.json\">openapi.json</a></p></header>\
          <nav aria-label=\"Operations\"><ul>{contents}</ul></nav>\
-         <main id=\"main\"><section aria-label=\"About\">{about}<p>Examples expect the address of the \
-         API in <code>$API</code> and an access token in <code>$TOKEN</code>.</p><h2 id=\"token\">Access \
+         <main id=\"main\"><section aria-label=\"About\">{about}<p>Examples expect the address that \
+         this page came from, with neither path nor last slash, in <code>$GATEWAY</code> and an access token in <code>$TOKEN</code>.</p><h2 id=\"token\">Access \
          tokens</h2>{token}</section>{sections}</main></body></html>"
     )
 }
 
-/// Path, method and operation of all with this tag.
-fn operations<'a>(
-    document: &'a Value,
-    tag: &'a str,
-) -> impl Iterator<Item = (&'a str, &'a str, &'a Value)> {
+/// Path, method and operation of all with this tag: what makes something first, and short paths before
+/// long ones, so that signing up comes before all that wants an account.
+fn operations<'a>(document: &'a Value, tag: &'a str) -> Vec<(&'a str, &'a str, &'a Value)> {
     let all = entries(&document["paths"]).flat_map(|(path, item)| {
         entries(item).map(move |(method, operation)| (path, method, operation))
     });
-    all.filter(move |(_, _, operation)| operation["tags"][0] == tag)
+    let mut found: Vec<_> = all
+        .filter(|(_, _, operation)| operation["tags"][0] == tag)
+        .collect();
+    found.sort_by_key(|(path, method, _)| {
+        let method = METHODS.iter().position(|known| known == method);
+        (method, path.matches('/').count())
+    });
+    found
 }
 
 fn article(document: &Value, path: &str, method: &str, operation: &Value) -> String {
@@ -277,8 +285,9 @@ fn curl(path: &str, method: &str, operation: &Value) -> String {
         ("get", _) | ("post", Some(_)) => (),
         _ => call += &format!(" -X {}", method.to_uppercase()),
     }
-    call += &format!(" \"$API{path}\"");
-    if list(&operation["security"]).iter().any(|it| !is_empty(it)) {
+    call += &format!(" \"$GATEWAY{path}\"");
+    // Where it may be left out, the call is shown without.
+    if matches!(list(&operation["security"]), [needed] if !is_empty(needed)) {
         call += " \\\n  -H \"authorization: Bearer $TOKEN\"";
     }
     if let Some(body) = body {
