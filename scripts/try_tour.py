@@ -72,11 +72,11 @@ def run(supervisor: Supervisor, _arguments: argparse.Namespace) -> int:
     folder = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-tour-")))
     # What runs on this machine is not asked for through a proxy.
     shell = subprocess.Popen(["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                             cwd=folder, env={**os.environ, "NO_PROXY": "*", "no_proxy": "*"})
+                             cwd=folder, env={**os.environ, "NO_PROXY": "*", "no_proxy": "*", "TMPDIR": str(folder)})
     wrong = 0
     try:
         for number, (commands, wanted) in enumerate(blocks, 1):
-            commands = commands.replace(ADDRESS, f"http://{environment['GATEWAY_ADDR']}").replace("/tmp/", f"{folder}/")
+            commands = commands.replace(ADDRESS, f"http://{environment['GATEWAY_ADDR']}")
             printed = ask(shell, commands)
             supervisor.check_alive()
             if wanted is None and not printed or wanted is not None and same(printed, wanted):
