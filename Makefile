@@ -46,7 +46,7 @@ latency: ## what the gateway costs on a hot timeline, with and without it in tur
 observe: ## Prometheus with our rules beside what `make run` runs; Loki, Jaeger and Grafana too where they are on the PATH
 	@exec $(PYTHON) scripts/observe.py
 
-rotate-key: ## replace the key that signs access tokens while `make run` runs, or ARGS="--cluster CONTEXT"; docs/rotation.md
+rotate-key: ## replace the key that signs access tokens while `make run` runs: 21 minutes; or ARGS="--cluster CONTEXT"; docs/rotation.md
 	@exec $(PYTHON) scripts/rotate.py key $(ARGS)
 
 rotate-broker: ## ARGS="--cluster CONTEXT": replace the services' password at NATS while they run
@@ -88,7 +88,7 @@ postman: ## the Postman collection against what `make run` runs
 postman-k6: ## the Postman collection, converted to k6, against a stack of its own, or URL=a gateway
 	@exec $(PYTHON) scripts/postman_k6.py $(if $(URL),--url "$(URL)")
 
-check: format clippy doc dependencies shell dockerfiles openapi-check collection documents events architecture manifests aws rules dashboards capacity-check ## formatting, lints, documentation, dependencies, routes, events, rooms, manifests, templates, rules, dashboards and capacity
+check: format clippy doc dependencies shell dockerfiles openapi-check collection documents events architecture manifests aws rules dashboards capacity-check ## formatting, lints, dependencies, documents, contracts, which folder may use which, manifests, templates, rules, dashboards, figures
 
 format: ## is everything formatted?
 	cargo fmt --all --check
@@ -160,3 +160,6 @@ engines: ## install MongoDB, NATS and Traefik where they are missing, and print 
 
 clean: ## remove what was built; data and the cached engines stay
 	cargo clean
+
+.DEFAULT:
+	$(error no target '$@': `make help` lists the targets)

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import fcntl
-import http.client
 import json
 import os
 import shlex
@@ -22,12 +20,13 @@ sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from check_streams import check_streams  # noqa: E402
 from engines import (  # noqa: E402
-    CACHE, MongoDB, Nats, faketime, free_ports, locked, need, need_cargo, newman, note, port_number, promtool,
-    reachable, shellcheck, split_address, traefik, url_host, with_node)
+    CACHE, ROOT, MongoDB, Nats, faketime, free_ports, locked, make_folder, need, need_cargo, newman, note, port_number,
+    promtool, reachable, shellcheck, split_address, traefik, url_host, with_node)
 from gateway import RATE_FACTOR, Gateway, Servers, check_certificate  # noqa: E402
+from ports import check_ports_are_free  # noqa: E402
+from readiness import wait_until_ready  # noqa: E402
 from supervisor import Failed, Process, Speech, Supervisor, say, supervised  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
+from welcome import print_welcome, servers  # noqa: E402
 
 # The services' own defaults, needed here to check the ports and to print the addresses.
 ADDRESSES = {
@@ -39,7 +38,6 @@ ADDRESSES = {
 SERVICES = ("command-service", "query-service")
 GATEWAY_ADDR = "127.0.0.1:8080"
 GATEWAY_CERTIFICATE = ("GATEWAY_TLS_CERT_FILE", "GATEWAY_TLS_KEY_FILE")
-STILL_WAITING_SECONDS = 15
 # After Ctrl-C the gateway takes no more requests and finishes those it has. Live streams end only with the query
 # service: so the services stop after this time, whether or not the gateway has ended.
 GATEWAY_GRACE_SECONDS = 1.5
@@ -56,7 +54,7 @@ def run(supervisor: Supervisor, _arguments: argparse.Namespace) -> int:
 
 def data_folder() -> Path:
     data = (ROOT / (os.environ.get("DATA") or ".data")).resolve()
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)  # the signing key lives there
+    make_folder(data, "DATA", mode=0o700)  # the signing key lives there
     return data
 
 
@@ -78,12 +76,15 @@ def run_with(supervisor: Supervisor, data: Path) -> int:
     nats = Nats.find(supervisor) if own_nats else None
     gateway_program = find_traefik(supervisor) if gateway else None
     Speech.on_stderr = environment.get("LOG_FORMAT") == "json"
-    say("Building the services")
-    build(supervisor, "--release", "--bin", "command-service", "--bin", "query-service")
     binaries = target_directory() / "release"
+    built_before = any((binaries / name).exists() for name in SERVICES)
+    say("Building the services" if built_before else "Building the services: five to ten minutes the first time; "
+        "the last few of some 450 crates take most of it")
+    build(supervisor, "--release", "--bin", "command-service", "--bin", "query-service")
 
     logs = data / "logs"
     logs.mkdir(exist_ok=True)
+    new = own_mongodb and not (data / "mongodb").exists()
     if mongodb:
         say(f"Starting MongoDB ({mongodb.kind}) on port {ports['MONGODB_PORT'][1]}")
         mongodb.start(supervisor, data, logs, ports["MONGODB_PORT"][1])
@@ -101,7 +102,9 @@ def run_with(supervisor: Supervisor, data: Path) -> int:
             wait_until_ready(supervisor, service, *ports[ops])
         if gateway:
             front.append(gateway.start(supervisor, gateway_program, logs / "gateway.log"))
-        print_welcome(gateway, *service_urls(environment), data)
+        addresses = {what: environment[name] if own else servers(name, environment[name]) for what, name, own in (
+            ("MongoDB", "MONGODB_URI", own_mongodb), ("NATS", "NATS_URL", own_nats))}
+        print_welcome(gateway, *service_urls(environment), addresses, data, new)
         while True:
             supervisor.check_alive()
             supervisor.pause()
@@ -204,85 +207,6 @@ def port_from(environment: dict[str, str], name: str, default: int) -> int:
         raise Failed(f"{name} wants a port from 1 to 65535") from None
 
 
-def check_ports_are_free(ports: dict[str, tuple[str, int]], target: str = "make run") -> None:
-    """Takes all of them at once, so that two settings with the same port are found as well."""
-    with contextlib.ExitStack() as taken:
-        for name, (host, port) in ports.items():
-            try:
-                family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-                listener = taken.enter_context(socket.socket(family, kind))
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind(address)
-                listener.listen()
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    shown = f"[{host}]" if ":" in host else host
-                    change = f"{name}={shown}:PORT" if name.endswith("ADDR") else f"{name}=PORT"
-                    raise Failed(f"port {port} is in use: stop what listens there, "
-                                 f"or choose another with `{target} {change}`") from None
-                raise Failed(f"{name}: {host}:{port} cannot be listened on: {error.strerror}") from None
-
-
-def wait_until_ready(supervisor: Supervisor, service: Process, host: str, port: int) -> None:
-    waited = 0
-    while True:
-        for _ in range(STILL_WAITING_SECONDS * 5):
-            supervisor.check_alive()
-            answer = ask_readiness(url_host(host, port))
-            if answer == 200:
-                return
-            supervisor.pause(0.2)
-        waited += STILL_WAITING_SECONDS
-        what = f"/readyz answers {answer}" if answer else "nothing answers on its operations port"
-        say(f"{service.name} is not ready after {waited} s: {what}")
-
-
-def ask_readiness(address: str) -> int | None:
-    connection = http.client.HTTPConnection(address, timeout=2)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-
-
-def print_welcome(gateway: Gateway | None, command_url: str, query_url: str, data: Path) -> None:
-    # curl asks even for what is on this machine through a proxy of the environment.
-    proxied = any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ)
-    curl = "curl --noproxy '*' -sw '\\n'" if proxied else "curl -sw '\\n'"
-    as_json = "-H 'content-type: application/json'"
-    token_of = """sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
-    to_commands, to_queries, hint = command_url, query_url, ""
-    if gateway:
-        to_commands = to_queries = gateway.url
-        if gateway.certificate:
-            curl, hint = f"{curl} -k", " (-k: whoever has signed the certificate)"
-    addresses = "".join(f"  {what:<36} {where}\n" for what, where in (
-        *([("a page to try it with, in a browser", f"{gateway.url}/"),
-           ("every call, described", f"{gateway.url}/docs"),
-           ("both services, through the gateway", f"{gateway.url}/api/v1")] if gateway else []),
-        ("commands (POST, PUT, PATCH, DELETE)", f"{command_url}/api/v1"),
-        ("queries (GET)", f"{query_url}/api/v1"),
-        ("data, keys, and logs in files", str(data)),
-    ))
-    say(f"""
-Microblog is ready.
-
-{addresses}
-Try these in another terminal, one after the other{hint}:
-
-{curl} {to_commands}/api/v1/users {as_json} -d '{{"username":"ada","email":"ada@example.com","password":"correct horse"}}'
-
-TOKEN=$({curl} {to_commands}/api/v1/auth/login {as_json} -d '{{"username":"ada","password":"correct horse"}}' | {token_of}) && {curl} {to_commands}/api/v1/posts {as_json} -H "authorization: Bearer $TOKEN" -d '{{"content":"Hello, world"}}'
-
-{curl} {to_queries}/api/v1/timeline -H "authorization: Bearer $TOKEN"
-
-Ctrl-C stops everything; the next `make run` continues with the data.
-""")
-
-
 # --- test, up, engines, shellcheck ------------------------------------------------------------------------------
 
 def test(supervisor: Supervisor, arguments: argparse.Namespace) -> int:
@@ -338,8 +262,8 @@ def version_before(supervisor: Supervisor) -> Path:
     if all((folder / name).is_file() for name in SERVICES):
         return folder
     need_cargo()
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(supervisor, CACHE / "versions.lock", "Waiting for another run that builds a version before"):
+        folder.mkdir(parents=True, exist_ok=True)
         say(f"Building {tag}, once")
         sources = supervisor.temporary_folder(Path(tempfile.mkdtemp(prefix="microblog-")))
         archive = git("archive", "--format=tar", commit, check=True).stdout

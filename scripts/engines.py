@@ -23,6 +23,7 @@ from pathlib import Path
 
 from supervisor import Failed, Process, Supervisor, note
 
+ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "microblog"
 
 # A server that speaks MongoDB's protocol and builds from crates.io. GPL-2.0: it is run, never linked.
@@ -60,8 +61,12 @@ START_DEADLINE_SECONDS = 60
 @contextlib.contextmanager
 def locked(supervisor: Supervisor, path: Path, while_waiting: str):
     """Holds a lock between processes, which the system releases however its holder ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    make_folder(path.parent, "the cache (XDG_CACHE_HOME)")
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise Failed(f"the cache (XDG_CACHE_HOME): {path} cannot be written: {error.strerror}") from None
+    with file:
         told = False
         while True:
             try:
@@ -75,13 +80,25 @@ def locked(supervisor: Supervisor, path: Path, while_waiting: str):
         yield
 
 
+def make_folder(folder: Path, what: str, mode: int = 0o777) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        raise Failed(f"{what}: the folder {folder} cannot be made: {error.strerror}") from None
+
+
 def need(program: str, how: str) -> None:
     if not shutil.which(program):
         raise Failed(f"`{program}` is not on the PATH: {how}")
 
 
 def need_cargo() -> None:
+    """Looks at its version too: an older one would be refused only when the database has been built."""
     need("cargo", "install Rust from https://rustup.rs")
+    wanted = re.search(r'^rust-version = "([\d.]+)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
+    found = version_of("cargo")  # of a nightly 1.97.0-nightly: 1.97.0
+    if found and found < tuple(map(int, wanted.split("."))):
+        raise Failed(f"cargo is {'.'.join(map(str, found))}, and {wanted} or later is needed: rustup update")
 
 
 def version_of(program: str, how: str = "--version") -> tuple[int, ...]:
@@ -91,7 +108,7 @@ def version_of(program: str, how: str = "--version") -> tuple[int, ...]:
                                 stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    found = re.search(r"(?:\bv|\b[Vv]ersion:? +|\brestic )(\d+(?:\.\d+)+)", answer.stdout + answer.stderr)
+    found = re.search(r"(?:\bv|\b[Vv]ersion:? +|\b(?:restic|cargo) )(\d+(?:\.\d+)+)", answer.stdout + answer.stderr)
     return tuple(map(int, found[1].split("."))) if found else ()
 
 
@@ -175,6 +192,8 @@ def from_crate(supervisor: Supervisor, name: str, crate: str, version: str, prog
         # Moved into place when whole. What an interrupted build has compiled is kept for the next attempt.
         partial, build = root.with_name(f"{root.name}.partial"), root.with_name(f"{root.name}.build")
         shutil.rmtree(partial, ignore_errors=True)
+        # Where it installs, or cargo advises to put a folder on the PATH that is gone a moment later.
+        environment["PATH"] = f"{environment['PATH']}{os.pathsep}{partial / 'bin'}"
         note(told)
         code = supervisor.run("cargo install", [
             "cargo", "install", crate, "--version", f"={version}", "--locked", *options, "--no-track",
@@ -358,6 +377,7 @@ def from_npm(supervisor: Supervisor, name: str, *packages: str, then: tuple[str,
         partial = root.with_name(f"{name}.partial")  # moved into place when whole
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
+        note(f"Installing {' '.join(packages)} into {root}")
         npm = ["npm", "install", "--prefix", str(partial), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts",
                "--loglevel", "error", *packages]
         if supervisor.run("npm", npm, cwd=partial, stdout=sys.stderr, env=with_node(supervisor)):

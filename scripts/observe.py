@@ -27,9 +27,11 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
-from dev import ROOT, ask_readiness, check_ports_are_free, data_folder, exclusive, settings  # noqa: E402
+from dev import ROOT, data_folder, exclusive, settings  # noqa: E402
 from engines import (  # noqa: E402
     CACHE, START_DEADLINE_SECONDS, free_ports, on_path, prometheus, split_address, url_host)
+from ports import check_ports_are_free  # noqa: E402
+from readiness import ask_readiness  # noqa: E402
 from supervisor import Failed, Process, Supervisor, note, say, supervised  # noqa: E402
 
 MONITORING = ROOT / "manifests" / "components" / "monitoring"

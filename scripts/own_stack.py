@@ -19,10 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dev import ask_readiness, binaries
+from dev import binaries
 from engines import MongoDB, Nats, free_ports, traefik
 from gateway import Gateway, Servers
 from observe import Prometheus, direct, rule_files, start_prometheus
+from readiness import ask_readiness
 from supervisor import Failed, Process, Supervisor
 
 PATIENCE_SECONDS = 60

@@ -15,6 +15,7 @@ import json
 import os
 import stat
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Iterator
@@ -23,6 +24,10 @@ import signing_keys
 from make_secrets import NAMESPACE, ROOT, Failed
 from rotate_cluster import Cluster
 from rotate_passwords import Broker, Database
+
+
+# How long somebody may be away before it is said.
+LOOK_SECONDS = 5
 
 
 def say(line: str) -> None:
@@ -73,6 +78,18 @@ class Files:
         partial.replace(self.path)
         self.known = text
 
+    def look(self) -> None:
+        """Fails where nobody answers at all, before anything is changed. One that is away may be in a restart."""
+        end = time.monotonic() + LOOK_SECONDS
+        while away := [address for address in self.ops if not self.ask(address)]:
+            if time.monotonic() > end:
+                if len(away) == len(self.ops):
+                    raise Failed(f"nothing answers at {', '.join(away)}: start the services first (`make run`), or name where they "
+                                 "are with --ops. The keys were not changed")
+                say(f"nothing answers at {', '.join(away)}, which is waited for: start it, or leave it out of --ops")
+                return
+            time.sleep(0.5)
+
     def replicas(self, only_ready: bool) -> list[tuple[str, dict]]:
         """All whose addresses were named: of these somebody said that they are there."""
         return [(address, self.ask(address)) for address in self.ops]
@@ -95,6 +112,8 @@ def rotate_key(arguments: argparse.Namespace) -> None:
         raise Failed("--leaked goes to the end: without --back and --stop-after")
     rotation = signing_keys.Rotation(place, say, waits=not arguments.no_wait, leaked=arguments.leaked)
     with contextlib.nullcontext() if arguments.cluster else place.alone():
+        if not arguments.cluster:
+            place.look()
         if arguments.back:
             rotation.back(arguments.stop_after)
         else:

@@ -29,9 +29,9 @@ sys.dont_write_bytecode = True  # nothing of ours stays in the clone
 
 from build_lambda import ADAPTER_VERSION, BOOTSTRAPS, lambda_adapter  # noqa: E402
 from check_aws import AwsTools, evaluate, read  # noqa: E402
-from dev import ask_readiness  # noqa: E402
 from engines import free_ports  # noqa: E402
 from own_stack import PASSWORD, Answer, Client, Stack  # noqa: E402
+from readiness import ask_readiness  # noqa: E402
 from supervisor import Failed, Supervisor, supervised  # noqa: E402
 
 CALLER, OTHER = "203.0.113.7", "198.51.100.20"
