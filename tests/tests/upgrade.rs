@@ -118,29 +118,56 @@ async fn the_version_before_is_not_faster() {
         return;
     };
     let now = binaries();
-    let rounds = if is_long() { 5 } else { 1 };
-    let mut all: [Vec<Measured>; 2] = [Vec::new(), Vec::new()];
-    for round in 0..rounds {
+    let (rounds, most, least) = if is_long() {
+        (5, 15, 0.95)
+    } else {
+        (1, 1, 0.7)
+    };
+    let mut all: Vec<[Measured; 2]> = Vec::new();
+    while all.len() < rounds || (all.len() < most && is_unclear(&all, least)) {
         // Who is first changes, so that a machine that gets slower favours nobody.
-        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        let order = if all.len().is_multiple_of(2) {
+            [0, 1]
+        } else {
+            [1, 0]
+        };
+        let mut round = [Measured::default(); 2];
         for which in order {
             let measured = measure([&before, &now][which]).await;
             println!("{}: {MEASURED:?} {measured:.0?}", ["before", "now"][which]);
-            all[which].push(measured);
+            round[which] = measured;
         }
+        all.push(round);
     }
-    let median = |which: usize, of: usize| {
-        let mut values: Vec<f64> = all[which].iter().map(|measured| measured[of]).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    let least = if is_long() { 0.95 } else { 0.7 };
     for (name, of) in MEASURED.into_iter().zip(0..) {
-        let (before, now) = (median(0, of), median(1, of));
+        let (ratio, off) = ratio(&all, of);
+        let rounds = all.len();
         println!(
-            "{name}: {before:.0}/s before, {now:.0}/s now: {:.3}",
-            now / before
+            "{name}: {ratio:.3} of before, in {rounds} rounds; off by a factor of {off:.3} at most"
         );
-        assert!(now / before > least, "{name} became slower");
+        assert!(ratio > least, "{name} became slower");
     }
+}
+
+/// Whether something may have become slower, and may not: then a few more rounds tell.
+fn is_unclear(all: &[[Measured; 2]], least: f64) -> bool {
+    (0..MEASURED.len()).any(|of| {
+        let (ratio, off) = ratio(all, of);
+        ratio <= least && ratio * off > least
+    })
+}
+
+/// How fast it is now, against before: the geometric mean over all rounds, whose two sides ran one right
+/// after the other, so that what slows the machine down for minutes slows both. And the factor by
+/// which it is off at most: two standard errors.
+fn ratio(all: &[[Measured; 2]], of: usize) -> (f64, f64) {
+    let logs: Vec<f64> = all
+        .iter()
+        .map(|[before, now]| (now[of] / before[of]).ln())
+        .collect();
+    let count = logs.len() as f64;
+    let mean = logs.iter().sum::<f64>() / count;
+    let squares: f64 = logs.iter().map(|log| (log - mean).powi(2)).sum();
+    let error = (squares / (count - 1.0).max(1.0) / count).sqrt();
+    (mean.exp(), (2.0 * error).exp())
 }
