@@ -12,7 +12,6 @@ below it in observe/: by Prometheus for a week and up to 512 MB, by Loki for a w
 from __future__ import annotations
 
 import argparse
-import http.client
 import http.server
 import json
 import os
@@ -31,7 +30,7 @@ from dev import ROOT, data_folder, exclusive, settings  # noqa: E402
 from engines import (  # noqa: E402
     CACHE, START_DEADLINE_SECONDS, free_ports, on_path, prometheus, split_address, url_host)
 from ports import check_ports_are_free  # noqa: E402
-from readiness import ask_readiness  # noqa: E402
+from readiness import ask_readiness, get  # noqa: E402
 from supervisor import Failed, Process, Supervisor, note, say, supervised  # noqa: E402
 
 MONITORING = ROOT / "manifests" / "components" / "monitoring"
@@ -127,16 +126,7 @@ def direct() -> dict[str, str]:
 
 
 def ask(address: str, path: str) -> tuple[int | None, bytes]:
-    """Status and body of the answer; nothing if there is none."""
-    connection = http.client.HTTPConnection(url_host(*split_address("the address", address)), timeout=30)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except (OSError, http.client.HTTPException):
-        return None, b""
-    finally:
-        connection.close()
+    return get(url_host(*split_address("the address", address)), path, timeout=30)
 
 
 def wait_for(supervisor: Supervisor, name: str, address: str, path: str, log: Path) -> None:

@@ -16,7 +16,7 @@ def wait_until_ready(supervisor: Supervisor, service: Process, host: str, port: 
     while True:
         for _ in range(STILL_WAITING_SECONDS * 5):
             supervisor.check_alive()
-            status, body = ask(url_host(host, port))
+            status, body = get(url_host(host, port), "/readyz")
             if status == 200:
                 return
             supervisor.pause(0.2)
@@ -26,13 +26,14 @@ def wait_until_ready(supervisor: Supervisor, service: Process, host: str, port: 
 
 
 def ask_readiness(address: str) -> int | None:
-    return ask(address)[0]
+    return get(address, "/readyz")[0]
 
 
-def ask(address: str) -> tuple[int | None, bytes]:
-    connection = http.client.HTTPConnection(address, timeout=2)
+def get(address: str, path: str, timeout: float = 2) -> tuple[int | None, bytes]:
+    """Status and body of the answer; nothing if there is none."""
+    connection = http.client.HTTPConnection(address, timeout=timeout)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException):

@@ -173,8 +173,7 @@ impl App {
         self.may_try(Purpose::Confirm, Some(actor), &account, address)
             .await?;
         let known = self.store.accounts.credentials(actor).await?;
-        let hash = known.as_ref().map(|known| &known.password_hash);
-        let hash = hash.map(|hash| hash.expose().to_owned());
+        let hash = known.as_ref().map(|known| known.password_hash.clone());
         let matches = self.passwords.verify(password, hash).await?;
         let known = known.filter(|_| matches);
         Ok(known.ok_or(Refusal::BadCredentials)?)

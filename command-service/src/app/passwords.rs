@@ -6,6 +6,7 @@ use std::time::Duration;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use shared::runtime::settings::Secret;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::CommandError;
@@ -48,11 +49,11 @@ impl Passwords {
     pub async fn verify(
         &self,
         guess: Password,
-        hash: Option<String>,
+        hash: Option<Secret>,
     ) -> Result<bool, CommandError> {
         let known = hash.is_some();
         let hash = match hash {
-            Some(hash) => hash,
+            Some(hash) => hash.expose().to_owned(),
             None => self.decoy().await?.to_owned(),
         };
         let matches = self.blocking(move || verify(&guess, &hash)).await?;
@@ -117,9 +118,12 @@ mod tests {
             .await
             .unwrap();
         assert!(hash.starts_with("$argon2id$"));
-        let right = passwords.verify(Password::guess("correct horse"), Some(hash.clone()));
+        let right = passwords.verify(
+            Password::guess("correct horse"),
+            Some(Secret::new(hash.clone())),
+        );
         assert!(right.await.unwrap());
-        let wrong = passwords.verify(Password::guess("correct house"), Some(hash));
+        let wrong = passwords.verify(Password::guess("correct house"), Some(Secret::new(hash)));
         assert!(!wrong.await.unwrap());
     }
 

@@ -71,7 +71,7 @@ impl App {
         let known = self.store.accounts.credentials(user.unwrap_or(nobody));
         let known = known.await?.filter(|_| user.is_some());
         let mark = known.as_ref().and_then(|known| known.mark.mark);
-        let hash = known.map(|known| known.password_hash.expose().to_owned());
+        let hash = known.map(|known| known.password_hash);
         let matches = self.passwords.verify(claim.password, hash).await?;
         let user = user.filter(|_| matches).ok_or(Refusal::BadCredentials)?;
         let user = self.find_active(user).await?;

@@ -92,7 +92,7 @@ impl ports::Sessions for Sessions {
     async fn close_all(&self, user: UserId) -> Result<()> {
         self.calls.require_prepared()?;
         let own = doc! { "user": user.get() };
-        self.calls.ask(|| self.try_close_all(&own)).await
+        self.calls.ask(|| self.try_close_those(&own)).await
     }
 
     async fn close_ended(
@@ -104,7 +104,7 @@ impl ports::Sessions for Sessions {
         self.calls.require_prepared()?;
         let mut ended = before.replaced_filter(kept);
         ended.insert("user", user.get());
-        self.calls.ask(|| self.try_close_all(&ended)).await
+        self.calls.ask(|| self.try_close_those(&ended)).await
     }
 }
 
@@ -119,7 +119,7 @@ impl Sessions {
     async fn try_open(&self, session: &Session) -> Attempt<()> {
         let document = SessionDocument {
             family: session.family.clone(),
-            sid: Some(id_of(&session.family)),
+            sid: Some(SessionId::of(&session.family).bson()),
             user: session.user,
             current: binary(&session.current),
             expires_at: date(session.expires_at),
@@ -149,7 +149,7 @@ impl Sessions {
         };
         let renew = doc! { "$set": {
             "current": binary(&next.current),
-            "sid": id_of(&next.family),
+            "sid": SessionId::of(&next.family).bson(),
             "expires_at": date(next.expires_at),
             "origin": next.origin.as_ref().map(binary),
             "previous": used.clone(),
@@ -222,8 +222,8 @@ impl Sessions {
         Ok(())
     }
 
-    async fn try_close_all(&self, ended: &Document) -> Attempt<()> {
-        self.sessions.delete_many(ended.clone()).await?;
+    async fn try_close_those(&self, which: &Document) -> Attempt<()> {
+        self.sessions.delete_many(which.clone()).await?;
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl Sessions {
         // One that is used meanwhile goes on.
         let unused = doc! { "$lte": last_used.expires_at };
         let unused = doc! { "_id": { "$in": families }, "expires_at": unused };
-        self.try_close_all(&unused).await
+        self.try_close_those(&unused).await
     }
 
     async fn find(&self, family: &str) -> Attempt<Option<SessionDocument>> {
@@ -269,13 +269,6 @@ struct Key {
     #[serde(rename = "_id")]
     family: String,
     expires_at: DateTime,
-}
-
-fn id_of(family: &str) -> Binary {
-    Binary {
-        subtype: BinarySubtype::Generic,
-        bytes: SessionId::of(family).to_bytes().to_vec(),
-    }
 }
 
 fn date(time: Timestamp) -> DateTime {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bson::spec::BinarySubtype;
-use bson::{Binary, Bson, DateTime, Document, doc};
+use bson::{Binary, DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -53,15 +53,11 @@ impl SessionId {
     }
 
     /// As it is stored.
-    pub fn bson(self) -> Bson {
-        Bson::Binary(Binary {
+    pub fn bson(self) -> Binary {
+        Binary {
             subtype: BinarySubtype::Generic,
             bytes: self.0.to_vec(),
-        })
-    }
-
-    pub fn to_bytes(self) -> [u8; BYTES] {
-        self.0
+        }
     }
 
     /// As [`Self::bson`] stores it.
@@ -138,8 +134,7 @@ impl PasswordMark {
     pub fn replaced_filter(&self, kept: Option<SessionId>) -> Document {
         let mut ended = self.kept_filter();
         if let Some(kept) = kept {
-            let other = doc! { "$exists": true, "$ne": kept.bson() };
-            ended = doc! { "$and": [ended, { "sid": other }] };
+            ended.insert("sid", doc! { "$exists": true, "$ne": kept.bson() });
         }
         ended
     }

@@ -115,15 +115,6 @@ impl World {
         deleted.expect("the stream is deleted");
     }
 
-    /// A message on an event's subject that is no event of this build.
-    pub async fn publish_unreadable(&self, kind: &str) {
-        let client = async_nats::connect(self.nats_url()).await.expect("NATS");
-        let jetstream = jetstream::new(client);
-        let published = jetstream.publish(Self::names().kind(kind), "{}".into());
-        let stored = published.await.expect("sent").await;
-        stored.expect("on the stream");
-    }
-
     fn nats_url(&self) -> String {
         format!("nats://{}", self.nats_address())
     }
@@ -189,11 +180,20 @@ impl World {
 
     /// Publishes something that is no event, past the relay.
     pub async fn publish_foreign(&self, body: &str) {
+        self.publish(Self::names().tick(), body).await;
+    }
+
+    /// The same where events of a kind are: none of this build.
+    pub async fn publish_unreadable(&self, kind: &str) {
+        self.publish(Self::names().kind(kind), "{}").await;
+    }
+
+    async fn publish(&self, subject: String, body: &str) {
         let client = async_nats::connect(self.nats_url()).await.expect("NATS");
         // Kept until the answer has come: dropping the client closes the connection.
         let jetstream = jetstream::new(client);
         let published = jetstream
-            .publish(Self::names().tick(), body.to_owned().into())
+            .publish(subject, body.to_owned().into())
             .await
             .expect("handed over");
         published.await.expect("the stream takes it");

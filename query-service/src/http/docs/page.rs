@@ -47,8 +47,8 @@ pub fn of(document: &Value, style: &str) -> String {
          <a href=\"openapi.json\">openapi.json</a></p></header>\
          <nav aria-label=\"Operations\"><ul>{contents}</ul></nav>\
          <main id=\"main\"><section aria-label=\"About\">{about}<p>Examples expect the address that \
-         this page came from, with neither path nor last slash, in <code>$GATEWAY</code> and an access token in <code>$TOKEN</code>.</p><h2 id=\"token\">Access \
-         tokens</h2>{token}</section>{sections}</main></body></html>"
+         this page came from, with neither path nor last slash, in <code>$GATEWAY</code>, and an \
+         access token in <code>$TOKEN</code>.</p><h2 id=\"token\">Access tokens</h2>{token}</section>{sections}</main></body></html>"
     )
 }
 
